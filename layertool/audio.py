@@ -1,0 +1,131 @@
+"""Reading audio: one channel, one rate, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from layertool.errors import AudioError, UsageError
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"})
+RESAMPLER = f"soxr {soxr.__version__} HQ"
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says: frames per channel, sampling rate in Hz, channels, container."""
+
+    n_frames: int
+    sample_rate: int
+    channels: int
+    format: str
+
+    def n_samples(self, sample_rate: int) -> int:
+        """Samples after resampling to ``sample_rate`` (the number soxr gives)."""
+        return resampled_length(self.n_frames, self.sample_rate, sample_rate)
+
+
+def resampled_length(n_frames: int, source_rate: int, target_rate: int) -> int:
+    """Length that ``read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
+    return (2 * n_frames * target_rate + source_rate) // (2 * source_rate)
+
+
+def check_channel(channel: str | None) -> str | None:
+    """Return ``channel`` if it is None, 'mix', 'sum' or a channel number; raise UsageError otherwise."""
+    if channel is None or channel in ("mix", "sum") or channel.isdecimal():
+        return channel
+    raise UsageError(f"'{channel}' is no channel: give a number from 0, 'mix' (mean of all) or 'sum' (sum of all)")
+
+
+def probe(path: Path | str) -> AudioInfo:
+    """Read a file's header.
+
+    Raises AudioError when the file is missing, not audio, empty, or a WAV shorter than its header says.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path} does not exist: check the path, or make the corpus again if its audio has moved")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes): restore the file or take it out of the corpus")
+    try:
+        info = soundfile.info(str(path), verbose=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path} cannot be read as audio ({error.error_string.strip().rstrip('.')}): "
+            "convert it to WAV or FLAC, or take it out of the corpus"
+        ) from error
+    if info.frames <= 0:
+        raise AudioError(f"{path} has no samples: restore the file or take it out of the corpus")
+    if info.format == "WAV" and "data :" in info.extra_info and "(should be" in info.extra_info:
+        raise AudioError(f"{path} is cut short: its header promises more samples than there are; restore the file")
+    return AudioInfo(info.frames, info.samplerate, info.channels, info.format)
+
+
+def read(
+    path: Path | str,
+    sample_rate: int,
+    channel: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """Read one utterance as a float32 waveform of shape (n_samples,) at ``sample_rate`` Hz.
+
+    ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'.
+    ``start``, ``end``: seconds inside the file; None for its ends. Other rates are resampled with
+    soxr (HQ). Raises AudioError for whatever makes the samples unusable.
+    """
+    path = Path(path)
+    info = probe(path)
+    first = 0 if start is None else round(start * info.sample_rate)
+    stop = info.n_frames if end is None else round(end * info.sample_rate)
+    if not 0 <= first < stop or stop > info.n_frames + info.sample_rate // 1000:
+        raise AudioError(
+            f"{path} lasts {info.n_frames / info.sample_rate:.3f} s, but its utterance is given as "
+            f"{start if start is not None else 0:g} to {end if end is not None else 'the end'} s: correct start and end"
+        )
+    stop = min(stop, info.n_frames)
+    try:
+        samples, _ = soundfile.read(str(path), start=first, stop=stop, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path} breaks off or is damaged ({error.error_string.strip().rstrip('.')}): restore the file"
+        ) from error
+    if len(samples) != stop - first:
+        raise AudioError(
+            f"{path} is cut short: {stop - first} samples are promised, {len(samples)} are there; restore the file"
+        )
+    mono = _one_channel(samples, check_channel(channel), path)
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
+    if info.sample_rate != sample_rate:
+        mono = soxr.resample(mono, info.sample_rate, sample_rate, quality="HQ")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:
+    n_channels = samples.shape[1]
+    if channel is None:
+        if n_channels > 1:
+            raise AudioError(stereo_message(path, n_channels))
+        return samples[:, 0]
+    if channel == "mix":
+        return samples.mean(axis=1, dtype=np.float64).astype(np.float32)
+    if channel == "sum":
+        return samples.sum(axis=1, dtype=np.float64).astype(np.float32)
+    if int(channel) >= n_channels:
+        raise AudioError(f"{path} has no channel {channel}: it has {n_channels}, counted from 0")
+    return samples[:, int(channel)]
+
+
+def stereo_message(path: Path | str, n_channels: int) -> str:
+    """The sentence for a file of several channels where nobody said which to take."""
+    return (
+        f"{path} has {n_channels} channels: say which to take with --channel 0 (to {n_channels - 1}), "
+        "or --channel mix for their mean"
+    )

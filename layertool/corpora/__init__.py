@@ -1,0 +1,1 @@
+"""Corpora: utterances and labelled segments, and one reader per published layout."""

@@ -1,0 +1,257 @@
+"""A corpus: a folder with the tables ``utterances`` and ``segments``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xxhash
+
+from layertool import audio
+from layertool.errors import AudioError, CorpusError
+from layertool.files import read_json, whole_file, write_json
+from layertool.geometry import SAMPLE_RATE, seconds_to_samples
+
+SCHEMA = 1
+SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
+# Columns of `utterances` that say where the audio is; every other column is metadata.
+AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
+
+
+@dataclass
+class Corpus:
+    """Utterances with their audio and metadata, and the labelled segments inside them.
+
+    ``utterances``: DataFrame, one row each, in corpus order. ``utterance`` is the id, ``audio`` the
+    absolute path, ``start`` and ``end`` seconds in that file (missing: the whole file), ``channel``
+    which channel to take (missing: the file is mono), ``sample_rate`` the file's own, ``n_samples``
+    the length at 16 kHz; all other columns are metadata (speaker, gender, text, ...).
+    ``segments``: DataFrame utterance, tier (``phone``, ``word``, ...), start, end (seconds from the
+    start of the utterance), label; ordered by utterance, tier and start.
+    """
+
+    utterances: pd.DataFrame
+    segments: pd.DataFrame
+    name: str = "corpus"
+    provenance: dict = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, utterances, segments=None, name: str = "corpus", provenance: dict | None = None) -> Corpus:
+        """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
+
+        ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
+        counted in ``provenance["zero_length_segments"]``. Raises CorpusError or AudioError.
+        """
+        utterances = pd.DataFrame(utterances).reset_index(drop=True)
+        segments = pd.DataFrame(segments if segments is not None else [], columns=None)
+        if segments.empty:
+            segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
+        _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
+        _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
+        if utterances.empty:
+            raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
+        utterances["utterance"] = utterances["utterance"].astype(str)
+        check_unique(utterances["utterance"], f"the corpus {name}")
+        utterances = _probe(utterances)
+        provenance = dict(provenance or {})
+        segments, dropped = _order(segments, utterances["utterance"], name)
+        if dropped:
+            provenance["zero_length_segments"] = dropped
+        corpus = cls(utterances, segments, name, provenance)
+        corpus.check()
+        return corpus
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Corpus:
+        """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CorpusError(
+                f"{folder} is not a folder: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
+            )
+        utterances = _read_table(folder, "utterances")
+        if utterances is None:
+            raise CorpusError(
+                f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
+                f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
+            )
+        segments = _read_table(folder, "segments")
+        about = folder / "corpus.json"
+        provenance = read_json(about, "the description of a corpus") if about.exists() else {}
+        name = provenance.pop("name", folder.resolve().name)
+        for key in ("schema", "fingerprint"):
+            provenance.pop(key, None)
+        if "audio" in utterances:
+            utterances["audio"] = [str((folder / str(path)).resolve()) for path in utterances["audio"]]
+        if about.exists() and "n_samples" in utterances:  # written by `write`: probed and ordered already
+            corpus = cls(utterances, segments if segments is not None else _no_segments(), name, provenance)
+            corpus.check()
+            return corpus
+        return cls.build(utterances, segments, name, provenance)
+
+    def write(self, folder: Path | str) -> Path:
+        """Write the corpus to ``folder``; audio below it is named by relative paths, other audio by absolute ones."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        root = folder.resolve()
+        utterances = self.utterances.copy()
+        utterances["audio"] = [
+            str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+            for path in utterances["audio"]
+        ]
+        for name, table in (("utterances", utterances), ("segments", self.segments)):
+            with whole_file(folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
+        about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint, **self.provenance}
+        write_json(folder / "corpus.json", about)
+        return folder
+
+    @property
+    def tiers(self) -> list[str]:
+        """The tiers that have segments, in alphabetical order."""
+        return sorted(self.segments["tier"].unique())
+
+    @property
+    def metadata_columns(self) -> list[str]:
+        """The columns of ``utterances`` that describe rather than locate."""
+        return [column for column in self.utterances.columns if column not in AUDIO_COLUMNS]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio in all utterances."""
+        return float(self.utterances["n_samples"].sum()) / SAMPLE_RATE
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what decides the rows of a store: ids, lengths, cuts, and the segments with their labels.
+
+        Metadata and the place of the audio do not count: adding a column or moving a folder does not
+        make the features of a store wrong.
+        """
+        digest = xxhash.xxh3_128()
+        for columns, table in (
+            (["utterance", "start", "end", "channel", "n_samples"], self.utterances),
+            (SEGMENT_COLUMNS, self.segments),
+        ):
+            for column in columns:
+                values = table[column]
+                if column in ("start", "end"):
+                    filled = seconds_to_samples(values.astype(float).fillna(-1.0))
+                    digest.update(filled.astype("<i8").tobytes())
+                elif column == "n_samples":
+                    digest.update(values.to_numpy(dtype="<i8").tobytes())
+                else:
+                    digest.update(json.dumps(["" if pd.isna(v) else str(v) for v in values]).encode())
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Raise CorpusError when ids repeat or a segment does not fit its utterance."""
+        check_unique(self.utterances["utterance"], f"the corpus {self.name}")
+        unknown = ~self.segments["utterance"].isin(self.utterances["utterance"])
+        if unknown.any():
+            first = self.segments.loc[unknown, "utterance"].iloc[0]
+            raise CorpusError(
+                f"segments of {self.name} name the utterance '{first}', which is not in its utterances "
+                f"({int(unknown.sum())} such segments): add it there or take its segments out"
+            )
+        backwards = self.segments["end"] < self.segments["start"]
+        if backwards.any() or self.segments[["start", "end"]].isna().any(axis=None):
+            bad = self.segments[backwards | self.segments[["start", "end"]].isna().any(axis=1)].iloc[0]
+            raise CorpusError(
+                f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
+                f"to {bad.end} s; correct its times"
+            )
+
+
+def check_unique(ids: pd.Series, where: str) -> None:
+    """Raise CorpusError when an utterance id stands twice."""
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise CorpusError(
+            f"{where} has the utterance id '{repeated.iloc[0]}' more than once "
+            f"({len(repeated)} repeated ids): give each utterance an id of its own"
+        )
+
+
+def _require(table: pd.DataFrame, columns: list[str], where: str) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        there = ", ".join(map(str, table.columns)) or "none"
+        raise CorpusError(f"{where} have no column '{missing[0]}' (columns there: {there}): add or rename it")
+
+
+def _no_segments() -> pd.DataFrame:
+    return pd.DataFrame(
+        {c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, ("str", "str", float, float, "str"), strict=True)}
+    )
+
+
+def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
+    for suffix in (".parquet", ".csv", ".tsv"):
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            return read_table(path)
+    return None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a .parquet, .csv or .tsv table; ids and labels stay text. Raises CorpusError when it cannot be read."""
+    path = Path(path)
+    if not path.exists():
+        raise CorpusError(f"{path} does not exist: check the path of the table")
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        text = dict.fromkeys(("utterance", "utt", "id", "label", "text", "channel", "speaker"), str)
+        return pd.read_csv(
+            path, sep="\t" if path.suffix == ".tsv" else ",", dtype=text, keep_default_na=False, na_values=[""]
+        )
+    except (ValueError, UnicodeDecodeError, OSError, pd.errors.ParserError) as error:
+        raise CorpusError(
+            f"{path} cannot be read as a table ({error}): save it as UTF-8 .csv, .tsv or .parquet"
+        ) from error
+
+
+def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
+    """Fill start, end, channel, sample_rate and n_samples from the audio headers."""
+    utterances = utterances.copy()
+    for column, dtype in (("start", float), ("end", float)):
+        utterances[column] = pd.to_numeric(utterances.get(column, pd.Series(np.nan, utterances.index))).astype(dtype)
+    channel = utterances.get("channel", pd.Series([None] * len(utterances)))
+    utterances["channel"] = pd.Series(
+        [None if pd.isna(c) else audio.check_channel(str(c)) for c in channel], dtype=object
+    )
+    headers: dict[str, audio.AudioInfo] = {}
+    rates, lengths = [], []
+    for row in utterances.itertuples():
+        path = str(Path(row.audio).resolve())
+        if path not in headers:
+            headers[path] = audio.probe(path)
+        info = headers[path]
+        if info.channels > 1 and row.channel is None:
+            raise AudioError(audio.stereo_message(path, info.channels))
+        first = 0 if np.isnan(row.start) else round(row.start * info.sample_rate)
+        stop = info.n_frames if np.isnan(row.end) else min(round(row.end * info.sample_rate), info.n_frames)
+        rates.append(info.sample_rate)
+        lengths.append(audio.resampled_length(max(stop - first, 0), info.sample_rate, SAMPLE_RATE))
+    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
+    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
+    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFrame, int]:
+    """Segments in corpus order, without those of zero length, and how many of these there were."""
+    segments = segments[SEGMENT_COLUMNS].copy()
+    for column in ("utterance", "tier", "label"):
+        segments[column] = segments[column].astype(str)
+    for column in ("start", "end"):
+        segments[column] = pd.to_numeric(segments[column]).astype(float)
+    known = {utterance: k for k, utterance in enumerate(ids)}
+    segments["_position"] = segments["utterance"].map(known).fillna(len(known))
+    segments = segments.sort_values(["_position", "tier", "start", "end"], kind="stable").drop(columns="_position")
+    zero = seconds_to_samples(segments["end"].fillna(-1)) == seconds_to_samples(segments["start"].fillna(-2))
+    return segments[~zero].reset_index(drop=True), int(zero.sum())

@@ -1,0 +1,392 @@
+"""A small synthetic corpus with exact word and phone times, spoken by eSpeak NG.
+
+The shared library comes with the package ``espeakng-loader``. Each utterance is spoken by a process
+of its own (``python -m layertool.corpora.espeak``): eSpeak NG carries noise generators, filters and
+dictionaries from one utterance to the next, so that only a fresh process with a fixed seed gives
+the same bytes whatever was said before and however many workers there are.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import importlib.util
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+# NumPy and what needs it are imported by the functions of the parent: every utterance starts a Python
+# process that imports this module, and speaking takes less time than importing NumPy.
+from layertool.errors import CorpusError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from layertool.corpora.corpus import Corpus
+
+SEED = 0  # of the noise generators, the same for every utterance
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker: an eSpeak NG voice with a variant, speaking rate (words per minute) and pitch (0 to 99).
+
+    Choose variants without ``echo``: an echo fills the silence of a closure, which then counts as
+    part of the phone before it.
+    """
+
+    name: str
+    espeak_voice: str
+    gender: str
+    accent: str
+    rate: int
+    pitch: int
+
+
+# British English is called "en" here: this library has no voice "en-gb".
+VOICES = (
+    Voice("ada", "en-us+f1", "female", "american", rate=150, pitch=52),
+    Voice("bess", "en-gb-x-rp+linda", "female", "received pronunciation", rate=165, pitch=40),
+    Voice("cora", "en-gb-scotland+Annie", "female", "scottish", rate=140, pitch=60),
+    Voice("dan", "en-us+m3", "male", "american", rate=170, pitch=45),
+    Voice("ed", "en+m1", "male", "british", rate=145, pitch=35),
+    Voice("finn", "en-gb-x-gbclan+m4", "male", "lancashire", rate=155, pitch=62),
+)
+
+# Twelve content words in at least three sentences each: boat, garden, house, jacket, mother, music,
+# river, teacher, thunder, voice, window, yellow.
+SENTENCES = (
+    "The teacher played loud music in the garden.",
+    "My mother found a yellow jacket by the river.",
+    "Thunder shook the big house, and the window broke.",
+    "A new boat brought the teacher down the river.",
+    "Her voice was quiet, but the music was very loud.",
+    "The yellow boat belongs to my mother.",
+    "Put the jacket near the window of the boat.",
+    "We watched thunder and rain from the garden house.",
+    "The voice of the river brings this house joy.",
+    "Each teacher measures a window with yellow thread.",
+    "After the thunder, music came through the garden.",
+    "Mother hung her jacket up, then raised her voice.",
+)
+
+
+class Segment(NamedTuple):
+    """A labelled stretch [start, end) in samples at 16 kHz."""
+
+    label: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One spoken sentence: int16 samples at 16 kHz, its words and its phones in order."""
+
+    text: str
+    voice: Voice
+    samples: np.ndarray
+    words: tuple[Segment, ...]
+    phones: tuple[Segment, ...]
+    engine: str
+
+
+class Event(NamedTuple):
+    """What eSpeak NG reports: kind, sample at the engine's rate, character (from 1) in the text, phone name."""
+
+    kind: int
+    sample: int
+    position: int
+    name: str
+
+
+def synthesise(text: str, voice: Voice) -> Utterance:
+    """Speak ``text`` in a process of its own; the same text and voice always give the same bytes.
+
+    Raises CorpusError when the voice is unknown, the process dies, or a word of the text gets no
+    sound; MissingExtraError when the package espeakng-loader is not installed.
+    """
+    import numpy as np
+    import soxr
+
+    from layertool.audio import resampled_length
+    from layertool.geometry import SAMPLE_RATE
+
+    _require_engine()
+    spoken = _apart(text)
+    header, pcm = _run_worker(text, spoken, voice)
+    samples = np.frombuffer(pcm, dtype=np.int16)
+    events = [Event(*event) for event in header["events"]]
+    try:
+        words, phones = align(samples, events, spoken)
+    except CorpusError as error:
+        raise CorpusError(f"voice {voice.name}, '{text}': {error}") from error
+    rate = header["rate"]
+
+    def at_16_khz(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+        moved = (
+            Segment(label, resampled_length(start, rate, SAMPLE_RATE), resampled_length(end, rate, SAMPLE_RATE))
+            for label, start, end in segments
+        )
+        return tuple(segment for segment in moved if segment.end > segment.start)
+
+    resampled = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    return Utterance(text, voice, resampled, at_16_khz(words), at_16_khz(phones), f"eSpeak NG {header['version']}")
+
+
+def make_corpus(
+    folder: Path | str,
+    voices: Sequence[Voice] = VOICES,
+    sentences: Sequence[str] = SENTENCES,
+    jobs: int = 2,
+    progress: Callable[[int], object] | None = None,
+) -> Corpus:
+    """Speak every sentence with every voice and write the corpus to ``folder``, voice by voice.
+
+    The audio is ``folder/audio/VOICE_NN.wav`` (16 kHz, 16 bit); the tiers are ``word`` and
+    ``phone``. ``jobs`` processes speak at a time; ``progress`` is called with 1 after each
+    utterance. Raises what ``synthesise`` raises, and StoreError when there is no room.
+    """
+    import soundfile
+
+    from layertool import audio
+    from layertool.corpora.corpus import Corpus
+    from layertool.files import whole_file
+    from layertool.geometry import SAMPLE_RATE
+
+    _require_engine()
+    folder = Path(folder)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    tasks = [(number, text, voice) for voice in voices for number, text in enumerate(sentences, start=1)]
+    utterances, segments, engine = [], [], None
+    with ThreadPoolExecutor(jobs) as pool:
+        spoken = pool.map(lambda task: synthesise(task[1], task[2]), tasks)
+        for (number, text, voice), utterance in zip(tasks, spoken, strict=True):
+            name = f"{voice.name}_{number:02d}"
+            path = folder / "audio" / f"{name}.wav"
+            with whole_file(path) as temporary:
+                soundfile.write(str(temporary), utterance.samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+            utterances.append(
+                {
+                    "utterance": name,
+                    "audio": str(path),
+                    "speaker": voice.name,
+                    "gender": voice.gender,
+                    "accent": voice.accent,
+                    "text": text,
+                }
+            )
+            for tier, tier_segments in (("word", utterance.words), ("phone", utterance.phones)):
+                for label, start, end in tier_segments:
+                    times = {"start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE}
+                    segments.append({"utterance": name, "tier": tier, **times, "label": label})
+            engine = utterance.engine
+            if progress is not None:
+                progress(1)
+    provenance = {
+        "source": f"{engine} (espeakng-loader {version('espeakng-loader')}), seed {SEED}",
+        "resampler": audio.RESAMPLER,
+        "voices": [asdict(voice) for voice in voices],
+    }
+    corpus = Corpus.build(utterances, segments, name="espeak", provenance=provenance)
+    corpus.write(folder)
+    return corpus
+
+
+def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[list[Segment], list[Segment]]:
+    """Words and phones of one utterance, in samples at the engine's rate.
+
+    samples: int16, shape (n,). ``spoken``: the text as eSpeak NG got it. A phone goes from its event
+    to the next; a pause ends it and gets no segment. The digital silence right before a phone (the
+    closure of a stop) is part of that phone, though its event comes after it. A word goes from the
+    start of its first phone to the end of its last: the WORD event itself comes too early, inside the
+    previous word's nasal or liquid, when the word begins with a vowel. eSpeak NG makes some
+    liquids (the l of "old") as the end of the vowel: these have no samples of their own, and length 0.
+    Raises CorpusError when a word has no phone.
+    """
+    import numpy as np
+
+    tokens = list(re.finditer(r"\S+", spoken))
+    token_starts = [token.start() for token in tokens]
+    marks: list[tuple[str, int, int]] = []  # phone ("" for a pause), first sample, token
+    token = last_sample = 0
+    for event in events:
+        if event.kind == _WORD:
+            token = bisect.bisect_right(token_starts, event.position - 1) - 1
+        elif event.kind == _END:
+            marks.append(("", event.sample, token))
+        elif event.kind == _PHONEME and (label := phone_label(event.name)) is not None:
+            start = event.sample
+            if label:
+                sounding = np.flatnonzero(samples[last_sample:start])
+                start = last_sample + (int(sounding[-1]) + 1 if len(sounding) else 0)
+            marks.append((label, start, token))
+        last_sample = event.sample
+    marks.append(("", len(samples), token))
+
+    phones, spans = [], {}
+    for (label, start, token), (_, end, _) in itertools.pairwise(marks):
+        if label:
+            phones.append(Segment(label, start, end))
+            spans[token] = (spans.get(token, (start,))[0], end)
+    words = []
+    for k, found in enumerate(tokens):
+        if k in spans:
+            words.append(Segment(_word_label(found.group()), *spans[k]))
+        if k not in spans or spans[k][0] == spans[k][1]:
+            if any(character.isalnum() for character in found.group()):
+                raise CorpusError(f"eSpeak NG gives no sound of its own to the word '{found.group()}': reword the sentence")
+    if not words:
+        raise CorpusError("there is no word to speak: give the sentence some text")
+    return words, phones
+
+
+# One label for what English dictionaries of eSpeak NG spell in several ways: reduced vowels, the
+# vowel at the end of "happy", vowels before a written r, and accents' choices within one word class.
+_SAME_PHONE = {"3": "@", "a#": "@", "i": "i:", "aa": "a", "A@": "A:", "O@": "O:", "o@": "O:", "O2": "0", "O": "0"}
+_PAUSES = frozenset({"_", "_:", "_::", "_!", "_|", "_^_", "||"})
+
+
+def phone_label(name: str) -> str | None:
+    """eSpeak NG's name of a phone without stress marks and variant numbers; "" for a pause, None for a mere mark.
+
+    ``'aI2`` becomes ``aI``, ``@5`` becomes ``@``, ``r-`` becomes ``r``; ``;`` (palatalisation) is a
+    mark on the phone before it.
+    """
+    if name in _PAUSES:
+        return ""
+    name = name.lstrip("',%=|;")
+    if not name:
+        return None
+    return _SAME_PHONE.get(name) or re.sub(r"(?<=.)[\d#-]+$", "", name)
+
+
+def _word_label(token: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", token).lower() or token
+
+
+def _apart(text: str) -> str:
+    """``text`` with a bar between words: else eSpeak NG speaks pairs such as "of the" as one word with one event."""
+    return " | ".join(text.split())
+
+
+def _require_engine() -> None:
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise MissingExtraError("espeakng-loader", "demo", "synthetic speech")
+
+
+def _run_worker(text: str, spoken: str, voice: Voice) -> tuple[dict, bytes]:
+    """The worker's header (version, rate, events) and int16 samples as bytes."""
+    request = {"text": spoken, "voice": voice.espeak_voice, "rate": voice.rate, "pitch": voice.pitch}
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    worker = subprocess.run(
+        [sys.executable, "-m", "layertool.corpora.espeak"],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    if worker.returncode != 0:
+        said = worker.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1].strip() if said else f"its process ended with code {worker.returncode}"
+        raise CorpusError(f"eSpeak NG could not speak '{text}' with the voice {voice.name}: {reason}")
+    header, _, pcm = worker.stdout.partition(b"\n")
+    return json.loads(header), pcm
+
+
+# ---- the worker: one utterance through the C interface (espeak-ng/speak_lib.h) ----
+
+_WORD, _END, _PHONEME = 1, 5, 7  # espeak_EVENT_TYPE
+_RATE, _PITCH = 1, 3  # espeak_PARAMETER
+_SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: espeak_Synth returns when all is spoken
+_PHONEME_EVENTS, _DONT_EXIT = 0x0001, 0x8000  # espeakINITIALIZE_...
+_UTF8, _END_PAUSE = 1, 0x1000  # espeakCHARS_UTF8, espeakENDPAUSE
+_POSITION_CHARACTER = 1
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of eSpeak NG 1.52. ``sample`` counts from the start of the utterance, at the engine's rate."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # ms
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),  # a union: a number in WORD events, ended by a zero byte when shorter than 8
+    ]
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[dict, bytes]:
+    """Speak once; to be called once per process. Leaves with a sentence on stderr when it cannot."""
+    import espeakng_loader
+
+    data = Path(espeakng_loader.get_data_path())
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Info.restype = ctypes.c_char_p
+    library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    library.espeak_Synth.argtypes = [
+        *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
+        *(ctypes.c_void_p, ctypes.c_void_p),
+    ]
+    engine_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS | _DONT_EXIT)
+    if engine_rate <= 0:
+        raise SystemExit(f"its data in {data} cannot be read, install espeakng-loader again")
+    # An unknown variant is not reported, and an unknown voice leaves the default voice in place.
+    _, _, variant = voice.partition("+")
+    if variant and not (data / "voices" / "!v" / variant).is_file():
+        raise SystemExit(f"it has no voice variant '{variant}' (of '{voice}')")
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        raise SystemExit(f"it has no voice '{voice}'")
+    library.espeak_SetParameter(_RATE, rate, 0)
+    library.espeak_SetParameter(_PITCH, pitch, 0)
+    library.espeak_ng_SetRandSeed(SEED)
+
+    blocks: list[bytes] = []
+    events: list[Event] = []
+
+    def receive(wave, n_samples, reported) -> int:
+        k = 0
+        while reported[k].type != 0:
+            event = reported[k]
+            name = event.name.decode() if event.type == _PHONEME else ""
+            if event.type in (_WORD, _END, _PHONEME):
+                events.append(Event(event.type, event.sample, event.text_position, name))
+            k += 1
+        if wave and n_samples > 0:
+            blocks.append(ctypes.string_at(wave, n_samples * ctypes.sizeof(ctypes.c_short)))
+        return 0
+
+    callback = _CALLBACK(receive)
+    library.espeak_SetSynthCallback(callback)
+    encoded = text.encode()
+    flags = _UTF8 | _END_PAUSE
+    status = library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None)
+    if status != 0 or not blocks:
+        raise SystemExit(f"it gave no sound (status {status})")
+    engine_version = library.espeak_Info(None).decode().split()[0]
+    return {"version": engine_version, "rate": engine_rate, "events": events}, b"".join(blocks)
+
+
+def _worker() -> None:
+    header, pcm = _speak(**json.loads(sys.stdin.buffer.read()))
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + pcm)
+
+
+if __name__ == "__main__":
+    _worker()

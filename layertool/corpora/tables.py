@@ -1,0 +1,126 @@
+"""A corpus from a plain table of audio files, and one of segments if there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from layertool.corpora import labels, textgrid
+from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus, read_table
+from layertool.errors import CorpusError
+
+
+def read_csv(
+    source: Path | str,
+    segments: Path | str | None = None,
+    normalise: textgrid.Normalise = labels.normalise,
+    channel: str | None = None,
+    name: str | None = None,
+    audio_root: Path | str | None = None,
+) -> Corpus:
+    """Make a corpus of a .csv, .tsv or .parquet table with one row per utterance.
+
+    Column ``audio``: paths below ``audio_root`` (default: the table's folder), or absolute ones.
+    Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
+    without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
+    given, is set for all); every other column is metadata. ``segments``: a table with utterance, tier,
+    start, end (seconds from the start of the utterance) and label; ``normalise`` turns (tier, label)
+    into the label to keep, or None to leave the segment out. Raises CorpusError or AudioError.
+    """
+    source = Path(source)
+    table = read_table(source)
+    _require(table, ["audio"], source)
+    if table.empty:
+        raise CorpusError(f"{source} has no rows: write one line per utterance below the header")
+    _filled(table, "audio", source)
+    written = [str(path).strip() for path in table["audio"]]
+    if "utterance" in table.columns:
+        _filled(table, "utterance", source)
+        table["utterance"] = table["utterance"].astype(str)
+    else:
+        table["utterance"] = _ids(written, source)
+    root = Path(audio_root) if audio_root is not None else source.parent
+    table["audio"] = [str(root / path) for path in written]
+    _times(table, source)
+    if channel is not None:
+        table["channel"] = channel
+    provenance: dict = {"reader": "csv", "source": str(source.resolve())}
+    parts = None
+    if segments is not None:
+        segments = Path(segments)
+        parts, left_out = _segments(segments, normalise)
+        provenance |= {
+            "segments_from": str(segments.resolve()),
+            "labels": textgrid.rule_name(normalise),
+            "segments_left_out": left_out,
+        }
+    return Corpus.build(table, parts, name=name or source.stem, provenance=provenance)
+
+
+def _ids(written: list[str], source: Path) -> list[str]:
+    paths = [PurePosixPath(path.replace("\\", "/")) for path in written]
+    stems = [path.stem for path in paths]
+    ids = stems if len(set(stems)) == len(stems) else [path.with_suffix("").as_posix() for path in paths]
+    repeated = pd.Series(ids)[pd.Series(ids).duplicated()]
+    if len(repeated):
+        raise CorpusError(
+            f"{source} names the audio '{written[repeated.index[0]]}' more than once: "
+            "add a column 'utterance' with an id for each row"
+        )
+    return ids
+
+
+def _segments(path: Path, normalise: textgrid.Normalise) -> tuple[pd.DataFrame, int]:
+    """The segments with normalised labels, and how many the normalisation left out."""
+    table = read_table(path)
+    _require(table, SEGMENT_COLUMNS, path)
+    _filled(table, "utterance", path)
+    _filled(table, "tier", path)
+    _times(table, path)
+    rules: dict[tuple[str, str], str | None] = {}
+    kept = []
+    for tier, label in zip(table["tier"].astype(str), table["label"], strict=True):
+        text = "" if pd.isna(label) else str(label)
+        if (tier, text) not in rules:
+            rules[tier, text] = normalise(tier, text)
+        kept.append(rules[tier, text])
+    table["label"] = pd.Series(kept, index=table.index, dtype="str")
+    return table[table["label"].notna()], int(table["label"].isna().sum())
+
+
+def _require(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        there = ", ".join(map(str, table.columns)) or "none"
+        raise CorpusError(f"{path} has no column '{missing[0]}' (columns there: {there}): add or rename it")
+
+
+def _filled(table: pd.DataFrame, column: str, path: Path) -> None:
+    """Raise CorpusError where ``column`` is empty."""
+    empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
+    if empty.any():
+        raise CorpusError(
+            f"{path} has no '{column}' in row {int(empty.to_numpy().argmax()) + 1} ({int(empty.sum())} such rows): "
+            "fill it in or take the row out"
+        )
+
+
+def _times(table: pd.DataFrame, path: Path) -> None:
+    """Turn ``start`` and ``end`` into numbers; raise CorpusError where they are none, or run backwards."""
+    for column in ("start", "end"):
+        if column in table.columns:
+            numbers = pd.to_numeric(table[column], errors="coerce")
+            wrong = (numbers.isna() & table[column].notna()) | (numbers < 0)
+            if wrong.any():
+                row = table[wrong].iloc[0]
+                raise CorpusError(
+                    f"{path}, utterance '{row['utterance']}': the {column} '{row[column]}' is no time in seconds; "
+                    "write numbers from 0 like 12.34"
+                )
+            table[column] = numbers.astype(float)
+    if "start" in table.columns and "end" in table.columns and (backwards := table["end"] < table["start"]).any():
+        row = table[backwards].iloc[0]
+        raise CorpusError(
+            f"{path}, utterance '{row['utterance']}': start {row['start']:g} lies after end {row['end']:g}; correct them"
+        )

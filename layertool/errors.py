@@ -1,0 +1,45 @@
+"""The errors a user can meet.
+
+Each message is one sentence that says what is wrong, where (file, utterance, layer) and what to do
+about it. The command line prints the message and leaves with the class's ``exit_code``: 2 when the
+command was asked wrongly, 1 when the data, the model or the machine is at fault.
+"""
+
+
+class LayertoolError(Exception):
+    """Base of every error that layertool raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(LayertoolError):
+    """The request itself cannot be carried out: an unknown layer, unit, option value or model name."""
+
+    exit_code = 2
+
+
+class AudioError(LayertoolError):
+    """A file that is missing, not audio, cut short, empty, or that needs a choice of channel."""
+
+
+class CorpusError(LayertoolError):
+    """A corpus, its source or its labels contradict themselves or the audio."""
+
+
+class ModelError(LayertoolError):
+    """A checkpoint that cannot be read, is not safe to read, or does not give what it promises."""
+
+
+class FeatureError(LayertoolError):
+    """Features that cannot be right: not finite, too large for the dtype, or of a wrong shape."""
+
+
+class StoreError(LayertoolError):
+    """A feature store that is damaged, unfinished, in use, or made with another configuration."""
+
+
+class MissingExtraError(LayertoolError):
+    """A package that only some commands need is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'layertool[{extra}]'")

@@ -1,0 +1,75 @@
+"""What an extractor is, and what it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from layertool.geometry import FrameGeometry, Window
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its width, and where its frames lie (None for decoder layers, whose rows are tokens)."""
+
+    width: int
+    geometry: FrameGeometry | None
+
+
+@dataclass
+class Item:
+    """One window of one utterance on its way through the model.
+
+    ``position``: the utterance's place in the corpus; ``n_samples``: length of the whole utterance;
+    ``samples``: the window's waveform as the model takes it; ``model_input``: what ``prepare`` made of it.
+    """
+
+    position: int
+    utterance: str
+    n_samples: int
+    window: Window
+    samples: np.ndarray
+    text: str | None = None
+    model_input: Any = None
+    token_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))  # of each word of the text
+
+
+# Called with a layer's name and its frames: a tensor or array (items, frames or tokens, width).
+Emit = Callable[[str, Any], None]
+
+
+class Extractor(ABC):
+    """A model that turns waveforms into layers.
+
+    ``layers``: all layers in network order. ``provenance``: what identifies the model (id, revision
+    or sha256, family, normalisation, ...); it becomes part of the store's configuration.
+    ``min_samples``, ``max_window``: the shortest and the longest stretch that the model can take.
+    """
+
+    layers: dict[str, Layer]
+    provenance: dict
+    min_samples: int = 1
+    max_window: int | None = None
+    is_acoustic = False
+
+    @abstractmethod
+    def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
+        """Run the items as one batch and emit each of ``layers`` once, in any order."""
+
+    def normalise(self, waveform: np.ndarray) -> np.ndarray:
+        """What the model's own recipe does to a whole utterance before it is cut into windows."""
+        return waveform
+
+    def prepare(self, item: Item) -> None:
+        """Work on one item that can be done beside the model, in a reading thread."""
+
+    def padded_samples(self, n_samples: int) -> int:
+        """Samples that an item of this length costs in a batch."""
+        return n_samples
+
+    def restrict(self, layers: Sequence[str]) -> None:
+        """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""

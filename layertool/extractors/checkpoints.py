@@ -1,0 +1,172 @@
+"""Opening checkpoints through transformers, safely, and saying exactly which one was opened."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layertool.errors import ModelError, UsageError
+
+# Parameters that only training uses: a checkpoint without them gives the same layers.
+_UNUSED = ("masked_spec_embed",)
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """'name@revision' -> (name, revision); a local path is never split."""
+    if Path(model).exists() or "@" not in model:
+        return model, None
+    name, _, revision = model.rpartition("@")
+    return name, revision
+
+
+def read_config(model: str) -> Any:
+    """The transformers configuration of a hub id (``name@revision``) or local folder.
+
+    Raises ModelError with what to do when there is none, or when it wants code of its own to run.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+    name, revision = split_revision(model)
+    _check_local(name)
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        kind = raw.get("model_type")
+        if kind not in CONFIG_MAPPING:
+            if "auto_map" in raw:
+                raise ModelError(
+                    f"{name} wants to run code that comes with the checkpoint ({', '.join(raw['auto_map'].values())}); layertool "
+                    "never does that: convert it to a family that transformers has"
+                )
+            raise ModelError(
+                f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
+            )
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(_not_found(name, revision, error)) from error
+
+
+def _check_local(name: str) -> None:
+    path = Path(name)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
+    if looks_local and not path.is_dir():
+        what = (
+            "is a file; a Hugging Face checkpoint is a folder with config.json" if path.is_file() else "does not exist"
+        )
+        raise ModelError(f"{name} {what}: check the path of the model")
+    if looks_local and not (path / "config.json").exists():
+        raise ModelError(f"{name} has no config.json: give the folder that save_pretrained wrote")
+
+
+def _not_found(name: str, revision: str | None, error: BaseException) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    at = f" at revision {revision}" if revision else ""
+    return (
+        f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a local "
+        "folder or already in the Hugging Face cache (HF_HOME)"
+    )
+
+
+def load_model(model: str, config: Any, random_init: int | None) -> tuple[torch.nn.Module, dict]:
+    """The model in evaluation mode and float32, and its provenance: id, revision, sha256, random_init.
+
+    With ``random_init`` the weights are drawn anew from the configuration (the untrained control).
+    Raises ModelError when weights are missing, have other shapes, or are not safe to read.
+    """
+    import transformers
+    from transformers import AutoModel
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    name, revision = split_revision(model)
+    is_local = Path(name).is_dir()
+    provenance: dict = {"id": Path(name).resolve().name if is_local else name, "revision": None, "sha256": None}
+    if random_init is not None:
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(random_init)
+        network = AutoModel.from_config(config, trust_remote_code=False).float().eval()
+        torch.set_rng_state(generator_state)
+        return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}
+    try:
+        network, report = AutoModel.from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{name} asks to run code while its weights are read ({_first_line(error)}); layertool never does that: "
+            "ask for a safetensors version"
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if isinstance(error.__cause__ or error.__context__, pickle.UnpicklingError):
+            raise ModelError(
+                f"{name} has weights that are not safe to read ({_first_line(error)}): use safetensors"
+            ) from error
+        raise ModelError(_not_found(name, revision, error)) from error
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith(_UNUSED))
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    if missing or mismatched:
+        what = (
+            f"lacks {len(missing)} weights of its own architecture"
+            if missing
+            else f"has {len(mismatched)} weights of another shape"
+        )
+        raise ModelError(
+            f"{name} {what} (first: {(missing or mismatched)[0]}): they would be random numbers; "
+            "restore the checkpoint, or ask for the untrained control with --random-init SEED"
+        )
+    if is_local:
+        provenance["sha256"] = folder_sha256(Path(name))
+    else:
+        provenance["revision"] = getattr(config, "_commit_hash", None) or revision
+    return network.eval(), {**provenance, "random_init": None}
+
+
+def folder_sha256(folder: Path) -> str:
+    """sha256 over the weight files of a checkpoint folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def state_sha256(network: torch.nn.Module) -> str:
+    """sha256 over the names and values of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' as a torch device. Raises UsageError when it is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"'{device}' is no device: choose auto, cpu, cuda:N or mps") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
+        chosen.type
+    )
+    if there is None or (chosen.index or 0) >= there:
+        raise UsageError(f"device '{device}' is not on this machine: choose auto or cpu")
+    return chosen
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200].rstrip(".") if text else type(error).__name__

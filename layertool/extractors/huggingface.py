@@ -1,0 +1,168 @@
+"""wav2vec 2.0 and its relatives in transformers: a convolution stack on the waveform, then blocks.
+
+Batched features equal single ones because three things are put right that padding would change:
+the first convolution's GroupNorm takes its statistics over each clip's own frames; every padded
+convolution inside the encoder sees zeros where a clip has ended; attention is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from layertool.extractors.base import Emit, Extractor, Item, Layer
+from layertool.extractors.checkpoints import load_model, split_revision
+from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
+from layertool.geometry import convolution_geometry
+
+# transformers model types with this structure (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
+MODEL_TYPES = {
+    "wav2vec2": "wav2vec 2.0",
+    "hubert": "HuBERT",
+    "wavlm": "WavLM",
+    "data2vec-audio": "data2vec-audio",
+    "unispeech": "UniSpeech",
+    "unispeech-sat": "UniSpeech-SAT",
+    "wav2vec2-conformer": "wav2vec2-conformer",
+}
+_EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
+
+
+class ClipGroupNorm(nn.Module):
+    """A GroupNorm over time that, in a padded batch, normalises each clip over its own frames."""
+
+    def __init__(self, norm: nn.GroupNorm):
+        super().__init__()
+        self.norm = norm
+        self.lengths: list[int] | None = None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.lengths is None:
+            return self.norm(hidden)
+        out = None
+        for k, length in enumerate(self.lengths):
+            clip = self.norm(hidden[k : k + 1, :, :length])
+            if out is None:
+                out = torch.zeros(hidden.shape, dtype=clip.dtype, device=clip.device)
+            out[k : k + 1, :, :length] = clip
+        return hidden if out is None else out
+
+
+class SpeechExtractor(Extractor):
+    """One encoder of the wav2vec 2.0 kind.
+
+    ``normalise``: whether the waveform gets zero mean and unit variance over the whole utterance;
+    None follows the checkpoint's preprocessor.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: Any,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        random_init: int | None = None,
+        normalise: bool | None = None,
+    ):
+        self.network, provenance = load_model(model, config, random_init)
+        self.network.to(device)
+        self.device, self.dtype = device, dtype
+        self.normalises = _wants_normalisation(model, config) if normalise is None else normalise
+        self.provenance = {"family": MODEL_TYPES[config.model_type], **provenance, "normalise": self.normalises}
+        convolutions = self.network.feature_extractor.conv_layers
+        geometry = convolution_geometry(config.conv_kernel, config.conv_stride)
+        hidden, n_blocks = config.hidden_size, len(self.network.encoder.layers)
+        self.layers = {f"C{k}": Layer(config.conv_dim[k - 1], g) for k, g in enumerate(geometry, start=1)}
+        self.layers |= {f"T{k}": Layer(hidden, geometry[-1]) for k in range(n_blocks + 1)}
+        # post-norm encoders apply encoder.layer_norm before their first block: nothing comes after the last
+        self.has_final = (
+            bool(getattr(config, "do_stable_layer_norm", False)) or config.model_type == "wav2vec2-conformer"
+        )
+        if self.has_final:
+            self.layers["final"] = Layer(hidden, geometry[-1])
+        self.first_geometry, self.geometry = geometry[0], geometry[-1]
+        self.min_samples = self.geometry.field
+        self.group_norm: ClipGroupNorm | None = None
+        norm = getattr(convolutions[0], "layer_norm", None)
+        if isinstance(norm, nn.GroupNorm):
+            self.group_norm = convolutions[0].layer_norm = ClipGroupNorm(norm)
+        self._mask: torch.Tensor | None = None
+        for module in self.network.encoder.modules():
+            if isinstance(module, nn.Conv1d) and module.padding != (0,):
+                module.register_forward_pre_hook(self._zero_padding)
+
+    def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
+        if self._mask is None:
+            return None
+        return (inputs[0].masked_fill(~self._mask[:, None, :], 0.0), *inputs[1:])
+
+    def normalise(self, waveform: np.ndarray) -> np.ndarray:
+        if not self.normalises:
+            return waveform
+        mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
+        return ((waveform - mean) / np.sqrt(variance + _EPSILON)).astype(np.float32)
+
+    def restrict(self, layers: Sequence[str]) -> None:
+        """Drop the blocks above the highest asked layer: their work would be thrown away."""
+        if "final" not in layers:
+            top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
+            del self.network.encoder.layers[max(top, 1) :]  # the first stays: T0 is what goes into it
+
+    @torch.inference_mode()
+    def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
+        lengths = [len(item.samples) for item in items]
+        longest = max(lengths)
+        batch = torch.zeros(len(items), longest)
+        for k, item in enumerate(items):
+            batch[k, : lengths[k]] = torch.from_numpy(item.samples)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
+        attention = None
+        if min(lengths) < longest:
+            ends = torch.tensor(lengths, device=self.device)[:, None]
+            attention = (torch.arange(longest, device=self.device) < ends).long()
+            frames = torch.tensor([self.geometry.n_frames(n) for n in lengths], device=self.device)[:, None]
+            self._mask = torch.arange(self.geometry.n_frames(longest), device=self.device) < frames
+            if self.group_norm is not None:
+                self.group_norm.lengths = [self.first_geometry.n_frames(n) for n in lengths]
+        try:
+            with hooked(self._hooks(layers, emit)), computing_in(self.device, self.dtype):
+                self.network(batch, attention_mask=attention)
+        finally:
+            self._mask = None
+            if self.group_norm is not None:
+                self.group_norm.lengths = None
+
+    def _hooks(self, layers: Sequence[str], emit: Emit) -> list[Hook]:
+        network, hooks = self.network, []
+        for name in layers:
+            number = int(name[1:]) if name != "final" else 0
+            if name.startswith("C"):
+                hooks.append(after(network.feature_extractor.conv_layers[number - 1], emit, name, _channels_last))
+            elif name == "T0":
+                hooks.append(before(network.encoder.layers[0], emit, name))
+            elif name == "final":
+                hooks.append(after(network.encoder.layer_norm, emit, name))
+            else:
+                hooks.append(after(network.encoder.layers[number - 1], emit, name))
+        return hooks
+
+
+def _channels_last(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden.transpose(1, 2)
+
+
+def _wants_normalisation(model: str, config: Any) -> bool:
+    """The checkpoint's own preprocessor_config.json decides; without one, layer-norm front ends do."""
+    from transformers import AutoFeatureExtractor
+
+    name, revision = split_revision(model)
+    try:
+        return bool(AutoFeatureExtractor.from_pretrained(name, revision=revision, trust_remote_code=False).do_normalize)
+    except (OSError, ValueError, AttributeError):
+        return config.feat_extract_norm == "layer"

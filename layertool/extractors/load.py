@@ -1,0 +1,61 @@
+"""From the MODEL that a user types to an extractor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from layertool.errors import ModelError, UsageError
+from layertool.extractors import acoustic
+from layertool.extractors.base import Extractor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_extractor(
+    model: str,
+    device: str = "auto",
+    dtype: str = "float32",
+    random_init: int | None = None,
+    normalise: bool | None = None,
+    cmvn: bool = False,
+    language: str = "en",
+) -> Extractor:
+    """The extractor for a Hugging Face id (``name@revision``), a local folder, or an acoustic feature's name.
+
+    ``normalise`` (wav2vec 2.0 kind), ``cmvn`` (acoustic) and ``language`` (Whisper) concern one kind
+    of model each. Raises ModelError or UsageError.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
+    if model.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS} and not Path(model).exists():
+        from layertool.extractors.acoustic_run import AcousticExtractor
+
+        if random_init is not None:
+            raise UsageError(f"{model} is an acoustic feature, it has no weights for --random-init")
+        return AcousticExtractor(model, cmvn)
+    if cmvn:
+        raise UsageError(f"--cmvn is for acoustic features; {model} is a model")
+    if ":" in model and not Path(model).exists():
+        raise UsageError(
+            f"'{model}' is no model: give a Hugging Face id, a local folder, or an acoustic feature "
+            f"({', '.join(sorted(acoustic.PRESETS))})"
+        )
+    from layertool.extractors import huggingface
+    from layertool.extractors.checkpoints import choose_device, read_config
+
+    place = choose_device(device)
+    if place.type == "cpu" and dtype == "float16":
+        raise UsageError("float16 compute is slow and coarse on a CPU: choose --dtype float32 or bfloat16")
+    config = read_config(model)
+    if config.model_type in huggingface.MODEL_TYPES:
+        return huggingface.SpeechExtractor(model, config, place, DTYPES[dtype], random_init, normalise)
+    if normalise is not None:
+        raise UsageError(f"--normalise is for models that read waveforms; {model} is of type '{config.model_type}'")
+    if config.model_type == "whisper":
+        from layertool.extractors.whisper import WhisperExtractor
+
+        return WhisperExtractor(model, config, place, DTYPES[dtype], random_init, language)
+    known = ", ".join([*huggingface.MODEL_TYPES, "whisper"])
+    raise ModelError(f"{model} is of type '{config.model_type}', which has no extractor here (there are: {known})")

@@ -1,0 +1,170 @@
+"""What a run will do, before it does it: shards, batches, rows, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from layertool.corpora.corpus import Corpus
+from layertool.errors import CorpusError, UsageError
+from layertool.extractors.base import Layer
+from layertool.extractors.pooling import Pooler, UnitRows
+from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, samples_to_seconds, seconds_to_samples
+from layertool.store import layout
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Utterances [first, last) of the corpus."""
+
+    number: int
+    first: int
+    last: int
+    n_samples: int
+
+
+def shards(lengths: Sequence[int], shard_samples: int) -> list[Shard]:
+    """Cut the corpus, in its order, into shards of about ``shard_samples`` of audio (at least one utterance each)."""
+    out: list[Shard] = []
+    first, total = 0, 0
+    for k, length in enumerate(lengths):
+        if k > first and total + length > shard_samples:
+            out.append(Shard(len(out), first, k, total))
+            first, total = k, 0
+        total += int(length)
+    out.append(Shard(len(out), first, len(lengths), total))
+    return out
+
+
+def batches(positions: Sequence[int], cost: Mapping[int, int], batch_samples: int) -> list[list[int]]:
+    """Group utterances, longest first, so that (longest of a batch) x (its size) stays within ``batch_samples``."""
+    out: list[list[int]] = []
+    for position in sorted(positions, key=lambda p: (-cost[p], p)):
+        if out and cost[out[-1][0]] * (len(out[-1]) + 1) <= batch_samples:
+            out[-1].append(position)
+        else:
+            out.append([position])
+    return out
+
+
+def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, UnitRows]], dict[str, list[str]], int]:
+    """Rows of every utterance at phone, word and utterance; the labels of each tier; how many segments were empty.
+
+    Raises UsageError for an unknown unit or a tier that the corpus has not, and CorpusError for a
+    segment that lies outside its utterance (by more than one 20 ms frame).
+    """
+    for unit in units:
+        if unit not in layout.UNITS:
+            raise UsageError(f"'{unit}' is no unit: choose among {', '.join(layout.UNITS)}")
+    tiers = [unit for unit in units if unit in ("phone", "word")]
+    for tier in tiers:
+        if tier not in corpus.tiers:
+            there = ", ".join(corpus.tiers) or "none"
+            raise UsageError(
+                f"the corpus {corpus.name} has no {tier} segments (tiers there: {there}): make them with "
+                "'layertool corpus align', name the tier with --tier when the corpus is made, or leave the unit out"
+            )
+    lengths = corpus.utterances["n_samples"].to_numpy()
+    rows: list[dict[str, UnitRows]] = [
+        {"utterance": UnitRows(np.zeros(1, np.int64), np.array([n]), np.array([layout.NO_LABEL]))} for n in lengths
+    ]
+    position = {utterance: k for k, utterance in enumerate(corpus.utterances["utterance"])}
+    labels: dict[str, list[str]] = {}
+    empty = 0
+    for tier in tiers:
+        table = corpus.segments[corpus.segments["tier"] == tier]
+        start, end = seconds_to_samples(table["start"]), seconds_to_samples(table["end"])
+        owner = table["utterance"].map(position).to_numpy(dtype=np.int64)
+        outside = (start < 0) | (start >= lengths[owner]) | (end > lengths[owner] + END_TOLERANCE)
+        outside &= end > start
+        if outside.any():
+            bad = table[outside].iloc[0]
+            raise CorpusError(
+                f"utterance '{bad.utterance}' lasts {lengths[owner[outside][0]] / SAMPLE_RATE:.3f} s, but its {tier} "
+                f"'{bad.label}' goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
+                "is this the right TextGrid for this audio?"
+            )
+        empty += int((end <= start).sum())
+        labels[tier] = sorted(table["label"].unique())
+        code = table["label"].map({label: k for k, label in enumerate(labels[tier])}).to_numpy(dtype=np.int64)
+        end = np.minimum(end, lengths[owner])
+        order = np.lexsort((end, start, owner))
+        order = order[(end > start)[order]]
+        bounds = np.searchsorted(owner[order], np.arange(len(lengths) + 1))
+        for k in range(len(lengths)):
+            mine = order[bounds[k] : bounds[k + 1]]
+            rows[k][tier] = UnitRows(start[mine], end[mine], code[mine])
+    return rows, labels, empty
+
+
+def shard_tables(
+    shard: Shard, pooler: Pooler, rows: Sequence[dict[str, UnitRows]], lengths: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The row tables of one shard, "unit/table" -> ROW_DTYPE array, in corpus order."""
+    tables: dict[str, np.ndarray] = {}
+    wanted = {f"{unit}/{table}" for (unit, _), table in pooler.table.items()}
+    frames = pooler.frame_tables()
+    for name in sorted(wanted):
+        unit, table = name.split("/")
+        parts = []
+        for position in range(shard.first, shard.last):
+            if unit == "frame":
+                geometry = frames[table]
+                start, end = geometry.spans(geometry.n_frames(int(lengths[position])))
+                label: np.ndarray | int = layout.NO_LABEL
+            else:
+                spans = rows[position][unit]
+                start, end, label = spans.start, spans.end, spans.label
+            part = np.empty(len(start), layout.ROW_DTYPE)
+            part["utterance"], part["start"], part["end"], part["label"] = position, start, end, label
+            parts.append(part)
+        tables[name] = np.concatenate(parts)
+    return tables
+
+
+def first_rows(tables: Mapping[str, np.ndarray]) -> dict[tuple[str, int], int]:
+    """(table name, utterance position) -> its first row in the shard."""
+    out = {}
+    for name, rows in tables.items():
+        codes, first = np.unique(rows["utterance"], return_index=True)
+        out.update({(name, int(code)): int(k) for code, k in zip(codes, first, strict=True)})
+    return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would make: for ``--dry-run`` and for the progress bar."""
+
+    n_utterances: int
+    seconds: float
+    n_shards: int
+    rows: dict[str, int]
+    n_bytes: int
+
+
+def estimate(
+    lengths: Sequence[int],
+    rows: Sequence[dict[str, UnitRows]],
+    pooler: Pooler,
+    layers: Mapping[str, Layer],
+    n_shards: int,
+    itemsize: int,
+) -> Plan:
+    """Rows and bytes of the whole store, without reading any audio."""
+    counts: dict[str, int] = {}
+    frames = pooler.frame_tables()
+    for (unit, _), table in pooler.table.items():
+        name = f"{unit}/{table}"
+        if name in counts:
+            continue
+        if unit == "frame":
+            counts[name] = sum(frames[table].n_frames(int(n)) for n in lengths)
+        else:
+            counts[name] = sum(len(r[unit].start) for r in rows)
+    n_bytes = sum(
+        counts[f"{unit}/{table}"] * layers[name].width * itemsize for (unit, name), table in pooler.table.items()
+    )
+    n_bytes += sum(counts.values()) * layout.ROW_DTYPE.itemsize
+    return Plan(len(lengths), float(samples_to_seconds(sum(int(n) for n in lengths))), n_shards, counts, n_bytes)

@@ -1,0 +1,180 @@
+"""From frames to rows, on the device where the frames are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from layertool.errors import UsageError
+from layertool.extractors.base import Item, Layer
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, FrameGeometry, Pooling, Window, moving_average
+
+_PIECE = 128  # frames summed in float32 at a stretch; longer rows are sums of pieces, so error does not grow
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The rows of one utterance at one unit: start, end (samples) and label code, each shape (rows,)."""
+
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of one item inside a batch's pooled matrix: batch rows [first, first + len(target))."""
+
+    item: Item
+    first: int
+    target: np.ndarray  # row of the utterance that each batch row belongs to
+    n_rows: int  # rows of the whole utterance
+
+
+def segment_sums(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """Sums of stretches of rows: (n, width) and n starts and lengths -> (len(starts), width), float32.
+
+    One sparse product; stretches may overlap. The same on every run (no atomic additions).
+    """
+    if not len(lengths):
+        return frames.new_zeros((0, frames.shape[1]))
+    if lengths.max() > _PIECE:
+        n_pieces = -(-lengths // _PIECE)
+        within = np.arange(n_pieces.sum()) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+        piece_starts = np.repeat(starts, n_pieces) + within * _PIECE
+        piece_lengths = np.minimum(np.repeat(starts + lengths, n_pieces) - piece_starts, _PIECE)
+        pieces = segment_sums(frames, piece_starts, piece_lengths)
+        return segment_sums(pieces, np.cumsum(n_pieces) - n_pieces, n_pieces)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    columns = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR tensors beta
+        selector = torch.sparse_csr_tensor(
+            torch.from_numpy(offsets).to(frames.device),
+            torch.from_numpy(columns).to(frames.device),
+            torch.ones(len(columns), device=frames.device),
+            size=(len(starts), len(frames)),
+            check_invariants=False,
+        )
+        return selector @ frames
+
+
+def average_frames(frames: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Uniform moving average over time, unpadded: (items, frames, width) -> (items, fewer frames, width)."""
+    return torch.nn.functional.avg_pool1d(frames.transpose(1, 2), kernel, stride).transpose(1, 2)
+
+
+class Pooler:
+    """Knows, for every unit and layer of a run, which frames make which row.
+
+    ``layers``: the asked layers. ``pooling``: unit -> Pooling for phone, word and utterance.
+    ``units``: the asked units, of which each layer gets those it can stand at.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], units: Sequence[str], pooling: Mapping[str, Pooling]):
+        self.layers, self.units, self.pooling = layers, list(units), dict(pooling)
+        self.geometry: dict[tuple[str, str], FrameGeometry | None] = {}
+        self.averaging: dict[str, tuple[int, int]] = {}
+        for name, layer in layers.items():
+            for unit in self._units_of(layer):
+                geometry = layer.geometry
+                if unit == "frame" and geometry is not None and (average := moving_average(geometry)):
+                    geometry = FrameGeometry(FRAME_HOP, FRAME_FIELD)
+                    self.averaging[name] = average
+                self.geometry[unit, name] = geometry
+        for name in layers:
+            if not any((unit, name) in self.geometry for unit in units):
+                raise UsageError(
+                    f"layer {name} stands at words and utterances only (its rows are tokens, they have no times): "
+                    "add --units word or --units utterance"
+                )
+        main = max((g.hop for g in self.geometry.values() if g is not None), default=None)
+        self.table: dict[tuple[str, str], str] = {}
+        for (unit, name), geometry in self.geometry.items():
+            own = unit == "frame" and geometry is not None and geometry.hop != main
+            self.table[unit, name] = f"rows_{geometry.hop}_{geometry.field}" if own and geometry else "rows"
+
+    def _units_of(self, layer: Layer) -> list[str]:
+        return [u for u in self.units if layer.geometry is not None or u in ("word", "utterance")]
+
+    def units_of(self, name: str) -> list[str]:
+        """The asked units at which a layer stands."""
+        return [unit for unit in self.units if (unit, name) in self.geometry]
+
+    def frame_tables(self) -> dict[str, FrameGeometry]:
+        """Row tables of the unit ``frame``: name -> geometry."""
+        return {
+            self.table[unit, name]: geometry
+            for (unit, name), geometry in self.geometry.items()
+            if unit == "frame" and geometry is not None
+        }
+
+    def pool(
+        self, name: str, frames: torch.Tensor, items: Sequence[Item], rows: Mapping[int, Mapping[str, UnitRows]]
+    ) -> list[tuple[str, torch.Tensor, list[Slice]]]:
+        """Pool one layer of one batch to every unit: [(unit, rows (n, width) float32, where they belong)].
+
+        ``frames``: (items, frames or tokens, width). ``rows``: utterance position -> unit -> UnitRows.
+        Rows of an utterance that is cut into windows are shares, to be added up.
+        """
+        frames = frames.float() if frames.device.type == "cuda" else frames.float().cpu()
+        out = []
+        for unit in self.units_of(name):
+            geometry = self.geometry[unit, name]
+            source = (
+                average_frames(frames, *self.averaging[name]) if unit == "frame" and name in self.averaging else frames
+            )
+            plans = [self._rows_of_item(unit, geometry, item, rows) for item in items]
+            starts = np.concatenate([lo + k * source.shape[1] for k, (_, lo, _, _, _) in enumerate(plans)])
+            lengths = np.concatenate([hi - lo for _, lo, hi, _, _ in plans])
+            flat = source.reshape(-1, source.shape[2])
+            if unit == "frame":
+                pooled = flat[torch.from_numpy(_ranges(starts, lengths)).to(flat.device)]
+            else:
+                whole = np.concatenate([full for _, _, _, full, _ in plans])
+                pooled = segment_sums(flat, starts, lengths)
+                pooled /= torch.from_numpy(whole.astype(np.float32)).to(flat.device)[:, None]
+            first, slices = 0, []
+            for item, (target, _, _, _, n_rows) in zip(items, plans, strict=True):
+                slices.append(Slice(item, first, target, n_rows))
+                first += len(target)
+            out.append((unit, pooled, slices))
+        return out
+
+    def _rows_of_item(self, unit, geometry, item, rows):
+        """(target rows, local lo, local hi, full length, rows of the utterance) of one item."""
+        if geometry is None:  # decoder: tokens of the words, or of the whole text
+            spans = (
+                item.token_spans if unit == "word" else np.array([[item.token_spans[0, 0], item.token_spans[-1, 1]]])
+            )
+            lo, hi = spans[:, 0], spans[:, 1]
+            return np.arange(len(lo)), lo, hi, hi - lo, len(lo)
+        n_frames = geometry.n_frames(item.n_samples)
+        keep_lo, keep_hi = kept_frames(geometry, item.window, item.n_samples)
+        shift = item.window.start // geometry.hop
+        if unit == "frame":
+            target = np.arange(keep_lo, keep_hi)
+            lo = np.array([keep_lo - shift])
+            return target, lo, lo + len(target), None, n_frames
+        spans = rows[item.position][unit]
+        lo, hi = self.pooling[unit].frames(spans.start, spans.end, geometry.hop, n_frames)
+        full = hi - lo
+        lo, hi = np.maximum(lo, keep_lo), np.minimum(hi, keep_hi)
+        target = np.flatnonzero(hi > lo)
+        return target, lo[target] - shift, hi[target] - shift, full[target], len(full)
+
+
+def kept_frames(geometry: FrameGeometry, window: Window, n_samples: int) -> tuple[int, int]:
+    """Frames [first, last) of the utterance that are taken from a window; cuts lie on whole hops."""
+    last = geometry.n_frames(n_samples) if window.keep_end == n_samples else window.keep_end // geometry.hop
+    return window.keep_start // geometry.hop, last
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenated aranges: starts[k], starts[k]+1, … lengths[k] of them."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)

@@ -1,0 +1,187 @@
+"""Everything that is checked and decided before the first audio file is read."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+import transformers
+
+import layertool
+from layertool import audio
+from layertool import layers as layer_names
+from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.errors import CorpusError, UsageError
+from layertool.extractors import plan
+from layertool.extractors.base import Extractor
+from layertool.extractors.load import open_extractor
+from layertool.extractors.pooling import Pooler
+from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling
+
+STORE_DTYPES = ("float32", "float16")
+
+
+@dataclass
+class Options:
+    """What decides the numbers of a run besides the model and the corpus. Seconds are of audio."""
+
+    units: Sequence[str] = ("word", "utterance")
+    layers: str | Sequence[str] = "all"
+    store_dtype: str = "float32"
+    pooling: Mapping[str, str] = field(default_factory=dict)
+    channel: str | None = None
+    window_seconds: float = 60.0
+    overlap_seconds: float = 10.0
+    shard_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and planned but not begun."""
+
+    extractor: Extractor
+    corpus: Corpus
+    layers: list[str]
+    pooler: Pooler
+    rows: list
+    labels: dict[str, list[str]]
+    shards: list[plan.Shard]
+    configuration: dict
+    about: dict
+    plan: plan.Plan
+    options: Options
+
+
+def prepare(
+    model: str | Extractor,
+    corpus: Corpus | Path | str,
+    options: Options,
+    device: str = "auto",
+    dtype: str = "float32",
+    random_init: int | None = None,
+    normalise: bool | None = None,
+    cmvn: bool = False,
+    language: str = "en",
+) -> Prepared:
+    """Check everything that can be checked before the first audio file is read."""
+    if not isinstance(corpus, Corpus):
+        corpus = Corpus.read(corpus)
+    units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]
+    if options.store_dtype not in STORE_DTYPES:
+        raise UsageError(f"'{options.store_dtype}' is no store dtype: choose {' or '.join(STORE_DTYPES)}")
+    if not units:
+        raise UsageError("no unit was asked for: give --units, e.g. --units phone,word")
+    audio.check_channel(options.channel)
+    pooling = _pooling(units, options.pooling)
+    rows, labels, empty = plan.unit_rows(corpus, units)
+    if cmvn and "utterance" in units and pooling["utterance"].name == "mean":
+        raise UsageError(
+            "--cmvn makes the mean over time of every utterance 0 up to rounding, so its utterance rows would be "
+            "numerical noise: leave out --cmvn or the unit utterance"
+        )
+    extractor = (
+        model
+        if isinstance(model, Extractor)
+        else open_extractor(model, device, dtype, random_init, normalise, cmvn, language)
+    )
+    chosen = layer_names.select(options.layers, list(extractor.layers), extractor.provenance["id"])
+    units = [unit for unit in ("frame", "phone", "word", "utterance") if unit in units]
+    extractor.restrict(chosen)
+    pooler = Pooler({name: extractor.layers[name] for name in chosen}, units, pooling)
+    if any(name.startswith("D") for name in chosen):
+        _check_texts(corpus, labels, rows if "word" in units else None)
+    lengths = corpus.utterances["n_samples"].to_numpy()
+    shards = plan.shards(lengths, round(options.shard_seconds * SAMPLE_RATE))
+    configuration = {
+        "model": extractor.provenance,
+        "dtype": dtype,
+        "store_dtype": options.store_dtype,
+        "layer_convention": layer_names.CONVENTION,
+        "layers": chosen,
+        "units": {unit: pooling[unit].name if unit in pooling else "none" for unit in units},
+        "channel": options.channel,
+        "window_seconds": None if extractor.is_acoustic else options.window_seconds,
+        "overlap_seconds": None if extractor.is_acoustic else options.overlap_seconds,
+        "shard_seconds": options.shard_seconds,
+        "corpus": corpus.fingerprint,
+    }
+    itemsize = np.dtype(options.store_dtype).itemsize
+    planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize)
+    about = _about(corpus, extractor, pooler, units, chosen, len(shards), empty)
+    return Prepared(extractor, corpus, chosen, pooler, rows, labels, shards, configuration, about, planned, options)
+
+
+def _pooling(units: Sequence[str], asked: Mapping[str, str]) -> dict[str, Pooling]:
+    for unit in asked:
+        if unit not in DEFAULT_POOLING or unit not in units:
+            raise UsageError(
+                f"pooling was given for '{unit}', which is not among the pooled units asked for ({', '.join(units)})"
+            )
+    return {unit: Pooling(asked.get(unit, default)) for unit, default in DEFAULT_POOLING.items() if unit in units}
+
+
+def _about(corpus, extractor, pooler: Pooler, units, chosen, n_shards: int, empty: int) -> dict:
+    rates = corpus.utterances["sample_rate"].value_counts().to_dict()
+    return {
+        "layers": {
+            name: {
+                "width": extractor.layers[name].width,
+                "geometry": g.to_json() if (g := extractor.layers[name].geometry) else None,
+                "frame_average": pooler.averaging.get(name),
+            }
+            for name in chosen
+        },
+        "units": {
+            unit: {
+                "layers": [name for name in chosen if (unit, name) in pooler.table],
+                "rows": {name: pooler.table[unit, name] for name in chosen if (unit, name) in pooler.table},
+            }
+            for unit in units
+        },
+        "n_shards": n_shards,
+        "corpus": {"name": corpus.name, "n_utterances": len(corpus.utterances), "seconds": corpus.seconds},
+        "zero_length_segments": empty,
+        "audio": {
+            "sample_rate": SAMPLE_RATE,
+            "source_rates": {str(rate): int(count) for rate, count in rates.items()},
+            "resampler": audio.RESAMPLER if set(rates) - {SAMPLE_RATE} else None,
+            "columns": AUDIO_COLUMNS,
+        },
+        "versions": {
+            "layertool": layertool.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "h5py": h5py.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _check_texts(corpus: Corpus, labels: Mapping[str, list[str]], rows: list | None) -> None:
+    """Decoder layers: every utterance has a text, and its words are the word segments, one by one."""
+    if "text" not in corpus.utterances:
+        raise CorpusError(
+            f"the corpus {corpus.name} has no column 'text', which decoder layers need: add it, or leave the D layers out"
+        )
+    for k, (utterance, text) in enumerate(zip(corpus.utterances["utterance"], corpus.utterances["text"], strict=True)):
+        if not isinstance(text, str) or not text.strip():
+            raise CorpusError(
+                f"utterance '{utterance}' has no text, which decoder layers need: fill in its 'text', or leave the D layers out"
+            )
+        if rows is not None:
+            words, segments = text.split(), [labels["word"][code] for code in rows[k]["word"].label]
+            if [_plain(w) for w in words] != [_plain(s) for s in segments]:
+                raise CorpusError(
+                    f"the text of utterance '{utterance}' and its word segments differ ({len(words)} and {len(segments)} words): "
+                    "decoder layers at unit word need them equal; correct one, or take --units utterance"
+                )
+
+
+def _plain(word: str) -> str:
+    return "".join(c for c in word.casefold() if c.isalnum())

@@ -1,0 +1,78 @@
+"""Names and types of what is on the disk, and the reading of the index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from layertool.errors import StoreError
+
+SCHEMA = 1
+ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK = (
+    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", ".lock",
+)  # fmt: skip
+UNITS = ("frame", "phone", "word", "utterance")
+NO_LABEL = -1
+# Positions in samples at the store's sample rate, from the start of the utterance.
+ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
+
+
+def shard_name(number: int) -> str:
+    return f"{SHARDS}/{number:05d}.h5"
+
+
+def checksum(array: np.ndarray) -> str:
+    """xxh3-128 of the array's bytes, in hexadecimal."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).view(np.uint8).data)
+
+
+def read_index(store: Path) -> dict[int, dict]:
+    """The finished shards by number. A torn last line (a kill while it was written) does not count."""
+    path = store / INDEX
+    if not path.exists():
+        return {}
+    finished: dict[int, dict] = {}
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
+        try:
+            entry = json.loads(line)
+            finished[entry["shard"]] = entry
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}, line {number}, is damaged: delete that line and run the same extract command again, "
+                "it redoes just that shard"
+            ) from error
+    return dict(sorted(finished.items()))
+
+
+def flatten(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of a nested dict as (dotted name, value)."""
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from flatten(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def differences(stored: dict, asked: dict) -> list[str]:
+    """One phrase per configuration field that differs, naming both values."""
+    old, new = dict(flatten(stored)), dict(flatten(asked))
+    return [
+        f"{name} = {_brief(old.get(name))} (asked: {_brief(new.get(name))})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _brief(value) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def configuration_hash(configuration: dict) -> str:
+    """xxh3-128 of the configuration as canonical JSON."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(configuration, sort_keys=True).encode())

@@ -1,0 +1,182 @@
+"""Reading a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from layertool.errors import StoreError, UsageError
+from layertool.files import read_json
+from layertool.store import layout
+
+
+class FeatureStore:
+    """The features of one model on one corpus.
+
+    Raises StoreError when ``path`` is no store or is unfinished (``allow_unfinished=True`` opens it
+    for looking at its state).
+    """
+
+    def __init__(self, path: Path | str, allow_unfinished: bool = False):
+        self.path = Path(path)
+        if not (self.path / layout.ABOUT).exists():
+            hint = "it does not exist" if not self.path.exists() else f"it has no {layout.ABOUT}"
+            raise StoreError(
+                f"{self.path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {self.path}'"
+            )
+        self.about: dict = read_json(self.path / layout.ABOUT, "the description of a store")
+        if self.about.get("schema") != layout.SCHEMA:
+            raise StoreError(
+                f"{self.path} has store schema {self.about.get('schema')}, this layertool reads {layout.SCHEMA}: extract it again"
+            )
+        self.index = layout.read_index(self.path)
+        n_shards = self.about["n_shards"]
+        missing = [number for number in range(n_shards) if number not in self.index]
+        self.finished = not missing
+        if missing and not allow_unfinished:
+            raise StoreError(
+                f"{self.path} is unfinished ({n_shards - len(missing)} of {n_shards} shards): run the same extract command "
+                "again, it goes on where it stopped"
+            )
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.path)!r}: {self.model}, units {', '.join(self.units)}, layers {', '.join(self.layers)})"
+
+    @property
+    def configuration(self) -> dict:
+        """Everything that decides the numbers in the store."""
+        return self.about["configuration"]
+
+    @property
+    def model(self) -> str:
+        """The model's id as it was asked for, without its revision."""
+        return self.configuration["model"]["id"]
+
+    @property
+    def units(self) -> list[str]:
+        """Units of speech that have rows, finest first."""
+        return list(self.about["units"])
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers in the order of the network, e.g. ["C1", ..., "T0", ..., "T12"]."""
+        return list(self.about["layers"])
+
+    def layers_of(self, unit: str) -> list[str]:
+        """The layers that stand at ``unit`` (decoder layers have no frames and no phones)."""
+        self._check_unit(unit)
+        return list(self.about["units"][unit]["layers"])
+
+    @cached_property
+    def utterances(self) -> pd.DataFrame:
+        """The corpus's utterance table, with its metadata."""
+        return pd.read_parquet(self.path / layout.UTTERANCES)
+
+    @cached_property
+    def labels(self) -> dict[str, list[str]]:
+        """Every tier's labels; codes in the row tables are positions in these lists."""
+        return read_json(self.path / layout.LABELS, "the labels of a store")
+
+    @property
+    def failures(self) -> list[dict]:
+        """Utterances that were left out, each with its error."""
+        return [failure for entry in self.index.values() for failure in entry.get("failures", [])]
+
+    def _check_unit(self, unit: str) -> None:
+        if unit not in self.about["units"]:
+            raise UsageError(
+                f"{self.path} has no unit '{unit}' (it has {', '.join(self.units)}): extract again with --units {unit}"
+            )
+
+    def _check(self, unit: str, layer: str) -> None:
+        self._check_unit(unit)
+        if layer not in self.about["units"][unit]["layers"]:
+            there = ", ".join(self.about["units"][unit]["layers"])
+            raise UsageError(f"{self.path} has no layer '{layer}' at unit {unit} (it has {there})")
+
+    def _table(self, unit: str, layer: str | None) -> str:
+        """Name of the row table of a layer; frames of different rates have tables of their own."""
+        self._check_unit(unit)
+        if layer is None:
+            return "rows"
+        self._check(unit, layer)
+        return self.about["units"][unit]["rows"][layer]
+
+    def n_rows(self, unit: str, layer: str | None = None) -> int:
+        """Number of rows of a unit (at the rate of ``layer``, for frames)."""
+        table = self._table(unit, layer)
+        return sum(entry["rows"][f"{unit}/{table}"] for entry in self.index.values())
+
+    def width(self, layer: str) -> int:
+        """Number of dimensions of a layer."""
+        return self.about["layers"][layer]["width"]
+
+    def blocks(self, unit: str, layer: str, max_rows: int = 65_536) -> Iterator[np.ndarray]:
+        """The rows of a layer in order, in blocks of at most ``max_rows``, each (rows, width).
+
+        A store larger than memory is read this way. Raises StoreError when a shard is missing.
+        """
+        self._check(unit, layer)
+        for entry in self.index.values():
+            with self._shard(entry) as file:
+                dataset = file[f"{unit}/{layer}"]
+                for first in range(0, len(dataset), max_rows):
+                    yield dataset[first : first + max_rows]
+
+    def read(self, unit: str, layer: str) -> np.ndarray:
+        """All rows of a layer at a unit, shape (rows, width), in the dtype of the store."""
+        self._check(unit, layer)
+        table = self._table(unit, layer)
+        out = np.empty((self.n_rows(unit, layer), self.width(layer)), dtype=self.configuration["store_dtype"])
+        position = 0
+        for entry in self.index.values():
+            length = entry["rows"][f"{unit}/{table}"]
+            if length:
+                with self._shard(entry) as file:
+                    file[f"{unit}/{layer}"].read_direct(out, dest_sel=np.s_[position : position + length])
+            position += length
+        return out
+
+    def row_table(self, unit: str, layer: str | None = None) -> np.ndarray:
+        """The compound row table: utterance and label codes, start and end in samples."""
+        table = self._table(unit, layer)
+        parts = []
+        for entry in self.index.values():
+            with self._shard(entry) as file:
+                parts.append(file[f"{unit}/{table}"][:])
+        return np.concatenate(parts) if parts else np.empty(0, layout.ROW_DTYPE)
+
+    def rows(self, unit: str, layer: str | None = None, metadata: bool = True) -> pd.DataFrame:
+        """What each row stands for: utterance, start, end (seconds), label, and the utterance's metadata.
+
+        Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
+        """
+        codes = self.row_table(unit, layer)
+        rate = self.about["audio"]["sample_rate"]
+        table = pd.DataFrame(
+            {
+                "utterance": self.utterances["utterance"].to_numpy()[codes["utterance"]],
+                "start": codes["start"] / rate,
+                "end": codes["end"] / rate,
+            }
+        )
+        names = np.array([*self.labels.get(unit, []), None], dtype=object)  # code -1 is the last: no label
+        table["label"] = names[codes["label"]]
+        if metadata:
+            taken = {*table.columns, *self.about["audio"]["columns"]}
+            extra = self.utterances[[c for c in self.utterances.columns if c not in taken]]
+            table = pd.concat([table, extra.iloc[codes["utterance"]].reset_index(drop=True)], axis=1)
+        return table
+
+    def _shard(self, entry: dict) -> h5py.File:
+        path = self.path / entry["file"]
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            what = "is missing" if not path.exists() else f"cannot be opened ({error})"
+            raise StoreError(f"{path} {what}: run the same extract command again, it redoes just this shard") from error

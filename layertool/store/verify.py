@@ -1,0 +1,104 @@
+"""Is what is on the disk what was written, and can it be right?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+
+from layertool.store import layout
+from layertool.store.reader import FeatureStore
+
+
+def verify(store: FeatureStore, progress: Callable[[int], None] | None = None) -> list[str]:
+    """Problems found, one sentence each; an empty list means that the store is sound.
+
+    Checks that every shard is there with its size, that every dataset has its checksum, shape,
+    width and only finite values, that rows stand in corpus order inside their utterances, and that
+    the virtual view has the same lengths. Reads everything once. ``progress`` gets bytes read.
+    """
+    problems = []
+    n_shards = store.about["n_shards"]
+    problems += [f"shard {n} of {n_shards} is not in the index" for n in range(n_shards) if n not in store.index]
+    lengths = store.utterances["n_samples"].to_numpy()
+    last = -1
+    for entry in store.index.values():
+        path = store.path / entry["file"]
+        if not path.exists():
+            problems.append(f"{entry['file']} is missing")
+            continue
+        if path.stat().st_size != entry["size"]:
+            problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
+        try:
+            with h5py.File(path, "r") as file:
+                problems += _check_shard(store, entry, file, lengths, last, progress)
+        except OSError as error:
+            problems.append(f"{entry['file']} cannot be opened as HDF5 ({error})")
+        last = max(last, entry["utterances"][1] - 1)
+    problems += _check_view(store)
+    return problems
+
+
+def _check_shard(store, entry, file, lengths, last, progress) -> list[str]:
+    problems = []
+    name = entry["file"]
+    for dataset_name, expected in entry["checksums"].items():
+        if dataset_name not in file:
+            problems.append(f"{name} has no dataset {dataset_name}")
+            continue
+        try:
+            values = file[dataset_name][:]
+        except OSError as error:
+            problems.append(f"{name}, {dataset_name}, cannot be read ({error})")
+            continue
+        if layout.checksum(values) != expected:
+            problems.append(f"{name}, {dataset_name}: the checksum differs, the data were changed after writing")
+        unit, layer = dataset_name.split("/")
+        if values.dtype.names is None:
+            width, table = store.width(layer), store.about["units"][unit]["rows"][layer]
+            shape = (entry["rows"][f"{unit}/{table}"], width)
+            if values.shape != shape:
+                problems.append(f"{name}, {dataset_name}: shape {values.shape} instead of {shape}")
+            if not np.isfinite(values).all():
+                problems.append(f"{name}, {dataset_name}: values that are not finite")
+        else:
+            problems += [f"{name}, {dataset_name}: {text}" for text in _check_rows(values, unit, store, lengths, last)]
+        if progress:
+            progress(values.nbytes)
+    return problems
+
+
+def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, last: int) -> list[str]:
+    problems = []
+    if not len(rows):
+        return problems
+    codes = rows["utterance"]
+    if codes.min() <= last or codes.max() >= len(lengths):
+        problems.append("utterance codes outside this shard's part of the corpus")
+        return problems
+    if (np.diff(codes) < 0).any():
+        problems.append("rows are not in corpus order")
+    if (rows["end"] <= rows["start"]).any():
+        problems.append("rows that end before they start")
+    if unit != "frame" and ((rows["start"] < 0).any() or (rows["start"] >= lengths[codes]).any()):
+        problems.append("rows that start outside their utterance")
+    if rows["label"].max() >= len(store.labels.get(unit, [])):
+        problems.append("label codes without a label")
+    return problems
+
+
+def _check_view(store: FeatureStore) -> list[str]:
+    if not (store.path / layout.VIEW).exists():
+        return (
+            []
+            if not store.finished
+            else [f"{layout.VIEW} is missing: run the same extract command again, it is written anew"]
+        )
+    with h5py.File(store.path / layout.VIEW, "r") as view:
+        return [
+            f"{layout.VIEW}, {unit}/{layer}: {view[f'{unit}/{layer}'].shape[0]} rows instead of {store.n_rows(unit, layer)}"
+            for unit in store.units
+            for layer in store.layers_of(unit)
+            if view[f"{unit}/{layer}"].shape[0] != store.n_rows(unit, layer)
+        ]

@@ -1,0 +1,17 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real speech and weights: LAYERTOOL_SHARED, or ../shared beside the project."""
+    folder = Path(os.environ.get("LAYERTOOL_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip("the shared folder is not here (set LAYERTOOL_SHARED)")
+    return folder.resolve()

@@ -1,0 +1,286 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from layertool.corpora import folder, labels
+from layertool.corpora.corpus import Corpus
+from layertool.errors import AudioError, CorpusError
+
+GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n0.1\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n0.1\n{}\n{}'
+
+
+def sound(path, seconds=0.1, channels=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full((round(seconds * 16000), channels), 0.1, dtype=np.float32), 16000)
+
+
+def grid(path, *intervals):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = "".join(f'{start}\n{end}\n"{label}"\n' for start, end, label in intervals)
+    path.write_text(GRID.format(len(intervals), body))
+
+
+def table(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    """s1/a.wav, s1/b.FLAC, s2/a.wav"""
+    root = tmp_path / "talk"
+    for name in ("s2/a.wav", "s1/a.wav", "s1/b.FLAC"):
+        sound(root / name)
+    return root
+
+
+def test_every_audio_file_is_an_utterance_in_order_of_id(source):
+    (source / "notes.md").write_text("no audio")
+    (source / "s1" / "._a.wav").write_bytes(b"what macOS leaves in archives")
+    corpus = folder.read(source)
+    assert corpus.name == "talk"
+    assert list(corpus.utterances["utterance"]) == ["s1/a", "s1/b", "s2/a"]
+    assert list(corpus.utterances["audio"]) == [
+        str(source.resolve() / p) for p in ("s1/a.wav", "s1/b.FLAC", "s2/a.wav")
+    ]
+    assert list(corpus.utterances["n_samples"]) == [1600, 1600, 1600]
+    assert corpus.metadata_columns == [] and corpus.segments.empty
+    assert corpus.provenance == {
+        "reader": "folder",
+        "source": str(source.resolve()),
+        "labels": "spec 2.2",
+        "textgrids": 0,
+        "without_textgrid": 3,
+        "textgrids_without_audio": 0,
+    }
+
+
+def test_dots_in_a_name_belong_to_it(tmp_path):
+    sound(tmp_path / "talk" / "rec.1.wav")
+    sound(tmp_path / "talk" / "rec.2.wav")
+    grid(tmp_path / "talk" / "rec.2.TextGrid", (0, 0.1, "N"))
+    corpus = folder.read(tmp_path / "talk")
+    assert list(corpus.utterances["utterance"]) == ["rec.1", "rec.2"]
+    assert list(corpus.segments["utterance"]) == ["rec.2"]
+
+
+def test_textgrids_beside_the_audio(source):
+    grid(source / "s1/a.TextGrid", (0, 0.02, "sil"), (0.02, 0.05, "AH0"), (0.05, 0.05, "T"), (0.05, 0.1, "spn"))
+    grid(source / "s2/a.textgrid", (0, 0.1, "IY1"))
+    grid(source / "s3/lost.TextGrid", (0, 0.1, "IY1"))
+    calls = []
+    corpus = folder.read(source, progress=lambda *call: calls.append(call))
+    assert list(corpus.segments.itertuples(index=False, name=None)) == [
+        ("s1/a", "phone", 0.0, 0.02, "SIL"),
+        ("s1/a", "phone", 0.02, 0.05, "ah"),
+        ("s2/a", "phone", 0.0, 0.1, "iy"),
+    ]
+    counts = {k: v for k, v in corpus.provenance.items() if k not in ("reader", "source", "labels")}
+    assert counts == {"textgrids": 2, "without_textgrid": 1, "textgrids_without_audio": 1, "zero_length_segments": 1}
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_other_tiers_and_raw_labels(source):
+    for name in ("s1/a", "s1/b", "s2/a"):
+        grid(source / f"{name}.TextGrid", (0, 0.1, "AH0"))
+    corpus = folder.read(source, tiers={"sound": "phones"}, normalise=labels.raw)
+    assert corpus.tiers == ["sound"] and set(corpus.segments["label"]) == {"AH0"}
+    assert corpus.provenance["labels"] == "raw"
+    with pytest.raises(CorpusError, match=r"s1/a\.TextGrid has no interval tier 'Word' .*--tier word=NAME"):
+        folder.read(source, tiers={"word": "Word"})
+
+
+def test_textgrids_in_a_folder_of_their_own(source, tmp_path):
+    grid(tmp_path / "grids/s1/a.TextGrid", (0, 0.1, "A"))
+    grid(tmp_path / "grids/s2/a.TextGrid", (0, 0.1, "E"))
+    grid(tmp_path / "grids/b.TextGrid", (0, 0.1, "I"))
+    grid(tmp_path / "grids/lost.TextGrid", (0, 0.1, "O"))
+    grid(source / "s1/a.TextGrid", (0, 0.1, "beside"))
+    corpus = folder.read(source, textgrids=tmp_path / "grids")
+    assert list(zip(corpus.segments["utterance"], corpus.segments["label"], strict=True)) == [
+        ("s1/a", "a"),
+        ("s1/b", "i"),
+        ("s2/a", "e"),
+    ]
+    assert corpus.provenance["textgrids_from"] == str((tmp_path / "grids").resolve())
+    assert corpus.provenance["textgrids_without_audio"] == 1 and corpus.provenance["without_textgrid"] == 0
+
+
+def test_a_file_name_that_two_recordings_have_decides_nothing(source, tmp_path):
+    grid(tmp_path / "grids/a.TextGrid", (0, 0.1, "A"))
+    with pytest.raises(CorpusError, match=r"grids does not say .* 's2/a' .*a\.TextGrid.*: give .* the same subfolders"):
+        folder.read(source, textgrids=tmp_path / "grids")
+
+
+def test_a_file_name_that_two_textgrids_have_decides_nothing(source, tmp_path):
+    grid(tmp_path / "grids/x/b.TextGrid", (0, 0.1, "A"))
+    grid(tmp_path / "grids/y/b.TextGrid", (0, 0.1, "A"))
+    with pytest.raises(CorpusError, match=r"grids does not say .* 's1/b' .*: give .* the same subfolders"):
+        folder.read(source, textgrids=tmp_path / "grids")
+
+
+def test_a_folder_without_fitting_textgrids_is_refused(source, tmp_path):
+    with pytest.raises(CorpusError, match=r"grids is not a folder: check the path"):
+        folder.read(source, textgrids=tmp_path / "grids")
+    (tmp_path / "grids").mkdir()
+    with pytest.raises(CorpusError, match=r"grids has no \.TextGrid files: check --textgrids"):
+        folder.read(source, textgrids=tmp_path / "grids")
+    grid(tmp_path / "grids/z.TextGrid", (0, 0.1, "A"))
+    with pytest.raises(CorpusError, match=r"grids belongs to an audio file: .* 'z', the audio like 's1/a'; give"):
+        folder.read(source, textgrids=tmp_path / "grids")
+
+
+def test_transcripts_become_text(source):
+    (source / "s1/a.lab").write_text("\ufeff  Hello wörld \n", encoding="utf-8")
+    (source / "s1/a.txt").write_text("the .lab file goes first")
+    (source / "s2/a.TXT").write_text("good bye")
+    (source / "readme.txt").write_text("nobody said this")
+    corpus = folder.read(source)
+    text = corpus.utterances["text"]
+    assert text.iloc[0] == "Hello wörld" and pd.isna(text.iloc[1]) and text.iloc[2] == "good bye"
+    assert corpus.provenance["without_transcript"] == 1
+    (source / "s1/b.lab").write_bytes("wörld".encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"b\.lab is not UTF-8: save it"):
+        folder.read(source)
+
+
+def test_channel_is_set_for_all(tmp_path):
+    sound(tmp_path / "talk/a.wav", channels=2)
+    with pytest.raises(AudioError, match=r"a\.wav has 2 channels: .*--channel"):
+        folder.read(tmp_path / "talk")
+    corpus = folder.read(tmp_path / "talk", channel="mix", name="two")
+    assert list(corpus.utterances["channel"]) == ["mix"] and corpus.name == "two"
+
+
+def test_metadata_is_joined(source, tmp_path):
+    path = table(
+        tmp_path / "about.tsv",
+        "speaker\tutt\tgender\taudio\tchannel\ns2\ts2/a\tmale\tx\t1\ns1\ts1/b\tfemale\ty\t1\n"
+        "s9\ts9/q\tmale\tz\t1\ns1\ts1/a\tfemale\tw\t1\n",
+    )
+    corpus = folder.read(source, metadata=path)
+    assert corpus.metadata_columns == ["speaker", "gender"]
+    got = corpus.utterances[["utterance", "speaker", "gender"]]
+    assert list(got.itertuples(index=False, name=None)) == [
+        ("s1/a", "s1", "female"),
+        ("s1/b", "s1", "female"),
+        ("s2/a", "s2", "male"),
+    ]
+    assert list(corpus.utterances["channel"]) == [None, None, None]
+    assert corpus.utterances["audio"].iloc[0].endswith("s1/a.wav")
+    assert corpus.provenance["metadata"] == str(path.resolve())
+    assert corpus.provenance["metadata_rows_without_audio"] == 1
+    assert corpus.provenance["metadata_columns_left_out"] == ["audio", "channel"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("utterance", ["s1/a", "s1/b", "s2/a"]),
+        ("id", ["s1/a", "b", "s2/a"]),
+        ("file", ["s1/a.wav", "b.flac", "./s2/a.mp3"]),
+        ("filename", ["s1\\a.wav", "b.FLAC", "s2\\a.wav"]),
+        ("path", ["/data/talk/s1/a.wav", "/data/talk/s1/b.flac", "/data/talk/s2/a.wav"]),
+        ("audio", ["talk/s1/a", "talk/s1/b", "talk/s2/a"]),
+    ],
+)
+def test_ids_file_names_and_paths_all_fit(source, tmp_path, column, values):
+    pd.DataFrame({column: values, "n": [1, 2, 3]}).to_parquet(tmp_path / "about.parquet")
+    corpus = folder.read(source, metadata=tmp_path / "about.parquet")
+    assert list(corpus.utterances["n"]) == [1, 2, 3]
+
+
+def test_the_first_known_id_column_counts_unless_one_is_named(source, tmp_path):
+    path = table(tmp_path / "about.csv", "path,take,id\nx,s1/a,s2/a\ny,s1/b,s1/b\nz,s2/a,s1/a\n")
+    assert list(folder.read(source, metadata=path).utterances["take"]) == ["s2/a", "s1/b", "s1/a"]
+    by_take = folder.read(source, metadata=path, id_column="take").utterances
+    assert list(by_take["path"]) == ["x", "y", "z"] and "take" not in by_take
+
+
+def test_text_of_the_table_wins_over_a_transcript(source, tmp_path):
+    (source / "s1/a.txt").write_text("file")
+    path = table(tmp_path / "about.csv", "id,text\ns1/a,table\ns1/b,table\ns2/a,table\n")
+    assert list(folder.read(source, metadata=path).utterances["text"]) == ["table"] * 3
+
+
+ROWS = "s1/a,1\ns1/b,2\ns2/a,3\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "id_column", "message"),
+    [
+        ("name,n\n" + ROWS, None, r"about\.csv has no column utterance, .* \(columns there: name, n\): .*--id-column"),
+        ("id,n\n" + ROWS, "name", r"about\.csv has no column 'name' \(columns there: id, n\): correct --id-column"),
+        ("id,start\n" + ROWS, None, r"about\.csv has the column 'start'.*: use 'layertool corpus csv .*about\.csv'"),
+        ("id,end\n" + ROWS, None, r"about\.csv has the column 'end'.*: use 'layertool corpus csv .*about\.csv'"),
+        ("id,n\nq,1\n", None, r"no row of .*about\.csv fits .*talk: .* 'id' says 'q', .* like 's1/a'; .*--id-column"),
+        ("id,n\n", None, r"no row of .*about\.csv fits"),
+        ("id,n\ns1/b,1\n", None, r"about\.csv has no row for the utterance 's1/a' \(2 of 3 have none\): add the rows"),
+        ("id,n\na,1\n", None, r"about\.csv, row 1: 'a' fits 2 utterances \('s1/a', 's2/a'\): write the path"),
+        ("id,n\n" + ROWS + "b.flac,4\n", None, r"about\.csv has two rows for the utterance 's1/b' \(rows 2 and 4\)"),
+        ("id,n\n" + ROWS + ",4\n", None, r"about\.csv has no 'id' in row 4: fill it in"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(source, tmp_path, text, id_column, message):
+    with pytest.raises(CorpusError, match=message):
+        folder.read(source, metadata=table(tmp_path / "about.csv", text), id_column=id_column)
+
+
+def test_two_files_for_one_utterance_are_refused(source):
+    sound(source / "s1/b.wav")
+    with pytest.raises(CorpusError, match=r"s1/b\.FLAC and .*s1/b\.wav would both be .* 's1/b': move one"):
+        folder.read(source)
+
+
+def test_folders_without_audio_are_refused(tmp_path):
+    with pytest.raises(CorpusError, match=r"nowhere is not a folder: check the path"):
+        folder.read(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no audio")
+    with pytest.raises(CorpusError, match=r"has no audio files \(looked for \.aif, .*\.wav\): check the folder"):
+        folder.read(tmp_path)
+
+
+def test_folders_that_cannot_be_read_are_not_skipped(source, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("s2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CorpusError, match=r"s2 cannot be read \(Permission denied\): correct"):
+        folder.read(source)
+
+
+def test_linked_folders_are_followed_but_not_in_circles(source, tmp_path):
+    sound(tmp_path / "elsewhere/c.wav")
+    (source / "s3").symlink_to(tmp_path / "elsewhere")
+    (source / "s1/up").symlink_to(source)
+    assert list(folder.read(source).utterances["utterance"]) == ["s1/a", "s1/b", "s2/a", "s3/c"]
+
+
+def test_a_corpus_survives_writing_and_reading(source, tmp_path):
+    grid(source / "s1/a.TextGrid", (0, 0.1, "AH0"))
+    corpus = folder.read(source)
+    again = Corpus.read(corpus.write(tmp_path / "corpus"))
+    assert again.fingerprint == corpus.fingerprint
+    assert again.provenance["without_textgrid"] == 2
+
+
+def test_real_speech(shared):
+    source = shared / "data" / "speech" / "english"
+    corpus = folder.read(source, metadata=source / "manifest.tsv")
+    assert len(corpus.utterances) == 19 and corpus.tiers == ["phone", "word"]
+    counts = corpus.segments.groupby(["utterance", "tier"]).size().unstack()
+    manifest = corpus.utterances.set_index("utterance")
+    assert (counts["word"] == manifest["n_words"]).all() and (counts["phone"] == manifest["n_phones"]).all()
+    phones = set(corpus.segments.loc[corpus.segments["tier"] == "phone", "label"])
+    assert len(phones) == 38 and {"ah", "zh"} <= phones  # all 39 but 'oy'
+    words = corpus.segments[corpus.segments["tier"] == "word"].groupby("utterance", sort=False)["label"].agg(" ".join)
+    assert words["LJ002-0035"] == manifest["text"]["LJ002-0035"] == "the press yard"
+    np.testing.assert_allclose(corpus.utterances["n_samples"] / 16000, corpus.utterances["seconds"], atol=0.006)
+    assert corpus.provenance["textgrids"] == 19 and corpus.provenance["without_textgrid"] == 0

@@ -1,0 +1,255 @@
+import numpy as np
+import pytest
+
+from layertool.corpora import labels, textgrid
+from layertool.corpora.corpus import SEGMENT_COLUMNS
+from layertool.errors import CorpusError
+
+WORDS = [(0, 0.3, ""), (0.3, 0.5, "Hello"), (0.5, 1.0, "world")]
+PHONES = [(0, 0.3, "sil"), (0.3, 0.4, "HH"), (0.4, 0.5, "AH0"), (0.5, 0.7, "spn"), (0.7, 1.0, "ER1")]
+
+
+def short(tiers, n_tiers=None, announced=None, kind="IntervalTier"):
+    """A TextGrid of the short form; ``announced`` replaces the true number of intervals."""
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "0",
+        "1.0",
+        "<exists>",
+        str(n_tiers or len(tiers)),
+    ]
+    for name, intervals in tiers.items():
+        lines += [f'"{kind}"', f'"{name}"', "0", "1.0", str(announced or len(intervals))]
+        for *times, label in intervals:
+            lines += [*map(str, times), f'"{label}"']
+    return "\n".join(lines) + "\n"
+
+
+def long(tiers):
+    """The same file in the form that Praat writes by default."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", "xmax = 1.0 "]
+    lines += ["tiers? <exists> ", f"size = {len(tiers)} ", "item []: "]
+    for k, (name, intervals) in enumerate(tiers.items(), start=1):
+        lines += [f"    item [{k}]:", '        class = "IntervalTier" ', f'        name = "{name}" ']
+        lines += ["        xmin = 0 ", "        xmax = 1.0 ", f"        intervals: size = {len(intervals)} "]
+        for i, (start, end, label) in enumerate(intervals, start=1):
+            lines += [f"        intervals [{i}]:", f"            xmin = {start} ", f"            xmax = {end} "]
+            lines += [f'            text = "{label}" ']
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, encoding="utf-8"):
+        path = tmp_path / "a.TextGrid"
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write
+
+
+def rows(segments):
+    return [(s["tier"], s["start"], s["end"], s["label"]) for s in segments]
+
+
+EXPECTED = [
+    ("word", 0.3, 0.5, "Hello"),
+    ("word", 0.5, 1.0, "world"),
+    ("phone", 0.0, 0.3, "SIL"),
+    ("phone", 0.3, 0.4, "hh"),
+    ("phone", 0.4, 0.5, "ah"),
+    ("phone", 0.7, 1.0, "er"),
+]
+
+
+@pytest.mark.parametrize("form", [short, long])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_every_form_of_the_file_gives_the_same_segments(write, form, encoding, newline):
+    path = write(form({"words": WORDS, "phones": PHONES}).replace("\n", newline), encoding)
+    assert rows(textgrid.read_segments(path)) == EXPECTED
+
+
+def test_last_interval_is_read_without_a_final_newline(write):
+    assert rows(textgrid.read_segments(write(short({"words": WORDS}).rstrip("\n")))) == EXPECTED[:2]
+
+
+@pytest.mark.parametrize(
+    ("tier", "label", "kept"),
+    [
+        ("phone", "AH0", "ah"),
+        ("phone", "ER1", "er"),
+        ("phone", "IY2", "iy"),
+        ("phone", "SH", "sh"),
+        ("phone", "sil", "SIL"),
+        ("phone", "SIL", "SIL"),
+        ("phone", "spn", None),
+        ("phone", "sp", None),
+        ("phone", "  N ", "n"),
+        ("phone", "  ", None),
+        ("word", "spn", None),
+        ("word", "<unk>", "<unk>"),
+        ("word", "Hello", "Hello"),
+        ("word", "route66", "route66"),
+        ("word", 'say ""hi""', 'say "hi"'),
+        ("word", "größer", "größer"),
+    ],
+)
+def test_labels_follow_spec_2_2(write, tier, label, kept):
+    path = write(short({"words" if tier == "word" else "phones": [(0, 1, label)]}))
+    assert [s["label"] for s in textgrid.read_segments(path)] == ([] if kept is None else [kept])
+
+
+def test_raw_labels_stay(write):
+    path = write(short({"phones": PHONES}))
+    kept = [s["label"] for s in textgrid.read_segments(path, normalise=labels.raw)]
+    assert kept == ["sil", "HH", "AH0", "spn", "ER1"]
+
+
+def test_zero_length_overlapping_and_backward_intervals_stand_as_they_are(write):
+    # openTextgrid refuses each of these files; Corpus.build counts the first and refuses the last
+    intervals = [(0, "0.30000000000000004", "a"), ("0.3", 0.3, "b"), (0.2, 0.8, "c"), (0.9, 0.8, "d")]
+    path = write(short({"words": intervals}))
+    assert rows(textgrid.read_segments(path)) == [
+        ("word", 0.0, 0.30000000000000004, "a"),
+        ("word", 0.3, 0.3, "b"),
+        ("word", 0.2, 0.8, "c"),
+        ("word", 0.9, 0.8, "d"),
+    ]
+
+
+@pytest.mark.parametrize("form", [short, long])
+def test_tiny_times_with_an_exponent_are_zero(write, form):
+    path = write(form({"words": [("5.551115123125783e-17", 0.5, "a"), (0.5, 1, "b")]}))
+    assert rows(textgrid.read_segments(path)) == [("word", 0.0, 0.5, "a"), ("word", 0.5, 1.0, "b")]
+
+
+@pytest.mark.parametrize("form", [short, long])
+def test_a_negative_time_is_refused(write, form):
+    path = write(form({"words": [("-0.5", 0.5, "a"), (0.5, 1, "b")]}))
+    with pytest.raises(CorpusError, match=r"a\.TextGrid has a negative time: shift"):
+        textgrid.read_segments(path)
+
+
+def test_hyphens_in_labels_are_no_negative_times(write):
+    path = write(short({"words": [(0, 0.5, "-5"), (0.5, 1, "e-mail")]}))
+    assert [s["label"] for s in textgrid.read_segments(path)] == ["-5", "e-mail"]
+
+
+def test_one_of_the_two_default_tiers_is_enough(write):
+    assert rows(textgrid.read_segments(write(short({"notes": WORDS, "words": WORDS})))) == EXPECTED[:2]
+
+
+def test_named_tiers_replace_the_default(write):
+    path = write(short({"ORT": WORDS, "words": WORDS, "MAU": PHONES}))
+    assert rows(textgrid.read_segments(path, {"word": "ORT"})) == EXPECTED[:2]
+    assert rows(textgrid.read_segments(path, {"word": "ORT", "phone": "MAU"})) == EXPECTED
+
+
+def test_the_tiers_of_a_single_speaker_are_found(write):
+    path = write(short({"Mary - words": WORDS, "Mary - phones": PHONES}))
+    assert rows(textgrid.read_segments(path)) == EXPECTED
+
+
+def test_two_speakers_need_a_choice(write):
+    path = write(short({"Ann - words": WORDS, "Mary - words": WORDS}))
+    with pytest.raises(CorpusError, match=r"a\.TextGrid has 2 tiers for 'words' .*--tier word='Ann - words'"):
+        textgrid.read_segments(path)
+    assert rows(textgrid.read_segments(path, {"word": "Mary - words"})) == EXPECTED[:2]
+
+
+def test_two_tiers_of_one_name_are_refused(write):
+    path = write(short({"words": WORDS, "wordz": WORDS}).replace("wordz", "words"))
+    with pytest.raises(CorpusError, match=r"a\.TextGrid has 2 tiers for 'words' \(words\): rename one"):
+        textgrid.read_segments(path)
+
+
+def test_no_wanted_tier_names_those_there_and_the_option(write):
+    path = write(short({"ORT": WORDS, "MAU": PHONES}))
+    message = (
+        r"a\.TextGrid has no interval tier 'words' or 'phones' \(tiers there: 'ORT', 'MAU'\): "
+        r"say which to take with --tier word=NAME or --tier phone=NAME"
+    )
+    with pytest.raises(CorpusError, match=message):
+        textgrid.read_segments(path)
+
+
+def test_a_named_tier_must_be_there(write):
+    path = write(short({"words": WORDS, "phones": PHONES}))
+    with pytest.raises(CorpusError, match=r"a\.TextGrid has no interval tier 'Words' .*--tier word=NAME$"):
+        textgrid.read_segments(path, {"word": "Words", "phone": "phones"})
+
+
+def test_a_point_tier_is_no_interval_tier(write):
+    path = write(short({"words": [(0.5, "a")]}, kind="TextTier"))
+    with pytest.raises(CorpusError, match=r"tiers there: 'words' with points\)"):
+        textgrid.read_segments(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        short({"words": WORDS, "phones": PHONES}, n_tiers=3),
+        short({"words": WORDS}, announced=4),
+        short({"words": WORDS, "phones": PHONES})[:-40],
+        long({"words": WORDS, "phones": PHONES})[:-150],
+        long({"words": WORDS}).replace("xmin = 0.5", "xmin = half"),
+        short({"words": WORDS}).replace("0.5", "half"),
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n',
+    ],
+)
+def test_damaged_files_are_refused(write, text):
+    with pytest.raises(CorpusError, match=r"a\.TextGrid is damaged .*: export it again"):
+        textgrid.read_segments(write(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "the lazy dog", 'File type = "ooTextFile"\nObject class = "PitchTier"\n']
+)
+def test_other_files_are_refused(write, text):
+    with pytest.raises(CorpusError, match=r"a\.TextGrid is no TextGrid in text form: .*Save as text file"):
+        textgrid.read_segments(write(text))
+
+
+def test_other_encodings_are_refused(write):
+    with pytest.raises(CorpusError, match=r"a\.TextGrid is not in UTF-8 or UTF-16: save it"):
+        textgrid.read_segments(write(short({"words": [(0, 1, "größer")]}), "latin-1"))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match=r"gone\.TextGrid cannot be read .*: check the path"):
+        textgrid.read_segments(tmp_path / "gone.TextGrid")
+
+
+def test_reading_prints_nothing(write, capsys):
+    textgrid.read_segments(write(short({"words": [(0, 0.5, "a"), (0.5, 1.5, "b")]})))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_read_all_gives_one_table_and_notes(tmp_path):
+    both, words = tmp_path / "both.TextGrid", tmp_path / "words.TextGrid"
+    both.write_text(short({"words": WORDS, "phones": PHONES}))
+    words.write_text(short({"words": WORDS}))
+    calls = []
+    table, notes = textgrid.read_all({"u1": both, "u2": words}, progress=lambda *call: calls.append(call))
+    assert list(table.columns) == SEGMENT_COLUMNS
+    expected = [("u1", *row) for row in EXPECTED] + [("u2", *row) for row in EXPECTED[:2]]
+    assert list(table.itertuples(index=False, name=None)) == expected
+    assert table["start"].dtype == np.float64
+    assert notes == {"labels": "spec 2.2", "textgrids": 2, "textgrids_without_tier": {"phone": 1}}
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_read_all_of_nothing():
+    table, notes = textgrid.read_all({})
+    assert list(table.columns) == SEGMENT_COLUMNS and table.empty
+    assert notes == {"labels": "spec 2.2", "textgrids": 0}
+
+
+def test_rule_names():
+    def mine(tier, label):
+        return label
+
+    assert [textgrid.rule_name(rule) for rule in (labels.normalise, labels.raw, mine)] == ["spec 2.2", "raw", "mine"]
