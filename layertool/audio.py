@@ -67,6 +67,21 @@ def probe(path: Path | str) -> AudioInfo:
     return AudioInfo(info.frames, info.samplerate, info.channels, info.format)
 
 
+def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | None) -> tuple[int, int]:
+    """First and one-past-last frame, at the file's own rate, of an utterance given in seconds (None: the file's ends).
+
+    Raises AudioError when they do not lie in the file (1 ms beyond its end passes).
+    """
+    first = 0 if start is None else round(start * info.sample_rate)
+    stop = info.n_frames if end is None else round(end * info.sample_rate)
+    if not 0 <= first < stop or first >= info.n_frames or stop > info.n_frames + info.sample_rate // 1000:
+        raise AudioError(
+            f"{path} lasts {info.n_frames / info.sample_rate:.3f} s, but an utterance is given as "
+            f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start and end"
+        )
+    return first, min(stop, info.n_frames)
+
+
 def read(
     path: Path | str,
     sample_rate: int,
@@ -82,14 +97,7 @@ def read(
     """
     path = Path(path)
     info = probe(path)
-    first = 0 if start is None else round(start * info.sample_rate)
-    stop = info.n_frames if end is None else round(end * info.sample_rate)
-    if not 0 <= first < stop or stop > info.n_frames + info.sample_rate // 1000:
-        raise AudioError(
-            f"{path} lasts {info.n_frames / info.sample_rate:.3f} s, but its utterance is given as "
-            f"{start if start is not None else 0:g} to {end if end is not None else 'the end'} s: correct start and end"
-        )
-    stop = min(stop, info.n_frames)
+    first, stop = cut(path, info, start, end)
     try:
         samples, _ = soundfile.read(str(path), start=first, stop=stop, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def windows(n_samples: int, length: int, overlap: int) -> list[Window]:
     last = n_samples - length
     starts.append(last - last % grid)
     cuts = [0]
-    for left, right in zip(starts, starts[1:], strict=False):
+    for left, right in pairwise(starts):
         middle = (right + left + length) // 2
         cuts.append(middle - middle % grid)
     cuts.append(n_samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,12 @@ import xxhash
 from layertool import audio
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
-from layertool.geometry import SAMPLE_RATE, seconds_to_samples
+from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 
 SCHEMA = 1
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
+_TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
 
 
@@ -148,7 +150,7 @@ class Corpus:
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Raise CorpusError when ids repeat or a segment does not fit its utterance."""
+        """Raise CorpusError when ids repeat or a segment does not lie in its utterance (20 ms beyond its end pass)."""
         check_unique(self.utterances["utterance"], f"the corpus {self.name}")
         unknown = ~self.segments["utterance"].isin(self.utterances["utterance"])
         if unknown.any():
@@ -163,6 +165,17 @@ class Corpus:
             raise CorpusError(
                 f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
                 f"to {bad.end} s; correct its times"
+            )
+        lengths = self.utterances.set_index("utterance")["n_samples"]
+        length = self.segments["utterance"].map(lengths).to_numpy(dtype=np.int64)
+        start, end = seconds_to_samples(self.segments["start"]), seconds_to_samples(self.segments["end"])
+        outside = (start < 0) | (start >= length) | (end > length + END_TOLERANCE)
+        if outside.any():
+            bad = self.segments[outside].iloc[0]
+            raise CorpusError(
+                f"utterance '{bad.utterance}' lasts {length[outside][0] / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
+                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
+                "is this the right TextGrid for this audio?"
             )
 
 
@@ -205,21 +218,33 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        text = dict.fromkeys(("utterance", "utt", "id", "label", "text", "channel", "speaker"), str)
-        return pd.read_csv(
-            path, sep="\t" if path.suffix == ".tsv" else ",", dtype=text, keep_default_na=False, na_values=[""]
+        is_tsv = path.suffix == ".tsv"  # tab-separated tables do not quote: a lone " is a letter there
+        table = pd.read_csv(
+            path,
+            sep="\t" if is_tsv else ",",
+            quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
+            dtype=str,
+            keep_default_na=False,
+            na_values=[""],
         )
     except (ValueError, UnicodeDecodeError, OSError, pd.errors.ParserError) as error:
         raise CorpusError(
             f"{path} cannot be read as a table ({error}): save it as UTF-8 .csv, .tsv or .parquet"
         ) from error
+    for column in table.columns.difference(_TEXT_COLUMNS):
+        values = table[column].dropna()
+        # 0012 is a name, not a number
+        if len(values) and values.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
+            table[column] = pd.to_numeric(table[column])
+    return table
 
 
 def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
     """Fill start, end, channel, sample_rate and n_samples from the audio headers."""
     utterances = utterances.copy()
-    for column, dtype in (("start", float), ("end", float)):
-        utterances[column] = pd.to_numeric(utterances.get(column, pd.Series(np.nan, utterances.index))).astype(dtype)
+    for column in ("start", "end"):
+        values = utterances.get(column, pd.Series(np.nan, utterances.index))
+        utterances[column] = _numbers(values, f"the utterances' column '{column}'")
     channel = utterances.get("channel", pd.Series([None] * len(utterances)))
     utterances["channel"] = pd.Series(
         [None if pd.isna(c) else audio.check_channel(str(c)) for c in channel], dtype=object
@@ -233,14 +258,26 @@ def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
         info = headers[path]
         if info.channels > 1 and row.channel is None:
             raise AudioError(audio.stereo_message(path, info.channels))
-        first = 0 if np.isnan(row.start) else round(row.start * info.sample_rate)
-        stop = info.n_frames if np.isnan(row.end) else min(round(row.end * info.sample_rate), info.n_frames)
+        first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         rates.append(info.sample_rate)
-        lengths.append(audio.resampled_length(max(stop - first, 0), info.sample_rate, SAMPLE_RATE))
+        lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
     utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
     return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _seconds(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _numbers(values: pd.Series, where: str) -> pd.Series:
+    """Times as floats; what is no number is a CorpusError."""
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    wrong = numbers.isna() & values.notna()
+    if wrong.any():
+        raise CorpusError(f"{where} holds '{values[wrong].iloc[0]}', which is no number of seconds: correct it")
+    return numbers
 
 
 def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFrame, int]:
@@ -249,7 +286,7 @@ def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFr
     for column in ("utterance", "tier", "label"):
         segments[column] = segments[column].astype(str)
     for column in ("start", "end"):
-        segments[column] = pd.to_numeric(segments[column]).astype(float)
+        segments[column] = _numbers(segments[column], f"the segments' column '{column}' of {name}")
     known = {utterance: k for k, utterance in enumerate(ids)}
     segments["_position"] = segments["utterance"].map(known).fillna(len(known))
     segments = segments.sort_values(["_position", "tier", "start", "end"], kind="stable").drop(columns="_position")

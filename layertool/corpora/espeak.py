@@ -1,9 +1,9 @@
 """A small synthetic corpus with exact word and phone times, spoken by eSpeak NG.
 
 The shared library comes with the package ``espeakng-loader``. Each utterance is spoken by a process
-of its own (``python -m layertool.corpora.espeak``): eSpeak NG carries noise generators, filters and
-dictionaries from one utterance to the next, so that only a fresh process with a fixed seed gives
-the same bytes whatever was said before and however many workers there are.
+of its own (``python -m layertool.corpora.espeak``): eSpeak NG keeps state from one utterance to the
+next (a sentence spoken twice by one process gives other bytes the second time), so that only a fresh
+process with a fixed seed gives the same bytes whatever was said before and by however many workers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Voice:
 VOICES = (
     Voice("ada", "en-us+f1", "female", "american", rate=150, pitch=52),
     Voice("bess", "en-gb-x-rp+linda", "female", "received pronunciation", rate=165, pitch=40),
-    Voice("cora", "en-gb-scotland+Annie", "female", "scottish", rate=140, pitch=60),
+    Voice("cora", "en-gb-scotland+Annie", "female", "scottish", rate=140, pitch=30),
     Voice("dan", "en-us+m3", "male", "american", rate=170, pitch=45),
     Voice("ed", "en+m1", "male", "british", rate=145, pitch=35),
     Voice("finn", "en-gb-x-gbclan+m4", "male", "lancashire", rate=155, pitch=62),
@@ -81,7 +81,7 @@ SENTENCES = (
 
 
 class Segment(NamedTuple):
-    """A labelled stretch [start, end) in samples at 16 kHz."""
+    """A labelled stretch [start, end), in samples."""
 
     label: str
     start: int
@@ -90,7 +90,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken sentence: int16 samples at 16 kHz, its words and its phones in order."""
+    """One spoken sentence: int16 samples at 16 kHz, its words and its phones in order and in these samples."""
 
     text: str
     voice: Voice
@@ -139,7 +139,9 @@ def synthesise(text: str, voice: Voice) -> Utterance:
         )
         return tuple(segment for segment in moved if segment.end > segment.start)
 
-    resampled = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    # As floats: soxr adds dither to integers, even where they are silent.
+    resampled = np.rint(soxr.resample(samples.astype(np.float64), rate, SAMPLE_RATE, quality="HQ"))
+    resampled = resampled.clip(-32768, 32767).astype(np.int16)
     return Utterance(text, voice, resampled, at_16_khz(words), at_16_khz(phones), f"eSpeak NG {header['version']}")
 
 
@@ -206,11 +208,16 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
     """Words and phones of one utterance, in samples at the engine's rate.
 
     samples: int16, shape (n,). ``spoken``: the text as eSpeak NG got it. A phone goes from its event
-    to the next; a pause ends it and gets no segment. The digital silence right before a phone (the
-    closure of a stop) is part of that phone, though its event comes after it. A word goes from the
-    start of its first phone to the end of its last: the WORD event itself comes too early, inside the
-    previous word's nasal or liquid, when the word begins with a vowel. eSpeak NG makes some
-    liquids (the l of "old") as the end of the vowel: these have no samples of their own, and length 0.
+    to the next; a pause ends it and gets no segment. The event of a phone comes after the silence
+    that eSpeak NG puts before it (the closure of a stop): that silence, exact zeros back to the last
+    event, is moved into the phone. A word goes from the start of its first phone to the end of its
+    last; its WORD event is the same place, except before a vowel after a nasal or liquid of the word
+    before, whose sound the WORD event cuts off.
+
+    Two habits of eSpeak NG remain: the event of a vowel after a nasal or liquid comes after the
+    transition, and some liquids before a consonant (the l of "old") are spoken as the end of the
+    vowel, have no samples of their own, and come back with length 0.
+
     Raises CorpusError when a word has no phone.
     """
     import numpy as np
@@ -237,14 +244,15 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
     for (label, start, token), (_, end, _) in itertools.pairwise(marks):
         if label:
             phones.append(Segment(label, start, end))
-            spans[token] = (spans.get(token, (start,))[0], end)
+            first = spans[token][0] if token in spans else start
+            spans[token] = (first, end)
     words = []
     for k, found in enumerate(tokens):
         if k in spans:
             words.append(Segment(_word_label(found.group()), *spans[k]))
-        if k not in spans or spans[k][0] == spans[k][1]:
-            if any(character.isalnum() for character in found.group()):
-                raise CorpusError(f"eSpeak NG gives no sound of its own to the word '{found.group()}': reword the sentence")
+        silent = k not in spans or spans[k][0] == spans[k][1]
+        if silent and any(character.isalnum() for character in found.group()):
+            raise CorpusError(f"eSpeak NG gives no sound of its own to the word '{found.group()}': reword the sentence")
     if not words:
         raise CorpusError("there is no word to speak: give the sentence some text")
     return words, phones
@@ -347,12 +355,12 @@ def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[dict, bytes]:
     engine_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS | _DONT_EXIT)
     if engine_rate <= 0:
         raise SystemExit(f"its data in {data} cannot be read, install espeakng-loader again")
-    # An unknown variant is not reported, and an unknown voice leaves the default voice in place.
+    # The library ignores an unknown variant without a word, and speaks with its default voice after an error.
     _, _, variant = voice.partition("+")
     if variant and not (data / "voices" / "!v" / variant).is_file():
-        raise SystemExit(f"it has no voice variant '{variant}' (of '{voice}')")
+        raise SystemExit(f"it has no variant '{variant}' (of '{voice}'), take one in {data / 'voices' / '!v'}")
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        raise SystemExit(f"it has no voice '{voice}'")
+        raise SystemExit(f"it has no voice '{voice}', take a language in {data / 'lang'}, for example en or en-us")
     library.espeak_SetParameter(_RATE, rate, 0)
     library.espeak_SetParameter(_PITCH, pitch, 0)
     library.espeak_ng_SetRandSeed(SEED)

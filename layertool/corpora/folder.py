@@ -67,7 +67,7 @@ def read(
         utterances["channel"] = channel
     texts = _transcripts(files, source, recordings)
     if texts:
-        utterances["text"] = pd.Series([texts.get(utterance) for utterance in recordings], dtype="str")
+        utterances["text"] = [texts.get(utterance) for utterance in recordings]
         provenance["without_transcript"] = len(recordings) - len(texts)
     if metadata is not None:
         columns, notes = _metadata(Path(metadata), id_column, list(recordings), source)

@@ -56,7 +56,7 @@ def read(
     speakers = root / "SPEAKERS.TXT"
     if speakers.exists():
         gender = _genders(speakers)
-        table["gender"] = pd.Series([gender.get(speaker) for speaker in table["speaker"]], dtype="str")
+        table["gender"] = [gender.get(speaker) for speaker in table["speaker"]]
     table = table[
         [
             column

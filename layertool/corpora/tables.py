@@ -85,7 +85,7 @@ def _segments(path: Path, normalise: textgrid.Normalise) -> tuple[pd.DataFrame, 
         if (tier, text) not in rules:
             rules[tier, text] = normalise(tier, text)
         kept.append(rules[tier, text])
-    table["label"] = pd.Series(kept, index=table.index, dtype="str")
+    table["label"] = kept
     return table[table["label"].notna()], int(table["label"].isna().sum())
 
 

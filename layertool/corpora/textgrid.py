@@ -108,7 +108,9 @@ def read_all(
 
 def rule_name(normalise: Normalise) -> str:
     """How the provenance of a corpus calls a label normalisation."""
-    return {labels.normalise: "spec 2.2", labels.raw: "raw"}.get(normalise, getattr(normalise, "__name__", "custom"))
+    if normalise is labels.normalise:
+        return "spec 2.2"
+    return getattr(normalise, "__name__", "custom")
 
 
 def _parse(path: Path) -> list[dict]:
@@ -136,7 +138,7 @@ def _parse(path: Path) -> list[dict]:
     promised = [int(n) for n in _TIER_HEADER.findall(text)]
     if promised != [len(tier["entries"]) for tier in tiers] or (n_tiers and int(n_tiers.group(1)) != len(tiers)):
         raise CorpusError(
-            f"{path} is damaged or cut short: it has fewer or more tiers or intervals than it announces; "
+            f"{path} is damaged or cut short (its tiers and intervals are not as many as it announces): "
             "export it again or take it away"
         )
     return tiers

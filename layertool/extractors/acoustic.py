@@ -248,11 +248,11 @@ def _mel_pasad(waveform: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
     def emphasised(start, stop):
         start, stop = start + geometry.offset, stop + geometry.offset
         low, high = max(start, 0), min(stop, n_samples)
-        # one sample more on the left, for the filter; before the first sample that is silence
-        before = waveform[low - 1] if low else 0.0
-        audio = gain * np.concatenate([[before], waveform[low:high]])
+        # a block's first sample lacks its predecessor, but begins a frame, where the window is 0
+        audio = gain * waveform[low:high].astype(np.float64)
+        audio[1:] -= PREEMPHASIS * audio[:-1]
         samples = np.zeros(stop - start)
-        samples[low - start : high - start] = audio[1:] - PREEMPHASIS * audio[:-1]
+        samples[low - start : high - start] = audio
         return samples
 
     def rows(frames):

@@ -64,12 +64,12 @@ class Extractor(ABC):
         """What the model's own recipe does to a whole utterance before it is cut into windows."""
         return waveform
 
-    def prepare(self, item: Item) -> None:
+    def prepare(self, item: Item) -> None:  # noqa: B027 - nothing is right for most models
         """Work on one item that can be done beside the model, in a reading thread."""
 
     def padded_samples(self, n_samples: int) -> int:
         """Samples that an item of this length costs in a batch."""
         return n_samples
 
-    def restrict(self, layers: Sequence[str]) -> None:
+    def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
         """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool.corpora.corpus import Corpus
-from layertool.errors import CorpusError, UsageError
+from layertool.errors import UsageError
 from layertool.extractors.base import Layer
 from layertool.extractors.pooling import Pooler, UnitRows
-from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, samples_to_seconds, seconds_to_samples
+from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.store import layout
 
 
@@ -52,8 +52,7 @@ def batches(positions: Sequence[int], cost: Mapping[int, int], batch_samples: in
 def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, UnitRows]], dict[str, list[str]], int]:
     """Rows of every utterance at phone, word and utterance; the labels of each tier; how many segments were empty.
 
-    Raises UsageError for an unknown unit or a tier that the corpus has not, and CorpusError for a
-    segment that lies outside its utterance (by more than one 20 ms frame).
+    Raises UsageError for an unknown unit or a tier that the corpus has not.
     """
     for unit in units:
         if unit not in layout.UNITS:
@@ -77,15 +76,6 @@ def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, Unit
         table = corpus.segments[corpus.segments["tier"] == tier]
         start, end = seconds_to_samples(table["start"]), seconds_to_samples(table["end"])
         owner = table["utterance"].map(position).to_numpy(dtype=np.int64)
-        outside = (start < 0) | (start >= lengths[owner]) | (end > lengths[owner] + END_TOLERANCE)
-        outside &= end > start
-        if outside.any():
-            bad = table[outside].iloc[0]
-            raise CorpusError(
-                f"utterance '{bad.utterance}' lasts {lengths[owner[outside][0]] / SAMPLE_RATE:.3f} s, but its {tier} "
-                f"'{bad.label}' goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
-                "is this the right TextGrid for this audio?"
-            )
         empty += int((end <= start).sum())
         labels[tier] = sorted(table["label"].unique())
         code = table["label"].map({label: k for k, label in enumerate(labels[tier])}).to_numpy(dtype=np.int64)

@@ -71,6 +71,8 @@ def prepare(
     """Check everything that can be checked before the first audio file is read."""
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus)
+    else:
+        corpus.check()
     units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]
     if options.store_dtype not in STORE_DTYPES:
         raise UsageError(f"'{options.store_dtype}' is no store dtype: choose {' or '.join(STORE_DTYPES)}")

@@ -11,18 +11,20 @@ from layertool.store import layout
 from layertool.store.reader import FeatureStore
 
 
-def verify(store: FeatureStore, progress: Callable[[int], None] | None = None) -> list[str]:
+def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
     """Problems found, one sentence each; an empty list means that the store is sound.
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
     width and only finite values, that rows stand in corpus order inside their utterances, and that
-    the virtual view has the same lengths. Reads everything once. ``progress`` gets bytes read.
+    the virtual view has the same lengths. Reads everything once. ``progress`` gets
+    (bytes of shards read, bytes in all).
     """
     problems = []
     n_shards = store.about["n_shards"]
     problems += [f"shard {n} of {n_shards} is not in the index" for n in range(n_shards) if n not in store.index]
     lengths = store.utterances["n_samples"].to_numpy()
     last = -1
+    done, total = 0, sum(entry["size"] for entry in store.index.values())
     for entry in store.index.values():
         path = store.path / entry["file"]
         if not path.exists():
@@ -32,15 +34,18 @@ def verify(store: FeatureStore, progress: Callable[[int], None] | None = None) -
             problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
         try:
             with h5py.File(path, "r") as file:
-                problems += _check_shard(store, entry, file, lengths, last, progress)
+                problems += _check_shard(store, entry, file, lengths, last)
         except OSError as error:
             problems.append(f"{entry['file']} cannot be opened as HDF5 ({error})")
         last = max(last, entry["utterances"][1] - 1)
+        done += entry["size"]
+        if progress:
+            progress(done, total)
     problems += _check_view(store)
     return problems
 
 
-def _check_shard(store, entry, file, lengths, last, progress) -> list[str]:
+def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.ndarray, last: int) -> list[str]:
     problems = []
     name = entry["file"]
     for dataset_name, expected in entry["checksums"].items():
@@ -64,8 +69,6 @@ def _check_shard(store, entry, file, lengths, last, progress) -> list[str]:
                 problems.append(f"{name}, {dataset_name}: values that are not finite")
         else:
             problems += [f"{name}, {dataset_name}: {text}" for text in _check_rows(values, unit, store, lengths, last)]
-        if progress:
-            progress(values.nbytes)
     return problems
 
 

@@ -47,7 +47,8 @@ def test_every_audio_file_is_an_utterance_in_order_of_id(source):
         str(source.resolve() / p) for p in ("s1/a.wav", "s1/b.FLAC", "s2/a.wav")
     ]
     assert list(corpus.utterances["n_samples"]) == [1600, 1600, 1600]
-    assert corpus.metadata_columns == [] and corpus.segments.empty
+    assert corpus.metadata_columns == []
+    assert corpus.segments.empty
     assert corpus.provenance == {
         "reader": "folder",
         "source": str(source.resolve()),
@@ -87,7 +88,8 @@ def test_other_tiers_and_raw_labels(source):
     for name in ("s1/a", "s1/b", "s2/a"):
         grid(source / f"{name}.TextGrid", (0, 0.1, "AH0"))
     corpus = folder.read(source, tiers={"sound": "phones"}, normalise=labels.raw)
-    assert corpus.tiers == ["sound"] and set(corpus.segments["label"]) == {"AH0"}
+    assert corpus.tiers == ["sound"]
+    assert set(corpus.segments["label"]) == {"AH0"}
     assert corpus.provenance["labels"] == "raw"
     with pytest.raises(CorpusError, match=r"s1/a\.TextGrid has no interval tier 'Word' .*--tier word=NAME"):
         folder.read(source, tiers={"word": "Word"})
@@ -106,7 +108,8 @@ def test_textgrids_in_a_folder_of_their_own(source, tmp_path):
         ("s2/a", "e"),
     ]
     assert corpus.provenance["textgrids_from"] == str((tmp_path / "grids").resolve())
-    assert corpus.provenance["textgrids_without_audio"] == 1 and corpus.provenance["without_textgrid"] == 0
+    assert corpus.provenance["textgrids_without_audio"] == 1
+    assert corpus.provenance["without_textgrid"] == 0
 
 
 def test_a_file_name_that_two_recordings_have_decides_nothing(source, tmp_path):
@@ -140,7 +143,9 @@ def test_transcripts_become_text(source):
     (source / "readme.txt").write_text("nobody said this")
     corpus = folder.read(source)
     text = corpus.utterances["text"]
-    assert text.iloc[0] == "Hello wörld" and pd.isna(text.iloc[1]) and text.iloc[2] == "good bye"
+    assert text.iloc[0] == "Hello wörld"
+    assert pd.isna(text.iloc[1])
+    assert text.iloc[2] == "good bye"
     assert corpus.provenance["without_transcript"] == 1
     (source / "s1/b.lab").write_bytes("wörld".encode("latin-1"))
     with pytest.raises(CorpusError, match=r"b\.lab is not UTF-8: save it"):
@@ -152,7 +157,8 @@ def test_channel_is_set_for_all(tmp_path):
     with pytest.raises(AudioError, match=r"a\.wav has 2 channels: .*--channel"):
         folder.read(tmp_path / "talk")
     corpus = folder.read(tmp_path / "talk", channel="mix", name="two")
-    assert list(corpus.utterances["channel"]) == ["mix"] and corpus.name == "two"
+    assert list(corpus.utterances["channel"]) == ["mix"]
+    assert corpus.name == "two"
 
 
 def test_metadata_is_joined(source, tmp_path):
@@ -197,7 +203,8 @@ def test_the_first_known_id_column_counts_unless_one_is_named(source, tmp_path):
     path = table(tmp_path / "about.csv", "path,take,id\nx,s1/a,s2/a\ny,s1/b,s1/b\nz,s2/a,s1/a\n")
     assert list(folder.read(source, metadata=path).utterances["take"]) == ["s2/a", "s1/b", "s1/a"]
     by_take = folder.read(source, metadata=path, id_column="take").utterances
-    assert list(by_take["path"]) == ["x", "y", "z"] and "take" not in by_take
+    assert list(by_take["path"]) == ["x", "y", "z"]
+    assert "take" not in by_take
 
 
 def test_text_of_the_table_wins_over_a_transcript(source, tmp_path):
@@ -274,13 +281,17 @@ def test_a_corpus_survives_writing_and_reading(source, tmp_path):
 def test_real_speech(shared):
     source = shared / "data" / "speech" / "english"
     corpus = folder.read(source, metadata=source / "manifest.tsv")
-    assert len(corpus.utterances) == 19 and corpus.tiers == ["phone", "word"]
+    assert len(corpus.utterances) == 19
+    assert corpus.tiers == ["phone", "word"]
     counts = corpus.segments.groupby(["utterance", "tier"]).size().unstack()
     manifest = corpus.utterances.set_index("utterance")
-    assert (counts["word"] == manifest["n_words"]).all() and (counts["phone"] == manifest["n_phones"]).all()
+    assert (counts["word"] == manifest["n_words"]).all()
+    assert (counts["phone"] == manifest["n_phones"]).all()
     phones = set(corpus.segments.loc[corpus.segments["tier"] == "phone", "label"])
-    assert len(phones) == 38 and {"ah", "zh"} <= phones  # all 39 but 'oy'
+    assert len(phones) == 38
+    assert {"ah", "zh"} <= phones
     words = corpus.segments[corpus.segments["tier"] == "word"].groupby("utterance", sort=False)["label"].agg(" ".join)
     assert words["LJ002-0035"] == manifest["text"]["LJ002-0035"] == "the press yard"
     np.testing.assert_allclose(corpus.utterances["n_samples"] / 16000, corpus.utterances["seconds"], atol=0.006)
-    assert corpus.provenance["textgrids"] == 19 and corpus.provenance["without_textgrid"] == 0
+    assert corpus.provenance["textgrids"] == 19
+    assert corpus.provenance["without_textgrid"] == 0

@@ -104,7 +104,8 @@ def test_the_whole_table(root):
 def test_the_folder_above_and_single_splits(root, monkeypatch):
     assert list(librispeech.read(root.parent).utterances["utterance"]) == ORDER
     split = librispeech.read(root / "test-clean", name="tests")
-    assert list(split.utterances["utterance"]) == ORDER[4:] and split.name == "tests"
+    assert list(split.utterances["utterance"]) == ORDER[4:]
+    assert split.name == "tests"
     assert list(split.utterances["gender"]) == ["male"]
     monkeypatch.chdir(root / "test-clean")
     assert list(librispeech.read(".").utterances["split"]) == ["test-clean"]
@@ -129,7 +130,8 @@ def test_unknown_split_lists_those_there(root):
 def test_gender_needs_the_speaker_list(root):
     (root / "SPEAKERS.TXT").write_text("84 | F | dev-clean | 8.02 | Christie Nowak\n")
     gender = librispeech.read(root).utterances["gender"]
-    assert list(gender[:3]) == ["female"] * 3 and pd.isna(gender[3])
+    assert list(gender[:3]) == ["female"] * 3
+    assert pd.isna(gender[3])
     (root / "SPEAKERS.TXT").unlink()
     assert "gender" not in librispeech.read(root).utterances
 
@@ -157,7 +159,8 @@ def test_alignments_are_found(root, where, given):
     alignments = None if given is None else root.parent / given
     corpus = librispeech.read(root, alignments, progress=lambda *call: calls.append(call))
     assert list(corpus.segments.itertuples(index=False, name=None)) == EXPECTED
-    assert corpus.provenance["textgrids"] == 1 and corpus.provenance["without_textgrid"] == 4
+    assert corpus.provenance["textgrids"] == 1
+    assert corpus.provenance["without_textgrid"] == 4
     assert corpus.provenance.get("textgrids_from") == (None if given is None else str(alignments.resolve()))
     assert calls == [(1, 1)]
 
@@ -197,7 +200,8 @@ def test_every_utterance_needs_its_transcript(root):
 def test_transcripts_without_audio_are_counted(root):
     (root / "dev-clean/84/121123/84-121123-0001.flac").unlink()
     corpus = librispeech.read(root)
-    assert len(corpus.utterances) == 4 and corpus.provenance["transcripts_without_audio"] == 1
+    assert len(corpus.utterances) == 4
+    assert corpus.provenance["transcripts_without_audio"] == 1
 
 
 @pytest.mark.parametrize("where", [".", "dev-clean/84", "dev-clean/84/99"])

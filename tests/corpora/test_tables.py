@@ -29,7 +29,8 @@ def test_all_columns(root):
         "positive,008,audio/a.wav,,,,y\nneutral,009,audio/deep/a.wav,0.5,,1,z\n",
     )
     corpus = tables.read_csv(source)
-    assert corpus.name == "mess" and corpus.metadata_columns == ["valence", "id"]
+    assert corpus.name == "mess"
+    assert corpus.metadata_columns == ["valence", "id"]
     got = corpus.utterances
     assert list(got["utterance"]) == ["007", "008", "009"]
     assert list(got["audio"]) == [str((root / "audio" / p).resolve()) for p in ("a.wav", "a.wav", "deep/a.wav")]
@@ -49,7 +50,8 @@ def test_stems_are_ids_where_they_differ(root):
     source = write(root / "t.csv", "audio\naudio/deep/a.wav\naudio/b.wav\n./audio/a.wav\n")
     corpus = tables.read_csv(source, channel="0", name="mine")
     assert list(corpus.utterances["utterance"]) == ["audio/deep/a", "audio/b", "audio/a"]
-    assert list(corpus.utterances["channel"]) == ["0", "0", "0"] and corpus.name == "mine"
+    assert list(corpus.utterances["channel"]) == ["0", "0", "0"]
+    assert corpus.name == "mine"
 
 
 def test_the_channel_of_the_call_wins(root):
@@ -93,7 +95,8 @@ def test_segments(root):
     }
     raw = tables.read_csv(source, segments, normalise=labels.raw)
     assert list(raw.segments["label"]) == ["sil", "spn", "Null", "AH0"]
-    assert raw.provenance["labels"] == "raw" and raw.provenance["segments_left_out"] == 1
+    assert raw.provenance["labels"] == "raw"
+    assert raw.provenance["segments_left_out"] == 1
 
 
 def test_numbers_as_ids_and_labels_in_parquet(root):

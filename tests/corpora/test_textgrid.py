@@ -244,7 +244,8 @@ def test_read_all_gives_one_table_and_notes(tmp_path):
 
 def test_read_all_of_nothing():
     table, notes = textgrid.read_all({})
-    assert list(table.columns) == SEGMENT_COLUMNS and table.empty
+    assert list(table.columns) == SEGMENT_COLUMNS
+    assert table.empty
     assert notes == {"labels": "spec 2.2", "textgrids": 0}
 
 

@@ -6,6 +6,7 @@ share no code with the package.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 import subprocess
@@ -140,13 +141,15 @@ def slow_cepstra(logmels: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", LOOP_PRESETS)
-@pytest.mark.parametrize("waveform", [noise(1000), chirp()[5000:5720]], ids=["noise", "chirp"])
-def test_kaldi_features_equal_the_recipe_in_loops(name, waveform):
+@pytest.mark.parametrize(
+    ("waveform", "tolerance"), [(noise(1000), 1e-4), (chirp()[5000:5720], 1e-3)], ids=["noise", "chirp"]
+)
+def test_kaldi_features_equal_the_recipe_in_loops(name, waveform, tolerance):
+    """kaldi-native-fbank is float32 throughout: the mels between clean tones are its rounding; ours is float64."""
     values = acoustic.features(name, waveform)
     slow = slow_kaldi(name, waveform)
     assert values.shape == slow.shape
-    # kaldi-native-fbank is float32 throughout, our spectrogram only at the end
-    np.testing.assert_allclose(values, slow, rtol=0, atol=2e-6 if name == "spectrogram" else 2e-4)
+    np.testing.assert_allclose(values, slow, rtol=0, atol=2e-6 if name == "spectrogram" else tolerance)
 
 
 def slow_deltas(values: np.ndarray) -> np.ndarray:
@@ -170,7 +173,7 @@ def test_deltas_are_the_slope_of_a_line():
     np.testing.assert_allclose(acoustic.deltas(line)[2:-2], np.broadcast_to([3.0, -0.5], (16, 2)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name, width", [("fbank", 80), ("mfcc", 13)])
+@pytest.mark.parametrize(("name", "width"), [("fbank", 80), ("mfcc", 13)])
 def test_deltas_of_deltas_follow_the_static_features(name, width):
     waveform = noise(2500)
     values, static = acoustic.features(name, waveform), acoustic.features(f"{name}:static", waveform)
@@ -237,7 +240,7 @@ def test_stft_equals_scipy():
     np.testing.assert_allclose(acoustic.features("stft", waveform), theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("hop, name", [(160, "spectrogram:linear"), (200, "spectrogram:torchaudio")])
+@pytest.mark.parametrize(("hop", "name"), [(160, "spectrogram:linear"), (200, "spectrogram:torchaudio")])
 def test_spectrogram_equals_librosa(librosa, hop, name):
     waveform = noise(4999)
     power = np.abs(librosa.stft(waveform.astype(np.float64), n_fft=400, hop_length=hop, pad_mode="reflect")).T ** 2
@@ -249,7 +252,7 @@ def test_spectrogram_equals_librosa(librosa, hop, name):
 
 
 def librosa_mel(librosa, waveform, hop, n_mels):
-    with pytest.warns() if n_mels == 128 else _nothing():  # "Empty filters detected"
+    with pytest.warns(UserWarning, match="Empty filters") if n_mels == 128 else contextlib.nullcontext():
         return librosa.feature.melspectrogram(
             y=waveform.astype(np.float64),
             sr=16000,
@@ -260,14 +263,6 @@ def librosa_mel(librosa, waveform, hop, n_mels):
             htk=True,
             norm=None,
         ).T
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        return False
 
 
 def test_mel_equals_librosa(librosa):
@@ -364,9 +359,9 @@ def test_frames_are_as_many_as_the_geometry_says_for_every_length(name):
 
 
 def energy_per_frame(name: str, waveform: np.ndarray) -> np.ndarray:
-    """Sum over the mels above their value in silence, shape (frames,)."""
-    silence = acoustic.features(name, np.zeros_like(waveform)).min()
-    return (acoustic.features(name, waveform).astype(np.float64) - silence).sum(axis=1)
+    """Sum over the mels above the floor, where most frames of an impulse lie, shape (frames,)."""
+    values = acoustic.features(name, waveform).astype(np.float64)
+    return (values - values.min()).sum(axis=1)
 
 
 def convolution_response(position: int, n_samples: int, depth: int) -> np.ndarray:
@@ -438,7 +433,7 @@ def test_one_sample_too_few_is_an_error_that_says_how_many_are_needed(name):
     with pytest.raises(AudioError, match=f"{name} needs at least {needed} samples .* has {needed - 1}"):
         acoustic.features(name, noise(needed - 1))
     with pytest.raises(AudioError, match="has 0"):
-        acoustic.features(name, noise(0))
+        acoustic.features(name, np.zeros(0, np.float32))
 
 
 def test_other_waveforms_are_refused():
@@ -449,9 +444,9 @@ def test_other_waveforms_are_refused():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match="'mel:kaldi' is no variant of mel: .* mel, mel:torchaudio, mel:pasad, mel:"):
+    with pytest.raises(UsageError, match=r"'mel:kaldi' is no variant of mel: .* mel, mel:torchaudio, mel:pasad, mel:"):
         acoustic.preset("mel:kaldi")
-    with pytest.raises(UsageError, match="'plp' is no acoustic feature: .* stft, stft:log, .*mfcc:torchaudio"):
+    with pytest.raises(UsageError, match=r"'plp' is no acoustic feature: .* stft, stft:log, .*mfcc:torchaudio"):
         acoustic.features("plp", noise(800))
 
 
@@ -473,13 +468,13 @@ def test_features_repeat_and_leave_the_waveform_alone(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("cmvn", [False, True])
-def test_blocks_do_not_change_the_values(name, cmvn, monkeypatch):
+def test_blocks_do_not_change_the_values(name, monkeypatch):
     waveform = noise(6001)
-    whole = acoustic.features(name, waveform, cmvn=cmvn)
+    whole, normalised = acoustic.features(name, waveform), acoustic.features(name, waveform, cmvn=True)
     monkeypatch.setattr(acoustic, "BLOCK_FRAMES", 7)
-    # matrix products of another height may round differently in float64, which float32 all but hides
-    np.testing.assert_allclose(acoustic.features(name, waveform, cmvn=cmvn), whole, rtol=5e-7, atol=1e-6)
+    np.testing.assert_array_equal(acoustic.features(name, waveform), whole)
+    # sums over the utterance are added up in another order
+    np.testing.assert_allclose(acoustic.features(name, waveform, cmvn=True), normalised, rtol=5e-7, atol=1e-7)
 
 
 # --- normalisation ------------------------------------------------------------------------------

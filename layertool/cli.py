@@ -1,0 +1,97 @@
+"""The front door: the click root group; commands are imported only when called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from layertool import __version__
+from layertool.errors import LayertoolError
+
+COMMANDS = {
+    "corpus": "layertool.commands.corpus:corpus",
+    "extract": "layertool.commands.extract:extract",
+    "info": "layertool.commands.store:info",
+    "verify": "layertool.commands.store:verify",
+    "export": "layertool.commands.store:export",
+    "demo": "layertool.commands.demo:demo",
+}
+# The first lines of the commands' help, here so that `layertool --help` imports none of them.
+SUMMARIES = {
+    "corpus": "Make a corpus folder from audio and labels, align it, look at it.",
+    "extract": "Run a model over a corpus once and write its layers into a store.",
+    "info": "Say what is in a store.",
+    "verify": "Check that a store is whole and sound.",
+    "export": "Write a store as .npy files (one per layer) or .npz files (one per unit).",
+    "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
+}
+
+
+class Sentence(click.ClickException):
+    """A LayertoolError as click shows it: one sentence and the right exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file=None) -> None:
+        click.echo(f"Error: {self.format_message()}", err=True, file=file)
+
+
+class Root(click.Group):
+    """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+    def resolve_command(self, ctx, args):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command '{args[0]}'; the commands are {', '.join(COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except LayertoolError as error:
+            raise Sentence(str(error), error.exit_code) from error
+        except KeyboardInterrupt:
+            click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.filename is None or isinstance(error, BrokenPipeError):
+                raise
+            raise Sentence(f"{error.filename}: {error.strerror}; check the path and its permissions", 1) from error
+
+
+@click.group(
+    cls=Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with 'layertool demo', then 'layertool corpus -h' and 'layertool extract -h'.",
+)
+@click.version_option(__version__, "--version", prog_name="layertool")
+def cli() -> None:
+    """What does each layer of a speech model know?"""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(cli())
+
+
+if __name__ == "__main__":
+    main()

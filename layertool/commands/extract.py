@@ -1,0 +1,109 @@
+"""extract: from a model and a corpus to a feature store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from layertool.commands import output
+from layertool.commands.options import HELP, output_folder, quiet_option
+
+
+def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        unit, equals, how = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"'{value}' is not UNIT=HOW, e.g. phone=mean")
+        pairs[unit] = how
+    return pairs
+
+
+@click.command(context_settings=HELP)
+@click.argument("model")
+@click.argument("corpus", type=click.Path(path_type=Path))
+@output_folder("Store")
+@click.option("--units", default="word,utterance", show_default=True, metavar="UNITS", help="Among frame,phone,word,utterance.")
+@click.option("--layers", default="all", show_default=True, metavar="LAYERS",
+              help="E.g. T0-T12,C7. 'all' leaves out Whisper's decoder; ask for it by name: all,D0-D4.")  # fmt: skip
+@click.option("--pooling", multiple=True, callback=_pairs, metavar="UNIT=HOW",
+              help="mean, centre-third, position@0.5, quarter1 to quarter4.  [default: phone=centre-third, others mean]")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True, help="Of the computation.")
+@click.option("--store-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="On the disk.")
+@click.option("--batch-seconds", type=click.FloatRange(min=0.1), default=None, help="Padded audio in one batch.  [default: 30 on a CPU, 400 on a GPU]")
+@click.option("--shard-seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Audio in one shard, the unit of resuming.")
+@click.option("--window-seconds", type=click.FloatRange(min=4), default=60.0, show_default=True, help="Longer utterances are run in windows of this length (Whisper: at most 30).")
+@click.option("--overlap-seconds", type=click.FloatRange(min=1), default=10.0, show_default=True, help="What two windows share; they are joined in its middle.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Reading threads.")
+@click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew.")
+@click.option("--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean.")
+@click.option("--normalise/--no-normalise", default=None, help="Zero mean, unit variance of the waveform.  [default: as the checkpoint says]")
+@click.option("--cmvn", is_flag=True, help="Per-utterance mean and variance normalisation of acoustic features.")
+@click.option("--language", default="en", show_default=True, help="Of the forced text, for Whisper's decoder layers.")
+@click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out up to this many bad utterances, and list them.")
+@click.option("--overwrite", is_flag=True, help="Start again.  [default: go on where an earlier run stopped]")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
+@quiet_option
+def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **options) -> None:
+    """Run MODEL over CORPUS once and write its layers, pooled to units of speech, into a store.
+
+    \b
+    MODEL is a Hugging Face id (facebook/wav2vec2-base, name@revision), a local folder, or an acoustic
+    feature: stft, spectrogram, mel, mfcc, fbank, or a variant such as mel:pasad.
+    Families: wav2vec 2.0 (XLS-R, MMS), HuBERT (DistilHuBERT), WavLM, data2vec-audio, UniSpeech(-SAT),
+    wav2vec2-conformer, Whisper.
+    \b
+    Examples:
+      layertool extract facebook/wav2vec2-base corpus -o w2v2 --units phone,word
+      layertool extract openai/whisper-small corpus -o whisper --layers all,D0-D12
+      layertool extract mel corpus -o mel --units phone,word
+      layertool extract facebook/wav2vec2-base corpus -o untrained --random-init 0 --units phone,word
+    """
+    from layertool.extractors.prepare import Options, prepare
+    from layertool.extractors.run import carry_out
+
+    names = ("units", "layers", "store_dtype", "pooling", "channel", "window_seconds", "overlap_seconds", "shard_seconds")
+    decided = Options(**{name: options[name] for name in names})
+    compute = {name: options[name] for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language")}
+    prepared = prepare(model, corpus, decided, **compute)
+    if dry_run:
+        _say_plan(prepared, out)
+        return
+    begun = time.monotonic()
+    with output.progress_bar(quiet) as progress:
+        store = carry_out(
+            prepared,
+            out,
+            options["batch_seconds"],
+            options["workers"],
+            options["overwrite"],
+            options["max_failures"],
+            progress,
+        )
+    elapsed = time.monotonic() - begun
+    for failure in store.failures:
+        output.note(f"left out: {failure['utterance']}: {failure['error']}")
+    if store.about["zero_length_segments"]:
+        output.note(f"{store.about['zero_length_segments']} segments of zero length were left out", quiet)
+    rows = ", ".join(f"{output.number(store.n_rows(unit))} {unit}{'' if store.n_rows(unit) == 1 else 's'}" for unit in store.units)
+    from layertool.layers import summary
+
+    size = output.size(sum(entry["size"] for entry in store.index.values()))
+    click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, in {output.duration(elapsed)}")
+
+
+def _say_plan(prepared, out: Path) -> None:
+    from layertool.layers import summary
+
+    planned = prepared.plan
+    rows = [
+        ("audio", f"{planned.n_utterances} utterances, {output.duration(planned.seconds)}"),
+        ("layers", summary(prepared.layers)),
+        *((f"{name.split('/')[0]} rows", output.number(count)) for name, count in planned.rows.items()),
+        ("shards", output.number(planned.n_shards)),
+        ("on the disk", output.size(planned.n_bytes)),
+    ]
+    output.facts(f"{out} (nothing was written)", rows)

@@ -1,0 +1,121 @@
+"""info, verify, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from layertool.commands import output
+from layertool.commands.options import HELP, json_option, quiet_option
+
+
+@click.command(context_settings=HELP)
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def info(store: Path, as_json: bool) -> None:
+    """Say what is in a store.
+
+    \b
+    Example:
+      layertool info w2v2
+    """
+    from layertool.store import FeatureStore
+
+    opened = FeatureStore(store, allow_unfinished=True)
+    about = opened.about
+    if as_json:
+        output.as_json({**about, "finished": opened.finished, "failures": opened.failures, "shards": len(opened.index)})
+        return
+    model, configuration = about["configuration"]["model"], about["configuration"]
+    identity = next((f"{k} {model[k]}" for k in ("definition", "revision", "sha256") if model.get(k)), "no identity recorded")
+    untrained = f", random weights of seed {model['random_init']}" if model.get("random_init") is not None else ""
+    state = "complete" if opened.finished else f"unfinished: {len(opened.index)} of {about['n_shards']} shards"
+    facts = [
+        ("model", f"{model['id']} ({model['family']}{untrained}; {identity})"),
+        ("corpus", f"{about['corpus']['name']}: {about['corpus']['n_utterances']} utterances, "
+                   f"{output.duration(about['corpus']['seconds'])}"),
+        ("state", f"{state}; {len(opened.failures)} utterances left out"),
+        ("computed in", f"{configuration['dtype']}, stored as {configuration['store_dtype']}"),
+        ("size", output.size(sum(entry["size"] for entry in opened.index.values()))),
+        ("audio", _audio(about["audio"])),
+        ("made with", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+    ]  # fmt: skip
+    output.facts(str(store), facts)
+    from layertool.layers import summary
+
+    rows = []
+    for unit in opened.units:
+        by_table: dict[str, list[str]] = {}
+        for layer, table in about["units"][unit]["rows"].items():
+            by_table.setdefault(table, []).append(layer)
+        for layers in by_table.values():
+            pooling = configuration["units"][unit]
+            average = about["layers"][layers[0]]["frame_average"] if unit == "frame" else None
+            how = "averaged to 10 ms" if average else "" if pooling == "none" else pooling
+            widths = sorted({opened.width(layer) for layer in layers})
+            rows.append((unit, summary(layers), opened.n_rows(unit, layers[0]), "/".join(map(str, widths)), how))
+    output.table(None, ("unit", "layers", "rows", "width", "pooling"), rows)
+    for failure in opened.failures:
+        click.echo(f"left out: {failure['utterance']}: {failure['error']}")
+
+
+def _audio(audio: dict) -> str:
+    rates = ", ".join(f"{count} at {rate} Hz" for rate, count in audio["source_rates"].items())
+    return f"{rates}; resampled to {audio['sample_rate']} Hz with {audio['resampler']}" if audio["resampler"] else rates
+
+
+@click.command(context_settings=HELP)
+@click.argument("store", type=click.Path(path_type=Path))
+@quiet_option
+def verify(store: Path, quiet: bool) -> None:
+    """Check that a store is whole and sound: shapes, order, finite values, checksums.
+
+    \b
+    Reads everything once. Exit code 1 when something is wrong.
+    Example:
+      layertool verify w2v2
+    """
+    from layertool.errors import StoreError
+    from layertool.store import FeatureStore
+    from layertool.store import verify as check
+
+    opened = FeatureStore(store, allow_unfinished=True)
+    total = sum(entry["size"] for entry in opened.index.values())
+    with output.progress_bar(quiet, "bytes") as progress:
+        problems = check(opened, progress)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise StoreError(
+            f"{store} has {len(problems)} problems (above): delete the damaged shards and run the same extract command again"
+        )
+    click.echo(f"{store} is sound: {len(opened.index)} shards, {output.size(total)}, every checksum right")
+
+
+@click.command(context_settings=HELP)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
+@click.option("--to", "layout", type=click.Choice(["npy", "npz"]), default="npy", show_default=True, help="Layout.")
+@click.option("--layers", default=None, metavar="LAYERS", help="Only these, e.g. T0-T12,C7  [default: all there are]")
+@click.option("--units", default=None, metavar="UNITS", help="Only these, e.g. phone,word  [default: all there are]")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote.")
+@quiet_option
+def export(store: Path, out: Path, layout: str, layers: str | None, units: str | None, overwrite: bool, quiet: bool) -> None:
+    """Write a store as .npy files (one per layer) or .npz files (one per unit).
+
+    \b
+    npy: the folder layout of Pasad et al.'s code, MODEL/CORPUS/contextualized/word_level/0/layer_7.npy
+    with labels_0.lst beside it. npz: UNIT.npz with one array per layer and the row columns.
+    Example:
+      layertool export w2v2 -o arrays/ --to npz --units word --layers T0-T12
+    """
+    from layertool.store import FeatureStore
+    from layertool.store.export import export_npy, export_npz
+
+    opened = FeatureStore(store)
+    write = export_npy if layout == "npy" else export_npz
+    with output.progress_bar(quiet, "layers") as progress:
+        written = write(opened, out, units.split(",") if units else None, layers, overwrite, progress)
+    for path in written:
+        click.echo(path)

@@ -1,0 +1,398 @@
+"""Reading a Hugging Face dataset: saved on disk, a folder of parquet or audio files, or from the hub.
+
+The library ``datasets`` finds and downloads the tables; it decodes nothing (that would need
+torchcodec) and runs no code of the dataset: what an audio column holds is copied byte by byte.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import soundfile
+import xxhash
+from scipy.io import wavfile
+
+from layertool import audio
+from layertool.corpora import textgrid
+from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
+from layertool.errors import AudioError, CorpusError, MissingExtraError
+from layertool.files import whole_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_ID_COLUMNS = ("id", "utterance")
+_SCALARS = re.compile(r"(large_)?string|u?int\d+|float\d+|bool")
+_SUFFIXES = {
+    "WAV": ".wav",
+    "WAVEX": ".wav",
+    "RF64": ".wav",
+    "MP3": ".mp3",
+    "NIST": ".sph",
+}  # others: as libsndfile says
+_LONGEST_STEM = 100  # characters; file systems allow 255 bytes, the temporary name of a file is longer than its own
+_BATCH = 16  # rows of audio in memory at once
+
+
+def read(
+    source: Path | str,
+    out: Path | str,
+    split: str | None = None,
+    config: str | None = None,
+    audio_column: str | None = None,
+    id_column: str | None = None,
+    text_column: str | None = None,
+    name: str | None = None,
+    channel: str | None = None,
+    progress: textgrid.Progress | None = None,
+) -> Corpus:
+    """Make a corpus from one split of a dataset, one utterance per row.
+
+    ``source``: a folder (written by ``save_to_disk``, or one that ``load_dataset`` reads) or a hub id,
+    optionally ``id@revision``. Audio is written to ``out``/audio: embedded files unchanged, arrays
+    (``array``, ``sampling_rate``; one or (channels, samples) dimensions) as 32-bit float WAV. Files that
+    a local dataset only names stay where they are. Columns of text, numbers, truth values and
+    class labels (by name) become metadata, ``text_column`` under the name ``text``; those named
+    like a column of the corpus itself get ``source_`` before their name; all others are listed in
+    ``provenance["columns_left_out"]``. Utterance ids come from ``id_column``, else from ``id`` or
+    ``utterance`` if these are unique, else they are row numbers. ``progress``: called with the number
+    of rows done and the number of all.
+
+    Raises MissingExtraError, CorpusError (what is asked for is not there, or a choice is needed), AudioError.
+    """
+    channel = audio.check_channel(channel)
+    source = str(source)
+    local = _is_local(source)
+    dataset, origin = _load(source, local, split, config)
+    if not len(dataset):
+        raise CorpusError(f"{source} has no rows in the split '{origin['split']}': choose another with --split NAME")
+    column = _audio_column(dataset, audio_column, source)
+    scalars = [c for c, feature in dataset.features.items() if c != column and _is_scalar(feature)]
+    table = _scalar_table(dataset, scalars)
+    ids, id_column = _ids(table, len(dataset), id_column, source)
+    metadata = _metadata(table, id_column, text_column, source)
+
+    folder = Path(out) / "audio"
+    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(source).resolve() if local else None
+    feature = dataset.features[column]
+    arrays = isinstance(feature, dict) and "bytes" not in feature
+    paths: list[Path] = []
+    stems = _stems(ids)
+    for batch in dataset.select_columns([column]).with_format("arrow").iter(_BATCH):
+        for item in batch.column(column):
+            row = len(paths)
+            where = f"utterance '{ids[row]}' of {source}"
+            paths.append(
+                _write_array(item, folder / stems[row], where)
+                if arrays
+                else _write_file(item.as_py(), folder / stems[row], root, where)
+            )
+            if row == 0 and channel is None and (n_channels := audio.probe(paths[0]).channels) > 1:
+                raise AudioError(audio.stereo_message(paths[0], n_channels))  # now, not after the last of all rows
+            if progress is not None:
+                progress(row + 1, len(ids))
+
+    left_out = [c for c in dataset.column_names if c != column and c not in scalars]
+    provenance: dict = {"reader": "huggingface", "source": source if root is None else str(root), **origin}
+    provenance["audio_column"] = column
+    if left_out:
+        provenance["columns_left_out"] = left_out
+    utterances = {"utterance": ids, "audio": [str(path) for path in paths], "channel": channel, **metadata}
+    default_name = root.name if root is not None else source.partition("@")[0].rpartition("/")[2]
+    return Corpus.build(utterances, None, name or default_name, provenance)
+
+
+def _is_local(source: str) -> bool:
+    path = Path(source)
+    if path.is_dir():
+        return True
+    if path.exists():
+        raise CorpusError(f"{source} is a file: give the folder that it is in")
+    if path.is_absolute() or source.startswith((".", "~")) or source.partition("@")[0].count("/") > 1:
+        raise CorpusError(f"{source} does not exist: check the folder, or give the id of a dataset on the hub")
+    return False
+
+
+def _load(source: str, local: bool, split: str | None, config: str | None) -> tuple[Dataset, dict]:
+    """One split of a dataset, and the facts of where it came from."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "huggingface", "reading a Hugging Face dataset") from error
+
+    class UndecodedAudio(datasets.Audio):
+        """An Audio column of paths and bytes; the library's own asks for torchcodec even to store a path."""
+
+        def encode_example(self, value):
+            if isinstance(value, dict):
+                return {"bytes": value.get("bytes"), "path": value.get("path")}
+            return {"bytes": None, "path": str(value)}
+
+    origin = {}
+    try:
+        if local and any((Path(source) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(source)
+        else:
+            path, _, revision = (str(Path(source).resolve()), "", "") if local else source.partition("@")
+            builder = datasets.load_dataset_builder(path, name=config, revision=revision or None)
+            if getattr(builder, "BASE_FEATURE", None) is datasets.Audio:
+                builder.BASE_FEATURE = UndecodedAudio
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+            origin["config"] = builder.config.name
+            if not local:
+                origin["revision"] = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else revision
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        raise CorpusError(_load_message(source, local, error)) from error
+    dataset, origin["split"] = _choose_split(loaded, split, source)
+    return dataset, origin
+
+
+def _load_message(source: str, local: bool, error: Exception) -> str:
+    cause = error.__cause__ or error
+    text = " ".join(str(cause).split()).rstrip(".")
+    if isinstance(cause, ImportError):
+        return (
+            f"{source} has a layout that datasets cannot read here ({text}): install that, "
+            "or unpack the audio files and use 'layertool corpus folder'"
+        )
+    if "scripts are no longer supported" in text:
+        other = (
+            "a version without it" if local else f"its parquet files, {source.partition('@')[0]}@refs/convert/parquet"
+        )
+        return f"{source} would have to run its own code, which layertool never does: give {other}"
+    if re.match(r"Config name is missing|BuilderConfig '.*' not found", text):
+        return f"{source} needs another --config NAME ({text.partition(' Example of usage')[0]})"
+    remedy = "check its files" if local else "check the id and the connection (private datasets: set HF_TOKEN)"
+    return f"{source} cannot be read as a dataset ({text}): {remedy}"
+
+
+def _choose_split(loaded: Dataset | DatasetDict, split: str | None, source: str) -> tuple[Dataset, str | None]:
+    if not isinstance(loaded, dict):
+        there = None if loaded.split is None else str(loaded.split)
+        if split not in (None, there):
+            raise CorpusError(
+                f"{source} is the single split '{there or 'without name'}', not '{split}': leave out --split"
+            )
+        return loaded, there
+    names = ", ".join(loaded)
+    if split is None:
+        if len(loaded) > 1:
+            raise CorpusError(f"{source} has the splits {names}: choose one with --split NAME")
+        split = next(iter(loaded))
+    if split not in loaded:
+        raise CorpusError(f"{source} has no split '{split}': choose from {names} with --split NAME")
+    return loaded[split], split
+
+
+def _audio_column(dataset: Dataset, audio_column: str | None, source: str) -> str:
+    """The column that holds the audio: the one asked for, or the only one that looks like audio."""
+    features = dataset.features
+    there = ", ".join(features)
+    if audio_column is not None:
+        if audio_column not in features:
+            raise CorpusError(f"{source} has no column '{audio_column}': choose from {there} with --audio-column NAME")
+        if not _is_audio(features[audio_column]) and getattr(features[audio_column], "dtype", "") not in (
+            "string",
+            "large_string",
+            "binary",
+            "large_binary",
+        ):
+            raise CorpusError(
+                f"the column '{audio_column}' of {source} holds no audio, paths or bytes: "
+                f"choose another of {there} with --audio-column NAME"
+            )
+        return audio_column
+    found = [column for column, feature in features.items() if _is_audio(feature)]
+    if not found:
+        raise CorpusError(
+            f"{source} has no column of audio (columns there: {there}): "
+            "if one holds the paths or bytes of audio files, name it with --audio-column NAME"
+        )
+    if len(found) > 1:
+        raise CorpusError(f"{source} has the audio columns {', '.join(found)}: choose one with --audio-column NAME")
+    return found[0]
+
+
+def _is_audio(feature) -> bool:
+    """Whether a feature is Audio, or a dict of the same content without that name."""
+    from datasets import Audio
+
+    return isinstance(feature, Audio) or (
+        isinstance(feature, dict) and ({"bytes", "path"} <= set(feature) or {"array", "sampling_rate"} <= set(feature))
+    )
+
+
+def _is_scalar(feature) -> bool:
+    from datasets import ClassLabel, Value
+
+    return isinstance(feature, ClassLabel) or (
+        isinstance(feature, Value) and _SCALARS.fullmatch(feature.dtype) is not None
+    )
+
+
+def _scalar_table(dataset: Dataset, columns: list[str]) -> dict[str, list]:
+    """The scalar columns as lists; class labels by their names, missing ones None."""
+    from datasets import ClassLabel
+
+    if not columns:
+        return {}
+    arrow = dataset.select_columns(columns).with_format("arrow")[:]
+    table = {column: arrow.column(column).to_pylist() for column in columns}
+    for column, values in table.items():
+        feature = dataset.features[column]
+        if isinstance(feature, ClassLabel):
+            # -1 stands for an unknown label (test splits)
+            table[column] = [None if value is None or value < 0 else feature.names[value] for value in values]
+    return table
+
+
+def _ids(table: dict[str, list], n_rows: int, id_column: str | None, source: str) -> tuple[list[str], str | None]:
+    """Utterance ids, and the column they come from (None: row numbers)."""
+    if id_column is not None:
+        values = _named(table, id_column, "--id-column", source)
+        if None in values:
+            raise CorpusError(f"row {values.index(None)} of {source} has no '{id_column}': choose another --id-column")
+        ids = [str(value) for value in values]
+        check_unique(pd.Series(ids), f"the column '{id_column}' of {source}")
+        return ids, id_column
+    for column in _ID_COLUMNS:
+        ids = [str(value) for value in table.get(column, [])]
+        if ids and None not in table[column] and len(set(ids)) == n_rows:
+            return ids, column
+    width = len(str(n_rows - 1))
+    return [f"{row:0{width}d}" for row in range(n_rows)], None
+
+
+def _named(table: dict[str, list], column: str, option: str, source: str) -> list:
+    if column not in table:
+        there = ", ".join(table) or "none"
+        raise CorpusError(
+            f"{source} has no column '{column}' of text or numbers: choose from {there} with {option} NAME"
+        )
+    return table[column]
+
+
+def _metadata(table: dict[str, list], id_column: str | None, text_column: str | None, source: str) -> dict[str, list]:
+    metadata = {}
+    taken = set(AUDIO_COLUMNS)
+    if text_column is not None:
+        metadata["text"] = _named(table, text_column, "--text-column", source)
+        taken.add("text")
+    for column, values in table.items():
+        if column not in (id_column, text_column):
+            name = column
+            while name in taken:
+                name = f"source_{name}"
+            taken.add(name)
+            metadata[name] = values
+    return metadata
+
+
+def _stems(ids: list[str]) -> list[str]:
+    """File names without suffix: the ids where they are safe and differ in more than case, else with a hash."""
+    stems, taken = [], set()
+    for utterance in ids:
+        stem = re.sub(r"[^A-Za-z0-9_.+-]|^\.", "_", utterance)[:_LONGEST_STEM]
+        if not stem or stem != utterance or stem.lower() in taken:
+            stem = f"{stem}-{xxhash.xxh3_64_hexdigest(utterance.encode())}"
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def _write_file(value, stem: Path, root: Path | None, where: str) -> Path:
+    """Write the file that an audio column holds, unchanged; return its path, or that of the local file it names.
+
+    ``value``: a dict of bytes and path, or either of them. ``root``: the folder of a local dataset.
+    """
+    if isinstance(value, dict):
+        content, given = value.get("bytes"), value.get("path") or ""
+    else:
+        content, given = (value, "") if isinstance(value, bytes) else (None, value or "")
+    if not content and not given:
+        raise CorpusError(f"{where} has no audio: take it out of the dataset")
+    if not content and given.startswith("zip://"):
+        content, given = _unzip(given, where)
+    elif not content:
+        file = _named_file(given, root, where)
+        if root is not None:
+            return file
+        content = file.read_bytes()  # it lies in the cache of the hub, which may be cleared
+    suffix = Path(given).suffix.lower()
+    path = stem.with_name(stem.name + (suffix if suffix in audio.SUFFIXES else _sniff(content, where)))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _write_array(item: pa.StructScalar, stem: Path, where: str) -> Path:
+    """Write decoded samples, (samples,) or (channels, samples), as a WAV file of 32-bit floats."""
+    if not item.is_valid or not item["array"].is_valid:
+        raise CorpusError(f"{where} has no audio: take it out of the dataset")
+    rate = item["sampling_rate"].as_py()
+    if not isinstance(rate, int) or rate <= 0:
+        raise CorpusError(f"{where} has the sampling rate {rate}: correct it in the dataset")
+    array = item["array"]
+    values = (array.value if isinstance(array, pa.ExtensionScalar) else array).values
+    try:
+        nested = pa.types.is_nested(values.type)
+        samples = np.array(values.to_pylist()) if nested else values.to_numpy(zero_copy_only=False)
+    except ValueError as error:
+        raise CorpusError(f"{where} has channels of different lengths: correct it in the dataset") from error
+    if samples.dtype.kind != "f" or not samples.size:
+        raise CorpusError(
+            f"{where} holds no fractions: give its samples as floats between -1 and 1, or embed the files"
+        )
+    path = stem.with_name(f"{stem.name}.wav")
+    with whole_file(path) as temporary:
+        # libsndfile would write the time of day into a float WAV
+        wavfile.write(temporary, rate, np.ascontiguousarray(samples.T, dtype=np.float32))
+    return path
+
+
+def _named_file(given: str, root: Path | None, where: str) -> Path:
+    """The file that a dataset only names: absolute, or relative to a local dataset or the working folder."""
+    for folder in (root, Path.cwd()):
+        if folder is not None and (folder / given).is_file():
+            return folder / given
+    raise CorpusError(
+        f"{where} names the audio file {given}, which does not exist here: "
+        "bring the files to that place, or save the dataset with its audio embedded"
+    )
+
+
+def _unzip(given: str, where: str) -> tuple[bytes, str]:
+    """A member of a local archive, named as ``zip://member::archive``: its content and its name."""
+    member, _, archive = given.removeprefix("zip://").partition("::")
+    try:
+        with _archive(archive).open(member) as file:
+            return file.read(), member
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise CorpusError(f"{where} cannot be read from {given} ({error}): restore the archive") from error
+
+
+@lru_cache(maxsize=8)
+def _archive(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _sniff(content: bytes, where: str) -> str:
+    """The usual suffix of an audio file's content."""
+    try:
+        kind = soundfile.info(BytesIO(content)).format
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{where} holds {len(content)} bytes that are no audio ({error.error_string.strip().rstrip('.')}): "
+            "take it out of the dataset"
+        ) from error
+    return _SUFFIXES.get(kind, f".{kind.lower()}")

@@ -1,0 +1,197 @@
+"""Reading a lhotse manifest of cuts (``cuts.jsonl.gz``)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from layertool import audio
+from layertool.corpora import labels, textgrid
+from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
+from layertool.errors import CorpusError, MissingExtraError
+from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from lhotse import MonoCut, MultiCut
+
+_TIERS = {"words": "word", "phones": "phone"}
+_FIELDS = ("speaker", "gender", "language")
+_TOLERANCE_SECONDS = END_TOLERANCE / SAMPLE_RATE
+# What the other lines of lhotse manifests have, to say what was given instead of cuts.
+_OTHER_MANIFESTS = {"sources": "recordings", "recording_id": "supervisions", "num_features": "features"}
+_SAVE = "save its audio with cuts.save_audios(FOLDER) in lhotse and read the manifest of what that returns"
+
+
+def read(
+    source: Path | str,
+    channel: str | None = None,
+    normalise: textgrid.Normalise = labels.normalise,
+    name: str | None = None,
+) -> Corpus:
+    """Make a corpus from the cuts of ``source`` (.jsonl or .jsonl.gz), one utterance per cut.
+
+    The audio stays where it is: a cut becomes its recording's file with start and end in seconds.
+    Relative paths are looked up from the working folder, then from the manifest's. The supervisions
+    of a cut give ``text`` (joined in the order of time), ``speaker``, ``gender``, ``language`` and
+    custom scalars; where they contradict one another the value is left empty and counted in
+    ``provenance["supervisions_disagree"]``. Their alignments give the segments, with labels that
+    ``normalise(tier, label)`` returns; a segment that is not inside the cut is left out and counted
+    in ``provenance["segments_outside_cuts"]``. ``channel``: taken instead of each cut's own.
+
+    Raises MissingExtraError, and CorpusError for a manifest that is damaged or has no cuts and for
+    cuts that are no stretch of one audio file.
+    """
+    path = Path(source)
+    channel = audio.check_channel(channel)
+    utterances, names, tiers, symbols = [], [], [], []
+    starts, ends = array("d"), array("d")  # columns, not rows: LibriSpeech has 40 million segments
+    disagree: Counter[str] = Counter()
+    outside = 0
+    for cut in _cuts(path):
+        supervisions = sorted(cut.supervisions, key=lambda supervision: supervision.start)
+        utterances.append({"utterance": cut.id, **_place(cut, path, channel), **_metadata(cut, supervisions, disagree)})
+        for supervision in supervisions:
+            for tier, items in (supervision.alignment or {}).items():
+                tier = _TIERS.get(tier, tier)
+                for item in items:
+                    start, end = max(item.start, 0.0), min(item.end, cut.duration)
+                    if end < start or max(start - item.start, item.end - end) > _TOLERANCE_SECONDS:
+                        outside += 1
+                    elif (label := normalise(tier, str(item.symbol))) is not None:
+                        names.append(cut.id)
+                        tiers.append(sys.intern(tier))
+                        starts.append(start)
+                        ends.append(end)
+                        symbols.append(sys.intern(label))
+    segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, symbols), strict=True)))
+    provenance: dict = {"reader": "lhotse", "source": str(path.resolve())}
+    if names:
+        provenance["labels"] = textgrid.rule_name(normalise)
+    if disagree:
+        provenance["supervisions_disagree"] = dict(disagree)
+    if outside:
+        provenance["segments_outside_cuts"] = outside
+    return Corpus.build(utterances, segments, name or path.name.split(".")[0], provenance)
+
+
+def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
+    """The cuts of a manifest, line by line."""
+    try:
+        from lhotse import MonoCut, MultiCut
+    except ImportError as error:
+        raise MissingExtraError("lhotse", "lhotse", "reading a manifest of cuts") from error
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise CorpusError(
+            f"{path} is no .jsonl or .jsonl.gz manifest: convert it with 'lhotse copy {path} {path.stem}.jsonl.gz'"
+        )
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist: check the path of the manifest")
+    kinds = {"MonoCut": MonoCut, "Cut": MonoCut, "MultiCut": MultiCut}
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    data = json.loads(line)
+                    _check_kind(data, f"{path}, line {number}")
+                    yield kinds[data["type"]].from_dict(data)
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zlib.error) as error:
+        raise CorpusError(
+            f"{path}, line {number or 1}, cannot be read as a cut ({type(error).__name__}: {error}): "
+            "write the manifest anew with lhotse"
+        ) from error
+
+
+def _check_kind(data: dict, where: str) -> None:
+    """Raise CorpusError unless a line of a manifest is a cut of one recording."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    if kind in ("MixedCut", "PaddingCut"):
+        raise CorpusError(
+            f"{where}: the cut '{data.get('id')}' is mixed or padded ({kind}), no stretch of a file: {_SAVE}"
+        )
+    if kind not in ("MonoCut", "Cut", "MultiCut"):
+        given = next((what for key, what in _OTHER_MANIFESTS.items() if isinstance(data, dict) and key in data), None)
+        raise CorpusError(
+            f"{where} is no cut{f' but one of {given}' if given else ''}: "
+            "make cuts with 'lhotse cut simple -r RECORDINGS -s SUPERVISIONS cuts.jsonl.gz'"
+        )
+
+
+def _place(cut: MonoCut | MultiCut, manifest: Path, channel: str | None) -> dict:
+    """Where the audio of a cut is: the columns audio, start, end and channel."""
+    where = f"the cut '{cut.id}' of {manifest}"
+    if not cut.has_recording:
+        raise CorpusError(f"{where} has no recording: make the cuts from recordings, not from features alone")
+    recording = cut.recording
+    for transform in recording.transforms or []:
+        # Everything is resampled when it is read; any other change would be lost.
+        if type(transform).__name__ != "Resample" or transform.target_sampling_rate < SAMPLE_RATE:
+            raise CorpusError(f"{where} changes its audio while it is read ({type(transform).__name__}): {_SAVE}")
+    wanted = [cut.channel] if isinstance(cut.channel, int) else list(cut.channel)
+    if len(wanted) > 1 and channel is None:
+        raise CorpusError(
+            f"{where} has the channels {', '.join(map(str, wanted))}: say which to take with --channel {wanted[0]}, "
+            "or --channel mix for their mean"
+        )
+    sources = [one for one in recording.sources if set(one.channels) & set(wanted)]
+    if len(sources) != 1:
+        raise CorpusError(f"{where} has its channels in {len(sources)} files: {_SAVE}")
+    chosen = sources[0]
+    if chosen.type != "file":
+        raise CorpusError(f"{where} takes its audio from a source of type '{chosen.type}', not from a file: {_SAVE}")
+    if channel is None and len(chosen.channels) > 1:
+        channel = str(chosen.channels.index(wanted[0]))
+    whole = cut.start == 0 and cut.end >= recording.duration
+    return {
+        "audio": str(_file(Path(chosen.source), manifest, where)),
+        "start": None if whole else cut.start,
+        "end": None if whole else cut.end,
+        "channel": channel,
+    }
+
+
+def _file(path: Path, manifest: Path, where: str) -> Path:
+    candidates = [Path.cwd() / path, manifest.resolve().parent / path]  # both are `path` when it is absolute
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    places = " and ".join(dict.fromkeys(map(str, candidates)))
+    raise CorpusError(
+        f"{where} names the audio file {path}, which does not exist (looked for {places}): "
+        "run the command from the folder that its paths start from"
+    )
+
+
+def _metadata(cut: MonoCut | MultiCut, supervisions: list, disagree: Counter) -> dict:
+    """Text, speaker, gender, language and custom scalars of one cut; counts in ``disagree`` what is ambiguous."""
+    values: dict[str, str | float] = {}
+    texts = [supervision.text for supervision in supervisions if supervision.text]
+    if texts:
+        values["text"] = " ".join(texts)
+    described = [{field: getattr(supervision, field) for field in _FIELDS} for supervision in supervisions]
+    for supervision, description in zip(supervisions, described, strict=True):
+        description.update({k: v for k, v in (supervision.custom or {}).items() if k not in description})
+    for key in dict.fromkeys(key for description in described for key in description):
+        given = {d[key] for d in described if isinstance(d.get(key), (str, int, float, bool))}
+        if len(given) == 1:
+            values.setdefault(_column(key), given.pop())
+        elif given:
+            disagree[key] += 1
+    for key, value in (cut.custom or {}).items():
+        if isinstance(value, (str, int, float, bool)):
+            values.setdefault(_column(key), value)
+    return values
+
+
+def _column(key: str) -> str:
+    """The column for a custom field: not one that says where the audio is."""
+    return f"source_{key}" if key in AUDIO_COLUMNS else key
