@@ -33,9 +33,9 @@ SUMMARIES = {
 class Sentence(click.ClickException):
     """A LayertoolError as click shows it: one sentence and the right exit code."""
 
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
+    def __init__(self, error: LayertoolError):
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]
 
     def show(self, file=None) -> None:
         click.echo(f"Error: {self.format_message()}", err=True, file=file)
@@ -66,14 +66,15 @@ class Root(click.Group):
         try:
             return super().invoke(ctx)
         except LayertoolError as error:
-            raise Sentence(str(error), error.exit_code) from error
+            raise Sentence(error) from error
         except KeyboardInterrupt:
             click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
             ctx.exit(130)
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):
                 raise
-            raise Sentence(f"{error.filename}: {error.strerror}; check the path and its permissions", 1) from error
+            problem = LayertoolError(f"{error.filename}: {error.strerror}; check the path and its permissions")
+            raise Sentence(problem) from error
 
 
 @click.group(

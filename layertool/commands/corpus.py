@@ -12,8 +12,12 @@ from layertool.commands.options import HELP, json_option, output_folder, quiet_o
 _PATH = click.Path(path_type=Path)
 source_argument = click.argument("source", type=_PATH)
 name_option = click.option("--name", default=None, help="Name of the corpus in results.  [default: from the source]")
-channel_option = click.option("--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean.")
-raw_option = click.option("--raw-labels", is_flag=True, help="Keep labels as they are.  [default: AH0 -> ah, sil -> SIL; spn, sp left out]")
+channel_option = click.option(
+    "--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean."
+)
+raw_option = click.option(
+    "--raw-labels", is_flag=True, help="Keep labels as they are.  [default: AH0 -> ah, sil -> SIL; spn, sp left out]"
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
 
 
@@ -64,7 +68,9 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @output_folder("Corpus")
 @click.option("--textgrids", type=_PATH, default=None, help="Folder of TextGrids.  [default: beside the audio]")
 @click.option("--metadata", type=_PATH, default=None, help="Table (.csv, .tsv, .parquet) with one row per file.")
-@click.option("--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, file, ...]")
+@click.option(
+    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, file, ...]"
+)
 @click.option("--tier", "tiers", multiple=True, callback=_tiers, metavar="TIER=NAME",
               help="Name of a tier in the TextGrids, e.g. phone=MAU.  [default: word=words, phone=phones]")  # fmt: skip
 @raw_option
@@ -100,7 +106,9 @@ def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, chann
 @corpus.command(context_settings=HELP)
 @source_argument
 @output_folder("Corpus")
-@click.option("--alignments", type=_PATH, default=None, help="Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid.")
+@click.option(
+    "--alignments", type=_PATH, default=None, help="Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid."
+)
 @click.option("--split", "splits", multiple=True, help="E.g. dev-clean; may be given again.  [default: all there are]")
 @raw_option
 @name_option
@@ -125,7 +133,9 @@ def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, qu
 @source_argument
 @output_folder("Corpus")
 @click.option("--segments", type=_PATH, default=None, help="Table with utterance, tier, start, end, label.")
-@click.option("--audio-root", type=_PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]")
+@click.option(
+    "--audio-root", type=_PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
+)
 @raw_option
 @channel_option
 @name_option
@@ -157,7 +167,9 @@ def csv(source, out, segments, audio_root, raw_labels, channel, name, overwrite,
 @name_option
 @overwrite_option
 @quiet_option
-def huggingface(source, out, split, config, audio_column, id_column, text_column, channel, name, overwrite, quiet) -> None:
+def huggingface(
+    source, out, split, config, audio_column, id_column, text_column, channel, name, overwrite, quiet
+) -> None:
     """From a Hugging Face dataset with an audio column: a local folder or a hub id (ID@REVISION).
 
     \b
@@ -195,9 +207,25 @@ def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
 
 @corpus.command(context_settings=HELP)
 @click.argument("corpus_folder", metavar="CORPUS", type=_PATH)
-@click.option("-o", "--output", "out", type=_PATH, default=None, metavar="FOLDER", help="Corpus to write.  [default: CORPUS itself]")
-@click.option("--dictionary", type=_PATH, default=None, help="More pronunciations, lines as in CMUdict: WORD  P H OW N Z.")
-@click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="How many utterances may fail to align.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=_PATH,
+    default=None,
+    metavar="FOLDER",
+    help="Corpus to write.  [default: CORPUS itself]",
+)
+@click.option(
+    "--dictionary", type=_PATH, default=None, help="More pronunciations, lines as in CMUdict: WORD  P H OW N Z."
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many utterances may fail to align.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @quiet_option
 def align(corpus_folder, out, dictionary, max_failures, jobs, quiet) -> None:
@@ -242,7 +270,9 @@ def _facts(made) -> dict:
         "name": made.name,
         "utterances": len(made.utterances),
         "seconds": made.seconds,
-        "segments": {tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()},
+        "segments": {
+            tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()
+        },
         "metadata": {c: int(made.utterances[c].nunique()) for c in made.metadata_columns},
         "fingerprint": made.fingerprint,
         "provenance": made.provenance,
@@ -253,7 +283,9 @@ def _show(made, out: Path) -> None:
     facts = _facts(made)
     rows = [("utterances", f"{output.number(facts['utterances'])}, {output.duration(facts['seconds'])}")]
     for tier, counts in facts["segments"].items():
-        rows.append((f"{tier} segments", f"{output.number(counts['count'])} with {output.number(counts['labels'])} labels"))
+        rows.append(
+            (f"{tier} segments", f"{output.number(counts['count'])} with {output.number(counts['labels'])} labels")
+        )
     if not facts["segments"]:
         rows.append(("segments", "none: units phone and word need them ('layertool corpus align', or TextGrids)"))
     metadata = ", ".join(f"{name} ({values})" for name, values in facts["metadata"].items())

@@ -25,25 +25,74 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.argument("model")
 @click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Store")
-@click.option("--units", default="word,utterance", show_default=True, metavar="UNITS", help="Among frame,phone,word,utterance.")
+@click.option(
+    "--units", default="word,utterance", show_default=True, metavar="UNITS", help="Among frame,phone,word,utterance."
+)
 @click.option("--layers", default="all", show_default=True, metavar="LAYERS",
               help="E.g. T0-T12,C7. 'all' leaves out Whisper's decoder; ask for it by name: all,D0-D4.")  # fmt: skip
 @click.option("--pooling", multiple=True, callback=_pairs, metavar="UNIT=HOW",
               help="mean, centre-third, position@0.5, quarter1 to quarter4.  [default: phone=centre-third, others mean]")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True, help="Of the computation.")
-@click.option("--store-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="On the disk.")
-@click.option("--batch-seconds", type=click.FloatRange(min=0.1), default=None, help="Padded audio in one batch.  [default: 30 on a CPU, 400 on a GPU]")
-@click.option("--shard-seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Audio in one shard, the unit of resuming.")
-@click.option("--window-seconds", type=click.FloatRange(min=4), default=60.0, show_default=True, help="Longer utterances are run in windows of this length (Whisper: at most 30).")
-@click.option("--overlap-seconds", type=click.FloatRange(min=1), default=10.0, show_default=True, help="What two windows share; they are joined in its middle.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the computation.",
+)
+@click.option(
+    "--store-dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="On the disk.",
+)
+@click.option(
+    "--batch-seconds",
+    type=click.FloatRange(min=0.1),
+    default=None,
+    help="Padded audio in one batch.  [default: 8 on a CPU, 400 on a GPU]",
+)
+@click.option(
+    "--shard-seconds",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="Audio in one shard, the unit of resuming.",
+)
+@click.option(
+    "--window-seconds",
+    type=click.FloatRange(min=4),
+    default=60.0,
+    show_default=True,
+    help="Longer utterances are run in windows of this length (Whisper: at most 30).",
+)
+@click.option(
+    "--overlap-seconds",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="What two windows share; they are joined in its middle.",
+)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Reading threads.")
 @click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew.")
-@click.option("--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean.")
-@click.option("--normalise/--no-normalise", default=None, help="Zero mean, unit variance of the waveform.  [default: as the checkpoint says]")
+@click.option(
+    "--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean."
+)
+@click.option(
+    "--normalise/--no-normalise",
+    default=None,
+    help="Zero mean, unit variance of the waveform.  [default: as the checkpoint says]",
+)
 @click.option("--cmvn", is_flag=True, help="Per-utterance mean and variance normalisation of acoustic features.")
 @click.option("--language", default="en", show_default=True, help="Of the forced text, for Whisper's decoder layers.")
-@click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out up to this many bad utterances, and list them.")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Leave out up to this many bad utterances, and list them.",
+)
 @click.option("--overwrite", is_flag=True, help="Start again.  [default: go on where an earlier run stopped]")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
 @quiet_option
@@ -65,7 +114,16 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
     from layertool.extractors.prepare import Options, prepare
     from layertool.extractors.run import carry_out
 
-    names = ("units", "layers", "store_dtype", "pooling", "channel", "window_seconds", "overlap_seconds", "shard_seconds")
+    names = (
+        "units",
+        "layers",
+        "store_dtype",
+        "pooling",
+        "channel",
+        "window_seconds",
+        "overlap_seconds",
+        "shard_seconds",
+    )
     decided = Options(**{name: options[name] for name in names})
     compute = {name: options[name] for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language")}
     prepared = prepare(model, corpus, decided, **compute)
@@ -88,7 +146,9 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         output.note(f"left out: {failure['utterance']}: {failure['error']}")
     if store.about["zero_length_segments"]:
         output.note(f"{store.about['zero_length_segments']} segments of zero length were left out", quiet)
-    rows = ", ".join(f"{output.number(store.n_rows(unit))} {unit}{'' if store.n_rows(unit) == 1 else 's'}" for unit in store.units)
+    rows = ", ".join(
+        f"{output.number(store.n_rows(unit))} {unit}{'' if store.n_rows(unit) == 1 else 's'}" for unit in store.units
+    )
     from layertool.layers import summary
 
     size = output.size(sum(entry["size"] for entry in store.index.values()))

@@ -15,5 +15,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 def output_folder(what: str):
     """The -o option of a command that writes a folder."""
     return click.option(
-        "-o", "--output", "out", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help=f"{what} to write."
+        "-o",
+        "--output",
+        "out",
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="FOLDER",
+        help=f"{what} to write.",
     )

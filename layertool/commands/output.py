@@ -104,7 +104,9 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
         def show(done: float, total: float) -> None:
             begun_at[:] = begun_at or [done]  # what an earlier run did says nothing about the speed of this one
             if what:
-                progress.update(task, completed=done, total=total, rate=f"{done:,.0f} of {total:,.0f}".replace(",", " "))
+                progress.update(
+                    task, completed=done, total=total, rate=f"{done:,.0f} of {total:,.0f}".replace(",", " ")
+                )
                 return
             elapsed = progress.tasks[0].elapsed or 0
             rate = f"{(done - begun_at[0]) / elapsed:.1f} audio s/s" if elapsed and done > begun_at[0] else ""

@@ -28,7 +28,9 @@ def info(store: Path, as_json: bool) -> None:
         output.as_json({**about, "finished": opened.finished, "failures": opened.failures, "shards": len(opened.index)})
         return
     model, configuration = about["configuration"]["model"], about["configuration"]
-    identity = next((f"{k} {model[k]}" for k in ("definition", "revision", "sha256") if model.get(k)), "no identity recorded")
+    identity = next(
+        (f"{k} {model[k]}" for k in ("definition", "revision", "sha256") if model.get(k)), "no identity recorded"
+    )
     untrained = f", random weights of seed {model['random_init']}" if model.get("random_init") is not None else ""
     state = "complete" if opened.finished else f"unfinished: {len(opened.index)} of {about['n_shards']} shards"
     facts = [
@@ -101,7 +103,9 @@ def verify(store: Path, quiet: bool) -> None:
 @click.option("--units", default=None, metavar="UNITS", help="Only these, e.g. phone,word  [default: all there are]")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote.")
 @quiet_option
-def export(store: Path, out: Path, layout: str, layers: str | None, units: str | None, overwrite: bool, quiet: bool) -> None:
+def export(
+    store: Path, out: Path, layout: str, layers: str | None, units: str | None, overwrite: bool, quiet: bool
+) -> None:
     """Write a store as .npy files (one per layer) or .npz files (one per unit).
 
     \b

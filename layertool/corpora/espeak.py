@@ -150,13 +150,13 @@ def make_corpus(
     voices: Sequence[Voice] = VOICES,
     sentences: Sequence[str] = SENTENCES,
     jobs: int = 2,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[float, float], object] | None = None,
 ) -> Corpus:
     """Speak every sentence with every voice and write the corpus to ``folder``, voice by voice.
 
     The audio is ``folder/audio/VOICE_NN.wav`` (16 kHz, 16 bit); the tiers are ``word`` and
-    ``phone``. ``jobs`` processes speak at a time; ``progress`` is called with 1 after each
-    utterance. Raises what ``synthesise`` raises, and StoreError when there is no room.
+    ``phone``. ``jobs`` processes speak at a time; ``progress`` is called with (utterances
+    spoken, utterances in all). Raises what ``synthesise`` raises, and StoreError when there is no room.
     """
     import soundfile
 
@@ -193,7 +193,7 @@ def make_corpus(
                     segments.append({"utterance": name, "tier": tier, **times, "label": label})
             engine = utterance.engine
             if progress is not None:
-                progress(1)
+                progress(len(utterances), len(tasks))
     provenance = {
         "source": f"{engine} (espeakng-loader {version('espeakng-loader')}), seed {SEED}",
         "resampler": audio.RESAMPLER,
@@ -240,7 +240,8 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
         last_sample = event.sample
     marks.append(("", len(samples), token))
 
-    phones, spans = [], {}
+    phones: list[Segment] = []
+    spans: dict[int, tuple[int, int]] = {}
     for (label, start, token), (_, end, _) in itertools.pairwise(marks):
         if label:
             phones.append(Segment(label, start, end))

@@ -72,8 +72,6 @@ def read(
     source = str(source)
     local = _is_local(source)
     dataset, origin = _load(source, local, split, config)
-    if not len(dataset):
-        raise CorpusError(f"{source} has no rows in the split '{origin['split']}': choose another with --split NAME")
     column = _audio_column(dataset, audio_column, source)
     scalars = [c for c, feature in dataset.features.items() if c != column and _is_scalar(feature)]
     table = _scalar_table(dataset, scalars)
@@ -137,10 +135,10 @@ def _load(source: str, local: bool, split: str | None, config: str | None) -> tu
                 return {"bytes": value.get("bytes"), "path": value.get("path")}
             return {"bytes": None, "path": str(value)}
 
-    origin = {}
+    origin: dict = {}
     try:
         if local and any((Path(source) / file).is_file() for file in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(source)
+            loaded = datasets.load_from_disk(str(Path(source).resolve()))
         else:
             path, _, revision = (str(Path(source).resolve()), "", "") if local else source.partition("@")
             builder = datasets.load_dataset_builder(path, name=config, revision=revision or None)
@@ -150,8 +148,9 @@ def _load(source: str, local: bool, split: str | None, config: str | None) -> tu
             loaded = builder.as_dataset()
             origin["config"] = builder.config.name
             if not local:
-                origin["revision"] = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else revision
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+                commit = re.fullmatch("[0-9a-f]{40}", builder.hash or "")
+                origin["revision"] = commit[0] if commit else revision or None
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise CorpusError(_load_message(source, local, error)) from error
     dataset, origin["split"] = _choose_split(loaded, split, source)
     return dataset, origin

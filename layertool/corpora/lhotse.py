@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _TIERS = {"words": "word", "phones": "phone"}
 _FIELDS = ("speaker", "gender", "language")
 _TOLERANCE_SECONDS = END_TOLERANCE / SAMPLE_RATE
+# What reading a damaged file raises; lhotse checks its data with assert, or not at all.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, AssertionError, EOFError, OSError, zlib.error)
 # What the other lines of lhotse manifests have, to say what was given instead of cuts.
 _OTHER_MANIFESTS = {"sources": "recordings", "recording_id": "supervisions", "num_features": "features"}
 _SAVE = "save its audio with cuts.save_audios(FOLDER) in lhotse and read the manifest of what that returns"
@@ -43,8 +45,9 @@ def read(
     Relative paths are looked up from the working folder, then from the manifest's. The supervisions
     of a cut give ``text`` (joined in the order of time), ``speaker``, ``gender``, ``language`` and
     custom scalars; where they contradict one another the value is left empty and counted in
-    ``provenance["supervisions_disagree"]``. Their alignments give the segments, with labels that
-    ``normalise(tier, label)`` returns; a segment that is not inside the cut is left out and counted
+    ``provenance["supervisions_disagree"]``. Their alignments (seconds from the start of the
+    recording, as lhotse counts them since 1.18) give the segments, with labels that ``normalise(tier,
+    label)`` returns; a segment that is not inside the cut is left out and counted
     in ``provenance["segments_outside_cuts"]``. ``channel``: taken instead of each cut's own.
 
     Raises MissingExtraError, and CorpusError for a manifest that is damaged or has no cuts and for
@@ -63,15 +66,20 @@ def read(
             for tier, items in (supervision.alignment or {}).items():
                 tier = _TIERS.get(tier, tier)
                 for item in items:
-                    start, end = max(item.start, 0.0), min(item.end, cut.duration)
-                    if end < start or max(start - item.start, item.end - end) > _TOLERANCE_SECONDS:
+                    # alignments count from the start of the recording, supervisions from that of the cut
+                    start, end = round(item.start - cut.start, 8), round(item.end - cut.start, 8)
+                    if not (
+                        -_TOLERANCE_SECONDS <= start <= cut.duration and 0 <= end <= cut.duration + _TOLERANCE_SECONDS
+                    ):
                         outside += 1
                     elif (label := normalise(tier, str(item.symbol))) is not None:
                         names.append(cut.id)
                         tiers.append(sys.intern(tier))
-                        starts.append(start)
-                        ends.append(end)
+                        starts.append(max(start, 0.0))
+                        ends.append(min(end, cut.duration))
                         symbols.append(sys.intern(label))
+    if not utterances:
+        raise CorpusError(f"{path} has no cuts: check how it was made")
     segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, symbols), strict=True)))
     provenance: dict = {"reader": "lhotse", "source": str(path.resolve())}
     if names:
@@ -104,7 +112,7 @@ def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
                     data = json.loads(line)
                     _check_kind(data, f"{path}, line {number}")
                     yield kinds[data["type"]].from_dict(data)
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zlib.error) as error:
+    except _DAMAGE as error:
         raise CorpusError(
             f"{path}, line {number or 1}, cannot be read as a cut ({type(error).__name__}: {error}): "
             "write the manifest anew with lhotse"

@@ -19,6 +19,7 @@ class AcousticExtractor(Extractor):
 
     def __init__(self, name: str, cmvn: bool = False):
         self.preset, self.cmvn = acoustic.preset(name), cmvn
+        self.min_samples = self.preset.min_samples
         self.layers = {self.preset.layer: Layer(self.preset.width, self.preset.geometry)}
         self.provenance = {
             "family": "acoustic",

@@ -37,6 +37,11 @@ class Item:
     model_input: Any = None
     token_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))  # of each word of the text
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the window is the whole utterance."""
+        return self.window.end - self.window.start == self.n_samples
+
 
 # Called with a layer's name and its frames: a tensor or array (items, frames or tokens, width).
 Emit = Callable[[str, Any], None]

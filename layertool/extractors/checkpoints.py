@@ -70,7 +70,7 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-def load_model(model: str, config: Any, random_init: int | None) -> tuple[torch.nn.Module, dict]:
+def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, dict]:
     """The model in evaluation mode and float32, and its provenance: id, revision, sha256, random_init.
 
     With ``random_init`` the weights are drawn anew from the configuration (the untrained control).

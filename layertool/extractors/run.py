@@ -16,7 +16,7 @@ from layertool.extractors.sink import BatchEnd, Failures, Pooled, Progress, Sink
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter
 
-BATCH_SECONDS = {"cpu": 30.0, "mps": 60.0, "cuda": 400.0}
+BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}
 
 
 def extract(
@@ -75,11 +75,8 @@ def carry_out(
     with StoreWriter(
         out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.labels, overwrite
     ) as store:
-        done = sum(prepared.shards[n].n_samples for n in store.finished) / SAMPLE_RATE
-        failed = sum(len(entry.get("failures", [])) for entry in store.finished.values())
-        if progress:
-            progress(done, prepared.plan.seconds)
-        sink = Sink(prepared, store, max_failures, failed, done, progress, str(device), batch_seconds)
+        facts = {"device": str(device), "batch_seconds": batch_seconds}
+        sink = Sink(prepared, store, max_failures, progress, facts)
         pending = [shard for shard in prepared.shards if shard.number not in store.finished]
         with sink:
             for work in read_ahead(prepared, pending, round(batch_seconds * SAMPLE_RATE), workers):
@@ -98,13 +95,12 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
     sink.put(Failures(work.shard, work.failures))
     for first in range(0, len(work.items), per_batch):
         items = work.items[first : first + per_batch]
-        pooled: list[Pooled] = []
         emitted: set[str] = set()
 
-        def emit(name: str, frames: torch.Tensor, items=items, pooled=pooled, emitted=emitted) -> None:
+        def emit(name: str, frames: torch.Tensor, items=items, emitted=emitted) -> None:
             emitted.add(name)
             for unit, values, slices in prepared.pooler.pool(name, frames, items, rows):
-                pooled.append(Pooled(work.shard, unit, name, values, slices))
+                sink.put(Pooled(work.shard, unit, name, values, slices))
 
         try:
             extractor.forward(items, prepared.layers, emit)
@@ -119,6 +115,4 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
                 f"{extractor.provenance['id']} did not give the layers {', '.join(missing)}: its structure is not what "
                 "its model type promises"
             )
-        for one in pooled:
-            sink.put(one)
     sink.put(BatchEnd(work.shard, work.positions, work.is_last))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,16 @@ from layertool.extractors import plan
 from layertool.extractors.pooling import Slice
 from layertool.extractors.prepare import Prepared
 from layertool.geometry import SAMPLE_RATE
-from layertool.store.writer import StoreWriter
+from layertool.store.writer import ShardWriter, StoreWriter
 
-Progress = Callable[[float, float], None]  # (audio seconds done, audio seconds in all)
+Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
+_AHEAD = 128  # pooled matrices that may wait to be written
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pooled:
+    """Rows of one layer at one unit, from one batch; still on the device."""
+
     shard: plan.Shard
     unit: str
     layer: str
@@ -29,156 +33,165 @@ class Pooled:
     slices: list[Slice]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Failures:
+    """Utterances of a batch that could not be read."""
+
     shard: plan.Shard
     failures: list[tuple[int, LayertoolError]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchEnd:
+    """Every row of these utterances has been handed over; ``is_last``: of the shard's."""
+
     shard: plan.Shard
     positions: list[int]
     is_last: bool
 
 
+Task = Pooled | Failures | BatchEnd
+
+
+@dataclass
+class _OpenShard:
+    """The shard being written, and what is known of its utterances so far."""
+
+    plan: plan.Shard
+    writer: ShardWriter
+    first_rows: dict[tuple[str, int], int]
+    failures: dict[int, str] = field(default_factory=dict)
+    shares: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)  # of utterances cut into windows
+
+
 class Sink:
-    """The writing thread: takes pooled rows, checks them, writes them where they belong."""
+    """The writing thread. What goes wrong in it is raised by the next call from the main thread."""
 
     def __init__(
         self,
         prepared: Prepared,
         store: StoreWriter,
         max_failures: int,
-        failed: int,
-        done: float,
-        progress,
-        device: str,
-        batch_seconds: float,
+        progress: Progress | None,
+        facts: dict,
     ):
         self.prepared, self.store, self.max_failures, self.progress = prepared, store, max_failures, progress
-        self.facts = {"device": device, "batch_seconds": batch_seconds}
-        self.n_failed, self.done = failed, done
-        self.queue: queue.Queue = queue.Queue(maxsize=128)
+        self.facts = facts
+        self.lengths = prepared.corpus.utterances["n_samples"].to_numpy()
+        self.n_failed = sum(len(entry.get("failures", [])) for entry in store.finished.values())
+        self.done = sum(prepared.shards[number].n_samples for number in store.finished) / SAMPLE_RATE
+        self.open: _OpenShard | None = None
         self.error: BaseException | None = None
-        self.shard = None
+        self.tasks: queue.Queue[Task | None] = queue.Queue(_AHEAD)
         self.thread = threading.Thread(target=self._work, name="write", daemon=True)
+        self._report()
 
     def __enter__(self) -> Sink:
         self.thread.start()
         return self
 
-    def __exit__(self, kind, *_) -> None:
-        self.stopping = kind is not None
-        if kind is not None:
-            self.error = self.error or InterruptedError("the run was stopped")
-        self.queue.put(None)
+    def __exit__(self, kind, error, _traceback) -> None:
+        if error is not None and self.error is None:
+            self.error = error  # the thread takes no more work
+        self.tasks.put(None)
         self.thread.join()
-        if self.shard is not None:
-            self.shard.abandon()
-        if kind is None:
+        if self.open is not None:
+            self.open.writer.abandon()
+        if error is None:
             self.check()
 
-    def put(self, task) -> None:
-        self.queue.put(task)
+    def put(self, task: Task) -> None:
+        """Hand over a task; raises what went wrong with an earlier one."""
         self.check()
+        self.tasks.put(task)
 
     def check(self) -> None:
         """Raise in the main thread what went wrong in the writing one."""
         if self.error is not None:
             raise self.error
 
+    def _report(self) -> None:
+        if self.progress:
+            self.progress(self.done, self.prepared.plan.seconds)
+
     def _work(self) -> None:
-        while (task := self.queue.get()) is not None:
+        while (task := self.tasks.get()) is not None:
             if self.error is not None:
                 continue  # empty the queue, so that the main thread is not held up
             try:
                 self._take(task)
-            except BaseException as error:  # handed to the main thread, which raises it
+            except BaseException as error:  # `check` raises it in the main thread
                 self.error = error
 
-    def _take(self, task) -> None:
-        if self.shard is None:
-            self._begin(task.shard)
+    def _take(self, task: Task) -> None:
+        shard = self.open = self.open or self._begin(task.shard)
         if isinstance(task, Pooled):
-            self._write(task)
+            self._write(shard, task)
         elif isinstance(task, Failures):
             for position, error in task.failures:
-                self._fail(position, error)
+                self._fail(shard, position, error)
         else:
-            self._end_batch(task)
+            self._end_batch(shard, task)
 
-    def _begin(self, shard: plan.Shard) -> None:
-        prepared = self.prepared
-        self.lengths = prepared.corpus.utterances["n_samples"].to_numpy()
-        tables = plan.shard_tables(shard, prepared.pooler, prepared.rows, self.lengths)
-        self.first = plan.first_rows(tables)
-        widths = {
-            f"{unit}/{name}": (prepared.extractor.layers[name].width, table)
-            for (unit, name), table in prepared.pooler.table.items()
+    def _begin(self, shard: plan.Shard) -> _OpenShard:
+        pooler, extractor = self.prepared.pooler, self.prepared.extractor
+        tables = plan.shard_tables(shard, pooler, self.prepared.rows, self.lengths)
+        layers = {
+            f"{unit}/{name}": (extractor.layers[name].width, table) for (unit, name), table in pooler.table.items()
         }
-        self.shard = self.store.shard(shard.number, tables, widths)
-        self.failures: dict[int, str] = {}
-        self.partial: dict[tuple[str, int], np.ndarray] = {}
+        return _OpenShard(shard, self.store.shard(shard.number, tables, layers), plan.first_rows(tables))
 
-    def _fail(self, position: int, error: LayertoolError) -> None:
-        if position in self.failures:
+    def _fail(self, shard: _OpenShard, position: int, error: LayertoolError) -> None:
+        if position in shard.failures:
             return
         self.n_failed += 1
         if self.n_failed > self.max_failures:
             raise error
-        self.failures[position] = str(error)
+        shard.failures[position] = str(error)
 
-    def _write(self, task: Pooled) -> None:
+    def _write(self, shard: _OpenShard, task: Pooled) -> None:
         values = task.values.cpu().numpy()
         for part in task.slices:
             position = part.item.position
-            if position in self.failures or not part.n_rows:
+            if position in shard.failures or not len(part.target):
                 continue
             rows = values[part.first : part.first + len(part.target)]
-            whole = (
-                len(part.target) == part.n_rows and part.item.window.end - part.item.window.start == part.item.n_samples
-            )
-            if whole:
-                self._store(task.unit, task.layer, position, 0, rows)
-            elif task.unit == "frame":
-                self._store(task.unit, task.layer, position, int(part.target[0]) if len(part.target) else 0, rows)
+            if task.unit == "frame" or part.item.is_whole:
+                self._store(shard, task.unit, task.layer, position, int(part.target[0]), rows)
             else:
-                name = f"{task.unit}/{task.layer}"
-                total = self.partial.setdefault((name, position), np.zeros((part.n_rows, values.shape[1]), np.float32))
+                key = (task.unit, task.layer, position)
+                total = shard.shares.setdefault(key, np.zeros((part.n_rows, values.shape[1]), np.float32))
                 total[part.target] += rows
 
-    def _store(self, unit: str, layer: str, position: int, offset: int, rows: np.ndarray) -> None:
-        with np.errstate(over="ignore"):
-            stored = rows.astype(self.shard.dtype, copy=False)
+    def _store(self, shard: _OpenShard, unit: str, layer: str, position: int, offset: int, rows: np.ndarray) -> None:
+        """Put rows of one utterance, from its row ``offset`` on, where they belong in the shard."""
+        with np.errstate(over="ignore"):  # looked for below
+            stored = rows.astype(shard.writer.dtype, copy=False)
         if not np.isfinite(stored).all():
             utterance = self.prepared.corpus.utterances["utterance"].iloc[position]
             if np.isfinite(rows).all():
                 what = f"values up to {np.abs(rows).max():.3g}, too large for float16: give --store-dtype float32"
             else:
                 what = "values that are not finite: give --dtype float32, or check the audio and the checkpoint"
-            self._fail(position, FeatureError(f"layer {layer} of utterance '{utterance}' has {what}"))
+            self._fail(shard, position, FeatureError(f"layer {layer} of utterance '{utterance}' has {what}"))
             return
         table = self.prepared.pooler.table[unit, layer]
-        first = self.first.get((f"{unit}/{table}", position), 0) + offset
-        self.shard.put(f"{unit}/{layer}", first, stored)
+        shard.writer.put(f"{unit}/{layer}", shard.first_rows[f"{unit}/{table}", position] + offset, stored)
 
-    def _end_batch(self, task: BatchEnd) -> None:
-        for (name, position), rows in self.partial.items():
-            unit, layer = name.split("/")
-            if position not in self.failures:
-                self._store(unit, layer, position, 0, rows)
-        self.partial.clear()
+    def _end_batch(self, shard: _OpenShard, task: BatchEnd) -> None:
+        for (unit, layer, position), rows in shard.shares.items():
+            if position not in shard.failures:
+                self._store(shard, unit, layer, position, 0, rows)
+        shard.shares.clear()
         if task.is_last:
             ids = self.prepared.corpus.utterances["utterance"]
-            self.shard.finish(
-                self.failures.keys(),
-                utterances=[task.shard.first, task.shard.last],
-                seconds=task.shard.n_samples / SAMPLE_RATE,
-                failures=[{"utterance": ids.iloc[p], "error": text} for p, text in sorted(self.failures.items())],
+            shard.writer.finish(
+                shard.failures.keys(),
+                utterances=[shard.plan.first, shard.plan.last],
+                seconds=shard.plan.n_samples / SAMPLE_RATE,
+                failures=[{"utterance": ids.iloc[p], "error": text} for p, text in sorted(shard.failures.items())],
                 **self.facts,
             )
-            self.shard = None
+            self.open = None
         self.done += sum(int(self.lengths[p]) for p in task.positions) / SAMPLE_RATE
-        if self.progress:
-            self.progress(self.done, self.prepared.plan.seconds)
+        self._report()

@@ -48,7 +48,7 @@ class WhisperExtractor(Extractor):
         self.name, self.revision = split_revision(model)
         self.language = language
         try:
-            self.mel = WhisperFeatureExtractor.from_pretrained(self.name, revision=self.revision)
+            self.mel = WhisperFeatureExtractor.from_pretrained(self.name, revision=self.revision or "main")
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{self.name} has no preprocessor_config.json, so its log-mel input is unknown: add the file"
@@ -109,7 +109,7 @@ class WhisperExtractor(Extractor):
                 f"utterance '{item.utterance}' has no text, which decoder layers need: add a 'text' column to the corpus, "
                 "or leave the D layers out"
             )
-        if item.window.end - item.window.start < item.n_samples:
+        if not item.is_whole:
             raise CorpusError(
                 f"utterance '{item.utterance}' is longer than 30 s, so its text cannot be forced in one piece: "
                 "cut it, or leave the D layers out"

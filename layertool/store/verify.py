@@ -73,7 +73,7 @@ def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.
 
 
 def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, last: int) -> list[str]:
-    problems = []
+    problems: list[str] = []
     if not len(rows):
         return problems
     codes = rows["utterance"]

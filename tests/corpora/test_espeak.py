@@ -186,8 +186,10 @@ def test_the_worker_imports_nothing_heavy():
 def test_corpus_round_trip(tmp_path):
     calls = []
     voices = (VOICES[5], VOICES[1])
-    corpus = espeak.make_corpus(tmp_path / "a", voices, SENTENCES[:2], jobs=2, progress=calls.append)
-    assert calls == [1, 1, 1, 1]
+    corpus = espeak.make_corpus(
+        tmp_path / "a", voices, SENTENCES[:2], jobs=2, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert list(corpus.utterances["utterance"]) == ["finn_01", "finn_02", "bess_01", "bess_02"]
     assert corpus.tiers == ["phone", "word"]
     assert list(corpus.utterances["text"]) == list(SENTENCES[:2]) * 2

@@ -1,0 +1,1 @@
+"""Non-parametric probes: pure functions on arrays."""

@@ -1,0 +1,84 @@
+"""The one result schema: a row per number, with everything that says which number it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from layertool import __version__
+from layertool.errors import UsageError
+from layertool.files import whole_file
+
+FORMATS = (".csv", ".parquet", ".json")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number. ``variant`` names exactly which definition it is; ``chance`` what no information would give."""
+
+    analysis: str
+    variant: str
+    model: str
+    corpus: str
+    unit: str
+    layer: str
+    layer_index: int
+    target: str
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    chance: float | None = None
+    n: int | None = None
+    seed: int | None = None
+    store: str | None = None
+    revision: str | None = None
+    step: int | None = None
+    layertool: str = __version__
+
+
+COLUMNS = [
+    "analysis", "variant", "model", "revision", "step", "corpus", "unit", "layer", "layer_index", "target", "value",
+    "ci_low", "ci_high", "chance", "n", "seed", "store", "layertool",
+]  # fmt: skip
+if set(COLUMNS) != {f.name for f in fields(Result)}:
+    raise RuntimeError("the columns of results and the fields of Result differ")
+
+
+def table(results: Iterable[Result]) -> pd.DataFrame:
+    """Results as a DataFrame with the columns of the schema, in their order."""
+    return pd.DataFrame([asdict(result) for result in results], columns=COLUMNS)
+
+
+def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
+    """Write results as .csv, .parquet or .json (records), whole or not at all. Raises UsageError for other suffixes."""
+    path = Path(path)
+    rows = results if isinstance(results, pd.DataFrame) else table(results)
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{path} has no known format: end it in {', '.join(FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        if path.suffix == ".parquet":
+            rows.to_parquet(temporary, index=False)
+        elif path.suffix == ".json":
+            rows.to_json(temporary, orient="records", indent=1)
+        else:
+            rows.to_csv(temporary, index=False)
+    return path
+
+
+def read(paths: Sequence[Path | str]) -> pd.DataFrame:
+    """Read and join result files. Raises UsageError for a file that does not have the schema's columns."""
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_json}
+    parts = []
+    for path in map(Path, paths):
+        if path.suffix not in readers or not path.exists():
+            raise UsageError(f"{path} is no result file ({', '.join(FORMATS)}) that exists: check the path")
+        part = readers[path.suffix](path)
+        missing = [column for column in COLUMNS if column not in part.columns]
+        if missing:
+            raise UsageError(f"{path} is no result file: it has no column '{missing[0]}'")
+        parts.append(part[COLUMNS])
+    return pd.concat(parts, ignore_index=True)
