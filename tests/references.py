@@ -7,6 +7,7 @@ are pooled in Python loops with integers (spec layerwise.md 1.5).
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def segment_frames(start: int, end: int, frame_hop: int, n_frames: int, pooling:
     elif pooling.startswith("position@"):
         hi = min(hi, n_frames)
         lo = min(lo, hi - 1)
-        frame = min(int(float(pooling.split("@")[1]) * (hi - lo)), hi - lo - 1)
+        frame = min(int(Fraction(pooling.split("@")[1]) * (hi - lo)), hi - lo - 1)
         lo, hi = lo + frame, lo + frame + 1
     if hi == lo:
         hi += 1

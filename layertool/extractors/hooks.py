@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,15 @@ def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
         yield
 
 
-def computing_in(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Autocast to ``dtype``; nothing for float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+@contextmanager
+def computing_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast to ``dtype``; float32 is true float32 on a GPU too (cuDNN's convolutions would use TF32)."""
+    is_plain = dtype == torch.float32
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not is_plain),
+        torch.autocast(device.type, dtype, enabled=not is_plain),
+        warnings.catch_warnings(),
+    ):
+        # WavLM hands torch a boolean and a float mask together
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+        yield

@@ -35,7 +35,7 @@ class Model:
 
     folder: Path
     prefix: list[int] = field(default_factory=list)  # tokens before every text
-    encoded: dict[bytes, dict[str, np.ndarray]] = field(default_factory=dict)
+    encoded: dict[bytes, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         return str(self.folder)
