@@ -118,22 +118,22 @@ def read(
 
 def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:
     n_channels = samples.shape[1]
+    require_channel(path, n_channels, channel)
     if channel is None:
-        if n_channels > 1:
-            raise AudioError(stereo_message(path, n_channels))
         return samples[:, 0]
     if channel == "mix":
         return samples.mean(axis=1, dtype=np.float64).astype(np.float32)
     if channel == "sum":
         return samples.sum(axis=1, dtype=np.float64).astype(np.float32)
-    if int(channel) >= n_channels:
-        raise AudioError(f"{path} has no channel {channel}: it has {n_channels}, counted from 0")
     return samples[:, int(channel)]
 
 
-def stereo_message(path: Path | str, n_channels: int) -> str:
-    """The sentence for a file of several channels where nobody said which to take."""
-    return (
-        f"{path} has {n_channels} channels: say which to take with --channel 0 (to {n_channels - 1}), "
-        "or --channel mix for their mean"
-    )
+def require_channel(path: Path | str, n_channels: int, channel: str | None) -> None:
+    """Raise AudioError when a file of several channels comes without a choice, or lacks the chosen one."""
+    if channel is None and n_channels > 1:
+        raise AudioError(
+            f"{path} has {n_channels} channels: say which to take with --channel 0 (to {n_channels - 1}), "
+            "or --channel mix for their mean"
+        )
+    if channel is not None and channel.isdecimal() and int(channel) >= n_channels:
+        raise AudioError(f"{path} has no channel {channel}: it has {n_channels}, counted from 0")

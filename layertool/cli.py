@@ -9,6 +9,7 @@ import sys
 import click
 
 from layertool import __version__
+from layertool.commands.options import HELP
 from layertool.errors import LayertoolError
 
 COMMANDS = {
@@ -79,7 +80,7 @@ class Root(click.Group):
 
 @click.group(
     cls=Root,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings=HELP,
     epilog="Start with 'layertool demo', then 'layertool corpus -h' and 'layertool extract -h'.",
 )
 @click.version_option(__version__, "--version", prog_name="layertool")

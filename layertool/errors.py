@@ -42,4 +42,8 @@ class MissingExtraError(LayertoolError):
     """A package that only some commands need is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str):
+        self.parts = (package, extra, purpose)
         super().__init__(f"{purpose} needs the package '{package}': pip install 'layertool[{extra}]'")
+
+    def __reduce__(self):  # an exception with arguments of its own needs this to come back from another process
+        return type(self), self.parts

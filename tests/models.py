@@ -107,7 +107,14 @@ def _whisper_tokenizer():
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the")]  # Ġ is the space
     pieces += [left + right for left, right in merges]
     special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
-    special += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    special += [
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+    ]
     tokenizer = WhisperTokenizer({piece: k for k, piece in enumerate([*pieces, special[0]])}, merges)
     tokenizer.add_special_tokens({"extra_special_tokens": special[1:]})
     return tokenizer

@@ -49,7 +49,9 @@ def test_frame_counts_are_those_of_the_layers_one_by_one():
             assert geometry.n_frames(n) == length, (n, geometry)
 
 
-@pytest.mark.parametrize(("n", "expected"), [(400, 1), (719, 1), (720, 2), (16_000, 49), (160_000, 499), (399, 0), (0, 0)])
+@pytest.mark.parametrize(
+    ("n", "expected"), [(400, 1), (719, 1), (720, 2), (16_000, 49), (160_000, 499), (399, 0), (0, 0)]
+)
 def test_golden_frame_counts(n, expected):
     assert MODEL.n_frames(n) == expected
 
@@ -146,9 +148,7 @@ def test_frame_indices_of_the_whole_grid(seconds_to_frames):
 def test_the_float_traps_are_traps_and_are_avoided():
     assert math.ceil(0.14 / 0.02) == 8
     assert math.floor(0.58 / 0.02) == 28
-    naive = sum(
-        math.floor(k / 100 / 0.02) != k // 2 or math.ceil(k / 100 / 0.02) != (k + 1) // 2 for k in range(4000)
-    )
+    naive = sum(math.floor(k / 100 / 0.02) != k // 2 or math.ceil(k / 100 / 0.02) != (k + 1) // 2 for k in range(4000))
     assert naive == 321
     assert frames("mean", seconds_to_samples(0.0), seconds_to_samples(0.14)) == [list(range(7))]
     assert frames("mean", seconds_to_samples(0.58), seconds_to_samples(0.60)) == [[29]]
@@ -231,7 +231,9 @@ def test_quarters_share_out_a_segment():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("name", ["median", "", "Mean", "position@", "position@1.5", "position@-1", "quarter0", "quarter5"])
+@pytest.mark.parametrize(
+    "name", ["median", "", "Mean", "position@", "position@1.5", "position@-1", "quarter0", "quarter5"]
+)
 def test_an_unknown_pooling_is_refused(name):
     with pytest.raises(UsageError, match=f"'{name}' is no pooling: choose mean, centre-third"):
         Pooling(name)

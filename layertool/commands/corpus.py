@@ -79,7 +79,9 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @overwrite_option
 @quiet_option
 def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, channel, name, overwrite, quiet) -> None:
-    """From a folder of audio, with or without TextGrids, transcripts (.lab, .txt) and a metadata table.
+    """From a folder of audio, TextGrids, transcripts, metadata.
+
+    TextGrids and transcripts (.lab, .txt) are found beside the audio; both may be absent.
 
     \b
     Example:
@@ -115,7 +117,9 @@ def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, chann
 @overwrite_option
 @quiet_option
 def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, quiet) -> None:
-    """From LibriSpeech as published, with its TextGrid alignments (zenodo 2619474).
+    """From LibriSpeech as published, with TextGrid alignments.
+
+    The alignments are those of zenodo record 2619474 or your own.
 
     \b
     Example:
@@ -142,7 +146,9 @@ def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, qu
 @overwrite_option
 @quiet_option
 def csv(source, out, segments, audio_root, raw_labels, channel, name, overwrite, quiet) -> None:
-    """From a table with the column audio, and as you like: utterance, start, end, channel, metadata.
+    """From a table with one row per utterance.
+
+    It needs the column audio; utterance, start, end, channel and metadata as you like.
 
     \b
     Example:
@@ -170,7 +176,9 @@ def csv(source, out, segments, audio_root, raw_labels, channel, name, overwrite,
 def huggingface(
     source, out, split, config, audio_column, id_column, text_column, channel, name, overwrite, quiet
 ) -> None:
-    """From a Hugging Face dataset with an audio column: a local folder or a hub id (ID@REVISION).
+    """From a Hugging Face dataset with an audio column.
+
+    SOURCE is a local folder or a hub id (ID@REVISION).
 
     \b
     Example:
@@ -229,10 +237,10 @@ def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @quiet_option
 def align(corpus_folder, out, dictionary, max_failures, jobs, quiet) -> None:
-    """Make word and phone segments from audio and text, by forced alignment (US English, pocketsphinx).
+    """Make word and phone segments by forced alignment.
 
     \b
-    The corpus needs a column text. Existing word and phone segments are replaced.
+    Uses pocketsphinx and its US English models. The corpus needs a column text. Existing word and phone segments are replaced.
     Example:
       layertool corpus align corpus
     """

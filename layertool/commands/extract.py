@@ -97,7 +97,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
 @quiet_option
 def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **options) -> None:
-    """Run MODEL over CORPUS once and write its layers, pooled to units of speech, into a store.
+    """Run a model over a corpus once and write its layers into a store.
 
     \b
     MODEL is a Hugging Face id (facebook/wav2vec2-base, name@revision), a local folder, or an acoustic

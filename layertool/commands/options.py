@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-HELP = {"help_option_names": ["-h", "--help"]}
+HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes, only results and errors.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

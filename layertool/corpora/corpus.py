@@ -12,7 +12,7 @@ import pandas as pd
 import xxhash
 
 from layertool import audio
-from layertool.errors import AudioError, CorpusError
+from layertool.errors import CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 
@@ -51,10 +51,10 @@ class Corpus:
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
-        _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
-        _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         if utterances.empty:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
+        _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
+        _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         utterances["utterance"] = utterances["utterance"].astype(str)
         check_unique(utterances["utterance"], f"the corpus {name}")
         utterances = _probe(utterances)
@@ -256,8 +256,7 @@ def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
         if path not in headers:
             headers[path] = audio.probe(path)
         info = headers[path]
-        if info.channels > 1 and row.channel is None:
-            raise AudioError(audio.stereo_message(path, info.channels))
+        audio.require_channel(path, info.channels, row.channel)
         first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         rates.append(info.sample_rate)
         lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))

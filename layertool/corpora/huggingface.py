@@ -94,8 +94,8 @@ def read(
                 if arrays
                 else _write_file(item.as_py(), folder / stems[row], root, where)
             )
-            if row == 0 and channel is None and (n_channels := audio.probe(paths[0]).channels) > 1:
-                raise AudioError(audio.stereo_message(paths[0], n_channels))  # now, not after the last of all rows
+            if row == 0:  # now, not after the last of all rows
+                audio.require_channel(paths[0], audio.probe(paths[0]).channels, channel)
             if progress is not None:
                 progress(row + 1, len(ids))
 

@@ -28,7 +28,10 @@ def read_config(model: str) -> Any:
 
     Raises ModelError with what to do when there is none, or when it wants code of its own to run.
     """
+    import huggingface_hub
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+    huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
 
     name, revision = split_revision(model)
     _check_local(name)

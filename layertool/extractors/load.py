@@ -29,7 +29,8 @@ def open_extractor(
     """
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
-    if model.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS} and not Path(model).exists():
+    # the name of a feature means the feature, also where a store or folder of that name lies (./mel is the folder)
+    if model.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS}:
         from layertool.extractors.acoustic_run import AcousticExtractor
 
         if random_init is not None:

@@ -79,6 +79,11 @@ def prepare(
     if not units:
         raise UsageError("no unit was asked for: give --units, e.g. --units phone,word")
     audio.check_channel(options.channel)
+    if options.window_seconds < 2 * options.overlap_seconds:
+        raise UsageError(
+            f"windows of {options.window_seconds:g} s cannot overlap by {options.overlap_seconds:g} s: make "
+            "--window-seconds at least twice --overlap-seconds"
+        )
     pooling = _pooling(units, options.pooling)
     rows, labels, empty = plan.unit_rows(corpus, units)
     if cmvn and "utterance" in units and pooling["utterance"].name == "mean":

@@ -82,9 +82,7 @@ def words_of(texts, lengths) -> list[tuple]:
     for k, (text, n_samples) in enumerate(zip(texts, lengths, strict=True)):
         words = text.split()
         edges = np.linspace(0, n_samples, len(words) + 1).astype(int)
-        rows += [
-            (k, "word", int(a), int(b), word) for a, b, word in zip(edges[:-1], edges[1:], words, strict=True)
-        ]
+        rows += [(k, "word", int(a), int(b), word) for a, b, word in zip(edges[:-1], edges[1:], words, strict=True)]
     return rows
 
 

@@ -1,0 +1,70 @@
+import pandas as pd
+import pytest
+
+from layertool import figures, results
+from layertool.errors import UsageError
+
+ROW = results.Result(
+    analysis="probe", variant="accuracy", model="m", corpus="c", unit="phone", layer="T1", layer_index=1, target="phone",
+    value=0.5, ci_low=0.4, ci_high=0.6, chance=0.1, n=100, seed=0, store="s",
+)  # fmt: skip
+
+
+def curve(model: str, layers: list[str], value: float) -> list[results.Result]:
+    fields = {k: v for k, v in vars(ROW).items() if k not in ("model", "layer", "layer_index", "value")}
+    return [
+        results.Result(model=model, layer=n, layer_index=k, value=value + 0.01 * k, **fields)
+        for k, n in enumerate(layers)
+    ]
+
+
+def test_the_schema_is_the_one_of_the_design():
+    assert (
+        (
+            "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool"
+        ).split()
+        == results.COLUMNS
+    )
+
+
+@pytest.mark.parametrize("suffix", results.FORMATS)
+def test_round_trip(tmp_path, suffix):
+    path = results.write([ROW, ROW], tmp_path / "deep" / f"rows{suffix}")
+    read = results.read([path, path])
+    assert list(read.columns) == results.COLUMNS
+    assert len(read) == 4
+    assert read.loc[0, "value"] == 0.5
+    assert read.loc[3, "layer"] == "T1"
+    assert pd.isna(read.loc[0, "step"])
+
+
+def test_errors(tmp_path):
+    with pytest.raises(UsageError, match=r"rows.txt has no known format: end it in .csv"):
+        results.write([ROW], tmp_path / "rows.txt")
+    with pytest.raises(UsageError, match=r"nope.csv is no result file"):
+        results.read([tmp_path / "nope.csv"])
+    pd.DataFrame({"a": [1]}).to_csv(tmp_path / "other.csv")
+    with pytest.raises(UsageError, match="has no column 'analysis'"):
+        results.read([tmp_path / "other.csv"])
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_layer_curves_are_drawn_in_every_format(tmp_path, suffix, magic):
+    table = results.table(curve("network", ["C1", "T0", "T1"], 0.4) + curve("mel", ["mel"], 0.6))
+    path = figures.layer_curves(table, tmp_path / f"figure{suffix}", "accuracy")
+    assert path.read_bytes().startswith(magic)
+    with pytest.raises(UsageError, match="no known figure format"):
+        figures.layer_curves(table, tmp_path / "figure.bmp", "accuracy")
+
+
+def test_layer_curves_show_every_number(tmp_path, monkeypatch):
+    """Nothing that a figure shows is missing from the rows, and no row is missing from the figure."""
+    drawn = []
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    table = results.table(curve("network", ["C1", "T0", "T1"], 0.4) + curve("mel", ["mel"], 0.6))
+    figures.layer_curves(table, tmp_path / "figure.svg", "accuracy")
+    lines = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].lines}
+    assert lines["network"] == pytest.approx([0.4, 0.41, 0.42])
+    assert lines["mel"] == pytest.approx([0.6, 0.6])
+    assert lines["chance"] == pytest.approx([0.1, 0.1])
+    assert [t.get_text() for t in drawn[0].axes[0].get_xticklabels()] == ["C1", "T0", "T1"]
