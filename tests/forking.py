@@ -206,7 +206,8 @@ def _watch(kill_at: list | None, pause: float) -> None:
             self.file.write(line[: len(line) // 2])
             self.file.flush()
             point("index line half written")
-            return self.file.write(line[len(line) // 2 :])
+            self.file.write(line[len(line) // 2 :])
+            return len(line)
 
         def __enter__(self):
             self.file.__enter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -156,9 +157,9 @@ def random_segments(lengths, seed: int = 0) -> list[tuple]:
     rows = []
     for k, n_samples in enumerate(lengths):
         edges = np.unique([*random.integers(0, n_samples, max(2, n_samples // 4_000)), n_samples])
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             rows.append((k, "word", int(start), int(end), f"w{random.integers(5)}"))
             inner = np.unique([start, *random.integers(start, end, 3), end])
-            for left, right in zip(inner[:-1], inner[1:], strict=True):
+            for left, right in pairwise(inner):
                 rows.append((k, "phone", int(left), int(right), f"p{random.integers(8)}"))
     return rows

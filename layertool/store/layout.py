@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import xxhash
 
@@ -17,6 +18,7 @@ ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK = (
 )  # fmt: skip
 UNITS = ("frame", "phone", "word", "utterance")
 NO_LABEL = -1
+BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 # Positions in samples at the store's sample rate, from the start of the utterance.
 ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
 
@@ -25,9 +27,18 @@ def shard_name(number: int) -> str:
     return f"{SHARDS}/{number:05d}.h5"
 
 
-def checksum(array: np.ndarray) -> str:
-    """xxh3-128 of the array's bytes, in hexadecimal."""
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).view(np.uint8).data)
+def checksum(values: np.ndarray | h5py.Dataset) -> str:
+    """xxh3-128 of the bytes of an array or dataset, in hexadecimal; read block by block."""
+    digest = xxhash.xxh3_128()
+    for block in blocks(values):
+        digest.update(np.ascontiguousarray(block).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    """The rows of an array or dataset in order, at most ``max_rows`` at a time."""
+    for first in range(0, len(values), max_rows):
+        yield values[first : first + max_rows]
 
 
 def read_index(store: Path) -> dict[int, dict]:

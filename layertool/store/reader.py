@@ -116,7 +116,7 @@ class FeatureStore:
         """Number of dimensions of a layer."""
         return self.about["layers"][layer]["width"]
 
-    def blocks(self, unit: str, layer: str, max_rows: int = 65_536) -> Iterator[np.ndarray]:
+    def blocks(self, unit: str, layer: str, max_rows: int = layout.BLOCK_ROWS) -> Iterator[np.ndarray]:
         """The rows of a layer in order, in blocks of at most ``max_rows``, each (rows, width).
 
         A store larger than memory is read this way. Raises StoreError when a shard is missing.
@@ -124,9 +124,7 @@ class FeatureStore:
         self._check(unit, layer)
         for entry in self.index.values():
             with self._shard(entry) as file:
-                dataset = file[f"{unit}/{layer}"]
-                for first in range(0, len(dataset), max_rows):
-                    yield dataset[first : first + max_rows]
+                yield from layout.blocks(file[f"{unit}/{layer}"], max_rows)
 
     def read(self, unit: str, layer: str) -> np.ndarray:
         """All rows of a layer at a unit, shape (rows, width), in the dtype of the store."""

@@ -52,23 +52,28 @@ def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.
         if dataset_name not in file:
             problems.append(f"{name} has no dataset {dataset_name}")
             continue
+        dataset = file[dataset_name]
         try:
-            values = file[dataset_name][:]
+            if layout.checksum(dataset) != expected:
+                problems.append(f"{name}, {dataset_name}: the checksum differs, the data were changed after writing")
+            problems += [
+                f"{name}, {dataset_name}: {text}" for text in _check_values(store, entry, dataset, lengths, last)
+            ]
         except OSError as error:
             problems.append(f"{name}, {dataset_name}, cannot be read ({error})")
-            continue
-        if layout.checksum(values) != expected:
-            problems.append(f"{name}, {dataset_name}: the checksum differs, the data were changed after writing")
-        unit, layer = dataset_name.split("/")
-        if values.dtype.names is None:
-            width, table = store.width(layer), store.about["units"][unit]["rows"][layer]
-            shape = (entry["rows"][f"{unit}/{table}"], width)
-            if values.shape != shape:
-                problems.append(f"{name}, {dataset_name}: shape {values.shape} instead of {shape}")
-            if not np.isfinite(values).all():
-                problems.append(f"{name}, {dataset_name}: values that are not finite")
-        else:
-            problems += [f"{name}, {dataset_name}: {text}" for text in _check_rows(values, unit, store, lengths, last)]
+    return problems
+
+
+def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengths: np.ndarray, last: int) -> list[str]:
+    unit, layer = dataset.name.strip("/").split("/")
+    if dataset.dtype.names is not None:
+        return _check_rows(dataset[:], unit, store, lengths, last)
+    problems = []
+    shape = (entry["rows"][f"{unit}/{store.about['units'][unit]['rows'][layer]}"], store.width(layer))
+    if dataset.shape != shape:
+        problems.append(f"shape {dataset.shape} instead of {shape}")
+    if not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
+        problems.append("values that are not finite")
     return problems
 
 

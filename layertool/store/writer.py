@@ -202,7 +202,7 @@ class ShardWriter:
         with saying_no_room(self.path):
             if dropped:
                 self._drop(dropped)
-            checksums = {name: layout.checksum(self.file[name][:]) for name in (*self.tables, *self.layers)}
+            checksums = {name: layout.checksum(self.file[name]) for name in (*self.tables, *self.layers)}
             rows = {name: len(self.file[name]) for name in self.tables}
             self.file.close()
             put_in_place(self.temporary, self.path)

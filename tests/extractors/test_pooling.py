@@ -13,9 +13,8 @@ from layertool.extractors import acoustic
 from layertool.extractors.pooling import segment_sums
 
 LENGTHS = (400, 16_000, 5_003, 31_111)
-POOLINGS = ("mean", "centre-third", "position@0", "position@0.29", "position@0.5", "position@1") + tuple(
-    f"quarter{k}" for k in (1, 2, 3, 4)
-)
+POSITIONS = ("position@0", "position@0.29", "position@0.5", "position@1")
+POOLINGS = ("mean", "centre-third", *POSITIONS, "quarter1", "quarter2", "quarter3", "quarter4")
 # beside random ones: where frames begin and end, single samples, repeats, overlaps, the end of the audio
 SEGMENTS = [
     (0, "word", 0, 400, "all"),

@@ -5,6 +5,7 @@ Relative errors are those of the worst row. References are in float64 (reference
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -153,7 +154,7 @@ def long_windows(n_samples: int, window_seconds: int, overlap_seconds: int) -> t
     while starts[-1] + length < n_samples:
         starts.append(starts[-1] + step)
     starts[-1] = -(-(n_samples - length) // 640) * 640  # moved back, to be as long as the others
-    cuts = [(right + left + length) // 2 // 640 * 640 for left, right in zip(starts, starts[1:], strict=False)]
+    cuts = [(right + left + length) // 2 // 640 * 640 for left, right in pairwise(starts)]
     return [(start, min(start + length, n_samples)) for start in starts], [0, *cuts, n_samples]
 
 
@@ -182,7 +183,8 @@ def long(tmp_path_factory):
     model = models.save("wav2vec2-large", place / "model", num_hidden_layers=1)
     network = references.load(model)
     for block in network.encoder.layers:  # drawn small: without this every frame attends to all alike
-        block.attention.q_proj.weight.data *= 30
+        block.attention.q_proj.weight.data *= 100
+        block.attention.v_proj.weight.data *= 3
     network.float().save_pretrained(model)
     network = references.load(model)
     whole = references.standardised(waveforms[1])  # over all of it, before it is cut
@@ -258,7 +260,7 @@ def test_a_frame_of_another_window_would_be_noticed(long):
     for k in range(1, len(windows)):
         frame = cuts[k] // 320
         left, right = (layers[j]["T1"][frame - windows[j][0] // 320] for j in (k - 1, k))
-        assert references.worst_row(left[None], right[None]) > 1e-3
+        assert references.worst_row(left[None], right[None]) > 1e-4  # ten times what is allowed above
 
 
 @pytest.mark.parametrize("n_samples", [320_001, 320_320, 320_639, 320_640, 320_641, 321_280])
@@ -458,7 +460,7 @@ def test_a_part_of_a_file_is_read(model, waveforms, store, tmp_path):
     corpus = layertool.Corpus.build(
         [
             {"utterance": f"u{k}", "audio": str(tmp_path / "all.wav"), "start": a / 16_000, "end": b / 16_000}
-            for k, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            for k, (a, b) in enumerate(pairwise(edges))
         ]
     )
     got = layertool.extract(model, corpus, tmp_path / "store", ("frame", "utterance"))
