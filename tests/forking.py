@@ -203,11 +203,10 @@ def _watch(kill_at: list | None, pause: float) -> None:
             self.file = file
 
         def write(self, line: bytes) -> int:
-            self.file.write(line[: len(line) // 2])
+            written = self.file.write(line[: len(line) // 2])
             self.file.flush()
             point("index line half written")
-            self.file.write(line[len(line) // 2 :])
-            return len(line)
+            return written + self.file.write(line[written:])
 
         def __enter__(self):
             self.file.__enter__()

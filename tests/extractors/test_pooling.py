@@ -62,7 +62,7 @@ def test_sums_of_up_to_100000_rows_do_not_drift(offset, record_property):
     for row, start, length in zip(got, starts, lengths, strict=True):
         total = frames[start : start + length].astype(np.float64).sum(axis=0)
         worst = max(worst, np.linalg.norm(row - total) / np.linalg.norm(total))
-    record_property("worst", worst)
+    record_property("worst", float(worst))
     assert worst < 1e-6
 
 

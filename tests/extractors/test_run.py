@@ -116,8 +116,9 @@ def test_an_extractor_can_be_used_again(model, corpus, store, tmp_path):
     assert max(worst(whole, store).values()) < 1e-6
 
 
-def test_a_whisper_extractor_can_be_used_again(corpus, tmp_path):
+def test_a_whisper_extractor_can_be_used_again(tmp_path):
     model = models.whisper(tmp_path / "model")
+    corpus = models.corpus(tmp_path / "corpus", [models.speech_like(8_000, 0)])
     expected = layertool.extract(str(model), corpus, tmp_path / "expected", "utterance", "final")
     extractor = open_extractor(str(model))
     layertool.extract(extractor, corpus, tmp_path / "few", "utterance", "T1")
@@ -263,15 +264,15 @@ def test_a_frame_of_another_window_would_be_noticed(long):
         assert references.worst_row(left[None], right[None]) > 1e-4  # ten times what is allowed above
 
 
-@pytest.mark.parametrize("n_samples", [320_001, 320_320, 320_639, 320_640, 320_641, 321_280])
+@pytest.mark.parametrize("n_samples", [64_001, 64_320, 64_639, 64_640, 64_641, 65_280])
 def test_audio_a_little_longer_than_a_window(model, tmp_path, n_samples):
     """Two windows, the second as long as the first or up to 40 ms shorter, and all frames of both."""
     waveform = models.speech_like(n_samples, 3)
     corpus = models.corpus(tmp_path / "corpus", [waveform], [(0, "word", 1_000, n_samples - 1_000, "w")])
     got = layertool.extract(
-        model, corpus, tmp_path / "store", ("frame", "word", "utterance"), "C7,T3", window_seconds=20, overlap_seconds=4
+        model, corpus, tmp_path / "store", ("frame", "word", "utterance"), "C7,T3", window_seconds=4, overlap_seconds=1
     )
-    windows, cuts = long_windows(n_samples, 20, 4)
+    windows, cuts = long_windows(n_samples, 4, 1)
     assert len(windows) == 2
     network = references.load(model)
     layers = [references.speech_layers(network, waveform[start:end]) for start, end in windows]
@@ -301,7 +302,7 @@ def test_windows_that_do_not_overlap_well_are_refused(model, tmp_path, overlap_s
         )
 
 
-@pytest.mark.parametrize("overlap_seconds", [0.001, 0.02, 0.04, 0.1, 2])
+@pytest.mark.parametrize("overlap_seconds", [0.001, 0.04, 2])
 def test_any_overlap_has_every_frame_once(model, tmp_path, overlap_seconds):
     """Convolution frames see 25 ms at most: whatever the windows, they are those of the whole audio.
 
@@ -335,7 +336,7 @@ def test_acoustic_features_of_long_audio_are_exact(tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["wav2vec2-base", "wav2vec2-large", "hubert-batch-norm", "wavlm-base", "data2vec-audio", "conformer-relative"],
+    ["wav2vec2-base", "wavlm-base", "data2vec-audio", "conformer-relative"],
 )
 def test_bfloat16_is_close_to_float32(corpus, tmp_path, name, record_property):
     model = str(models.save(name, tmp_path / "model"))
@@ -346,7 +347,7 @@ def test_bfloat16_is_close_to_float32(corpus, tmp_path, name, record_property):
         a, b = (s.read(unit, layer).astype(np.float64) for s in (full, half))
         cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         lowest, differs = min(lowest, cosine.min()), differs or not np.allclose(a, b, rtol=1e-5)
-    record_property("lowest cosine", lowest)
+    record_property("lowest cosine", float(lowest))
     assert lowest > 0.99
     assert differs  # it was computed in another precision
 
