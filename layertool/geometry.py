@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -131,8 +132,8 @@ class Pooling:
             # position 0.5 of a segment cut at the end of the file means half of what is there
             lo = np.minimum(lo, np.asarray(n_frames) - 1)
             length = np.maximum(np.minimum(hi, n_frames) - lo, 1)
-            quantile = float(self.name.split("@")[1])
-            lo = lo + np.minimum(np.floor(quantile * length).astype(np.int64), length - 1)
+            quantile = Fraction(self.name.split("@")[1])  # 0.29 of 100 frames is 28.999... in binary
+            lo = lo + np.minimum(quantile.numerator * length // quantile.denominator, length - 1)
             hi = lo + 1
         elif self.name.startswith("quarter"):
             k = int(self.name[-1])
@@ -162,7 +163,8 @@ def windows(n_samples: int, length: int, overlap: int) -> list[Window]:
     ``length`` and ``overlap`` in samples; ``overlap`` is what two neighbours share. Cuts fall on
     multiples of 640 samples, so that every frame rate up to 40 ms has a whole frame there. An
     utterance of up to ``length`` samples is one window: nothing is cut. The last window is moved
-    back so that it is as long as the others.
+    back so that it is as long as the others, or less than a cut's grid (40 ms) shorter: never longer,
+    because some models can take no more.
     """
     grid = 2 * MODEL_HOP
     if n_samples <= length:
@@ -176,8 +178,7 @@ def windows(n_samples: int, length: int, overlap: int) -> list[Window]:
             "make --window-seconds at least twice the overlap"
         )
     starts = [k * step for k in range(math.ceil((n_samples - length) / step))]
-    last = n_samples - length
-    starts.append(last - last % grid)
+    starts.append(-(-(n_samples - length) // grid) * grid)
     cuts = [0]
     for left, right in pairwise(starts):
         middle = (right + left + length) // 2

@@ -75,7 +75,8 @@ class SpeechExtractor(Extractor):
         self.provenance = {"family": MODEL_TYPES[config.model_type], **provenance, "normalise": self.normalises}
         convolutions = self.network.feature_extractor.conv_layers
         geometry = convolution_geometry(config.conv_kernel, config.conv_stride)
-        hidden, n_blocks = config.hidden_size, len(self.network.encoder.layers)
+        self._blocks = list(self.network.encoder.layers)
+        hidden, n_blocks = config.hidden_size, len(self._blocks)
         self.layers = {f"C{k}": Layer(config.conv_dim[k - 1], g) for k, g in enumerate(geometry, start=1)}
         self.layers |= {f"T{k}": Layer(hidden, geometry[-1]) for k in range(n_blocks + 1)}
         # post-norm encoders apply encoder.layer_norm before their first block: nothing comes after the last
@@ -108,9 +109,10 @@ class SpeechExtractor(Extractor):
 
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer: their work would be thrown away."""
-        if "final" not in layers:
-            top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
-            del self.network.encoder.layers[max(top, 1) :]  # the first stays: T0 is what goes into it
+        top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
+        # the first stays: T0 is what goes into it
+        blocks = self._blocks if "final" in layers else self._blocks[: max(top, 1)]
+        self.network.encoder.layers = nn.ModuleList(blocks)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:

@@ -79,7 +79,6 @@ def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, Unit
         empty += int((end <= start).sum())
         labels[tier] = sorted(table["label"].unique())
         code = table["label"].map({label: k for k, label in enumerate(labels[tier])}).to_numpy(dtype=np.int64)
-        end = np.minimum(end, lengths[owner])
         order = np.lexsort((end, start, owner))
         order = order[(end > start)[order]]
         bounds = np.searchsorted(owner[order], np.arange(len(lengths) + 1))

@@ -121,6 +121,10 @@ class Pooler:
         ``frames``: (items, frames or tokens, width). ``rows``: utterance position -> unit -> UnitRows.
         Rows of an utterance that is cut into windows are shares, to be added up.
         """
+        with torch.autocast(frames.device.type, enabled=False):  # sums stay in float32 in runs of another dtype
+            return self._pool(name, frames, items, rows)
+
+    def _pool(self, name, frames, items, rows):
         frames = frames.float() if frames.device.type == "cuda" else frames.float().cpu()
         out = []
         for unit in self.units_of(name):
@@ -161,7 +165,9 @@ class Pooler:
             lo = np.array([keep_lo - shift])
             return target, lo, lo + len(target), None, n_frames
         spans = rows[item.position][unit]
-        lo, hi = self.pooling[unit].frames(spans.start, spans.end, geometry.hop, n_frames)
+        # centre-padded spectra have a frame at the end of the audio, too
+        end = np.maximum(spans.end, n_frames * geometry.hop) if unit == "utterance" else spans.end
+        lo, hi = self.pooling[unit].frames(spans.start, end, geometry.hop, n_frames)
         full = hi - lo
         lo, hi = np.maximum(lo, keep_lo), np.minimum(hi, keep_hi)
         target = np.flatnonzero(hi > lo)

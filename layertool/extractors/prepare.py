@@ -79,6 +79,11 @@ def prepare(
     if not units:
         raise UsageError("no unit was asked for: give --units, e.g. --units phone,word")
     audio.check_channel(options.channel)
+    if options.overlap_seconds <= 0:
+        # the last frame of a window would see beyond its end, and so would be in no window
+        raise UsageError(
+            f"windows must overlap, not by {options.overlap_seconds:g} s: give --overlap-seconds 1 or more"
+        )
     if options.window_seconds < 2 * options.overlap_seconds:
         raise UsageError(
             f"windows of {options.window_seconds:g} s cannot overlap by {options.overlap_seconds:g} s: make "

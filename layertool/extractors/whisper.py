@@ -54,6 +54,10 @@ class WhisperExtractor(Extractor):
                 f"{self.name} has no preprocessor_config.json, so its log-mel input is unknown: add the file"
             ) from error
         self.provenance = {"family": "Whisper", **provenance}
+        self._encoder_blocks, self._decoder_blocks = (
+            list(self.network.encoder.layers),
+            list(self.network.decoder.layers),
+        )
         width = config.d_model
         self.layers = {"C1": Layer(width, CONV1), "C2": Layer(width, CONV2)}
         self.layers |= {f"T{k}": Layer(width, CONV2) for k in range(config.encoder_layers + 1)}
@@ -67,24 +71,27 @@ class WhisperExtractor(Extractor):
 
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer, and the decoder when none of its layers is asked."""
-        decoder = [int(name[1:]) for name in layers if name.startswith("D")]
+        encoder, decoder = self._encoder_blocks, [int(name[1:]) for name in layers if name.startswith("D")]
+        self.provenance.pop("decoder_prefix", None)
         if decoder:
             self._tokenizer = self._load_tokenizer()
             self.provenance["decoder_prefix"] = [int(token) for token in self._tokenizer.prefix_tokens]
-            del self.network.decoder.layers[max(*decoder, 1) :]
-            return
-        self.network.decoder.layers = torch.nn.ModuleList()
-        if "final" not in layers:
+        elif "final" not in layers:
             top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
-            del self.network.encoder.layers[max(top, 1) :]
+            encoder = encoder[: max(top, 1)]
+        self.network.encoder.layers = torch.nn.ModuleList(encoder)
+        self.network.decoder.layers = torch.nn.ModuleList(self._decoder_blocks[: max([*decoder, 1])] if decoder else [])
 
     def _load_tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
+        no_tokenizer = f"{self.name} has no tokenizer, which decoder layers need: add tokenizer.json"
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self.revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{self.name} has no tokenizer, which decoder layers need: add tokenizer.json") from error
+            raise ModelError(no_tokenizer) from error
+        if "<|startoftranscript|>" not in tokenizer.get_vocab():  # transformers makes an empty one without the file
+            raise ModelError(no_tokenizer)
         if tokenizer.convert_tokens_to_ids("<|transcribe|>") in tokenizer.all_special_ids and self._is_multilingual():
             try:
                 tokenizer.set_prefix_tokens(language=self.language, task="transcribe", predict_timestamps=False)

@@ -178,7 +178,9 @@ def test_a_moved_store_is_the_same_store(store, tmp_path, monkeypatch):
 
 def test_what_a_store_has_not(made):
     store = FeatureStore(made)
-    with pytest.raises(UsageError, match=r"has no unit 'phone' \(it has frame, word, utterance\): extract again with --units phone"):
+    with pytest.raises(
+        UsageError, match=r"has no unit 'phone' \(it has frame, word, utterance\): extract again with --units phone"
+    ):
         store.read("phone", "T1")
     with pytest.raises(UsageError, match=r"has no layer 'T9' at unit word \(it has C1, C7, T0, T1, final, D0\)"):
         store.read("word", "T9")
@@ -187,7 +189,9 @@ def test_what_a_store_has_not(made):
 
 
 def test_what_is_no_store(tmp_path):
-    with pytest.raises(StoreError, match=r"nowhere is not a feature store \(it does not exist\): make one with 'layertool extract"):
+    with pytest.raises(
+        StoreError, match=r"nowhere is not a feature store \(it does not exist\): make one with 'layertool extract"
+    ):
         FeatureStore(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"is not a feature store \(it has no store\.json\)"):
         FeatureStore(tmp_path)
@@ -195,7 +199,9 @@ def test_what_is_no_store(tmp_path):
 
 def test_an_unfinished_store(tmp_path):
     path = write(tmp_path / "s", [0, 2])
-    with pytest.raises(StoreError, match=r"is unfinished \(2 of 4 shards\): run the same extract command again, it goes on"):
+    with pytest.raises(
+        StoreError, match=r"is unfinished \(2 of 4 shards\): run the same extract command again, it goes on"
+    ):
         FeatureStore(path)
     half = FeatureStore(path, allow_unfinished=True)
     assert not half.finished
@@ -208,7 +214,9 @@ def test_a_store_of_another_time(store):
     (store / "store.json").write_text(text.replace('"schema": 1', '"schema": 2'))
     with pytest.raises(StoreError, match="has store schema 2, this layertool reads 1: extract it again"):
         FeatureStore(store)
-    with pytest.raises(StoreError, match="has store schema 2, this layertool writes 1: .* or start again with --overwrite"):
+    with pytest.raises(
+        StoreError, match="has store schema 2, this layertool writes 1: .* or start again with --overwrite"
+    ):
         opened(store)
 
 
@@ -325,7 +333,9 @@ def test_every_dataset_is_looked_at(store):
     path = shard_path(store, 1)
     with h5py.File(path) as file:
         offsets = {}
-        file.visititems(lambda name, d: offsets.update({name: d.id.get_offset()}) if isinstance(d, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, d: offsets.update({name: d.id.get_offset()}) if isinstance(d, h5py.Dataset) else None
+        )
     whole = path.read_bytes()
     for name, offset in offsets.items():
         content = bytearray(whole)
@@ -347,7 +357,9 @@ def test_a_truncated_shard(store):
 def test_a_deleted_shard(store):
     shard_path(store, 3).unlink()
     assert problems(store) == ["shards/00003.h5 is missing"]
-    with pytest.raises(StoreError, match=r"00003\.h5 is missing: run the same extract command again, it redoes just this shard"):
+    with pytest.raises(
+        StoreError, match=r"00003\.h5 is missing: run the same extract command again, it redoes just this shard"
+    ):
         FeatureStore(store).read("word", "T1")
 
 
@@ -356,7 +368,9 @@ def test_a_damaged_shard_of_the_right_size(store):
     path = shard_path(store, 3)
     path.write_bytes(bytes(path.stat().st_size))
     assert any(text.startswith("shards/00003.h5 cannot be ") for text in problems(store))
-    with pytest.raises(StoreError, match=r"00003\.h5 cannot be opened .*: delete it and run the same extract command again"):
+    with pytest.raises(
+        StoreError, match=r"00003\.h5 cannot be opened .*: delete it and run the same extract command again"
+    ):
         FeatureStore(store).read("word", "T1")
 
 
@@ -409,7 +423,9 @@ def test_a_changed_index(store):
     assert changed(lambda e: e["checksums"].update({"word/T1": "0" * 32})) == [
         "shards/00001.h5, word/T1: the checksum differs, the data were changed after writing"
     ]
-    assert any("shards/00001.h5, word/T1: shape" in text for text in changed(lambda e: e["rows"].update({"word/rows": 4})))
+    assert any(
+        "shards/00001.h5, word/T1: shape" in text for text in changed(lambda e: e["rows"].update({"word/rows": 4}))
+    )
     assert any("shards/00009.h5 is missing" in text for text in changed(lambda e: e.update(file="shards/00009.h5")))
     assert any("has no dataset word/T2" in t for t in changed(lambda e: e["checksums"].update({"word/T2": "0" * 32})))
     assert changed(lambda e: e.update(configuration="0" * 32)), "a shard of another configuration"
@@ -622,7 +638,13 @@ def test_a_store_of_which_nothing_is_left(tmp_path):
 
 def test_another_configuration_is_named_field_by_field(store):
     with pytest.raises(StoreError) as caught:
-        opened(store, store_dtype="float16", layers=["T0", "T1"], cmvn=True, model={"id": "org/net", "family": "test", "revision": "abd"})
+        opened(
+            store,
+            store_dtype="float16",
+            layers=["T0", "T1"],
+            cmvn=True,
+            model={"id": "org/net", "family": "test", "revision": "abd"},
+        )
     text = str(caught.value)
     assert text.startswith(f"{store} was made with another configuration: ")
     for said in (
@@ -782,7 +804,9 @@ def test_exports_of_a_choice(made, tmp_path):
     written = export_npy(store, tmp_path, ["word"], "T0-T1,C7", progress=lambda *p: told.append(p))
     assert [p.name for p in written] == ["layer_7.npy", "layer_0.npy", "layer_1.npy"]
     assert told == [(1, 3), (2, 3), (3, 3)]
-    with pytest.raises(StoreError, match=r"layer_7\.npy exists already: choose another -o, or replace it with --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"layer_7\.npy exists already: choose another -o, or replace it with --overwrite"
+    ):
         export_npy(store, tmp_path, ["word"], "C7")
     export_npy(store, tmp_path, ["word"], "C7", overwrite=True)
     written = export_npz(store, tmp_path / "z", ["word"], "T1")
