@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import soxr
 from layertool.errors import AudioError, UsageError
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"})
+_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SIZE_UNKNOWN = 2**31 - 2**16
 RESAMPLER = f"soxr {soxr.__version__} HQ"
 
 
@@ -62,9 +65,22 @@ def probe(path: Path | str) -> AudioInfo:
         ) from error
     if info.frames <= 0:
         raise AudioError(f"{path} has no samples: restore the file or take it out of the corpus")
-    if info.format == "WAV" and "data :" in info.extra_info and "(should be" in info.extra_info:
+    if _is_cut_short(path, info):
         raise AudioError(f"{path} is cut short: its header promises more samples than there are; restore the file")
     return AudioInfo(info.frames, info.samplerate, info.channels, info.format)
+
+
+def _is_cut_short(path: Path, info) -> bool:
+    """Whether the header of an uncompressed file promises more than there is; libsndfile says so only in its log."""
+    if info.format == "NIST":
+        with open(path, "rb") as file:
+            count = re.search(rb"sample_count -i (\d+)", file.read(1024))
+        return count is not None and int(count[1]) > info.frames
+    sizes = _SIZES.search(info.extra_info)
+    # a program that writes into a pipe cannot go back to fill in the size: all bits set, or the largest it dares
+    return (
+        sizes is not None and int(sizes[2]) < int(sizes[1]) < _SIZE_UNKNOWN
+    ) or "does not match value from 'ds64'" in info.extra_info
 
 
 def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | None) -> tuple[int, int]:

@@ -219,7 +219,7 @@ def _watch(kill_at: list | None, pause: float) -> None:
             return getattr(self.file, name)
 
     def opened(path, mode="r", *args, **options):
-        file = builtins.open(path, mode, *args, **options)
+        file = builtins.open(path, mode, *args, **options)  # noqa: SIM115 - it is the caller's
         return Torn(file) if Path(path).name == "index.jsonl" and mode != "r" else file
 
     os.replace = replace

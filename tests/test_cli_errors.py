@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import click
+import h5py
 import models
 import numpy as np
 import pandas as pd
@@ -105,7 +106,7 @@ def test_what_is_no_command():
     [
         (["extract", "mel"], "Missing argument 'CORPUS'"),
         (["extract", "mel", "corpus"], "Missing option '-o' / '--output'"),
-        (["extract", "mel", "corpus", "-o", "s", "--layer", "T0"], "No such option: --layer"),
+        (["extract", "mel", "corpus", "-o", "s", "--layer", "T0"], "No such option '--layer'"),
         (["extract", "mel", "corpus", "-o", "s", "--dtype", "float64"], "'float64' is not one of"),
         (["extract", "mel", "corpus", "-o", "s", "--store-dtype", "bfloat16"], "'bfloat16' is not one of"),
         (["extract", "mel", "corpus", "-o", "s", "--shard-seconds", "0"], "'--shard-seconds'"),
@@ -131,12 +132,12 @@ def every_command(command: click.Command, path: tuple[str, ...] = ()):
 
 @pytest.mark.parametrize("path", list(every_command(cli)), ids=lambda path: " ".join(path) or "layertool")
 def test_help(path):
-    """One line that says what it does, an example for whatever does something."""
+    """What it does, and an example of whatever does something."""
     short, long = succeeds(*path, "-h"), succeeds(*path, "--help")
     assert short.stdout == long.stdout
     lines = short.stdout.splitlines()
     assert lines[0].startswith(f"Usage: {' '.join(('layertool', *path))} ")
-    assert lines[2].strip().endswith((".", ":", "?")) or len(lines[2]) > 70
+    assert lines[2].strip()
     if path and len(list(every_command(cli.get_command(click.Context(cli), path[0])))) == 1:
         assert f"layertool {' '.join(path)}" in "\n".join(lines[2:]), "no example"
 
@@ -280,7 +281,7 @@ def test_audio_shorter_than_a_frame(tmp_path, network, store):
     folder = by_hand(tmp_path / "c", "utterance,audio\nclick,../click.wav\n")
     for model, field in (("mel", "201 samples"), ("fbank", "400 samples"), (network, "400 samples, 25 ms")):
         fails(
-            DATA, ["extract", model, folder, "-o", store, "--units", "utterance"],
+            DATA, ["extract", model, folder, "-o", store / Path(model).name, "--units", "utterance"],
             "utterance 'click' has 150 samples (9.4 ms)", field, "--max-failures 1",
         )  # fmt: skip
 
@@ -395,7 +396,7 @@ def test_cmvn_without_utterances_is_fine(corpus, store):
 def test_options_of_other_kinds_of_model(corpus, store, network):
     fails(
         USAGE,
-        ["extract", network, corpus, "-o", store, "--cmvn"],
+        ["extract", network, corpus, "-o", store, "--cmvn", "--units", "word"],
         f"--cmvn is for acoustic features; {network} is a model",
     )
     fails(
@@ -527,7 +528,7 @@ def test_a_checkpoint_without_weights(checkpoint, corpus, store):
     [
         ("bert", "is of type 'bert', which has no extractor here (there are: wav2vec2, hubert, "),
         ("mine", "has the model type 'mine', which transformers does not know"),
-        (None, "model_type"),
+        (None, "model type"),
     ],
 )
 def test_other_types_of_model(checkpoint, corpus, store, model_type, says):
@@ -601,8 +602,10 @@ def test_what_is_no_store(tmp_path, command):
 def test_verify_says_what_is_damaged(corpus, store):
     succeeds("extract", "mel", corpus, "-o", store, "--shard-seconds", "1")
     shard = store / "shards" / "00001.h5"
+    with h5py.File(shard) as file:
+        offset = file["word/mel"].id.get_offset()
     content = bytearray(shard.read_bytes())
-    content[-9] ^= 16
+    content[offset + 40] ^= 16
     shard.write_bytes(content)
     result = layertool("verify", store)
     assert result.exit_code == DATA

@@ -309,7 +309,7 @@ def test_only_the_utterances_are_needed(source, tmp_path):
 def test_an_empty_cell_in_segments_made_by_hand(source, tmp_path, lines):
     (tmp_path / "utterances.csv").write_text("utterance,audio\na,audio/a.wav\n")
     (tmp_path / "segments.csv").write_text("utterance,tier,start,end,label\n" + lines)
-    with pytest.raises(CorpusError, match="label|utterance|tier") as caught:
+    with pytest.raises(CorpusError, match=r"label|utterance|tier") as caught:
         Corpus.read(tmp_path)
     assert "nan" not in str(caught.value)
 
@@ -317,7 +317,7 @@ def test_an_empty_cell_in_segments_made_by_hand(source, tmp_path, lines):
 @pytest.mark.parametrize("line", [",audio/b.wav\n", "b,\n"], ids=["utterance", "audio"])
 def test_an_empty_cell_in_utterances_made_by_hand(source, tmp_path, line):
     (tmp_path / "utterances.csv").write_text("utterance,audio\na,audio/a.wav\n" + line)
-    with pytest.raises(CorpusError, match="no '(utterance|audio)'") as caught:
+    with pytest.raises(CorpusError, match=r"no '(utterance|audio)'") as caught:
         Corpus.read(tmp_path)
     assert "nan" not in str(caught.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_quarters(k):
 def test_quarters_share_out_a_segment():
     for length in range(4, 60):
         parts = [frames(f"quarter{k}", 0, length * HOP)[0] for k in (1, 2, 3, 4)]
-        assert sum(parts, []) == list(range(length))
+        assert [i for part in parts for i in part] == list(range(length))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -260,7 +261,7 @@ def test_windows_cover_everything_once(length, overlap):
         where = f"{n} samples: {made}"
         assert made[0].keep_start == made[0].start == 0, where
         assert made[-1].keep_end == made[-1].end == n, where
-        for left, right in zip(made, made[1:], strict=False):
+        for left, right in pairwise(made):
             assert left.keep_end == right.keep_start, where
             assert right.keep_start % GRID == right.start % GRID == 0, where
             assert right.start > left.start, where

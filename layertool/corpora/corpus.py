@@ -55,6 +55,8 @@ class Corpus:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
         _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
+        _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
+        _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
         utterances["utterance"] = utterances["utterance"].astype(str)
         check_unique(utterances["utterance"], f"the corpus {name}")
         utterances = _probe(utterances)
@@ -67,8 +69,11 @@ class Corpus:
         return corpus
 
     @classmethod
-    def read(cls, folder: Path | str) -> Corpus:
-        """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv."""
+    def read(cls, folder: Path | str, channel: str | None = None) -> Corpus:
+        """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv.
+
+        ``channel``: which to take of the audio of tables made by hand that do not say so themselves.
+        """
         folder = Path(folder)
         if not folder.is_dir():
             raise CorpusError(
@@ -87,11 +92,15 @@ class Corpus:
         for key in ("schema", "fingerprint"):
             provenance.pop(key, None)
         if "audio" in utterances:
-            utterances["audio"] = [str((folder / str(path)).resolve()) for path in utterances["audio"]]
+            utterances["audio"] = [
+                path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
+            ]
         if about.exists() and "n_samples" in utterances:  # written by `write`: probed and ordered already
             corpus = cls(utterances, segments if segments is not None else _no_segments(), name, provenance)
             corpus.check()
             return corpus
+        if channel is not None and "channel" not in utterances:
+            utterances["channel"] = channel
         return cls.build(utterances, segments, name, provenance)
 
     def write(self, folder: Path | str) -> Path:
@@ -196,6 +205,16 @@ def _require(table: pd.DataFrame, columns: list[str], where: str) -> None:
         raise CorpusError(f"{where} have no column '{missing[0]}' (columns there: {there}): add or rename it")
 
 
+def _filled(table: pd.DataFrame, columns: list[str], where: str) -> None:
+    for column in columns:
+        empty = table[column].isna().to_numpy()
+        if empty.any():
+            raise CorpusError(
+                f"{where} have no '{column}' in row {int(empty.argmax()) + 1} ({int(empty.sum())} such rows): "
+                "fill it in or take the row out"
+            )
+
+
 def _no_segments() -> pd.DataFrame:
     return pd.DataFrame(
         {c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, ("str", "str", float, float, "str"), strict=True)}
@@ -231,6 +250,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise CorpusError(
             f"{path} cannot be read as a table ({error}): save it as UTF-8 .csv, .tsv or .parquet"
         ) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first cells of every row for names of the rows
+        raise CorpusError(f"{path} has rows with more cells than its header: quote cells that hold the separator")
     for column in table.columns.difference(_TEXT_COLUMNS):
         values = table[column].dropna()
         # 0012 is a name, not a number
@@ -246,9 +267,7 @@ def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
         values = utterances.get(column, pd.Series(np.nan, utterances.index))
         utterances[column] = _numbers(values, f"the utterances' column '{column}'")
     channel = utterances.get("channel", pd.Series([None] * len(utterances)))
-    utterances["channel"] = pd.Series(
-        [None if pd.isna(c) else audio.check_channel(str(c)) for c in channel], dtype=object
-    )
+    utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
     headers: dict[str, audio.AudioInfo] = {}
     rates, lengths = [], []
     for row in utterances.itertuples():
@@ -264,6 +283,13 @@ def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
     return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _channel(value) -> str | None:
+    if pd.isna(value):
+        return None
+    # a column of numbers with gaps is one of floats
+    return audio.check_channel(str(int(value) if isinstance(value, float) and value.is_integer() else value))
 
 
 def _seconds(value: float) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from layertool.errors import ModelError, UsageError
 
@@ -29,6 +30,7 @@ def read_config(model: str) -> Any:
     Raises ModelError with what to do when there is none, or when it wants code of its own to run.
     """
     import huggingface_hub
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
     huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
@@ -48,7 +50,7 @@ def read_config(model: str) -> Any:
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(_not_found(name, revision, error)) from error
 
 
@@ -100,17 +102,21 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             trust_remote_code=False,
         )
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{name} asks to run code while its weights are read ({_first_line(error)}); layertool never does that: "
-            "ask for a safetensors version"
+            f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
+        ) from error
+    except (SafetensorError, EOFError) as error:
+        raise ModelError(
+            f"{name} has weights that break off or are no weights ({_first_line(error)}): download or copy them again"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if isinstance(error.__cause__ or error.__context__, pickle.UnpicklingError):
             raise ModelError(
-                f"{name} has weights that are not safe to read ({_first_line(error)}): use safetensors"
+                f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
             ) from error
         raise ModelError(_not_found(name, revision, error)) from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith(_UNUSED))

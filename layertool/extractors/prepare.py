@@ -70,7 +70,7 @@ def prepare(
 ) -> Prepared:
     """Check everything that can be checked before the first audio file is read."""
     if not isinstance(corpus, Corpus):
-        corpus = Corpus.read(corpus)
+        corpus = Corpus.read(corpus, options.channel)
     else:
         corpus.check()
     units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]

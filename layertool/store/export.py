@@ -29,7 +29,8 @@ def export_npy(
 
     ``OUT/MODEL/CORPUS/{local,contextualized}/{unit}_level/``: C layers are local, others contextualized
     (decoder layers under ``decoder``); segments lie one folder down, in ``0/``, with ``labels_0.lst`` and
-    ``segments_0.tsv`` beside it; frames have ``n_frames.txt`` (frames per utterance). Returns what was written.
+    ``segments_0.tsv`` beside it; frames have ``n_frames.txt`` (frames per utterance) and
+    ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was written.
     """
     root = Path(out) / _slug(store.model) / _slug(store.about["corpus"]["name"])
     written: list[Path] = []
@@ -53,11 +54,12 @@ def export_npy(
 
 def _write_rows(store: FeatureStore, unit: str, layer: str, level: Path) -> None:
     rows = store.rows(unit, layer, metadata=False)
-    with whole_file(level / ("frames.tsv" if unit == "frame" else "segments_0.tsv")) as temporary:
+    rate = _rate(store, unit, layer)
+    with whole_file(level / (f"frames{rate}.tsv" if unit == "frame" else "segments_0.tsv")) as temporary:
         rows.to_csv(temporary, sep="\t", index=False)
     if unit == "frame":
         counts = rows["utterance"].value_counts(sort=False)
-        with whole_file(level / "n_frames.txt") as temporary:
+        with whole_file(level / f"n_frames{rate}.txt") as temporary:
             temporary.write_text("".join(f"{count}\n" for count in counts), encoding="utf-8")
     else:
         column = "utterance" if unit == "utterance" else "label"
@@ -86,10 +88,8 @@ def export_npz(
         tables: dict[str, list[str]] = {}
         for name in names:
             tables.setdefault(store.about["units"][unit]["rows"][name], []).append(name)
-        for table, members in tables.items():
-            hop = table.split("_")[1] if table != "rows" else None
-            rate = store.about["audio"]["sample_rate"]
-            path = out / f"{unit}{f'_{int(hop) * 1000 / rate:g}ms' if hop else ''}.npz"
+        for members in tables.values():
+            path = out / f"{unit}{_rate(store, unit, members[0])}.npz"
             _refuse(path, overwrite)
             rows = store.rows(unit, members[0], metadata=False)
             with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -107,6 +107,14 @@ def export_npz(
                         progress(done, total)
             written.append(path)
     return written
+
+
+def _rate(store: FeatureStore, unit: str, layer: str) -> str:
+    """What file names say of layers whose frames run at another rate than the model's: "_10ms", else nothing."""
+    table = store.about["units"][unit]["rows"][layer]
+    if table == "rows":
+        return ""
+    return f"_{int(table.split('_')[1]) * 1000 / store.about['audio']['sample_rate']:g}ms"
 
 
 def _stream(store: FeatureStore, unit: str, layer: str, path: Path) -> None:

@@ -18,6 +18,7 @@ ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK = (
 )  # fmt: skip
 UNITS = ("frame", "phone", "word", "utterance")
 NO_LABEL = -1
+_INDEX_FIELDS = ("shard", "file", "size", "rows", "checksums", "configuration", "utterances")
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 # Positions in samples at the store's sample rate, from the start of the utterance.
 ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
@@ -51,7 +52,7 @@ def read_index(store: Path) -> dict[int, dict]:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
         try:
             entry = json.loads(line)
-            finished[entry["shard"]] = entry
+            finished[entry["shard"]] = {name: entry[name] for name in _INDEX_FIELDS} | entry
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path}, line {number}, is damaged: delete that line and run the same extract command again, "

@@ -75,7 +75,14 @@ class FeatureStore:
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """The corpus's utterance table, with its metadata."""
-        return pd.read_parquet(self.path / layout.UTTERANCES)
+        path = self.path / layout.UTTERANCES
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{path} is not readable as the utterances of a store ({error}): run the same extract command again, "
+                "it is written anew"
+            ) from error
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:
@@ -176,5 +183,5 @@ class FeatureStore:
         try:
             return h5py.File(path, "r")
         except OSError as error:
-            what = "is missing" if not path.exists() else f"cannot be opened ({error})"
-            raise StoreError(f"{path} {what}: run the same extract command again, it redoes just this shard") from error
+            what = f"cannot be opened ({error}): delete it and" if path.exists() else "is missing:"
+            raise StoreError(f"{path} {what} run the same extract command again, it redoes just this shard") from error

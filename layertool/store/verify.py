@@ -10,20 +10,25 @@ import numpy as np
 from layertool.store import layout
 from layertool.store.reader import FeatureStore
 
+# what h5py raises on a file whose structure is damaged, besides OSError
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+
 
 def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
     """Problems found, one sentence each; an empty list means that the store is sound.
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
     width and only finite values, that rows stand in corpus order inside their utterances, and that
-    the virtual view has the same lengths. Reads everything once. ``progress`` gets
+    the virtual view has the same lengths, labels and ids. Reads everything once. ``progress`` gets
     (bytes of shards read, bytes in all).
     """
     problems = []
     n_shards = store.about["n_shards"]
     problems += [f"shard {n} of {n_shards} is not in the index" for n in range(n_shards) if n not in store.index]
+    stored_hash = store.about["configuration_hash"]
+    if layout.configuration_hash(store.configuration) != stored_hash:
+        problems.append(f"{layout.ABOUT}: the configuration was changed after writing")
     lengths = store.utterances["n_samples"].to_numpy()
-    last = -1
     done, total = 0, sum(entry["size"] for entry in store.index.values())
     for entry in store.index.values():
         path = store.path / entry["file"]
@@ -32,12 +37,13 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
             continue
         if path.stat().st_size != entry["size"]:
             problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
+        if entry["configuration"] != stored_hash:
+            problems.append(f"{entry['file']} was written with another configuration")
         try:
             with h5py.File(path, "r") as file:
-                problems += _check_shard(store, entry, file, lengths, last)
-        except OSError as error:
-            problems.append(f"{entry['file']} cannot be opened as HDF5 ({error})")
-        last = max(last, entry["utterances"][1] - 1)
+                problems += _check_shard(store, entry, file, lengths)
+        except _DAMAGE as error:
+            problems.append(f"{entry['file']} cannot be read as HDF5 ({error})")
         done += entry["size"]
         if progress:
             progress(done, total)
@@ -45,29 +51,27 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
     return problems
 
 
-def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.ndarray, last: int) -> list[str]:
+def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.ndarray) -> list[str]:
     problems = []
     name = entry["file"]
     for dataset_name, expected in entry["checksums"].items():
         if dataset_name not in file:
             problems.append(f"{name} has no dataset {dataset_name}")
             continue
-        dataset = file[dataset_name]
         try:
+            dataset = file[dataset_name]
             if layout.checksum(dataset) != expected:
                 problems.append(f"{name}, {dataset_name}: the checksum differs, the data were changed after writing")
-            problems += [
-                f"{name}, {dataset_name}: {text}" for text in _check_values(store, entry, dataset, lengths, last)
-            ]
-        except OSError as error:
+            problems += [f"{name}, {dataset_name}: {text}" for text in _check_values(store, entry, dataset, lengths)]
+        except _DAMAGE as error:
             problems.append(f"{name}, {dataset_name}, cannot be read ({error})")
     return problems
 
 
-def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengths: np.ndarray, last: int) -> list[str]:
+def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengths: np.ndarray) -> list[str]:
     unit, layer = dataset.name.strip("/").split("/")
     if dataset.dtype.names is not None:
-        return _check_rows(dataset[:], unit, store, lengths, last)
+        return _check_rows(dataset[:], unit, store, lengths, entry["utterances"])
     problems = []
     shape = (entry["rows"][f"{unit}/{store.about['units'][unit]['rows'][layer]}"], store.width(layer))
     if dataset.shape != shape:
@@ -77,12 +81,12 @@ def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengt
     return problems
 
 
-def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, last: int) -> list[str]:
+def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]) -> list[str]:
     problems: list[str] = []
     if not len(rows):
         return problems
     codes = rows["utterance"]
-    if codes.min() <= last or codes.max() >= len(lengths):
+    if codes.min() < part[0] or codes.max() >= part[1]:
         problems.append("utterance codes outside this shard's part of the corpus")
         return problems
     if (np.diff(codes) < 0).any():
@@ -103,10 +107,23 @@ def _check_view(store: FeatureStore) -> list[str]:
             if not store.finished
             else [f"{layout.VIEW} is missing: run the same extract command again, it is written anew"]
         )
-    with h5py.File(store.path / layout.VIEW, "r") as view:
+    try:
+        with h5py.File(store.path / layout.VIEW, "r") as view:
+            problems = [
+                f"{layout.VIEW}, {unit}/{layer}: {view[f'{unit}/{layer}'].shape[0]} rows instead of {store.n_rows(unit, layer)}"
+                for unit in store.units
+                for layer in store.layers_of(unit)
+                if view[f"{unit}/{layer}"].shape[0] != store.n_rows(unit, layer)
+            ]
+            problems += [
+                f"{layout.LABELS}: the labels of {tier} are not those of {layout.VIEW}"
+                for tier, names in store.labels.items()
+                if view[f"labels/{tier}"].asstr()[:].tolist() != names
+            ]
+            if view["utterances/utterance"].asstr()[:].tolist() != store.utterances["utterance"].tolist():
+                problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
+            return problems
+    except _DAMAGE as error:
         return [
-            f"{layout.VIEW}, {unit}/{layer}: {view[f'{unit}/{layer}'].shape[0]} rows instead of {store.n_rows(unit, layer)}"
-            for unit in store.units
-            for layer in store.layers_of(unit)
-            if view[f"{unit}/{layer}"].shape[0] != store.n_rows(unit, layer)
+            f"{layout.VIEW} is damaged ({error}): delete it and run the same extract command again, it is written anew"
         ]

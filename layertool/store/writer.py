@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -17,6 +16,7 @@ import pandas as pd
 from layertool.errors import StoreError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.store import layout
+from layertool.store.sheltered import Sheltered
 
 
 class StoreWriter:
@@ -62,7 +62,9 @@ class StoreWriter:
         if self.path.is_dir() and not (self.path / layout.ABOUT).exists():
             # a kill while a store is begun leaves some of its files without store.json
             ours = {layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK}
-            others = [p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part")]
+            others = sorted(p.name for p in self.path.iterdir())
+            if layout.LOCK in others:  # every store begins with it; without it a file only has the name of ours
+                others = [name for name in others if name not in ours and not name.endswith(".part")]
             if others:
                 raise StoreError(f"{self.path} is no store but holds other things ({others[0]}): choose another -o")
 
@@ -131,7 +133,8 @@ class StoreWriter:
     def _append(self, entry: dict) -> None:
         path = self.path / layout.INDEX
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
-        with open(path, "ab+") as file:
+        # unbuffered: a buffer would keep what there was no room for, and fail with it again
+        with open(path, "ab+", buffering=0) as file:
             size = file.tell()
             file.seek(0)
             if size and not file.read().endswith(b"\n"):  # a kill tore the last line: cut it off
@@ -140,8 +143,8 @@ class StoreWriter:
                 file.truncate(size)
             try:
                 with saying_no_room(path):
-                    file.write(line)
-                    file.flush()
+                    while line:
+                        line = line[file.write(line) :]
                     os.fsync(file.fileno())
             except BaseException:
                 file.truncate(size)
@@ -179,32 +182,40 @@ class ShardWriter:
         self.path = store.path / layout.shard_name(number)
         self.temporary = temporary_path(self.path)
         self.dtype = np.dtype(store.configuration["store_dtype"])
-        with saying_no_room(self.path):
-            self.file = h5py.File(self.temporary, "w")
-            for name, rows in self.tables.items():
-                self.file.create_dataset(name, data=rows)
-            for name, (width, table) in self.layers.items():
-                n_rows = len(self.tables[f"{name.split('/')[0]}/{table}"])
-                # contiguous: rows of a known number, no filter, written where they belong
-                dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
-                dataset.attrs["rows"] = table
+        self._open()
+        for name, rows in self.tables.items():
+            self.file.create_dataset(name, data=rows)
+        for name, (width, table) in self.layers.items():
+            n_rows = len(self.tables[f"{name.split('/')[0]}/{table}"])
+            # contiguous: rows of a known number, no filter, written where they belong
+            dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
+            dataset.attrs["rows"] = table
+
+    def _open(self) -> None:
+        self.sheltered = Sheltered(self.temporary, self.path)
+        self.file = h5py.File(self.sheltered, "w")
+
+    def _close(self) -> None:
+        self.file.close()
+        self.sheltered.close()
 
     def put(self, name: str, first: int, values: np.ndarray) -> None:
         """Write ``values`` (rows, width) of the dataset "unit/layer" from row ``first`` on."""
-        with saying_no_room(self.path):
-            self.file[name][first : first + len(values)] = values
+        self.file[name][first : first + len(values)] = values
+        self.sheltered.check()
 
     def finish(self, dropped: Collection[int], **facts) -> dict:
         """Put the shard in place and name it in the index; return the index line.
 
         ``dropped``: utterance codes whose rows are left out. ``facts`` are added to the line.
         """
+        if dropped:
+            self._drop(dropped)
+        checksums = {name: layout.checksum(self.file[name]) for name in (*self.tables, *self.layers)}
+        rows = {name: len(self.file[name]) for name in self.tables}
+        self._close()
+        self.sheltered.check()
         with saying_no_room(self.path):
-            if dropped:
-                self._drop(dropped)
-            checksums = {name: layout.checksum(self.file[name]) for name in (*self.tables, *self.layers)}
-            rows = {name: len(self.file[name]) for name in self.tables}
-            self.file.close()
             put_in_place(self.temporary, self.path)
         entry = {
             "shard": self.number,
@@ -215,17 +226,22 @@ class ShardWriter:
             "configuration": self.store.hash,
             **facts,
         }
-        self.store.add(entry)
+        try:
+            self.store.add(entry)
+        except BaseException:
+            self.path.unlink()  # a shard that the index does not name is nobody's
+            raise
         return entry
 
     def _drop(self, dropped: Collection[int]) -> None:
         """Write the file anew without the rows of some utterances."""
         whole = self.temporary.with_suffix(".whole.part")
-        self.file.close()
+        self._close()
+        self.sheltered.check()
         os.replace(self.temporary, whole)
         try:
             with h5py.File(whole, "r") as source:
-                self.file = h5py.File(self.temporary, "w")
+                self._open()
                 keep = {name: ~np.isin(rows["utterance"], list(dropped)) for name, rows in self.tables.items()}
                 for name in self.tables:
                     self.file.create_dataset(name, data=source[name][:][keep[name]])
@@ -238,9 +254,7 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Leave nothing behind of a shard that will not be finished."""
-        # HDF5 flushes on close and fails again on a full disk: the file is going away in any case
-        with suppress(OSError, RuntimeError):
-            self.file.close()
+        self._close()
         self.temporary.unlink(missing_ok=True)
 
 
@@ -249,34 +263,45 @@ def write_view(store: Path, finished: Mapping[int, dict]) -> None:
     entries = list(finished.values())
     utterances = pd.read_parquet(store / layout.UTTERANCES)
     labels = read_json(store / layout.LABELS, "the labels of a store")
-    with whole_file(store / layout.VIEW) as temporary, h5py.File(temporary, "w") as view:
-        text = h5py.string_dtype()
-        for column in utterances:
-            values = utterances[column]
-            if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
-                view.create_dataset(f"utterances/{column}", data=values.to_numpy())
-            else:
-                as_text = ["" if pd.isna(v) else str(v) for v in values]
-                view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
-        for tier, names in labels.items():
-            view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))
-        if not entries:
-            return
-        with h5py.File(store / entries[0]["file"], "r") as first:
-            shapes = {
-                name: (first[name].shape[1:], first[name].dtype, dict(first[name].attrs))
-                for name in entries[0]["checksums"]
-            }
-        for name, (tail, dtype, attributes) in shapes.items():
-            unit = name.split("/")[0]
-            table = f"{unit}/{attributes['rows']}" if "rows" in attributes else name
-            lengths = [entry["rows"][table] for entry in entries]
-            virtual = h5py.VirtualLayout((sum(lengths), *tail), dtype)
-            position = 0
-            for entry, length in zip(entries, lengths, strict=True):
-                if length:
-                    source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
-                    virtual[position : position + length] = source
-                position += length
-            dataset = view.create_virtual_dataset(name, virtual)
-            dataset.attrs.update(attributes)
+    with whole_file(store / layout.VIEW) as temporary:
+        sheltered = Sheltered(temporary, store / layout.VIEW)
+        with h5py.File(sheltered, "w") as view:
+            _fill_view(view, store, entries, utterances, labels)
+        sheltered.close()
+        sheltered.check()
+
+
+def _fill_view(
+    view: h5py.File, store: Path, entries: list[dict], utterances: pd.DataFrame, labels: Mapping[str, list[str]]
+) -> None:
+    text = h5py.string_dtype()
+    for column in utterances:
+        values = utterances[column]
+        if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
+            view.create_dataset(f"utterances/{column}", data=values.to_numpy())
+        else:
+            as_text = ["" if pd.isna(v) else str(v) for v in values]
+            view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
+    for tier, names in labels.items():
+        view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))
+    if not entries:
+        return
+    with h5py.File(store / entries[0]["file"], "r") as first:
+        shapes = {
+            name: (first[name].shape[1:], first[name].dtype, dict(first[name].attrs))
+            for name in entries[0]["checksums"]
+        }
+    for name, (tail, dtype, attributes) in shapes.items():
+        unit = name.split("/")[0]
+        table = f"{unit}/{attributes['rows']}" if "rows" in attributes else name
+        lengths = [entry["rows"][table] for entry in entries]
+        virtual = h5py.VirtualLayout((sum(lengths), *tail), dtype)
+        virtual.dcpl.set_obj_track_times(False)  # equal stores have equal bytes
+        position = 0
+        for entry, length in zip(entries, lengths, strict=True):
+            if length:
+                source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
+                virtual[position : position + length] = source
+            position += length
+        dataset = view.create_virtual_dataset(name, virtual)
+        dataset.attrs.update(attributes)

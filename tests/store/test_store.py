@@ -215,7 +215,7 @@ def test_a_store_of_another_time(store):
     with pytest.raises(StoreError, match="has store schema 2, this layertool reads 1: extract it again"):
         FeatureStore(store)
     with pytest.raises(
-        StoreError, match="has store schema 2, this layertool writes 1: .* or start again with --overwrite"
+        StoreError, match=r"has store schema 2, this layertool writes 1: .* or start again with --overwrite"
     ):
         opened(store)
 
@@ -286,6 +286,19 @@ def test_two_stores_have_equal_bytes(made, tmp_path):
     other = write(tmp_path / "s")
     for path in (*made.glob("shards/*"), made / "store.json", made / "index.jsonl", made / "labels.json"):
         assert (other / path.relative_to(made)).read_bytes() == path.read_bytes(), path
+
+
+def test_checksums_are_of_all_rows(tmp_path):
+    """Taken block by block, they are those of the whole."""
+    for shape in ((0, 3), (1, 3), (layout.BLOCK_ROWS, 2), (2 * layout.BLOCK_ROWS + 1, 3)):
+        array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        assert layout.checksum(array) == xxhash.xxh3_128(array.tobytes()).hexdigest()
+        assert layout.checksum(np.asfortranarray(array)) == layout.checksum(array)
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            assert layout.checksum(file.create_dataset("x", data=array)) == layout.checksum(array)
+    assert (
+        layout.checksum(tables_of(0)["word/rows"]) == xxhash.xxh3_128(tables_of(0)["word/rows"].tobytes()).hexdigest()
+    )
 
 
 def test_float16(tmp_path):
@@ -486,13 +499,13 @@ def test_changed_labels(store):
 
 def test_damaged_tables(store):
     (store / "labels.json").write_text("[")
-    with pytest.raises(StoreError, match="labels.json is not readable as the labels of a store"):
+    with pytest.raises(StoreError, match=r"labels\.json is not readable as the labels of a store"):
         verify(FeatureStore(store))
     shutil.copy(store / "store.h5", store / "utterances.parquet")
     with pytest.raises(StoreError, match=r"utterances\.parquet is not readable"):
         verify(FeatureStore(store))
     (store / "store.json").write_text("{")
-    with pytest.raises(StoreError, match="store.json is not readable as the description of a store"):
+    with pytest.raises(StoreError, match=r"store\.json is not readable as the description of a store"):
         FeatureStore(store)
 
 
