@@ -455,7 +455,7 @@ def test_a_checkpoint_that_is_a_bomb(checkpoint, corpus, store, tmp_path, kind):
     trace = tmp_path / "executed"
     (checkpoint / "model.safetensors").unlink()
     if kind == "pickle":
-        (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps({"masked_spec_embed": Bomb(trace)}))
+        (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps({"masked_spec_embed": Bomb(trace)}, protocol=2))
     else:
         torch.save({"masked_spec_embed": Bomb(trace)}, checkpoint / "pytorch_model.bin")
     line = fails(DATA, extract(checkpoint, corpus, store), checkpoint, "run code", "safetensors")

@@ -20,11 +20,8 @@ def curve(model: str, layers: list[str], value: float) -> list[results.Result]:
 
 def test_the_schema_is_the_one_of_the_design():
     assert (
-        (
-            "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool"
-        ).split()
-        == results.COLUMNS
-    )
+        "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool"
+    ).split() == results.COLUMNS
 
 
 @pytest.mark.parametrize("suffix", results.FORMATS)
