@@ -69,6 +69,13 @@ def test_a_truncated_flac(tmp_path, fraction):
     refused(path, r"breaks off or is damaged|is cut short")
 
 
+def test_a_truncated_mp3(tmp_path):
+    """Its header says how many samples there are; only reading finds fewer."""
+    path = small.sound(tmp_path / "a.mp3", 32000)
+    cut_short(path, 0.5)
+    refused(path, r"is cut short: 32000 samples are promised, \d+ are there; restore the file")
+
+
 @pytest.mark.parametrize("fraction", [0.02, 0.5, 0.999])
 @pytest.mark.parametrize(
     ("name", "options"),

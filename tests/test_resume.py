@@ -245,31 +245,43 @@ def test_no_room_for_what_comes_last(forks, many, tmp_path, name):
 
 NO_ROOM_FOR_A_MOMENT = """
 import resource, sys
-sys.path[:0] = sys.argv[2:4]
+store, when = sys.argv[1:3]
+sys.path[:0] = sys.argv[3:]
 import numpy as np
 import test_store as t
-with t.opened(sys.argv[1]) as writer:
+from layertool.store import writer as w
+
+def room(n_bytes):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.RLIM_INFINITY))
+
+put_in_place = w.put_in_place
+w.put_in_place = lambda *places: (room(resource.RLIM_INFINITY), put_in_place(*places))
+with t.opened(store) as writer:
     layers = {f"{u}/{n}": (t.WIDTHS[n], t.TABLE.get((u, n), "rows")) for u, n in t.datasets_of_layers()}
     part = writer.shard(0, t.tables_of(0), layers)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     try:
         for unit, layer in sorted(t.datasets_of_layers()):
+            room(1000 if when == "put" else resource.RLIM_INFINITY)
             part.put(f"{unit}/{layer}", 0, t.values(0, unit, layer))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            room(resource.RLIM_INFINITY)
+        room(100 if when == "finish" else resource.RLIM_INFINITY)
         part.finish((), utterances=[0, 2], seconds=2.0, failures=[])
-        store = t.FeatureStore(sys.argv[1], allow_unfinished=True)
-        print(all(np.array_equal(store.read(u, n), t.values(0, u, n)) for u, n in t.datasets_of_layers()))
-    except t.StoreError:
+        read = t.FeatureStore(store, allow_unfinished=True).read
+        print("written", all(np.array_equal(read(u, n), t.values(0, u, n)) for u, n in t.datasets_of_layers()))
+    except t.StoreError as error:
         part.abandon()
-        print("refused")
+        print("refused", "the file-size limit is reached" in str(error))
 """
 
 
-def test_room_that_comes_back_does_not_hide_what_was_lost(tmp_path):
+@pytest.mark.parametrize("when", ["put", "finish"])
+def test_room_that_comes_back_does_not_hide_what_was_lost(tmp_path, when):
     """A disk that was full for a moment: rows that did not get there must not be taken for written."""
     here = Path(__file__).parent
-    command = [sys.executable, "-c", NO_ROOM_FOR_A_MOMENT, tmp_path / "s", here / "store", here]
+    command = [sys.executable, "-c", NO_ROOM_FOR_A_MOMENT, tmp_path / "s", when, here / "store", here]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout in ("refused\n", "True\n")
+    assert done.stdout in ("refused True\n", "written True\n")
     assert done.stderr == ""
+    assert when == "put" or done.stdout.startswith("refused")
+    assert not list((tmp_path / "s").glob("shards/*")) or done.stdout.startswith("written")

@@ -580,6 +580,12 @@ def test_a_shard_that_is_gone_or_cut_is_redone(store, made):
     assert small.contents(store) == small.contents(made)
 
 
+def test_a_shard_of_another_configuration_is_redone(store):
+    change_index(store, lambda e: e.update(configuration="0" * 32))
+    with opened(store) as writer:
+        assert sorted(writer.finished) == [0, 2, 3]
+
+
 def test_leftovers_of_a_kill_are_cleared_away(store):
     for name in (".store.json.99.part", "shards/.00001.h5.99.part", "shards/.00001.h5.99.whole.part"):
         (store / name).write_bytes(b"half")

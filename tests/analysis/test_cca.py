@@ -1,0 +1,189 @@
+"""Golden values of spec layerwise.md 11.1 and the properties of 11.2."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from layertool.analysis import cca
+from layertool.analysis.moments import Moments
+from layertool.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def golden():
+    i = np.arange(200.0)[:, None]
+    s = [np.sin(0.37 * (k + 1) * i + k) for k in range(3)]
+    x = [
+        sum(s[k] * np.cos(1 + j * (k + 1)) for k in range(3)) + 0.5 * np.sin(1.3 * (j + 2) * i + 0.1 * j)
+        for j in range(5)
+    ]
+    y = [
+        sum(s[k] * np.sin(2 + m * (k + 2)) for k in range(3)) + 0.5 * np.cos(0.9 * (m + 3) * i + 0.2 * m)
+        for m in range(3)
+    ]
+    return np.hstack(x), np.hstack(y)
+
+
+def noise(n: int, d1: int, d2: int, seed: int = 0):
+    random = np.random.default_rng(seed)
+    return random.standard_normal((n, d1)), random.standard_normal((n, d2))
+
+
+def related(n: int, d1: int, d2: int, seed: int = 0, size: float = 1.0):
+    """Two views of one latent signal of three dimensions."""
+    random = np.random.default_rng(seed)
+    latent = random.standard_normal((n, 3))
+    x = latent @ random.standard_normal((3, d1)) + size * random.standard_normal((n, d1))
+    return x, latent @ random.standard_normal((3, d2)) + size * random.standard_normal((n, d2))
+
+
+def test_the_input_of_the_golden_test(golden):
+    x, y = golden
+    assert x[0] == pytest.approx([0.945944, -1.37749, 1.02355, 0.019181, 0.253159], abs=1e-5)
+    assert y[199] == pytest.approx([-1.759366, 1.717357, -0.804445], abs=1e-5)
+
+
+def test_golden_values(golden):
+    x, y = golden
+    fit = cca.fit(x[:160], y[:160], eps_x=1e-10, eps_y=1e-10)
+    assert fit.correlations == pytest.approx([0.91765826, 0.89205870, 0.37851589], abs=1e-7)
+    train = fit.score(x[:160], y[:160])
+    assert (train.pwcca_x, train.pwcca_y, train.pwcca) == pytest.approx((0.76332153, 0.82752319, 0.79542236), abs=1e-7)
+    assert train.mean == pytest.approx(0.72941095, abs=1e-7)
+    test = fit.score(x[160:], y[160:])
+    assert test.correlations == pytest.approx([0.91823407, 0.88688561, 0.73644987], abs=1e-7)
+    assert (test.pwcca_x, test.pwcca_y, test.pwcca) == pytest.approx((0.86149274, 0.89297119, 0.87723197), abs=1e-7)
+    assert test.mean == pytest.approx(0.84718985, abs=1e-7)
+    assert test.mean_square == pytest.approx(np.mean(test.correlations**2))
+
+
+def plain_cca(x, y, eps_x, eps_y):
+    """The published recipe, step by step: scaled covariances, pinv, symmetric roots."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    sxx, syy, sxy = x.T @ x / (len(x) - 1), y.T @ y / (len(y) - 1), x.T @ y / (len(x) - 1)
+    a, b = np.abs(sxx).max(), np.abs(syy).max()
+    sxx, syy, sxy = sxx / a + eps_x * np.eye(len(sxx)), syy / b + eps_y * np.eye(len(syy)), sxy / np.sqrt(a * b)
+    root_x, root_y = linalg.sqrtm(np.linalg.pinv(sxx)).real, linalg.sqrtm(np.linalg.pinv(syy)).real
+    u, s, vt = np.linalg.svd(root_x @ sxy @ root_y, full_matrices=False)
+    return u.T @ root_x, vt @ root_y, s
+
+
+def plain_pwcca(x, y, a, b):
+    """Both directions by QR of the canonical variates themselves."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    hx, hy = x @ a.T, y @ b.T
+    rho = np.array([np.corrcoef(hx[:, k], hy[:, k])[0, 1] for k in range(hx.shape[1])])
+    out = []
+    for h, view in ((hx, x), (hy, y)):
+        q, _ = np.linalg.qr(h)
+        alpha = np.abs(q.T @ view).sum(1)
+        out.append(alpha @ rho / alpha.sum())
+    return rho, out
+
+
+@pytest.mark.parametrize("eps", [1e-10, 1e-6, 1e-3])
+@pytest.mark.parametrize(("d1", "d2"), [(6, 4), (4, 6), (5, 5), (12, 1)])
+def test_equal_to_the_plain_recipe(d1, d2, eps):
+    x, y = related(300, d1, d2)
+    a, b, s = plain_cca(x[:200], y[:200], eps, eps)
+    fit = cca.fit(x[:200], y[:200], eps, eps)
+    assert fit.correlations == pytest.approx(s, abs=1e-10)
+    for part in (slice(0, 200), slice(200, 300)):
+        rho, (px, py) = plain_pwcca(x[part], y[part], a, b)
+        score = fit.score(x[part], y[part])
+        assert score.correlations == pytest.approx(rho, abs=1e-8)
+        assert (score.pwcca_x, score.pwcca_y) == pytest.approx((px, py), abs=1e-8)
+
+
+def test_moments_of_folds_add_up_to_the_direct_route():
+    x, y = related(400, 7, 5)
+    parts = [Moments.of(x[k::4], y[k::4]) for k in range(4)]
+    train = parts[0] + parts[1] + parts[2]
+    rows = np.sort(np.concatenate([np.arange(k, 400, 4) for k in range(3)]))
+    summed, direct = cca.fit_moments(train, 1e-8, 1e-8), cca.fit(x[rows], y[rows], 1e-8, 1e-8)
+    assert summed.correlations == pytest.approx(direct.correlations, abs=1e-10)
+    assert summed.score_moments(parts[3]).pwcca == pytest.approx(direct.score(x[3::4], y[3::4]).pwcca, abs=1e-10)
+
+
+def test_correlations_do_not_change_under_invertible_maps_and_translation():
+    x, y = related(500, 6, 4)
+    random = np.random.default_rng(1)
+    mapped = 3.0 * x @ random.standard_normal((6, 6)) + 50.0
+    plain, other = cca.fit(x, y), cca.fit(mapped, y @ random.standard_normal((4, 4)) - 7.0)
+    assert other.correlations == pytest.approx(plain.correlations, abs=1e-6)
+
+
+def test_pwcca_under_translation_scaling_permutation_but_not_linear_maps():
+    x, y = related(500, 6, 4)
+    random = np.random.default_rng(1)
+    plain = cca.fit(x, y).score(x, y).pwcca
+    for other in (x + 100.0, 1000.0 * x, x[:, random.permutation(6)]):
+        assert cca.fit(other, y).score(other, y).pwcca == pytest.approx(plain, abs=1e-6)
+    stretched = x * [1, 1, 1, 1, 1, 100.0]
+    assert abs(cca.fit(stretched, y).score(stretched, y).pwcca - plain) > 1e-3
+
+
+def test_a_view_with_itself_is_1():
+    x, _ = noise(400, 10, 1)
+    score = cca.fit(x[:300], x[:300]).score(x[300:], x[300:])
+    assert score.pwcca == pytest.approx(1, abs=1e-8)
+    assert score.mean == pytest.approx(1, abs=1e-8)
+
+
+def test_independent_noise_is_at_chance_held_out_and_far_above_it_in_sample():
+    x, y = noise(6000, 300, 39)
+    fit = cca.fit(x[:5000], y[:5000])
+    assert abs(fit.score(x[5000:], y[5000:]).pwcca) < 0.02
+    assert fit.score(x[:5000], y[:5000]).pwcca > 0.15  # about sqrt(d/n): the reason for held-out scores
+
+
+def test_one_hot_labels_have_one_direction_less_than_classes():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 600)
+    y = np.eye(5)[labels]
+    x = y @ random.standard_normal((5, 8)) + 0.5 * random.standard_normal((600, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = cca.fit(x[:400], y[:400])
+        score = fit.score(x[400:], y[400:])
+        missing = labels[400:] != 3  # a class that the scored rows lack
+        without = fit.score(x[400:][missing], y[400:][missing])
+    assert len(fit.correlations) == 4
+    assert np.isfinite(score.correlations).all()
+    assert 0.5 < score.pwcca <= 1
+    assert np.isfinite([without.mean, without.pwcca_x, without.pwcca_y]).all()
+
+
+def test_constant_and_repeated_columns():
+    x, y = related(400, 5, 3)
+    padded = np.hstack([x, np.full((400, 2), 4.0), x[:, :2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = cca.fit(padded, y)
+    assert fit.correlations == pytest.approx(cca.fit(x, y).correlations, abs=1e-6)
+    assert fit.a.shape == (3, 9)
+    assert (fit.a[:, 5:7] == 0).all()
+
+
+def test_a_large_offset_does_not_eat_the_digits():
+    x, y = related(400, 5, 3)
+    assert cca.fit(x + 1e6, y).correlations == pytest.approx(cca.fit(x, y).correlations, abs=1e-7)
+
+
+def test_a_view_that_does_not_vary_where_it_is_scored_has_no_correlation():
+    x, y = related(300, 4, 3)
+    score = cca.fit(x, y).score(x[:50], np.tile(y[:1], (50, 1)))
+    assert (score.correlations == 0).all()
+    assert score.pwcca == 0
+
+
+def test_errors():
+    x, y = noise(50, 60, 3)
+    with pytest.raises(UsageError, match="50 rows of 60 dimensions: canonical correlation needs more rows"):
+        cca.fit(x, y)
+    with pytest.raises(UsageError, match=r"x has shape \(50, 60\), y has shape \(49, 3\)"):
+        cca.fit(x, y[1:])
+    with pytest.raises(UsageError, match="a view is constant"):
+        cca.fit(np.ones((50, 2)), y)
