@@ -160,7 +160,7 @@ def test_a_missing_corpus(tmp_path, store):
         DATA,
         ["extract", "mel", tmp_path / "nowhere", "-o", store],
         tmp_path / "nowhere",
-        "is not a folder",
+        "does not exist",
         "layertool corpus folder",
     )
     assert not store.exists()
@@ -177,7 +177,7 @@ def test_a_folder_of_audio_instead_of_a_corpus(corpus, store):
 
 @pytest.mark.parametrize("command", ["info", "align"])
 def test_commands_on_a_missing_corpus(tmp_path, command):
-    fails(DATA, ["corpus", command, tmp_path / "nowhere"], tmp_path / "nowhere", "is not a folder")
+    fails(DATA, ["corpus", command, tmp_path / "nowhere"], tmp_path / "nowhere", "does not exist")
 
 
 def test_a_missing_source(tmp_path):
@@ -297,7 +297,7 @@ def test_failures_that_are_tolerated_are_listed(corpus, store):
     assert "3 utterances" in result.stdout
     assert line in succeeds("info", store).stdout
     assert json.loads(succeeds("info", store, "--json").stdout)["failures"][0]["utterance"] == "u01"
-    assert succeeds("verify", store).stdout.startswith(f"{store} is sound: 1 shards")
+    assert succeeds("verify", store).stdout.startswith(f"{store} is sound: 1 shard,")
 
 
 def test_more_failures_than_tolerated(corpus, store):
@@ -380,7 +380,7 @@ def test_layers_that_are_not_there(corpus, store, network):
         (["--pooling", "phone=mean"], "pooling was given for 'phone', which is not among the pooled units asked for (word, utterance)"),
         (["--pooling", "frame=mean", "--units", "frame"], "pooling was given for 'frame'"),
         (["--cmvn"], "--cmvn makes the mean over time of every utterance 0"),
-        (["--random-init", "0"], "mel is an acoustic feature, it has no weights for --random-init"),
+        (["--random-init", "0"], "--random-init is for models; mel is an acoustic feature"),
         (["--window-seconds", "10", "--overlap-seconds", "9"], "windows of 10 s cannot overlap by 9 s"),
     ],
 )  # fmt: skip
@@ -611,9 +611,7 @@ def test_verify_says_what_is_damaged(corpus, store):
     assert result.exit_code == DATA
     assert "shards/00001.h5, " in result.stdout
     assert "the checksum differs" in result.stdout
-    assert result.stderr.startswith(
-        f"Error: {store} has 1 problems (above): delete the damaged shards and run the same"
-    )
+    assert result.stderr.startswith(f"Error: {store} has 1 problem (above): delete the damaged shards and run the same")
     shard.unlink()  # what the message says
     succeeds("extract", "mel", corpus, "-o", store, "--shard-seconds", "1")
     succeeds("verify", store)

@@ -325,7 +325,7 @@ def test_an_empty_cell_in_utterances_made_by_hand(source, tmp_path, line):
 
 
 def test_what_is_no_corpus(tmp_path):
-    with says(CorpusError, f"{tmp_path / 'c'} is not a folder: make a corpus with 'layertool corpus folder AUDIO -o"):
+    with says(CorpusError, f"{tmp_path / 'c'} does not exist: make a corpus with 'layertool corpus folder AUDIO -o"):
         Corpus.read(tmp_path / "c")
     with says(CorpusError, f"{tmp_path} is not a corpus (no utterances.parquet or utterances.csv in it): make one"):
         Corpus.read(tmp_path)

@@ -81,10 +81,11 @@ class Cross:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Take in centred rows x (b, d1) and y (b, d2)."""
-        r = np.einsum("nd,nd->n", x, x)
-        s = r if x is y else np.einsum("nd,nd->n", y, y)
+        with np.errstate(over="ignore", invalid="ignore"):  # ``norm`` refuses what is not finite
+            r = np.einsum("nd,nd->n", x, x)
+            s = r if x is y else np.einsum("nd,nd->n", y, y)
+            self.product += x.T @ y
         self.n += len(x)
-        self.product += x.T @ y
         self.sum_r += float(r.sum())
         self.sum_s += float(s.sum())
         self.sum_rs += float(r @ s)
@@ -170,9 +171,9 @@ def matrix(
         crosses = {key: Cross(centres[u].width, centres[v].width) for key, (u, v) in pairs.items()}
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
         for blocks in _together(blocks_of, needed):
-            block = dict(zip(needed, blocks, strict=True))
+            of = dict(zip(needed, blocks, strict=True))
             for key, (u, v) in pairs.items():
-                crosses[key].add(block[u], block[v])
+                crosses[key].add(of[u], of[v])
         for (i, j), (u, v) in pairs.items():
             out[i, j] = crosses[i, j].hsic(debiased) / (norms[u] * norms[v])
             if layers_y is None:
@@ -273,6 +274,7 @@ def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> 
     centre = Centre(name)
     centre.add(x)
     x = centre(x)
+    x /= np.abs(x).max(initial=0.0) or 1.0  # the kernel does not depend on the scale: no overflow
     n = len(x)
     square = np.einsum("nd,nd->n", x, x)
     k = x @ x.T
@@ -281,10 +283,10 @@ def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> 
     k += square[None, :]
     np.maximum(k, 0, out=k)
     pairs = k.reshape(-1)[:-1].reshape(n - 1, n + 1)[:, 1:]  # all but the diagonal: every pair twice
-    median = float(np.median(pairs))  # of squares: their order is that of the distances
-    if not median > ZERO * float(square.max()):
+    median = float(np.median(np.sqrt(pairs), overwrite_input=True))
+    if median**2 <= ZERO * float(square.max()):
         raise UsageError(f"{name}: half of its rows are the same, so the median distance is 0; use linear CKA")
-    k /= -2 * threshold**2 * median
+    k /= -2 * (threshold * median) ** 2
     np.exp(k, out=k)
     np.fill_diagonal(k, 0.0 if debiased else 1.0)
     rows = k.sum(0)

@@ -18,6 +18,13 @@ channel_option = click.option(
 raw_option = click.option(
     "--raw-labels", is_flag=True, help="Keep labels as they are.  [default: AH0 -> ah, sil -> SIL; spn, sp left out]"
 )
+failures_option = click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Leave out up to this many files with unusable audio, and list them.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
 
 
@@ -76,9 +83,12 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @raw_option
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
-def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, channel, name, overwrite, quiet) -> None:
+def folder(
+    source, out, textgrids, metadata, id_column, tiers, raw_labels, channel, name, max_failures, overwrite, quiet
+) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
     TextGrids and transcripts (.lab, .txt) are found beside the audio; both may be absent.
@@ -101,6 +111,7 @@ def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, chann
             channel=channel,
             name=name,
             progress=progress,
+            max_failures=max_failures,
         )
     _write(made, out, overwrite, quiet)
 
@@ -114,9 +125,10 @@ def folder(source, out, textgrids, metadata, id_column, tiers, raw_labels, chann
 @click.option("--split", "splits", multiple=True, help="E.g. dev-clean; may be given again.  [default: all there are]")
 @raw_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
-def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, quiet) -> None:
+def librispeech(source, out, alignments, splits, raw_labels, name, max_failures, overwrite, quiet) -> None:
     """From LibriSpeech as published, with TextGrid alignments.
 
     The alignments are those of zenodo record 2619474 or your own.
@@ -129,7 +141,7 @@ def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, qu
 
     _refuse(out, overwrite)
     with output.progress_bar(quiet, "TextGrids") as progress:
-        made = reader.read(source, alignments, splits, _rule(raw_labels), name, progress)
+        made = reader.read(source, alignments, splits, _rule(raw_labels), name, progress, max_failures)
     _write(made, out, overwrite, quiet)
 
 
@@ -143,9 +155,10 @@ def librispeech(source, out, alignments, splits, raw_labels, name, overwrite, qu
 @raw_option
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
-def csv(source, out, segments, audio_root, raw_labels, channel, name, overwrite, quiet) -> None:
+def csv(source, out, segments, audio_root, raw_labels, channel, name, max_failures, overwrite, quiet) -> None:
     """From a table with one row per utterance.
 
     It needs the column audio; utterance, start, end, channel and metadata as you like.
@@ -157,7 +170,7 @@ def csv(source, out, segments, audio_root, raw_labels, channel, name, overwrite,
     from layertool.corpora import tables
 
     _refuse(out, overwrite)
-    made = tables.read_csv(source, segments, _rule(raw_labels), channel, name, audio_root)
+    made = tables.read_csv(source, segments, _rule(raw_labels), channel, name, audio_root, max_failures)
     _write(made, out, overwrite, quiet)
 
 
@@ -235,19 +248,28 @@ def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
     help="How many utterances may fail to align.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option("--overwrite", is_flag=True, help="Replace phone and word segments, or a corpus, that are there already.")
 @quiet_option
-def align(corpus_folder, out, dictionary, max_failures, jobs, quiet) -> None:
+def align(corpus_folder, out, dictionary, max_failures, jobs, overwrite, quiet) -> None:
     """Make word and phone segments by forced alignment.
 
     \b
-    Uses pocketsphinx and its US English models. The corpus needs a column text. Existing word and phone segments are replaced.
+    Uses pocketsphinx and its US English models. The corpus needs a column text.
     Example:
       layertool corpus align corpus
     """
     from layertool.corpora import align as aligner
     from layertool.corpora.corpus import Corpus
+    from layertool.errors import CorpusError
 
     read = Corpus.read(corpus_folder)
+    if out is not None:
+        _refuse(out, overwrite)
+    elif {"phone", "word"} & set(read.tiers) and not overwrite:
+        raise CorpusError(
+            f"{corpus_folder} has {' and '.join(read.tiers)} segments already: write to another corpus with -o, "
+            "or replace them with --overwrite"
+        )
     with output.progress_bar(quiet, "utterances") as progress:
         made = aligner.align(read, dictionary, max_failures, jobs, progress)
     _write(made, out or corpus_folder, True, quiet)
@@ -283,7 +305,7 @@ def _facts(made) -> dict:
         },
         "metadata": {c: int(made.utterances[c].nunique()) for c in made.metadata_columns},
         "fingerprint": made.fingerprint,
-        "provenance": made.provenance,
+        "provenance": dict(made.provenance),
     }
 
 
@@ -296,9 +318,11 @@ def _show(made, out: Path) -> None:
         )
     if not facts["segments"]:
         rows.append(("segments", "none: units phone and word need them ('layertool corpus align', or TextGrids)"))
+    left_out = facts["provenance"].pop("left_out", {})
     metadata = ", ".join(f"{name} ({values})" for name, values in facts["metadata"].items())
     rows.append(("metadata (values)", metadata or "none"))
     rows += [(key.replace("_", " "), _brief(value)) for key, value in facts["provenance"].items()]
+    rows += [("left out", f"{utterance}: {error}") for utterance, error in left_out.items()]
     output.facts(str(out), rows)
 
 

@@ -85,7 +85,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
     help="Zero mean, unit variance of the waveform.  [default: as the checkpoint says]",
 )
 @click.option("--cmvn", is_flag=True, help="Per-utterance mean and variance normalisation of acoustic features.")
-@click.option("--language", default="en", show_default=True, help="Of the forced text, for Whisper's decoder layers.")
+@click.option("--language", default=None, help="Of the forced text, for Whisper's decoder layers.  [default: en]")
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),
@@ -131,7 +131,14 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         _say_plan(prepared, out)
         return
     begun = time.monotonic()
-    with output.progress_bar(quiet) as progress:
+    told: list[float] = []
+    with output.progress_bar(quiet) as show:
+
+        def progress(done: float, total: float) -> None:
+            told.append(done)
+            if show:
+                show(done, total)
+
         store = carry_out(
             prepared,
             out,
@@ -146,13 +153,13 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         output.note(f"left out: {failure['utterance']}: {failure['error']}")
     if store.about["zero_length_segments"]:
         output.note(f"{store.about['zero_length_segments']} segments of zero length were left out", quiet)
-    rows = ", ".join(
-        f"{output.number(store.n_rows(unit))} {unit}{'' if store.n_rows(unit) == 1 else 's'}" for unit in store.units
-    )
+    rows = ", ".join(output.count(store.n_rows(unit), unit) for unit in store.units)
     from layertool.layers import summary
 
+    # told once, of what was there: there was nothing left to do
+    when = "already complete" if len(told) == 1 else f"in {output.duration(elapsed)}"
     size = output.size(sum(entry["size"] for entry in store.index.values()))
-    click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, in {output.duration(elapsed)}")
+    click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, {when}")
 
 
 def _say_plan(prepared, out: Path) -> None:
@@ -160,7 +167,7 @@ def _say_plan(prepared, out: Path) -> None:
 
     planned = prepared.plan
     rows = [
-        ("audio", f"{planned.n_utterances} utterances, {output.duration(planned.seconds)}"),
+        ("audio", f"{output.count(planned.n_utterances, 'utterance')}, {output.duration(planned.seconds)}"),
         ("layers", summary(prepared.layers)),
         *((f"{name.split('/')[0]} rows", output.number(count)) for name, count in planned.rows.items()),
         ("shards", output.number(planned.n_shards)),

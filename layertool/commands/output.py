@@ -47,6 +47,11 @@ def number(cell) -> str:
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
 
+def count(n: int, thing: str) -> str:
+    """A number and its noun: 1 shard, 12 shards."""
+    return f"{number(n)} {thing}{'' if n == 1 else 's'}"
+
+
 def as_json(value) -> None:
     """Print a value as JSON, for other programs."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

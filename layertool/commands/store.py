@@ -25,7 +25,9 @@ def info(store: Path, as_json: bool) -> None:
     opened = FeatureStore(store, allow_unfinished=True)
     about = opened.about
     if as_json:
-        output.as_json({**about, "finished": opened.finished, "failures": opened.failures, "shards": len(opened.index)})
+        output.as_json(
+            {**about, "finished": opened.finished, "failures": opened.failures, "n_finished_shards": len(opened.index)}
+        )
         return
     model, configuration = about["configuration"]["model"], about["configuration"]
     identity = next(
@@ -37,10 +39,10 @@ def info(store: Path, as_json: bool) -> None:
         ("model", f"{model['id']} ({model['family']}{untrained}; {identity})"),
         ("corpus", f"{about['corpus']['name']}: {about['corpus']['n_utterances']} utterances, "
                    f"{output.duration(about['corpus']['seconds'])}"),
-        ("state", f"{state}; {len(opened.failures)} utterances left out"),
+        ("state", f"{state}; left out: {len(opened.failures) or 'nothing'}"),
         ("computed in", f"{configuration['dtype']}, stored as {configuration['store_dtype']}"),
         ("size", output.size(sum(entry["size"] for entry in opened.index.values()))),
-        ("audio", _audio(about["audio"])),
+        ("audio", _audio(about["audio"], configuration)),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
     ]  # fmt: skip
     output.facts(str(store), facts)
@@ -62,9 +64,15 @@ def info(store: Path, as_json: bool) -> None:
         click.echo(f"left out: {failure['utterance']}: {failure['error']}")
 
 
-def _audio(audio: dict) -> str:
-    rates = ", ".join(f"{count} at {rate} Hz" for rate, count in audio["source_rates"].items())
-    return f"{rates}; resampled to {audio['sample_rate']} Hz with {audio['resampler']}" if audio["resampler"] else rates
+def _audio(audio: dict, configuration: dict) -> str:
+    parts = [", ".join(f"{count} at {rate} Hz" for rate, count in audio["source_rates"].items())]
+    if audio["resampler"]:
+        parts.append(f"resampled to {audio['sample_rate']} Hz with {audio['resampler']}")
+    if configuration["channel"]:
+        parts.append(f"channel {configuration['channel']}")
+    if configuration["window_seconds"]:
+        parts.append(f"windows of {configuration['window_seconds']:g} s where longer")
+    return "; ".join(parts)
 
 
 @click.command(context_settings=HELP)
@@ -90,9 +98,11 @@ def verify(store: Path, quiet: bool) -> None:
         click.echo(problem)
     if problems:
         raise StoreError(
-            f"{store} has {len(problems)} problems (above): delete the damaged shards and run the same extract command again"
+            f"{store} has {output.count(len(problems), 'problem')} (above): delete the damaged shards and run the same extract command again"
         )
-    click.echo(f"{store} is sound: {len(opened.index)} shards, {output.size(total)}, every checksum right")
+    click.echo(
+        f"{store} is sound: {output.count(len(opened.index), 'shard')}, {output.size(total)}, every checksum right"
+    )
 
 
 @click.command(context_settings=HELP)

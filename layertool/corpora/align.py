@@ -118,7 +118,9 @@ def align(
     kept = corpus.segments[~corpus.segments["tier"].isin(labels.TIERS)]
     if len(kept):
         segments = pd.concat([kept, segments], ignore_index=True)
-    provenance = {**corpus.provenance, "alignment": f"pocketsphinx {version('pocketsphinx')}, en-us"}
+    replaced = ("textgrid", "segments", "labels", "zero_length")  # what was said of the segments that are gone
+    kept_facts = {key: value for key, value in corpus.provenance.items() if not key.startswith(replaced)}
+    provenance = {**kept_facts, "alignment": f"pocketsphinx {version('pocketsphinx')}, en-us"}
     provenance.pop("alignment_failures", None)
     if failures:
         provenance["alignment_failures"] = failures

@@ -12,7 +12,7 @@ import pandas as pd
 import xxhash
 
 from layertool import audio
-from layertool.errors import CorpusError
+from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 
@@ -41,11 +41,14 @@ class Corpus:
     provenance: dict = field(default_factory=dict)
 
     @classmethod
-    def build(cls, utterances, segments=None, name: str = "corpus", provenance: dict | None = None) -> Corpus:
+    def build(
+        cls, utterances, segments=None, name: str = "corpus", provenance: dict | None = None, max_failures: int = 0
+    ) -> Corpus:
         """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
 
         ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
-        counted in ``provenance["zero_length_segments"]``. Raises CorpusError or AudioError.
+        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances with unusable
+        audio are left out, with their errors in ``provenance["left_out"]``. Raises CorpusError or AudioError.
         """
         utterances = pd.DataFrame(utterances).reset_index(drop=True)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
@@ -59,8 +62,11 @@ class Corpus:
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
         utterances["utterance"] = utterances["utterance"].astype(str)
         check_unique(utterances["utterance"], f"the corpus {name}")
-        utterances = _probe(utterances)
         provenance = dict(provenance or {})
+        utterances, left_out = _probe(utterances, max_failures)
+        if left_out:
+            provenance["left_out"] = left_out
+            segments = segments[~segments["utterance"].astype(str).isin(left_out)]
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
@@ -77,7 +83,7 @@ class Corpus:
         folder = Path(folder)
         if not folder.is_dir():
             raise CorpusError(
-                f"{folder} is not a folder: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
+                f"{folder} {'is a file, a corpus is a folder' if folder.exists() else 'does not exist'}: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
         utterances = _read_table(folder, "utterances")
         if utterances is None:
@@ -260,8 +266,8 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
-    """Fill start, end, channel, sample_rate and n_samples from the audio headers."""
+def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Fill start, end, channel, sample_rate and n_samples from the audio headers; leave out what cannot be used."""
     utterances = utterances.copy()
     for column in ("start", "end"):
         values = utterances.get(column, pd.Series(np.nan, utterances.index))
@@ -270,19 +276,31 @@ def _probe(utterances: pd.DataFrame) -> pd.DataFrame:
     utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
     headers: dict[str, audio.AudioInfo] = {}
     rates, lengths = [], []
+    left_out: dict[str, str] = {}
     for row in utterances.itertuples():
         path = str(Path(row.audio).resolve())
-        if path not in headers:
-            headers[path] = audio.probe(path)
-        info = headers[path]
-        audio.require_channel(path, info.channels, row.channel)
-        first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
+        try:
+            if path not in headers:
+                headers[path] = audio.probe(path)
+            info = headers[path]
+            audio.require_channel(path, info.channels, row.channel)
+            first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
+        except AudioError as error:
+            left_out[row.utterance] = str(error)
+            if len(left_out) > max_failures:
+                raise
+            continue
         rates.append(info.sample_rate)
         lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+    utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
+    if utterances.empty:
+        raise CorpusError(
+            f"none of the {len(left_out)} audio files can be used; the first: {next(iter(left_out.values()))}"
+        )
     utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
-    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]], left_out
 
 
 def _channel(value) -> str | None:

@@ -27,6 +27,7 @@ def read(
     channel: str | None = None,
     name: str | None = None,
     progress: textgrid.Progress | None = None,
+    max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus of every audio file below ``source``; hidden files and folders are passed over.
 
@@ -76,13 +77,15 @@ def read(
         utterances = pd.concat(
             [utterances.drop(columns="text", errors="ignore") if "text" in columns else utterances, columns], axis=1
         )
-    return Corpus.build(utterances, segments, name=name or source.resolve().name, provenance=provenance)
+    return Corpus.build(
+        utterances, segments, name=name or source.resolve().name, provenance=provenance, max_failures=max_failures
+    )
 
 
 def _files(folder: Path) -> list[Path]:
     """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
     if not folder.is_dir():
-        raise CorpusError(f"{folder} is not a folder: check the path")
+        raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")
     found, seen = [], set()
     for here, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
         seen.add(os.path.realpath(here))
@@ -168,7 +171,8 @@ def _metadata(path: Path, id_column: str | None, ids: list[str], source: Path) -
     for column in ("start", "end"):
         if column in table.columns:
             raise CorpusError(
-                f"{path} has the column '{column}', so its utterances are parts of files: use 'layertool corpus csv {path}'"
+                f"{path} has the column '{column}', so its utterances are parts of files: use "
+                f"'layertool corpus csv {path}', or rename the column if it means something else"
             )
     rows = _match_rows(table[id_column], ids, path)
     if not rows:

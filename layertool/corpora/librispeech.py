@@ -25,6 +25,7 @@ def read(
     normalise: textgrid.Normalise = labels.normalise,
     name: str | None = None,
     progress: textgrid.Progress | None = None,
+    max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus of LibriSpeech splits.
 
@@ -72,15 +73,14 @@ def read(
     provenance |= notes
     provenance["without_textgrid"] = len(table) - len(grids)
     provenance["transcripts_without_audio"] = n_silent
-    return Corpus.build(
-        table, segments, name=name or "librispeech-" + "+".join(sorted(set(chosen))), provenance=provenance
-    )
+    name = name or "librispeech-" + "+".join(sorted(set(chosen)))
+    return Corpus.build(table, segments, name=name, provenance=provenance, max_failures=max_failures)
 
 
 def _locate(folder: Path, suffix: str) -> tuple[Path, list[str]]:
     """The folder that holds the splits, and their names, from that folder, the one above, or one split."""
     if not folder.is_dir():
-        raise CorpusError(f"{folder} is not a folder: check the path")
+        raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")
     if _is_split(folder):
         folder = folder.resolve()  # '.' has no name
         return folder.parent, [folder.name]

@@ -18,6 +18,7 @@ def read_csv(
     channel: str | None = None,
     name: str | None = None,
     audio_root: Path | str | None = None,
+    max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus of a .csv, .tsv or .parquet table with one row per utterance.
 
@@ -55,7 +56,7 @@ def read_csv(
             "labels": textgrid.rule_name(normalise),
             "segments_left_out": left_out,
         }
-    return Corpus.build(table, parts, name=name or source.stem, provenance=provenance)
+    return Corpus.build(table, parts, name=name or source.stem, provenance=provenance, max_failures=max_failures)
 
 
 def _ids(written: list[str], source: Path) -> list[str]:

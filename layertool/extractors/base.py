@@ -35,6 +35,7 @@ class Item:
     samples: np.ndarray
     text: str | None = None
     model_input: Any = None
+    tokens: list[int] = field(default_factory=list)  # of a decoder's prefix and the text
     token_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))  # of each word of the text
 
     @property

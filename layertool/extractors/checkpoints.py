@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from layertool.errors import ModelError, UsageError
 
 # Parameters that only training uses: a checkpoint without them gives the same layers.
 _UNUSED = ("masked_spec_embed",)
+# What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
+_DESCRIPTIONS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -88,7 +98,12 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
     transformers.utils.logging.set_verbosity_error()
     name, revision = split_revision(model)
     is_local = Path(name).is_dir()
-    provenance: dict = {"id": Path(name).resolve().name if is_local else name, "revision": None, "sha256": None}
+    provenance: dict = {
+        "id": Path(name).resolve().name if is_local else name,
+        "revision": None if is_local else getattr(config, "_commit_hash", None) or revision,
+        "sha256": None,
+        "description_sha256": files_sha256(Path(name), _DESCRIPTIONS) if is_local else None,
+    }
     if random_init is not None:
         generator_state = torch.get_rng_state()
         torch.manual_seed(random_init)
@@ -132,16 +147,14 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
             "restore the checkpoint, or ask for the untrained control with --random-init SEED"
         )
     if is_local:
-        provenance["sha256"] = folder_sha256(Path(name))
-    else:
-        provenance["revision"] = getattr(config, "_commit_hash", None) or revision
+        provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
     return network.eval(), {**provenance, "random_init": None}
 
 
-def folder_sha256(folder: Path) -> str:
-    """sha256 over the weight files of a checkpoint folder, in the order of their names."""
+def files_sha256(folder: Path, patterns: Sequence[str]) -> str:
+    """sha256 over the names and bytes of a folder's files of these names, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

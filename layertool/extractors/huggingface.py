@@ -8,12 +8,14 @@ convolution inside the encoder sees zeros where a clip has ended; attention is m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from layertool.errors import ModelError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
 from layertool.extractors.checkpoints import load_model, split_revision
 from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
@@ -160,11 +162,17 @@ def _channels_last(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _wants_normalisation(model: str, config: Any) -> bool:
-    """The checkpoint's own preprocessor_config.json decides; without one, layer-norm front ends do."""
+    """The checkpoint's own preprocessor decides; in a local folder without one, layer-norm front ends are normalised."""
     from transformers import AutoFeatureExtractor
 
     name, revision = split_revision(model)
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / f"{kind}_config.json").exists() for kind in ("preprocessor", "processor")):
+        return config.feat_extract_norm == "layer"
     try:
         return bool(AutoFeatureExtractor.from_pretrained(name, revision=revision, trust_remote_code=False).do_normalize)
-    except (OSError, ValueError, AttributeError):
-        return config.feat_extract_norm == "layer"
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has no preprocessor_config.json that can be read, so it is unknown whether its waveforms are "
+            "normalised: give --normalise or --no-normalise"
+        ) from error

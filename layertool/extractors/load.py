@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from layertool.errors import ModelError, UsageError
 from layertool.extractors import acoustic
 from layertool.extractors.base import Extractor
+from layertool.extractors.checkpoints import choose_device, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -20,7 +22,7 @@ def open_extractor(
     random_init: int | None = None,
     normalise: bool | None = None,
     cmvn: bool = False,
-    language: str = "en",
+    language: str | None = None,
 ) -> Extractor:
     """The extractor for a Hugging Face id (``name@revision``), a local folder, or an acoustic feature's name.
 
@@ -29,27 +31,32 @@ def open_extractor(
     """
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
+    place = choose_device(device)
     # the name of a feature means the feature, also where a store or folder of that name lies (./mel is the folder)
     if model.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS}:
         from layertool.extractors.acoustic_run import AcousticExtractor
 
-        if random_init is not None:
-            raise UsageError(f"{model} is an acoustic feature, it has no weights for --random-init")
+        given = {"--random-init": random_init, "--normalise": normalise, "--language": language}
+        for option in (name for name, value in given.items() if value is not None):
+            raise UsageError(f"{option} is for models; {model} is an acoustic feature")
+        if dtype != "float32":
+            raise UsageError(f"{model} is an acoustic feature, always computed in float32: leave out --dtype {dtype}")
         return AcousticExtractor(model, cmvn)
     if cmvn:
         raise UsageError(f"--cmvn is for acoustic features; {model} is a model")
-    if ":" in model and not Path(model).exists():
+    if not Path(model).exists() and (":" in model or "/" not in model):  # speech models have an owner: OWNER/NAME
+        near = difflib.get_close_matches(model, acoustic.PRESETS, n=1)
         raise UsageError(
-            f"'{model}' is no model: give a Hugging Face id, a local folder, or an acoustic feature "
-            f"({', '.join(sorted(acoustic.PRESETS))})"
+            f"'{model}' is no model{f' (did you mean {near[0]}?)' if near else ''}: give a Hugging Face id (OWNER/NAME), "
+            f"a local folder, or an acoustic feature ({', '.join(sorted(acoustic.PRESETS))})"
         )
     from layertool.extractors import huggingface
-    from layertool.extractors.checkpoints import choose_device, read_config
 
-    place = choose_device(device)
     if place.type == "cpu" and dtype == "float16":
         raise UsageError("float16 compute is slow and coarse on a CPU: choose --dtype float32 or bfloat16")
     config = read_config(model)
+    if language is not None and config.model_type != "whisper":
+        raise UsageError(f"--language is for Whisper's decoder; {model} is of type '{config.model_type}'")
     if config.model_type in huggingface.MODEL_TYPES:
         return huggingface.SpeechExtractor(model, config, place, DTYPES[dtype], random_init, normalise)
     if normalise is not None:

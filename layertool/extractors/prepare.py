@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import torch
 import transformers
+import xxhash
 
 import layertool
 from layertool import audio
@@ -66,7 +68,7 @@ def prepare(
     random_init: int | None = None,
     normalise: bool | None = None,
     cmvn: bool = False,
-    language: str = "en",
+    language: str | None = None,
 ) -> Prepared:
     """Check everything that can be checked before the first audio file is read."""
     if not isinstance(corpus, Corpus):
@@ -122,6 +124,8 @@ def prepare(
         "shard_seconds": options.shard_seconds,
         "corpus": corpus.fingerprint,
     }
+    if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
+        configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
     itemsize = np.dtype(options.store_dtype).itemsize
     planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize)
     about = _about(corpus, extractor, pooler, units, chosen, len(shards), empty)
@@ -179,7 +183,8 @@ def _check_texts(corpus: Corpus, labels: Mapping[str, list[str]], rows: list | N
     """Decoder layers: every utterance has a text, and its words are the word segments, one by one."""
     if "text" not in corpus.utterances:
         raise CorpusError(
-            f"the corpus {corpus.name} has no column 'text', which decoder layers need: add it, or leave the D layers out"
+            f"the corpus {corpus.name} has no column 'text', which decoder layers need: make the corpus with "
+            "--metadata TABLE that has one, or with .txt files beside the audio; or leave the D layers out"
         )
     for k, (utterance, text) in enumerate(zip(corpus.utterances["utterance"], corpus.utterances["text"], strict=True)):
         if not isinstance(text, str) or not text.strip():

@@ -39,7 +39,7 @@ def extract(
     channel: str | None = None,
     normalise: bool | None = None,
     cmvn: bool = False,
-    language: str = "en",
+    language: str | None = None,
     window_seconds: float = 60.0,
     overlap_seconds: float = 10.0,
     progress: Progress | None = None,

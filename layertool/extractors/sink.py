@@ -19,7 +19,7 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.store.writer import ShardWriter, StoreWriter
 
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
-_AHEAD = 128  # pooled matrices that may wait to be written
+_AHEAD_BYTES = 1 << 30  # of pooled rows, still on the device, that may wait to be written
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class BatchEnd:
 Task = Pooled | Failures | BatchEnd
 
 
+def _size(task: Task) -> int:
+    return task.values.nbytes if isinstance(task, Pooled) else 0
+
+
 @dataclass
 class _OpenShard:
     """The shard being written, and what is known of its utterances so far."""
@@ -82,7 +86,9 @@ class Sink:
         self.done = sum(prepared.shards[number].n_samples for number in store.finished) / SAMPLE_RATE
         self.open: _OpenShard | None = None
         self.error: BaseException | None = None
-        self.tasks: queue.Queue[Task | None] = queue.Queue(_AHEAD)
+        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.waiting = 0  # bytes handed over and not yet written
+        self.room = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="write", daemon=True)
         self._report()
 
@@ -101,7 +107,13 @@ class Sink:
             self.check()
 
     def put(self, task: Task) -> None:
-        """Hand over a task; raises what went wrong with an earlier one."""
+        """Hand over a task, when there is room for it; raises what went wrong with an earlier one."""
+        size = _size(task)
+        with self.room:
+            self.room.wait_for(
+                lambda: self.error is not None or not self.waiting or self.waiting + size <= _AHEAD_BYTES
+            )
+            self.waiting += size
         self.check()
         self.tasks.put(task)
 
@@ -117,11 +129,14 @@ class Sink:
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
             if self.error is not None:
-                continue  # empty the queue, so that the main thread is not held up
+                continue  # what comes after an error is dropped
             try:
                 self._take(task)
             except BaseException as error:  # `check` raises it in the main thread
                 self.error = error
+            with self.room:
+                self.waiting -= _size(task)
+                self.room.notify()
 
     def _take(self, task: Task) -> None:
         shard = self.open = self.open or self._begin(task.shard)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.errors import CorpusError, ModelError
+from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
 from layertool.extractors.checkpoints import load_model, split_revision
 from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
@@ -38,7 +38,7 @@ class WhisperExtractor(Extractor):
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         random_init: int | None = None,
-        language: str = "en",
+        language: str | None = None,
     ):
         from transformers import WhisperFeatureExtractor
 
@@ -46,7 +46,9 @@ class WhisperExtractor(Extractor):
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.name, self.revision = split_revision(model)
-        self.language = language
+        self.language = language or "en"
+        if self.language != "en" and not self._is_multilingual():
+            raise UsageError(f"{self.name} is an English-only checkpoint: leave out --language {self.language}")
         try:
             self.mel = WhisperFeatureExtractor.from_pretrained(self.name, revision=self.revision or "main")
         except (OSError, ValueError) as error:
@@ -73,6 +75,7 @@ class WhisperExtractor(Extractor):
         """Drop the blocks above the highest asked layer, and the decoder when none of its layers is asked."""
         encoder, decoder = self._encoder_blocks, [int(name[1:]) for name in layers if name.startswith("D")]
         self.provenance.pop("decoder_prefix", None)
+        self._tokenizer = None
         if decoder:
             self._tokenizer = self._load_tokenizer()
             self.provenance["decoder_prefix"] = [int(token) for token in self._tokenizer.prefix_tokens]
@@ -105,6 +108,8 @@ class WhisperExtractor(Extractor):
         return self.network.config.vocab_size >= 51865  # English-only checkpoints have 51864 entries
 
     def prepare(self, item: Item) -> None:
+        if self._tokenizer is not None:
+            item.tokens = self._tokens(item)
         features = self.mel(item.samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
         item.model_input = features["input_features"][0]
 
@@ -140,11 +145,11 @@ class WhisperExtractor(Extractor):
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         encoder, decoder = self.network.encoder, self.network.decoder
-        wants_decoder = any(name.startswith("D") for name in layers)
+        wants_decoder = self._tokenizer is not None
         with hooked(self._hooks(layers, emit)), computing_in(self.device, self.dtype):
             states = encoder(batch.to(self.device, non_blocking=True)).last_hidden_state
             if wants_decoder:
-                tokens = [self._tokens(item) for item in items]
+                tokens = [item.tokens for item in items]
                 longest = max(map(len, tokens))
                 # padding comes after the text, and attention is causal: it changes nothing
                 padded = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in tokens], device=self.device)

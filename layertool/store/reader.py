@@ -159,7 +159,7 @@ class FeatureStore:
     def rows(self, unit: str, layer: str | None = None, metadata: bool = True) -> pd.DataFrame:
         """What each row stands for: utterance, start, end (seconds), label, and the utterance's metadata.
 
-        Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
+        A metadata column named label is utterance_label here. Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
         """
         codes = self.row_table(unit, layer)
         rate = self.about["audio"]["sample_rate"]
@@ -173,8 +173,8 @@ class FeatureStore:
         names = np.array([*self.labels.get(unit, []), None], dtype=object)  # code -1 is the last: no label
         table["label"] = names[codes["label"]]
         if metadata:
-            taken = {*table.columns, *self.about["audio"]["columns"]}
-            extra = self.utterances[[c for c in self.utterances.columns if c not in taken]]
+            extra = self.utterances[[c for c in self.utterances.columns if c not in self.about["audio"]["columns"]]]
+            extra = extra.rename(columns={c: f"utterance_{c}" for c in table.columns if c in extra})
             table = pd.concat([table, extra.iloc[codes["utterance"]].reset_index(drop=True)], axis=1)
         return table
 

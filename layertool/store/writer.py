@@ -83,6 +83,10 @@ class StoreWriter:
                     f"{self.path} has store schema {old.get('schema')}, this layertool writes {layout.SCHEMA}: "
                     "choose another -o, or start again with --overwrite"
                 )
+            if old.get("configuration_hash") != self.hash and not layout.read_index(self.path):
+                self._clear()  # an earlier run failed before its first shard: nothing is lost
+                self._open(about, utterances, labels)
+                return
             if old.get("configuration_hash") != self.hash:
                 changed = "; ".join(layout.differences(old.get("configuration", {}), self.configuration))
                 raise StoreError(
@@ -110,10 +114,14 @@ class StoreWriter:
         self.finished = {
             number: entry for number, entry in layout.read_index(self.path).items() if self._is_in_place(entry)
         }
+        if len(self.finished) < about["n_shards"]:  # a missing shard would read as fill values through the view
+            (self.path / layout.VIEW).unlink(missing_ok=True)
 
     def _is_in_place(self, entry: dict) -> bool:
         shard = self.path / entry["file"]
-        return entry.get("configuration") == self.hash and shard.exists() and shard.stat().st_size == entry["size"]
+        is_whole = shard.exists() and shard.stat().st_size == entry["size"]
+        # utterances that failed may have been repaired since: their shard is done again
+        return entry["configuration"] == self.hash and is_whole and not entry.get("failures")
 
     def shard(
         self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
@@ -303,5 +311,5 @@ def _fill_view(
                 source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
                 virtual[position : position + length] = source
             position += length
-        dataset = view.create_virtual_dataset(name, virtual)
+        dataset = view.create_virtual_dataset(name, virtual, fillvalue=np.nan if dtype.names is None else None)
         dataset.attrs.update(attributes)

@@ -126,7 +126,7 @@ def test_a_file_name_that_two_textgrids_have_decides_nothing(source, tmp_path):
 
 
 def test_a_folder_without_fitting_textgrids_is_refused(source, tmp_path):
-    with pytest.raises(CorpusError, match=r"grids is not a folder: check the path"):
+    with pytest.raises(CorpusError, match=r"grids does not exist: check the path"):
         folder.read(source, textgrids=tmp_path / "grids")
     (tmp_path / "grids").mkdir()
     with pytest.raises(CorpusError, match=r"grids has no \.TextGrid files: check --textgrids"):
@@ -243,7 +243,7 @@ def test_two_files_for_one_utterance_are_refused(source):
 
 
 def test_folders_without_audio_are_refused(tmp_path):
-    with pytest.raises(CorpusError, match=r"nowhere is not a folder: check the path"):
+    with pytest.raises(CorpusError, match=r"nowhere does not exist: check the path"):
         folder.read(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no audio")
     with pytest.raises(CorpusError, match=r"has no audio files \(looked for \.aif, .*\.wav\): check the folder"):

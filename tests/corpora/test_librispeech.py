@@ -173,7 +173,7 @@ def test_raw_labels(root):
 
 
 def test_alignments_that_do_not_fit_are_refused(root, tmp_path):
-    with pytest.raises(CorpusError, match=r"nowhere is not a folder: check the path"):
+    with pytest.raises(CorpusError, match=r"nowhere does not exist: check the path"):
         librispeech.read(root, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"empty is not laid out like LibriSpeech: .*84-121123-0000\.TextGrid"):
@@ -223,7 +223,7 @@ def test_other_names_and_formats_are_refused(root):
 
 
 def test_missing_and_ambiguous_sources_are_refused(root):
-    with pytest.raises(CorpusError, match=r"nowhere is not a folder: check the path"):
+    with pytest.raises(CorpusError, match=r"nowhere does not exist: check the path"):
         librispeech.read(root / "nowhere")
     (root.parent / "Copy").symlink_to(root)
     with pytest.raises(CorpusError, match=r"holds several corpora \(Copy, LibriSpeech\): give the path of one"):
