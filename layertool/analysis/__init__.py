@@ -1,1 +1,1 @@
-"""Analyses: pure functions on arrays, and the thin layer that feeds them from a store."""
+"""Analyses: pure functions on arrays."""

@@ -72,7 +72,7 @@ class Fit:
 
     def score(self, x: np.ndarray, y: np.ndarray) -> Score:
         """Score of rows x (n, d1), y (n, d2) along these directions, each view centred on its own mean."""
-        x, y = _views(x, y)
+        x, y = paired_views(x, y)
         return self.score_moments(Moments.of(x - x.mean(0), y - y.mean(0)))
 
     def score_moments(self, moments: Moments) -> Score:
@@ -89,7 +89,8 @@ class Fit:
         return Score(rho, float(rho.mean()), float((rho**2).mean()), pwcca_x, pwcca_y, (pwcca_x + pwcca_y) / 2)
 
 
-def _views(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def paired_views(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both views as float64. Raises UsageError when they are no matrices with the same rows."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise UsageError(f"two views need the same rows: x has shape {x.shape}, y has shape {y.shape}")
@@ -137,7 +138,7 @@ def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10
     dimensions of less variance are left out. Raises UsageError when there are too few rows: with as
     many dimensions as rows every correlation is 1 whatever the data are.
     """
-    x, y = _views(x, y)
+    x, y = paired_views(x, y)
     return fit_moments(Moments.of(x - x.mean(0), y - y.mean(0)), eps_x, eps_y)
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from layertool.analysis.cca import _views
+from layertool.analysis.cca import paired_views
 from layertool.errors import UsageError
 
 BLOCK_ROWS = 4096  # rows centred at once by ``linear``
@@ -115,7 +115,7 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
     UsageError: rows that do not match, fewer than 4 of them (biased: 2), values that are not finite, a
     view that is constant or, for the debiased variant, has no similarity structure.
     """
-    x, y = _views(x, y)
+    x, y = paired_views(x, y)
     _enough(len(x), debiased)
     centre_x, centre_y = Centre("view x"), Centre("view y")
     centre_x.add(x)
@@ -191,7 +191,7 @@ def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = T
     UsageError: as ``linear``; more than ``MAX_GRAM_ROWS`` rows; a threshold that is not positive; a view
     half of whose distances are 0.
     """
-    x, y = _views(x, y)
+    x, y = paired_views(x, y)
     n = len(x)
     _enough(n, debiased)
     if n > MAX_GRAM_ROWS:

@@ -2,8 +2,8 @@
 
 For views x (n, d1) and y (n, d2) everything that CCA, its held-out scores and linear CKA need is in
 n, the sums, and the products x'x, y'y, x'y. Moments of disjoint rows add up, so a train/dev/test split
-costs nothing once the folds are there. All in float64; sums are taken relative to a shift (the mean of
-the first rows seen), because a large common offset would eat the digits of the products.
+costs nothing once the folds are there. All in float64. A large common offset eats the digits of the products:
+give rows from which something near their mean has been subtracted, the same for all moments that are added up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Moments:
-    """n, sums and products of two views, relative to ``shift_x`` and ``shift_y``.
+    """n, sums and products of two views.
 
     Shapes: sum_x (d1,), sum_y (d2,), xx (d1, d1), yy (d2, d2), xy (d1, d2).
     """

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import linalg, stats
 from scipy.spatial import distance as distances
 
-from layertool.analysis.cca import _views
+from layertool.analysis.cca import paired_views
 from layertool.analysis.cka import ZERO, Centre
 from layertool.errors import UsageError
 
@@ -25,7 +25,7 @@ def procrustes(x: np.ndarray, y: np.ndarray) -> float:
 
     UsageError: rows that do not match, values that are not finite, a view whose rows are all the same.
     """
-    x, y = _views(x, y)
+    x, y = paired_views(x, y)
     singular = linalg.svdvals(_unit(x, "view x").T @ _unit(y, "view y"))
     return max(0.0, 2.0 - 2.0 * float(singular.sum()))
 
@@ -41,7 +41,7 @@ def rsa(x: np.ndarray, y: np.ndarray, distance: str = "correlation") -> float:
     UsageError: rows that do not match, fewer than 3 or more than ``MAX_RSA_ROWS``, values that are not
     finite, rows that have no correlation or cosine, a view with all dissimilarities equal.
     """
-    x, y = _views(x, y)
+    x, y = paired_views(x, y)
     n = len(x)
     if distance not in DISTANCES:
         raise UsageError(f"unknown distance '{distance}': take one of {', '.join(DISTANCES)}")

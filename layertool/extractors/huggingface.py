@@ -45,13 +45,13 @@ class ClipGroupNorm(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.lengths is None:
             return self.norm(hidden)
-        out = None
+        out = hidden  # in place: the convolution's output is used nowhere else
         for k, length in enumerate(self.lengths):
             clip = self.norm(hidden[k : k + 1, :, :length])
-            if out is None:
-                out = torch.zeros(hidden.shape, dtype=clip.dtype, device=clip.device)
+            if clip.dtype != out.dtype:  # autocast normalises in float32
+                out = out.to(clip.dtype)
             out[k : k + 1, :, :length] = clip
-        return hidden if out is None else out
+        return out
 
 
 class SpeechExtractor(Extractor):

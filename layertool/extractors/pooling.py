@@ -63,6 +63,17 @@ def segment_sums(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) 
         return selector @ frames
 
 
+def _sums(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+    """Sums over stretches [lo, hi) of each item's frames: (items, frames, width) -> (stretches, width)."""
+    if frames.device.type == "cpu" and frames.stride(1) == 1:
+        # convolution layers lie channel by channel: summing along memory is faster than turning them round
+        sums = [frames[k, a:b].sum(0) for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
+        return torch.stack(sums) if sums else frames.new_zeros((0, frames.shape[2]))
+    starts = np.concatenate([lo + k * frames.shape[1] for k, (lo, _) in enumerate(spans)])
+    lengths = np.concatenate([hi - lo for lo, hi in spans])
+    return segment_sums(frames.reshape(-1, frames.shape[2]), starts, lengths)
+
+
 def average_frames(frames: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """Uniform moving average over time, unpadded: (items, frames, width) -> (items, fewer frames, width)."""
     return torch.nn.functional.avg_pool1d(frames.transpose(1, 2), kernel, stride).transpose(1, 2)
@@ -133,15 +144,15 @@ class Pooler:
                 average_frames(frames, *self.averaging[name]) if unit == "frame" and name in self.averaging else frames
             )
             plans = [self._rows_of_item(unit, geometry, item, rows) for item in items]
-            starts = np.concatenate([lo + k * source.shape[1] for k, (_, lo, _, _, _) in enumerate(plans)])
-            lengths = np.concatenate([hi - lo for _, lo, hi, _, _ in plans])
-            flat = source.reshape(-1, source.shape[2])
+            spans = [(lo, hi) for _, lo, hi, _, _ in plans]
             if unit == "frame":
-                pooled = flat[torch.from_numpy(_ranges(starts, lengths)).to(flat.device)]
+                pooled = torch.cat(
+                    [source[k, a:b] for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
+                )
             else:
                 whole = np.concatenate([full for _, _, _, full, _ in plans])
-                pooled = segment_sums(flat, starts, lengths)
-                pooled /= torch.from_numpy(whole.astype(np.float32)).to(flat.device)[:, None]
+                pooled = _sums(source, spans)
+                pooled /= torch.from_numpy(whole.astype(np.float32)).to(pooled.device)[:, None]
             first, slices = 0, []
             for item, (target, _, _, _, n_rows) in zip(items, plans, strict=True):
                 slices.append(Slice(item, first, target, n_rows))
@@ -178,9 +189,3 @@ def kept_frames(geometry: FrameGeometry, window: Window, n_samples: int) -> tupl
     """Frames [first, last) of the utterance that are taken from a window; cuts lie on whole hops."""
     last = geometry.n_frames(n_samples) if window.keep_end == n_samples else window.keep_end // geometry.hop
     return window.keep_start // geometry.hop, last
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenated aranges: starts[k], starts[k]+1, … lengths[k] of them."""
-    offsets = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
