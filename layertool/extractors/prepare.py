@@ -107,8 +107,6 @@ def prepare(
     units = [unit for unit in ("frame", "phone", "word", "utterance") if unit in units]
     extractor.restrict(chosen)
     pooler = Pooler({name: extractor.layers[name] for name in chosen}, units, pooling)
-    if any(name.startswith("D") for name in chosen):
-        _check_texts(corpus, labels, rows if "word" in units else None)
     lengths = corpus.utterances["n_samples"].to_numpy()
     shards = plan.shards(lengths, round(options.shard_seconds * SAMPLE_RATE))
     configuration = {
@@ -125,6 +123,7 @@ def prepare(
         "corpus": corpus.fingerprint,
     }
     if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
+        _check_texts(corpus, labels, rows if "word" in units else None)
         configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
     itemsize = np.dtype(options.store_dtype).itemsize
     planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize)

@@ -36,6 +36,7 @@ def export_npy(
     written: list[Path] = []
     chosen = _chosen(store, units, layers)
     total = sum(len(names) for _, names in chosen)
+    described: set[tuple[Path, str]] = set()  # layers of one folder and rate share their rows
     for unit, names in chosen:
         for name in names:
             kind = {"C": "local", "D": "decoder"}.get(name[0] if name[1:].isdigit() else "", "contextualized")
@@ -45,7 +46,9 @@ def export_npy(
             path = folder / f"layer_{name[1:] if name[1:].isdigit() else name}.npy"
             _refuse(path, overwrite)
             _stream(store, unit, name, path)
-            _write_rows(store, unit, name, level)
+            if (level, _rate(store, unit, name)) not in described:
+                _write_rows(store, unit, name, level)
+                described.add((level, _rate(store, unit, name)))
             written.append(path)
             if progress:
                 progress(len(written), total)
