@@ -18,6 +18,10 @@ COMMANDS = {
     "info": "layertool.commands.store:info",
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
+    "cca": "layertool.commands.correlation:cca",
+    "cka": "layertool.commands.correlation:cka",
+    "mi": "layertool.commands.correlation:mi",
+    "compare": "layertool.commands.correlation:compare",
     "demo": "layertool.commands.demo:demo",
 }
 # The first lines of the commands' help, here so that `layertool --help` imports none of them.
@@ -27,6 +31,10 @@ SUMMARIES = {
     "info": "Say what is in a store.",
     "verify": "Check that a store is whole and sound.",
     "export": "Write a store as .npy files (one per layer) or .npz files (one per unit).",
+    "cca": "Correlate every layer with acoustic frames, another layer, labels, or embeddings (CCA).",
+    "cka": "Compare every layer with every layer, of one store or of two (CKA, Procrustes, RSA).",
+    "mi": "Mutual information of k-means clusters of every layer with phones, words, or other labels.",
+    "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
 }
 

@@ -52,6 +52,11 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
     return pd.DataFrame([asdict(result) for result in results], columns=COLUMNS)
 
 
+def records(rows: pd.DataFrame) -> list[dict]:
+    """Results as plain dicts, with None for what is missing."""
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
+
+
 def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
     """Write results as .csv, .parquet or .json (records), whole or not at all. Raises UsageError for other suffixes."""
     path = Path(path)

@@ -1,17 +1,20 @@
 """Canonical correlation analysis, its held-out scores, and the projection-weighted mean (PWCCA).
 
 Definitions: spec layerwise.md 3.2 (regularised CCA of Pasad et al.'s protocol), PWCCA as Morcos et al.
-2018 define it (centred, all neurons), by default the mean of both directions (Pasad et al. 2021).
+2018 define it (centred, all neurons), by default the mean of both directions (Pasad et al. 2021). The
+products run where the moments are, in NumPy or on a GPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from array_api_compat import array_namespace
 from scipy import linalg
 
-from layertool.analysis.moments import Moments
+from layertool.analysis.moments import Array, Moments, to_numpy
+from layertool.analysis.products import Products
 from layertool.errors import UsageError
 
 RANK_TOLERANCE = 1e-12  # of the largest eigenvalue: directions below it are rounding, not data
@@ -35,58 +38,137 @@ class Score:
 
 @dataclass(frozen=True)
 class Whitener:
-    """One view's whitening: ``directions`` (rank, d) map centred rows to uncorrelated ones of unit variance."""
+    """One view's whitening: ``matrix`` maps centred rows to uncorrelated ones of unit variance."""
 
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray  # (d, rank), zero in dropped dimensions
+    eigenvalues: Array  # (rank,), of the covariance scaled to largest entry 1
+    eigenvectors: Array  # (d, rank), zero in dropped dimensions
     scale: float
 
     @classmethod
-    def of(cls, covariance: np.ndarray, eps: float) -> Whitener:
+    def of(cls, covariance: Array, eps: float, share: float | None = None) -> Whitener:
         """Eigen-decomposition of a covariance scaled to largest entry 1, without dimensions of variance < eps.
 
-        Directions whose eigenvalue is rounding only (one-hot labels, constant columns) are dropped.
+        Directions whose eigenvalue is rounding only (one-hot labels, constant columns) are dropped. ``share``:
+        keep only the largest directions that hold this share of the variance together (SVCCA, Raghu et al. 2017).
         """
-        scale = float(np.abs(covariance).max(initial=0.0))
-        keep = np.flatnonzero(np.diag(covariance) >= eps * scale) if scale > 0 else np.empty(0, int)
-        if not len(keep):
+        xp = array_namespace(covariance)
+        scale = float(xp.max(xp.abs(covariance))) if covariance.shape[0] else 0.0
+        keep = xp.linalg.diagonal(covariance) >= eps * scale
+        if scale <= 0 or not bool(xp.any(keep)):
             raise UsageError("a view is constant on the rows it is fitted on: canonical correlation is undefined there")
-        values, vectors = linalg.eigh(covariance[np.ix_(keep, keep)] / scale)
+        values, vectors = xp.linalg.eigh(covariance[keep][:, keep] / scale)
         good = values > RANK_TOLERANCE * values[-1]
-        whole = np.zeros((len(covariance), int(good.sum())))
+        if share is not None:
+            above = xp.cumulative_sum(xp.flip(xp.where(good, values, 0.0)))
+            n_kept = int(xp.sum(xp.astype(above < share * above[-1], xp.int64))) + 1
+            good = good & (xp.arange(len(values), device=values.device) >= len(values) - n_kept)
+        whole = xp.zeros(
+            (covariance.shape[0], int(xp.sum(xp.astype(good, xp.int64)))), dtype=values.dtype, device=values.device
+        )
         whole[keep] = vectors[:, good]
         return cls(values[good], whole, scale)
 
-    def matrix(self, eps: float) -> np.ndarray:
+    def matrix(self, eps: float) -> Array:
         """(rank, d): rows divide out the standard deviation of each eigenvector, with ``eps`` added to its variance."""
-        return self.eigenvectors.T / np.sqrt((self.eigenvalues[:, None] + eps) * self.scale)
+        return (self.eigenvectors / ((self.eigenvalues + eps) * self.scale) ** 0.5).T
 
 
 @dataclass(frozen=True)
 class Fit:
     """Canonical directions: ``a`` (k, d1) and ``b`` (k, d2), and ``correlations`` (k,) on the fitting rows."""
 
-    a: np.ndarray
-    b: np.ndarray
+    a: Array
+    b: Array
     correlations: np.ndarray
 
     def score(self, x: np.ndarray, y: np.ndarray) -> Score:
         """Score of rows x (n, d1), y (n, d2) along these directions, each view centred on its own mean."""
-        x, y = paired_views(x, y)
-        return self.score_moments(Moments.of(x - x.mean(0), y - y.mean(0)))
+        return self.score_moments(_centred(x, y))
 
     def score_moments(self, moments: Moments) -> Score:
         """The same from sufficient statistics."""
+        rho, gram_a, gram_b, a_sxx, b_syy = self._on(moments)
+        pwcca_x, pwcca_y = _weighted(rho, gram_a, a_sxx), _weighted(rho, gram_b, b_syy)
+        return Score(rho, float(rho.mean()), float((rho**2).mean()), pwcca_x, pwcca_y, (pwcca_x + pwcca_y) / 2)
+
+    def score_legacy(self, moments: Moments) -> float:
+        """PWCCA as the published code of Pasad et al. computes it (spec 3.3), for comparison only.
+
+        The mean of neuron i is added to variate i, weights come from the first k neurons that vary, uncentred,
+        of the view with fewer of them (y when there are as many). It changes under translation and
+        permutation of a view, and with the arbitrary signs of the directions.
+        """
+        rho, gram_a, gram_b, a_sxx, b_syy = self._on(moments)
+        mean_x, mean_y = (to_numpy(mean) for mean in moments.means())
+        keep_x, keep_y = (to_numpy(directions != 0).any(0) for directions in (self.a, self.b))
+        use_x = keep_x.sum() < keep_y.sum()
+        gram, cross, mean = (
+            (gram_a, a_sxx[:, keep_x], mean_x[keep_x]) if use_x else (gram_b, b_syy[:, keep_y], mean_y[keep_y])
+        )
+        n, k = moments.n, len(rho)
+        added = mean[:k]
+        gram = (n - 1) * gram + n * np.outer(added, added)
+        cross = (n - 1) * cross[:, :k] + n * np.outer(added, mean[:k])
+        return _weighted(rho, gram, cross)
+
+    def _on(self, moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Correlations (k,); products of the variates of x and of y (k, k); of variates and neurons (k, d)."""
         sxx, syy, sxy = moments.covariances()
         a_sxx, b_syy = self.a @ sxx, self.b @ syy
-        gram_a, gram_b = a_sxx @ self.a.T, b_syy @ self.b.T
-        cross = np.einsum("kd,de,ke->k", self.a, sxy, self.b, optimize=True)
+        gram_a, gram_b = to_numpy(a_sxx @ self.a.T), to_numpy(b_syy @ self.b.T)
+        cross = to_numpy(((self.a @ sxy) * self.b).sum(1))
         size = np.sqrt(np.clip(np.diag(gram_a), 0, None) * np.clip(np.diag(gram_b), 0, None))
         # a direction without variance on these rows has no correlation: 0, never rounding noise over rounding noise
         defined = size > 1e-10 * max(float(size.max(initial=0.0)), np.finfo(float).tiny)
         rho = np.divide(cross, size, out=np.zeros_like(cross), where=defined)
-        pwcca_x, pwcca_y = _weighted(rho, gram_a, a_sxx), _weighted(rho, gram_b, b_syy)
-        return Score(rho, float(rho.mean()), float((rho**2).mean()), pwcca_x, pwcca_y, (pwcca_x + pwcca_y) / 2)
+        return rho, gram_a, gram_b, to_numpy(a_sxx), to_numpy(b_syy)
+
+
+@dataclass
+class Solver:
+    """CCA of given moments for any regularisation: each view is decomposed once for all of them.
+
+    ``share``: SVCCA, see ``Whitener.of``. Raises UsageError when there are too few rows: with as many
+    dimensions as rows every correlation is 1 whatever the data are.
+    """
+
+    moments: Moments
+    share: float | None = None
+    _decomposed: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        widest = max(len(self.moments.sum_x), len(self.moments.sum_y))
+        if self.moments.n <= (2 if self.share is not None else widest):
+            raise _too_few(self.moments.n, widest)
+        self._sxx, self._syy, self._sxy = self.moments.covariances()
+
+    def fit(self, eps_x: float, eps_y: float) -> Fit:
+        """Canonical directions with ``eps_x`` and ``eps_y`` added to the scaled covariances."""
+        white_x, white_y = self._whitening("x", self._sxx, eps_x), self._whitening("y", self._syy, eps_y)
+        return fit_whitened(white_x, white_y, self._sxy)
+
+    def _whitening(self, side: str, covariance: Array, eps: float) -> Array:
+        variance = to_numpy(array_namespace(covariance).linalg.diagonal(covariance))
+        kept = (variance >= eps * variance.max(initial=0.0)).tobytes()  # the largest entry is a variance
+        if (side, kept) not in self._decomposed:
+            whitener = Whitener.of(covariance, eps, self.share)
+            if self.share is not None and self.moments.n <= len(whitener.eigenvalues):
+                raise _too_few(self.moments.n, len(whitener.eigenvalues))
+            self._decomposed[side, kept] = whitener
+        return self._decomposed[side, kept].matrix(eps)
+
+
+def _too_few(n: int, widest: int) -> UsageError:
+    return UsageError(
+        f"{n} rows of {widest} dimensions: canonical correlation needs more rows than dimensions "
+        "(it would be 1 for any data); take more rows, or reduce the views first (SVCCA: --variant svcca --share 0.9)"
+    )
+
+
+def _centred(x: np.ndarray, y: np.ndarray) -> Moments:
+    x, y = paired_views(x, y)
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    return Moments.of(x - mean_x, y - mean_y, mean_x, mean_y)
 
 
 def paired_views(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,24 +220,70 @@ def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10
     dimensions of less variance are left out. Raises UsageError when there are too few rows: with as
     many dimensions as rows every correlation is 1 whatever the data are.
     """
-    x, y = paired_views(x, y)
-    return fit_moments(Moments.of(x - x.mean(0), y - y.mean(0)), eps_x, eps_y)
+    return fit_moments(_centred(x, y), eps_x, eps_y)
 
 
 def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10) -> Fit:
     """The same from sufficient statistics."""
-    widest = max(len(moments.sum_x), len(moments.sum_y))
-    if moments.n <= widest:
-        raise UsageError(
-            f"{moments.n} rows of {widest} dimensions: canonical correlation needs more rows than dimensions "
-            "(it would be 1 for any data); take more rows, or reduce the views first"
-        )
-    sxx, syy, sxy = moments.covariances()
-    white_x, white_y = Whitener.of(sxx, eps_x).matrix(eps_x), Whitener.of(syy, eps_y).matrix(eps_y)
-    return fit_whitened(white_x, white_y, sxy)
+    return Solver(moments).fit(eps_x, eps_y)
 
 
-def fit_whitened(white_x: np.ndarray, white_y: np.ndarray, sxy: np.ndarray) -> Fit:
-    """Canonical directions from each view's whitening and their covariance."""
-    u, s, vt = linalg.svd(white_x @ sxy @ white_y.T, full_matrices=False)
-    return Fit(u.T @ white_x, vt @ white_y, s)
+def fit_whitened(white_x: Array, white_y: Array, sxy: Array) -> Fit:
+    """Canonical directions from each view's whitening (rank, d) and their covariance (d1, d2)."""
+    u, s, vt = array_namespace(sxy).linalg.svd(white_x @ sxy @ white_y.T, full_matrices=False)
+    return Fit(u.T @ white_x, vt @ white_y, to_numpy(s))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One view, whitened once for all its partners: ``white`` (rank, d), and products with its covariance."""
+
+    white: Array
+    gram: np.ndarray  # (rank,), variance left to each whitened direction: 1 but for eps
+    cross: Array  # (rank, d), of whitened directions and neurons
+
+
+@dataclass(frozen=True)
+class InSampleCCA:
+    """CCA fitted and scored on the same rows, from products of centred views: a measure for ``matrix.fill``.
+
+    ``variant``: ``pwcca`` (mean of both directions), ``mean`` or ``mean-square``. Chance is that of the control.
+    """
+
+    variant: str = "pwcca"
+    eps: float = 1e-10
+    needs_control = True
+
+    def check(self, n: int) -> None:
+        """Raise UsageError for another variant."""
+        if self.variant not in ("pwcca", "mean", "mean-square"):
+            raise UsageError(f"'{self.variant}' has no matrix: choose pwcca, mean or mean-square")
+
+    def own(self, view: Products, name: str) -> Side:
+        """UsageError, naming the view, when it has too few rows or is constant."""
+        covariance = view.product / (view.n - 1)
+        if view.n <= len(covariance):
+            raise UsageError(f"{name}: {_too_few(view.n, len(covariance))}")
+        whitener = Whitener.of(covariance, self.eps)
+        white = whitener.matrix(self.eps)
+        values = to_numpy(whitener.eigenvalues)
+        return Side(white, values / (values + self.eps), white @ covariance if self.variant == "pwcca" else white)
+
+    def value(self, pair: Products, own_x: Side, own_y: Side) -> float:
+        xp = array_namespace(pair.product)
+        whitened = own_x.white @ (pair.product / (pair.n - 1)) @ own_y.white.T
+        u, s, vt = xp.linalg.svd(whitened, full_matrices=False)
+        turns = (to_numpy(u.T), to_numpy(vt))
+        variances = [(turn**2 @ side.gram) for turn, side in zip(turns, (own_x, own_y), strict=True)]
+        rho = to_numpy(s) / np.sqrt(variances[0] * variances[1])
+        if self.variant != "pwcca":
+            return float(rho.mean() if self.variant == "mean" else (rho**2).mean())
+        scores = [
+            _weighted(rho, turn * side.gram @ turn.T, to_numpy(rotation @ side.cross))
+            for turn, rotation, side in zip(turns, (u.T, vt), (own_x, own_y), strict=True)
+        ]
+        return sum(scores) / 2
+
+    def chance(self, _pair: Products, own_x: Side, own_y: Side, control: Products | None) -> float:
+        """The value of the control: far above 0 unless there are many more rows than dimensions."""
+        return float("nan") if control is None else self.value(control, own_x, own_y)

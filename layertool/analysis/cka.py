@@ -13,96 +13,54 @@ the U-statistic is (|X'Y|² - n/(n-2) Σ r_i s_i + Σ r_i Σ s_i / ((n-1)(n-2)))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from itertools import zip_longest
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 
 from layertool.analysis.cca import paired_views
+from layertool.analysis.products import Centre, Cross, Products
 from layertool.errors import UsageError
 
 BLOCK_ROWS = 4096  # rows centred at once by ``linear``
 MAX_GRAM_ROWS = 20_000  # two float64 Gram matrices of that many rows take 6.4 GB
-MATRIX_BYTES = 2**31  # of layer × layer products that ``matrix`` holds at once
 ZERO = 1e-12  # of the largest term of a difference: below it there is rounding, no signal
 
-Layer = TypeVar("Layer", bound=Hashable)
 
+@dataclass(frozen=True)
+class LinearCKA:
+    """Linear CKA from products of centred views: a measure for ``matrix.fill``."""
 
-class Centre:
-    """First pass over one view: rows, width and mean, taken relative to the first row.
+    debiased: bool = True
+    needs_control = False
 
-    The shift keeps the digits of views with a large offset, and makes constant columns exactly 0.
-    """
+    def check(self, n: int) -> None:
+        """Raise UsageError for too few rows."""
+        _enough(n, self.debiased)
 
-    def __init__(self, name: str):
-        self.name = name
-        self.n = 0
-        self.width = 0
-        self._shift = self._sum = np.zeros(0)
-
-    def add(self, block: np.ndarray) -> None:
-        """Take in rows (b, d). UsageError for another width than before, or values that are not finite."""
-        block = np.asarray(block, np.float64)
-        if block.ndim != 2 or (self.n and block.shape[1] != self.width):
-            wanted = f"(rows, {self.width})" if self.n else "(rows, dimensions)"
-            raise UsageError(f"{self.name}: a block has shape {block.shape}, expected {wanted}")
-        if not np.isfinite(block).all():
-            raise UsageError(
-                f"{self.name} holds values that are not finite: leave those rows out or extract them again"
-            )
-        if not len(block):
-            return
-        if not self.n:
-            self.width = block.shape[1]
-            self._shift, self._sum = block[0].copy(), np.zeros(self.width)
-        self._sum += (block - self._shift).sum(0)
-        self.n += len(block)
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Rows (b, d) in float64, minus the mean of all rows of the first pass."""
-        rows = np.asarray(block, np.float64) - self._shift
-        rows -= self._sum / self.n
-        return rows
-
-
-class Cross:
-    """Second pass over two views: what linear HSIC needs, from blocks of centred rows.
-
-    ``product`` (d1, d2) is X'Y; the others are sums over rows of the squared norms r and s and of r s.
-    Memory O(d1 d2), whatever the number of rows.
-    """
-
-    def __init__(self, width_x: int, width_y: int):
-        self.n = 0
-        self.product = np.zeros((width_x, width_y))
-        self.sum_r = self.sum_s = self.sum_rs = 0.0
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take in centred rows x (b, d1) and y (b, d2)."""
-        with np.errstate(over="ignore", invalid="ignore"):  # ``norm`` refuses what is not finite
-            r = np.einsum("nd,nd->n", x, x)
-            s = r if x is y else np.einsum("nd,nd->n", y, y)
-            self.product += x.T @ y
-        self.n += len(x)
-        self.sum_r += float(r.sum())
-        self.sum_s += float(s.sum())
-        self.sum_rs += float(r @ s)
-
-    def hsic(self, debiased: bool = True) -> float:
-        """HSIC of the linear kernel: the U-statistic (n >= 4), or tr(KHLH) / (n - 1)²."""
-        n, square = self.n, float(np.vdot(self.product, self.product))
-        if not debiased:
-            return square / (n - 1) ** 2
-        correction = self.sum_r * self.sum_s / ((n - 1) * (n - 2)) - n / (n - 2) * self.sum_rs
-        return (square + correction) / (n * (n - 3))
-
-    def norm(self, name: str, debiased: bool = True) -> float:
+    def own(self, view: Products, name: str) -> float:
         """sqrt(HSIC) of a view with itself; UsageError when that is 0 or rounding around it."""
-        square = float(np.vdot(self.product, self.product))
-        scale = square / (self.n * (self.n - 3)) if debiased else 0.0  # only the U-statistic is a difference
-        return _root(self.hsic(debiased), ZERO * scale, name)
+        scale = view.square / (view.n * (view.n - 3)) if self.debiased else 0.0  # only the U-statistic is a difference
+        return _root(self.hsic(view), ZERO * scale, name)
+
+    def hsic(self, pair: Products) -> float:
+        """HSIC of the linear kernel: the U-statistic (n >= 4), or tr(KHLH) / (n - 1)²."""
+        n = pair.n
+        if not self.debiased:
+            return pair.square / (n - 1) ** 2
+        correction = pair.sum_r * pair.sum_s / ((n - 1) * (n - 2)) - n / (n - 2) * pair.sum_rs
+        return (pair.square + correction) / (n * (n - 3))
+
+    def value(self, pair: Products, own_x: float, own_y: float) -> float:
+        return self.hsic(pair) / (own_x * own_y)
+
+    def chance(self, pair: Products, own_x: float, own_y: float, _control: Products | None) -> float:
+        """The exact mean over all permutations of the rows of one view.
+
+        0 for the U-statistic. tr(HKH) tr(HLH) / (n - 1) for tr(KHLH): the mean of its diagonal and other terms.
+        """
+        if self.debiased:
+            return 0.0
+        return pair.sum_r * pair.sum_s / (pair.n - 1) ** 3 / (own_x * own_y)
 
 
 def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
@@ -120,65 +78,14 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
     centre_x, centre_y = Centre("view x"), Centre("view y")
     centre_x.add(x)
     centre_y.add(y)
-    width_x, width_y = centre_x.width, centre_y.width
-    xx, yy, xy = Cross(width_x, width_x), Cross(width_y, width_y), Cross(width_x, width_y)
+    xx, yy, xy = Cross(), Cross(), Cross()
     for start in range(0, len(x), BLOCK_ROWS):
         block_x, block_y = centre_x(x[start : start + BLOCK_ROWS]), centre_y(y[start : start + BLOCK_ROWS])
         xx.add(block_x, block_x)
         yy.add(block_y, block_y)
         xy.add(block_x, block_y)
-    return xy.hsic(debiased) / (xx.norm("view x", debiased) * yy.norm("view y", debiased))
-
-
-def matrix(
-    blocks_of: Callable[[str, Layer], Iterable[np.ndarray]],
-    layers_x: Sequence[Layer],
-    layers_y: Sequence[Layer] | None = None,
-    debiased: bool = True,
-    max_bytes: int = MATRIX_BYTES,
-) -> np.ndarray:
-    """Linear CKA of every layer of one side with every layer of another: (len(layers_x), len(layers_y)).
-
-    ``blocks_of(side, layer)``, with side "x" or "y", yields the rows of a layer in blocks (b, d). It is
-    called afresh for every pass, and gives the same rows in blocks of the same lengths for all layers.
-    Without ``layers_y`` the layers of side x are compared among themselves: a symmetric matrix.
-
-    Each layer is read once for its mean and once for its own HSIC; then as many rows of the matrix as
-    have products within ``max_bytes`` (one row at least) are filled in one reading. Memory is that, plus one
-    block per layer, whatever the number of rows. Values as ``linear``, errors too, naming side and layer.
-    """
-    xs = [("x", layer) for layer in layers_x]
-    ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
-    if not xs or not ys:
-        raise UsageError("a matrix needs at least one layer on either side")
-    centres = {view: _centre(blocks_of, view) for view in dict.fromkeys(xs + ys)}
-    first = centres[xs[0]]
-    for centre in centres.values():
-        if centre.n != first.n:
-            raise UsageError(f"views need the same rows: {first.name} has {first.n}, {centre.name} has {centre.n}")
-    _enough(first.n, debiased)
-
-    norms = {}
-    for view, centre in centres.items():
-        cross = Cross(centre.width, centre.width)
-        for (block,) in _together(blocks_of, {view: centre}):
-            cross.add(block, block)
-        norms[view] = cross.norm(centre.name, debiased)
-
-    out = np.ones((len(xs), len(ys)))
-    for rows in _groups([_row_bytes(centres, view, ys) for view in xs], max_bytes):
-        pairs = {(i, j): (xs[i], ys[j]) for i in rows for j in range(len(ys)) if layers_y is not None or j > i}
-        crosses = {key: Cross(centres[u].width, centres[v].width) for key, (u, v) in pairs.items()}
-        needed = {view: centres[view] for pair in pairs.values() for view in pair}
-        for blocks in _together(blocks_of, needed):
-            of = dict(zip(needed, blocks, strict=True))
-            for key, (u, v) in pairs.items():
-                crosses[key].add(of[u], of[v])
-        for (i, j), (u, v) in pairs.items():
-            out[i, j] = crosses[i, j].hsic(debiased) / (norms[u] * norms[v])
-            if layers_y is None:
-                out[j, i] = out[i, j]
-    return out
+    measure = LinearCKA(debiased)
+    return measure.value(xy.whole(), measure.own(xx.whole(), "view x"), measure.own(yy.whole(), "view y"))
 
 
 def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = True) -> float:
@@ -192,6 +99,16 @@ def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = T
     half of whose distances are 0.
     """
     x, y = paired_views(x, y)
+    return float(
+        np.vdot(*(rbf_kernel(view, threshold, debiased, name) for view, name in ((x, "view x"), (y, "view y"))))
+    )
+
+
+def rbf_kernel(x: np.ndarray, threshold: float = 1.0, debiased: bool = True, name: str = "view x") -> np.ndarray:
+    """Centred Gaussian kernel matrix (n, n) of a view (n, d), with norm 1: ``rbf`` is the sum of products of two.
+
+    The trace of it times that of another, over n - 1, is the mean of ``rbf`` over permutations of the rows.
+    """
     n = len(x)
     _enough(n, debiased)
     if n > MAX_GRAM_ROWS:
@@ -201,9 +118,9 @@ def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = T
         )
     if not (np.isfinite(threshold) and threshold > 0):
         raise UsageError(f"the threshold is a positive share of the median distance, not {threshold}")
-    k, norm_x = _rbf_centred(x, threshold, debiased, "view x")
-    l, norm_y = _rbf_centred(y, threshold, debiased, "view y")  # noqa: E741 - K and L as in the papers
-    return float(np.vdot(k, l)) / (norm_x * norm_y)
+    kernel, norm = _rbf_centred(x, threshold, debiased, name)
+    kernel /= norm
+    return kernel
 
 
 def _enough(n: int, debiased: bool) -> None:
@@ -223,47 +140,6 @@ def _root(hsic: float, floor: float, name: str) -> float:
             "are equally similar; take more rows, or leave the view out"
         )
     return float(np.sqrt(hsic))
-
-
-def _name(view: tuple[str, Hashable]) -> str:
-    return f"layer {view[1]} of side {view[0]}"
-
-
-def _centre(blocks_of: Callable[[str, Layer], Iterable[np.ndarray]], view: tuple[str, Layer]) -> Centre:
-    centre = Centre(_name(view))
-    for block in blocks_of(*view):
-        centre.add(block)
-    return centre
-
-
-def _together(
-    blocks_of: Callable[[str, Layer], Iterable[np.ndarray]], centres: dict[tuple[str, Layer], Centre]
-) -> Iterator[list[np.ndarray]]:
-    """Centred blocks of several views, read side by side; UsageError when their lengths differ."""
-    for blocks in zip_longest(*(blocks_of(*view) for view in centres)):
-        lengths = [-1 if block is None else len(block) for block in blocks]
-        for view, length in zip(centres, lengths, strict=True):
-            if length != lengths[0]:
-                raise UsageError(
-                    f"blocks do not match: {_name(next(iter(centres)))} and {_name(view)} come in blocks of "
-                    "other lengths; read both in the same order and in equal blocks"
-                )
-        yield [centre(block) for centre, block in zip(centres.values(), blocks, strict=True)]
-
-
-def _row_bytes(centres: dict[tuple[str, Layer], Centre], x: tuple[str, Layer], ys: list[tuple[str, Layer]]) -> int:
-    return 8 * centres[x].width * sum(centres[y].width for y in ys)
-
-
-def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
-    """Consecutive indices whose sizes sum to at most ``limit``; a larger one stands alone."""
-    group: list[int] = []
-    for index, size in enumerate(sizes):
-        if group and sum(sizes[i] for i in group) + size > limit:
-            yield group
-            group = []
-        group.append(index)
-    yield group
 
 
 def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> tuple[np.ndarray, float]:

@@ -36,7 +36,8 @@ class Score:
     the exact expectation of nats when the labels are permuted; ``permuted_std``: how far single
     permutations fall from it, in nats; ``corrected``: nats - permuted. ``phone_purity``: share of rows
     whose label is the most frequent one of their cluster; ``cluster_purity``: share of rows whose cluster
-    is the most frequent one of their label. ``v_measure``: 2 nats / (label_entropy + cluster_entropy).
+    is the most frequent one of their label; ``permuted_phone_purity``, ``permuted_cluster_purity``: their means
+    over permuted labels. ``v_measure``: 2 nats / (label_entropy + cluster_entropy).
     Of these only ``adjusted`` and ``corrected`` are free of the bias. ``n_labels``, ``n_clusters``: those
     that occur in the ``n`` rows.
     """
@@ -49,6 +50,8 @@ class Score:
     corrected: float
     phone_purity: float
     cluster_purity: float
+    permuted_phone_purity: float
+    permuted_cluster_purity: float
     v_measure: float
     label_entropy: float
     cluster_entropy: float
@@ -141,10 +144,11 @@ def score(clusters: np.ndarray, labels: np.ndarray, n_permutations: int = 20, se
     table = sparse.csr_matrix((counts, (pair_clusters, pair_labels)), shape=(n_clusters, n_labels))
     permuted = max(0.0, float(expected_mutual_information(table, n)))
     random = np.random.default_rng(seed)
-    drawn = np.empty(n_permutations)
+    drawn, purities = np.empty(n_permutations), np.empty((n_permutations, 2))
     for i in range(n_permutations):
-        joint = np.unique(cluster_codes * n_labels + random.permutation(label_codes), return_counts=True)[1]
-        drawn[i] = h_clusters + h_labels - _entropy(joint)
+        joint, joint_counts = np.unique(cluster_codes * n_labels + random.permutation(label_codes), return_counts=True)
+        drawn[i] = h_clusters + h_labels - _entropy(joint_counts)
+        purities[i] = [_largest(groups, joint_counts) / n for groups in np.divmod(joint, n_labels)]
     mean_entropy = (h_clusters + h_labels) / 2
     # of equal partitions into single rows every permutation is equal too, and AMI would be 0 / 0
     equal = len(pairs) == n_clusters == n_labels
@@ -158,6 +162,8 @@ def score(clusters: np.ndarray, labels: np.ndarray, n_permutations: int = 20, se
         corrected=nats - permuted,
         phone_purity=_largest(pair_clusters, counts) / n,
         cluster_purity=_largest(pair_labels, counts) / n,
+        permuted_phone_purity=float(purities[:, 0].mean()),
+        permuted_cluster_purity=float(purities[:, 1].mean()),
         v_measure=nats / mean_entropy,
         label_entropy=h_labels,
         cluster_entropy=h_clusters,

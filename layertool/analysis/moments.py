@@ -1,37 +1,44 @@
 """Sufficient statistics: one pass over the data, then every fold, regularisation and score from sums.
 
-For views x (n, d1) and y (n, d2) everything that CCA, its held-out scores and linear CKA need is in
-n, the sums, and the products x'x, y'y, x'y. Moments of disjoint rows add up, so a train/dev/test split
-costs nothing once the folds are there. All in float64. A large common offset eats the digits of the products:
-give rows from which something near their mean has been subtracted, the same for all moments that are added up.
+For views x (n, d1) and y (n, d2) everything that CCA and its held-out scores need is in n, the sums, and
+the products x'x, y'y, x'y. Moments of disjoint rows add up, so a train/dev/test split costs nothing once
+the folds are there. All in float64, as NumPy arrays or, on a GPU, torch tensors: the same code for both. A
+large common offset eats the digits of the products, so rows are taken relative to an origin near their mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
+
+Array = Any  # a NumPy array or a torch tensor
 
 
 @dataclass(frozen=True)
 class Moments:
-    """n, sums and products of two views.
+    """n, sums and products of two views, taken relative to an origin.
 
-    Shapes: sum_x (d1,), sum_y (d2,), xx (d1, d1), yy (d2, d2), xy (d1, d2).
+    Shapes: sum_x, origin_x (d1,), sum_y, origin_y (d2,), xx (d1, d1), yy (d2, d2), xy (d1, d2). The origin is
+    0 where none is given; moments that are added up must share it.
     """
 
     n: int
-    sum_x: np.ndarray
-    sum_y: np.ndarray
-    xx: np.ndarray
-    yy: np.ndarray
-    xy: np.ndarray
+    sum_x: Array
+    sum_y: Array
+    xx: Array
+    yy: Array
+    xy: Array
+    origin_x: Array | None = None
+    origin_y: Array | None = None
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> Moments:
-        """Moments of rows that are in memory; x (n, d1) and y (n, d2) are taken as they are, unshifted."""
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        return cls(len(x), x.sum(0), y.sum(0), x.T @ x, y.T @ y, x.T @ y)
+    def of(cls, x: Array, y: Array, origin_x: Array | None = None, origin_y: Array | None = None) -> Moments:
+        """Moments of rows in memory: x (n, d1) and y (n, d2), in float64, with their origins already subtracted."""
+        return cls(len(x), x.sum(0), y.sum(0), x.T @ x, y.T @ y, x.T @ y, origin_x, origin_y)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -41,13 +48,111 @@ class Moments:
             self.xx + other.xx,
             self.yy + other.yy,
             self.xy + other.xy,
+            self.origin_x,
+            self.origin_y,
         )
 
-    def covariances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __sub__(self, other: Moments) -> Moments:
+        """The moments without those of some of their rows."""
+        return Moments(
+            self.n - other.n,
+            self.sum_x - other.sum_x,
+            self.sum_y - other.sum_y,
+            self.xx - other.xx,
+            self.yy - other.yy,
+            self.xy - other.xy,
+            self.origin_x,
+            self.origin_y,
+        )
+
+    def covariances(self) -> tuple[Array, Array, Array]:
         """Sample covariances (divided by n - 1): Sxx, Syy, Sxy."""
         scale = 1.0 / (self.n - 1)
         return (
-            (self.xx - np.outer(self.sum_x, self.sum_x) / self.n) * scale,
-            (self.yy - np.outer(self.sum_y, self.sum_y) / self.n) * scale,
-            (self.xy - np.outer(self.sum_x, self.sum_y) / self.n) * scale,
+            (self.xx - self.sum_x[:, None] * self.sum_x / self.n) * scale,
+            (self.yy - self.sum_y[:, None] * self.sum_y / self.n) * scale,
+            (self.xy - self.sum_x[:, None] * self.sum_y / self.n) * scale,
         )
+
+    def means(self) -> tuple[Array, Array]:
+        """Means of both views, (d1,) and (d2,), with the origins put back."""
+        mean_x, mean_y = self.sum_x / self.n, self.sum_y / self.n
+        return (
+            mean_x if self.origin_x is None else mean_x + self.origin_x,
+            mean_y if self.origin_y is None else mean_y + self.origin_y,
+        )
+
+
+def total(parts: Sequence[Moments]) -> Moments:
+    """The moments of all rows of ``parts``."""
+    out = parts[0]
+    for part in parts[1:]:
+        out = out + part
+    return out
+
+
+def on_device(array: np.ndarray, device: str = "cpu") -> Array:
+    """Rows in float64 where the products are to be computed: a NumPy array, or a torch tensor on a GPU."""
+    if device == "cpu":
+        return np.asarray(array, np.float64)
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device).double()
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """An array as NumPy holds it, brought back from a GPU where it was there."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
+class FoldMoments:
+    """Moments of every fold of two views and of a control view in the place of y, from blocks of rows.
+
+    ``folds``: fold of each row, (n,) integers below ``n_folds``. The control is what y is without its relation
+    to x: the same rows in another order, or random vectors; it shares n and the products of x. Memory
+    O(n_folds x width²), whatever the number of rows.
+    """
+
+    def __init__(self, folds: np.ndarray, n_folds: int, device: str = "cpu"):
+        self.folds, self.n_folds, self.device = folds, n_folds, device
+
+    def of(
+        self, x: Iterable[np.ndarray], y: Iterable[np.ndarray], control: Iterable[np.ndarray]
+    ) -> tuple[list[Moments], list[Moments]]:
+        """One list of moments for (x, y) and one for (x, control); all three come in blocks of equal lengths."""
+        sums: list[list] = []
+        origins: tuple = ()
+        first = 0
+        for views in zip(x, y, control, strict=True):
+            rows = [on_device(view, self.device) for view in views]
+            if not origins:
+                origins = tuple(view.mean(0) for view in rows)
+                sums = [[0, *_zeros(*rows)] for _ in range(self.n_folds)]
+            folds = self.folds[first : first + len(views[0])]
+            first += len(folds)
+            order = np.argsort(folds, kind="stable")
+            rows = [(view - origin)[order] for view, origin in zip(rows, origins, strict=True)]
+            bounds = np.searchsorted(folds[order], np.arange(self.n_folds + 1))
+            for fold in range(self.n_folds):
+                lo, hi = int(bounds[fold]), int(bounds[fold + 1])
+                if hi > lo:
+                    _add(sums[fold], *(view[lo:hi] for view in rows))
+        ox, oy, oc = origins
+        plain = [Moments(n, sx, sy, xx, yy, xy, ox, oy) for n, sx, sy, _, xx, yy, xy, _, _ in sums]
+        controls = [Moments(n, sx, sc, xx, cc, xc, ox, oc) for n, sx, _, sc, xx, _, _, cc, xc in sums]
+        return plain, controls
+
+
+def _zeros(x: Array, y: Array, c: Array) -> list[Array]:
+    xp = array_namespace(x)
+    shapes = [x.shape[1:], y.shape[1:], c.shape[1:]]
+    shapes += [(x.shape[1], x.shape[1]), (y.shape[1], y.shape[1]), (x.shape[1], y.shape[1])]
+    shapes += [(c.shape[1], c.shape[1]), (x.shape[1], c.shape[1])]
+    return [xp.zeros(tuple(shape), dtype=x.dtype, device=x.device) for shape in shapes]
+
+
+def _add(sums: list, x: Array, y: Array, c: Array) -> None:
+    sums[0] += len(x)
+    products = (x.sum(0), y.sum(0), c.sum(0), x.T @ x, y.T @ y, x.T @ y, c.T @ c, x.T @ c)
+    for place, product in enumerate(products, start=1):
+        sums[place] += product

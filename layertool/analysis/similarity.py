@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import linalg, stats
 from scipy.spatial import distance as distances
 
 from layertool.analysis.cca import paired_views
-from layertool.analysis.cka import ZERO, Centre
+from layertool.analysis.cka import ZERO
+from layertool.analysis.moments import to_numpy
+from layertool.analysis.products import Centre, Products
 from layertool.errors import UsageError
 
 MAX_RSA_ROWS = 10_000  # 50 million pairs of rows, 400 MB for each array of them
 DISTANCES = ("correlation", "cosine", "euclidean")
+
+
+@dataclass(frozen=True)
+class Procrustes:
+    """Orthogonal Procrustes distance from products of centred views: a measure for ``matrix.fill``."""
+
+    needs_control = True
+
+    def check(self, n: int) -> None:
+        """Raise UsageError for too few rows."""
+        if n < 2:
+            raise UsageError(f"Procrustes distance needs at least 2 rows, not {n}: take more rows")
+
+    def own(self, view: Products, name: str) -> float:
+        """Frobenius norm of the view; UsageError when it is 0."""
+        if view.sum_r <= 0:
+            raise UsageError(f"{name}: all its rows are the same, so Procrustes distance is undefined; take more rows")
+        return float(np.sqrt(view.sum_r))
+
+    def value(self, pair: Products, own_x: float, own_y: float) -> float:
+        nuclear = float(linalg.svdvals(to_numpy(pair.product)).sum())
+        return max(0.0, 2.0 - 2.0 * nuclear / (own_x * own_y))
+
+    def chance(self, _pair: Products, own_x: float, own_y: float, control: Products | None) -> float:
+        """The distance of the control: as far as unrelated rows are."""
+        return float("nan") if control is None else self.value(control, own_x, own_y)
 
 
 def procrustes(x: np.ndarray, y: np.ndarray) -> float:
@@ -42,6 +72,11 @@ def rsa(x: np.ndarray, y: np.ndarray, distance: str = "correlation") -> float:
     finite, rows that have no correlation or cosine, a view with all dissimilarities equal.
     """
     x, y = paired_views(x, y)
+    return float(np.vdot(rsa_ranks(x, distance, "view x"), rsa_ranks(y, distance, "view y")))
+
+
+def rsa_ranks(x: np.ndarray, distance: str = "correlation", name: str = "view x") -> np.ndarray:
+    """Centred ranks of the dissimilarities of all pairs of rows, with norm 1: ``rsa`` is the product of two of them."""
     n = len(x)
     if distance not in DISTANCES:
         raise UsageError(f"unknown distance '{distance}': take one of {', '.join(DISTANCES)}")
@@ -51,8 +86,9 @@ def rsa(x: np.ndarray, y: np.ndarray, distance: str = "correlation") -> float:
         raise UsageError(
             f"RSA compares all pairs of rows and takes at most {MAX_RSA_ROWS} of them, not {n}: draw a sample of the rows"
         )
-    a, b = _dissimilarities(x, distance, "view x"), _dissimilarities(y, distance, "view y")
-    return float(stats.spearmanr(a, b).statistic)
+    ranks = stats.rankdata(_dissimilarities(np.asarray(x, np.float64), distance, name))
+    ranks -= ranks.mean()
+    return ranks / np.sqrt(ranks @ ranks)
 
 
 def _unit(x: np.ndarray, name: str) -> np.ndarray:

@@ -86,6 +86,11 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 )
 @click.option("--cmvn", is_flag=True, help="Per-utterance mean and variance normalisation of acoustic features.")
 @click.option("--language", default=None, help="Of the forced text, for Whisper's decoder layers.  [default: en]")
+@click.option("--mask-seed", type=int, default=None, metavar="SEED",
+              help="Run with the time mask of pre-training on, and flag masked frames (wav2vec 2.0 kind).")  # fmt: skip
+@click.option("--mask-prob", type=click.FloatRange(0, 1, min_open=True), default=None,
+              help="Of that mask: spans * their length / frames.  [default: 0.65, HuBERT, WavLM, UniSpeech-SAT 0.8]")  # fmt: skip
+@click.option("--mask-length", type=click.IntRange(min=1), default=None, help="Frames in one span.  [default: 10]")
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),
@@ -110,6 +115,7 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
       layertool extract openai/whisper-small corpus -o whisper --layers all,D0-D12
       layertool extract mel corpus -o mel --units phone,word
       layertool extract facebook/wav2vec2-base corpus -o untrained --random-init 0 --units phone,word
+      layertool extract facebook/wav2vec2-base corpus -o masked --units frame --layers T0-T12 --mask-seed 0
     """
     from layertool.extractors.prepare import Options, prepare
     from layertool.extractors.run import carry_out
@@ -123,6 +129,9 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         "window_seconds",
         "overlap_seconds",
         "shard_seconds",
+        "mask_seed",
+        "mask_prob",
+        "mask_length",
     )
     decided = Options(**{name: options[name] for name in names})
     compute = {name: options[name] for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language")}
@@ -163,6 +172,7 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
 
 
 def _say_plan(prepared, out: Path) -> None:
+    from layertool.commands.store import mask_facts
     from layertool.layers import summary
 
     planned = prepared.plan
@@ -170,6 +180,7 @@ def _say_plan(prepared, out: Path) -> None:
         ("audio", f"{output.count(planned.n_utterances, 'utterance')}, {output.duration(planned.seconds)}"),
         ("layers", summary(prepared.layers)),
         *((f"{name.split('/')[0]} rows", output.number(count)) for name, count in planned.rows.items()),
+        *mask_facts(prepared.configuration),
         ("shards", output.number(planned.n_shards)),
         ("on the disk", output.size(planned.n_bytes)),
     ]

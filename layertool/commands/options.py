@@ -23,3 +23,69 @@ def output_folder(what: str):
         metavar="FOLDER",
         help=f"{what} to write.",
     )
+
+
+def _conditions(_ctx, _param, values: tuple[str, ...]):
+    from layertool.analysis.rows import parse_where
+
+    return parse_where(values)
+
+
+where_option = click.option(
+    "--where",
+    multiple=True,
+    callback=_conditions,
+    metavar="COLUMN=VALUE",
+    help="Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the "
+    "same column again is an alternative, another column has to hold too.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="Where products are computed: auto, cpu or cuda:N."
+)
+
+
+def result_options(command):
+    """The options of every analysis: where its rows go, its figure, its seed, which rows and layers it takes."""
+    for option in reversed(
+        (
+            click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
+            click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
+            where_option,
+            seed_option,
+            click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=None,
+                         metavar="FILE", help="Write the result rows as .csv, .parquet or .json."),
+            click.option("--plot", type=click.Path(path_type=Path), default=None, metavar="FILE",
+                         help="Draw the figure as .png, .pdf or .svg."),
+            json_option,
+            quiet_option,
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def sampling_options(command):
+    """Which rows are drawn: the published rules, or others."""
+    for option in reversed(
+        (
+            click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
+                         help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
+            click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
+                         help="Draw so many utterances instead."),
+            click.option("--per-label", type=click.IntRange(min=1), default=None, metavar="N",
+                         help="Draw up to so many rows of each label instead."),
+            click.option("--top-labels", type=click.IntRange(min=2), default=None, metavar="N",
+                         help="Take only so many of the most frequent labels instead."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def sampling_of(sample: str, max_utterances: int | None, per_label: int | None, top_labels: int | None):
+    """What the sampling options ask for; None is the published rules."""
+    from layertool.analysis.rows import ALL, Sampling
+
+    asked = Sampling(max_utterances, top_labels, per_label)
+    return asked if asked != ALL else ALL if sample == "all" else None

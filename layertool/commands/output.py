@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -119,3 +120,86 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
             progress.update(task, completed=done, total=total, rate=rate, description=text)
 
         yield show
+
+
+def scores(rows) -> None:
+    """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
+    from layertool.figures import is_matrix
+
+    for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
+        if is_matrix(part):
+            _matrices(analysis, unit, part)
+            continue
+        for target, mine in part.groupby("target", sort=False):
+            _curves(f"{analysis} with {target}, {unit} rows", mine)
+
+
+def _curves(title: str, rows) -> None:
+    several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
+    columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
+    names = [", ".join(_short(name, cell) for name, cell in zip(several, key, strict=True)) or "value"
+             for key, _ in columns]  # fmt: skip
+    wide = len(columns) == 1 and bool(columns[0][1]["ci_low"].notna().any())
+    layers = list(dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]))
+    headers = ["layer", *names, *(["95 % interval"] if wide else []), *(["chance"] if len(columns) == 1 else [])]
+    lines: list[list] = []
+    for layer in layers:
+        line: list = [layer]
+        for _, part in columns:
+            found = part[part["layer"] == layer]
+            line.append("" if found.empty else _value(found.iloc[0], brief=wide))
+        if len(columns) == 1:
+            only = columns[0][1][columns[0][1]["layer"] == layer].iloc[0]
+            line += ([f"{only['ci_low']:.3f} to {only['ci_high']:.3f}"] if wide else []) + [_number(only["chance"])]
+        lines.append(line)
+    if len(columns) > 1:
+        lines.append(["chance (highest)", *(_number(part["chance"].max()) for _, part in columns)])
+    table(title, headers, lines)
+    click.echo(f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}\n")
+
+
+def _in_common(variants: Sequence[str]) -> str:
+    """What the names of all variants end in; the columns are headed by what they begin with."""
+    parts = [variant.split(", ") for variant in variants]
+    shared = 0
+    while shared < min(map(len, parts)) and len({part[-1 - shared] for part in parts}) == 1:
+        shared += 1
+    return ", ".join(parts[0][len(parts[0]) - shared :]) or "; ".join(variants)
+
+
+def _rows_counted(part) -> str:
+    few, many = int(part["n"].min()), int(part["n"].max())
+    return f"n = {number(few)}" + (f" to {number(many)}" if few != many else "")
+
+
+def _matrices(analysis: str, unit: str, rows) -> None:
+    for (store, variant), part in rows.groupby(["store", "variant"], sort=False):
+        for other, mine in part.groupby(part["target"].str.rpartition(":")[0], sort=False):
+            across = list(dict.fromkeys(mine["target"].str.rpartition(":")[2]))
+            title = f"{analysis} of {_short('store', store)} (down) and {other or 'itself'} (across), {unit} rows"
+            if len(across) > _MAX_COLUMNS:
+                click.echo(f"{title}: {mine['layer'].nunique()} x {len(across)} layers; see them with --plot or -o")
+            else:
+                lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("layer", sort=False)]
+                table(title, ["layer", *across], lines)
+            half = ((mine["ci_high"] - mine["ci_low"]) / 2).max()
+            spread = "" if half != half else f"; intervals of ±{half:.3f} or less"
+            click.echo(f"  {variant}; {_rows_counted(mine)}{spread}; chance up to {_number(mine['chance'].max())}\n")
+
+
+_MAX_COLUMNS = 16  # of a matrix in a terminal
+
+
+def _short(column: str, cell) -> str:
+    """The folder of a store, the first words of a variant."""
+    return Path(str(cell)).name if column == "store" else str(cell).split(",")[0]
+
+
+def _number(value) -> str:
+    return "" if value is None or value != value else f"{value:.3f}"
+
+
+def _value(row, brief: bool) -> str:
+    half = (row["ci_high"] - row["ci_low"]) / 2 if row["ci_low"] is not None and row["ci_high"] is not None else None
+    spread = "" if brief or half is None or half != half else f" ±{half:.3f}"
+    return _number(row["value"]) + spread

@@ -43,6 +43,7 @@ def info(store: Path, as_json: bool) -> None:
         ("computed in", f"{configuration['dtype']}, stored as {configuration['store_dtype']}"),
         ("size", output.size(sum(entry["size"] for entry in opened.index.values()))),
         ("audio", _audio(about["audio"], configuration)),
+        *mask_facts(configuration),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
     ]  # fmt: skip
     output.facts(str(store), facts)
@@ -62,6 +63,15 @@ def info(store: Path, as_json: bool) -> None:
     output.table(None, ("unit", "layers", "rows", "width", "pooling"), rows)
     for failure in opened.failures:
         click.echo(f"left out: {failure['utterance']}: {failure['error']}")
+
+
+def mask_facts(configuration: dict) -> list[tuple[str, str]]:
+    """The line about the time mask of pre-training, when it was on."""
+    if "mask_seed" not in configuration:
+        return []
+    length, probability = configuration["mask_length"], configuration["mask_prob"]
+    what = f"spans of {output.count(length, 'frame')}, probability {probability:g}, seed {configuration['mask_seed']}"
+    return [("time mask", f"on: {what}")]
 
 
 def _audio(audio: dict, configuration: dict) -> str:

@@ -102,7 +102,7 @@ class Corpus:
                 path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
             ]
         if about.exists() and "n_samples" in utterances:  # written by `write`: probed and ordered already
-            corpus = cls(utterances, segments if segments is not None else _no_segments(), name, provenance)
+            corpus = cls(utterances, segments if segments is not None else no_segments(), name, provenance)
             corpus.check()
             return corpus
         if channel is not None and "channel" not in utterances:
@@ -221,7 +221,8 @@ def _filled(table: pd.DataFrame, columns: list[str], where: str) -> None:
             )
 
 
-def _no_segments() -> pd.DataFrame:
+def no_segments() -> pd.DataFrame:
+    """A table of segments without any."""
     return pd.DataFrame(
         {c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, ("str", "str", float, float, "str"), strict=True)}
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from layertool.errors import UsageError
+from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window
 
 
@@ -25,7 +27,8 @@ class Item:
     """One window of one utterance on its way through the model.
 
     ``position``: the utterance's place in the corpus; ``n_samples``: length of the whole utterance;
-    ``samples``: the window's waveform as the model takes it; ``model_input``: what ``prepare`` made of it.
+    ``samples``: the window's waveform as the model takes it; ``model_input``: what ``prepare`` made of it;
+    ``masked``: whether each model frame of the window is masked, None when the mask is off.
     """
 
     position: int
@@ -35,6 +38,7 @@ class Item:
     samples: np.ndarray
     text: str | None = None
     model_input: Any = None
+    masked: np.ndarray | None = None
     tokens: list[int] = field(default_factory=list)  # of a decoder's prefix and the text
     token_spans: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))  # of each word of the text
 
@@ -76,6 +80,13 @@ class Extractor(ABC):
     def padded_samples(self, n_samples: int) -> int:
         """Samples that an item of this length costs in a batch."""
         return n_samples
+
+    def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
+        """The mask of pre-training, with its own values where None is given. Raises UsageError or ModelError."""
+        raise UsageError(
+            f"--mask-seed is for models of the wav2vec 2.0 kind, which are trained on masked frames; "
+            f"{self.provenance['id']} is not one: leave it out"
+        )
 
     def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
         """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError, UsageError
 
-# Parameters that only training uses: a checkpoint without them gives the same layers.
+# Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
 # What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
 _DESCRIPTIONS = (
@@ -85,10 +85,11 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, dict]:
-    """The model in evaluation mode and float32, and its provenance: id, revision, sha256, random_init.
+def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, dict, list[str]]:
+    """The model in evaluation mode and float32, its provenance (id, revision, sha256, random_init), and what it lacks.
 
-    With ``random_init`` the weights are drawn anew from the configuration (the untrained control).
+    It may lack parameters that only training uses; those hold random numbers, and are named. With
+    ``random_init`` the weights are drawn anew from the configuration (the untrained control).
     Raises ModelError when weights are missing, have other shapes, or are not safe to read.
     """
     import transformers
@@ -109,7 +110,7 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
         torch.manual_seed(random_init)
         network = AutoModel.from_config(config, trust_remote_code=False).float().eval()
         torch.set_rng_state(generator_state)
-        return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}
+        return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
     try:
         network, report = AutoModel.from_pretrained(
             name,
@@ -135,6 +136,7 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
             ) from error
         raise ModelError(_not_found(name, revision, error)) from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith(_UNUSED))
+    unused = sorted(key for key in report["missing_keys"] if key.endswith(_UNUSED))
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if missing or mismatched:
         what = (
@@ -148,7 +150,7 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
         )
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
-    return network.eval(), {**provenance, "random_init": None}
+    return network.eval(), {**provenance, "random_init": None}, unused
 
 
 def files_sha256(folder: Path, patterns: Sequence[str]) -> str:

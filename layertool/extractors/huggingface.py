@@ -19,6 +19,7 @@ from layertool.errors import ModelError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
 from layertool.extractors.checkpoints import load_model, split_revision
 from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
+from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
 from layertool.geometry import convolution_geometry
 
 # transformers model types with this structure (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
@@ -70,7 +71,7 @@ class SpeechExtractor(Extractor):
         random_init: int | None = None,
         normalise: bool | None = None,
     ):
-        self.network, provenance = load_model(model, config, random_init)
+        self.network, provenance, self._lacking = load_model(model, config, random_init)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.normalises = _wants_normalisation(model, config) if normalise is None else normalise
@@ -109,6 +110,23 @@ class SpeechExtractor(Extractor):
         mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
         return ((waveform - mean) / np.sqrt(variance + _EPSILON)).astype(np.float32)
 
+    def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
+        """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""
+        name = self.provenance["id"]
+        if not hasattr(self.network, "masked_spec_embed"):
+            raise ModelError(
+                f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and mask_feature_prob 0): "
+                "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in a copy"
+            )
+        if self._lacking:
+            raise ModelError(
+                f"{name} has no {self._lacking[0]} among its weights, so random numbers would stand at masked frames: "
+                "take the pre-trained checkpoint, or leave out --mask-seed"
+            )
+        if probability is None:
+            probability = PROBABILITY[self.network.config.model_type]
+        return TimeMask(int(seed), float(probability), int(LENGTH if length is None else length), self.geometry)
+
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer: their work would be thrown away."""
         top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
@@ -135,7 +153,8 @@ class SpeechExtractor(Extractor):
             if self.group_norm is not None:
                 self.group_norm.lengths = [self.first_geometry.n_frames(n) for n in lengths]
         try:
-            with hooked(self._hooks(layers, emit)), computing_in(self.device, self.dtype):
+            hooks = self._hooks(layers, emit) + self._masking(items, self.geometry.n_frames(longest))
+            with hooked(hooks), computing_in(self.device, self.dtype):
                 self.network(batch, attention_mask=attention)
         finally:
             self._mask = None
@@ -155,6 +174,28 @@ class SpeechExtractor(Extractor):
             else:
                 hooks.append(after(network.encoder.layers[number - 1], emit, name))
         return hooks
+
+    def _masking(self, items: Sequence[Item], n_frames: int) -> list[Hook]:
+        """Puts the mask embedding at the masked frames, after the projection, before the positions are added.
+
+        The ``mask_time_indices`` of transformers do the same, but not where a checkpoint's configuration has
+        ``apply_spec_augment`` off: there they are left aside without a word.
+        """
+        if all(item.masked is None for item in items):
+            return []
+        masked = torch.zeros(len(items), n_frames, 1, dtype=torch.bool)
+        for k, item in enumerate(items):
+            if item.masked is not None:
+                masked[k, : len(item.masked), 0] = torch.from_numpy(item.masked)
+        masked = masked.to(self.device)
+        embedding = self.network.masked_spec_embed
+
+        def replace(_module, _inputs, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = torch.where(masked, embedding.to(hidden.dtype), hidden)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return [Hook(self.network.feature_projection, replace, False)]
 
 
 def _channels_last(hidden: torch.Tensor) -> torch.Tensor:

@@ -23,11 +23,12 @@ def open_extractor(
     normalise: bool | None = None,
     cmvn: bool = False,
     language: str | None = None,
+    mask_seed: int | None = None,
 ) -> Extractor:
     """The extractor for a Hugging Face id (``name@revision``), a local folder, or an acoustic feature's name.
 
-    ``normalise`` (wav2vec 2.0 kind), ``cmvn`` (acoustic) and ``language`` (Whisper) concern one kind
-    of model each. Raises ModelError or UsageError.
+    ``normalise`` and ``mask_seed`` (wav2vec 2.0 kind), ``cmvn`` (acoustic) and ``language`` (Whisper) concern one
+    kind of model each; the mask itself is the extractor's ``time_mask``. Raises ModelError or UsageError.
     """
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
@@ -36,7 +37,9 @@ def open_extractor(
     if model.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS}:
         from layertool.extractors.acoustic_run import AcousticExtractor
 
-        given = {"--random-init": random_init, "--normalise": normalise, "--language": language}
+        given = {
+            "--random-init": random_init, "--normalise": normalise, "--language": language, "--mask-seed": mask_seed,
+        }  # fmt: skip
         for option in (name for name, value in given.items() if value is not None):
             raise UsageError(f"{option} is for models; {model} is an acoustic feature")
         if dtype != "float32":
@@ -59,6 +62,11 @@ def open_extractor(
         raise UsageError(f"--language is for Whisper's decoder; {model} is of type '{config.model_type}'")
     if config.model_type in huggingface.MODEL_TYPES:
         return huggingface.SpeechExtractor(model, config, place, DTYPES[dtype], random_init, normalise)
+    if mask_seed is not None:
+        raise UsageError(
+            f"--mask-seed is for models of the wav2vec 2.0 kind, which are trained on masked frames; {model} is of type "
+            f"'{config.model_type}': leave it out"
+        )
     if normalise is not None:
         raise UsageError(f"--normalise is for models that read waveforms; {model} is of type '{config.model_type}'")
     if config.model_type == "whisper":

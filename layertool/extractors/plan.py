@@ -10,6 +10,7 @@ import numpy as np
 from layertool.corpora.corpus import Corpus
 from layertool.errors import UsageError
 from layertool.extractors.base import Layer
+from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler, UnitRows
 from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.store import layout
@@ -89,14 +90,23 @@ def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, Unit
 
 
 def shard_tables(
-    shard: Shard, pooler: Pooler, rows: Sequence[dict[str, UnitRows]], lengths: Sequence[int]
+    shard: Shard,
+    pooler: Pooler,
+    rows: Sequence[dict[str, UnitRows]],
+    lengths: Sequence[int],
+    ids: Sequence[str],
+    mask: TimeMask | None = None,
 ) -> dict[str, np.ndarray]:
-    """The row tables of one shard, "unit/table" -> ROW_DTYPE array, in corpus order."""
+    """The row tables of one shard, "unit/table" -> array of ``layout.row_dtype``, in corpus order.
+
+    ``lengths``, ``ids``: of all utterances. With a ``mask``, rows of frames say whether they are masked.
+    """
     tables: dict[str, np.ndarray] = {}
     wanted = {f"{unit}/{table}" for (unit, _), table in pooler.table.items()}
     frames = pooler.frame_tables()
     for name in sorted(wanted):
         unit, table = name.split("/")
+        dtype = layout.row_dtype(unit, mask is not None)
         parts = []
         for position in range(shard.first, shard.last):
             if unit == "frame":
@@ -106,8 +116,10 @@ def shard_tables(
             else:
                 spans = rows[position][unit]
                 start, end, label = spans.start, spans.end, spans.label
-            part = np.empty(len(start), layout.ROW_DTYPE)
+            part = np.empty(len(start), dtype)
             part["utterance"], part["start"], part["end"], part["label"] = position, start, end, label
+            if unit == "frame" and mask is not None:
+                part["masked"] = mask.of_rows(mask.frames(ids[position], int(lengths[position])), start, end)
             parts.append(part)
         tables[name] = np.concatenate(parts)
     return tables
@@ -140,6 +152,7 @@ def estimate(
     layers: Mapping[str, Layer],
     n_shards: int,
     itemsize: int,
+    is_masked: bool = False,
 ) -> Plan:
     """Rows and bytes of the whole store, without reading any audio."""
     counts: dict[str, int] = {}
@@ -155,5 +168,5 @@ def estimate(
     n_bytes = sum(
         counts[f"{unit}/{table}"] * layers[name].width * itemsize for (unit, name), table in pooler.table.items()
     )
-    n_bytes += sum(counts.values()) * layout.ROW_DTYPE.itemsize
+    n_bytes += sum(count * layout.row_dtype(name.split("/")[0], is_masked).itemsize for name, count in counts.items())
     return Plan(len(lengths), float(samples_to_seconds(sum(int(n) for n in lengths))), n_shards, counts, n_bytes)

@@ -22,6 +22,7 @@ from layertool.errors import CorpusError, UsageError
 from layertool.extractors import plan
 from layertool.extractors.base import Extractor
 from layertool.extractors.load import open_extractor
+from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling
 
@@ -30,7 +31,10 @@ STORE_DTYPES = ("float32", "float16")
 
 @dataclass
 class Options:
-    """What decides the numbers of a run besides the model and the corpus. Seconds are of audio."""
+    """What decides the numbers of a run besides the model and the corpus. Seconds are of audio.
+
+    ``mask_seed`` puts the time mask of pre-training on; ``mask_prob`` and ``mask_length`` (frames) change it.
+    """
 
     units: Sequence[str] = ("word", "utterance")
     layers: str | Sequence[str] = "all"
@@ -40,6 +44,9 @@ class Options:
     window_seconds: float = 60.0
     overlap_seconds: float = 10.0
     shard_seconds: float = 600.0
+    mask_seed: int | None = None
+    mask_prob: float | None = None
+    mask_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Prepared:
     about: dict
     plan: plan.Plan
     options: Options
+    mask: TimeMask | None = None
 
 
 def prepare(
@@ -91,6 +99,8 @@ def prepare(
             f"windows of {options.window_seconds:g} s cannot overlap by {options.overlap_seconds:g} s: make "
             "--window-seconds at least twice --overlap-seconds"
         )
+    if options.mask_seed is None and (options.mask_prob is not None or options.mask_length is not None):
+        raise UsageError("--mask-prob and --mask-length change the mask that --mask-seed N puts on: add --mask-seed")
     pooling = _pooling(units, options.pooling)
     rows, labels, empty = plan.unit_rows(corpus, units)
     if cmvn and "utterance" in units and pooling["utterance"].name == "mean":
@@ -101,8 +111,11 @@ def prepare(
     extractor = (
         model
         if isinstance(model, Extractor)
-        else open_extractor(model, device, dtype, random_init, normalise, cmvn, language)
+        else open_extractor(model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed)
     )
+    mask = None
+    if options.mask_seed is not None:
+        mask = extractor.time_mask(options.mask_seed, options.mask_prob, options.mask_length)
     chosen = layer_names.select(options.layers, list(extractor.layers), extractor.provenance["id"])
     units = [unit for unit in ("frame", "phone", "word", "utterance") if unit in units]
     extractor.restrict(chosen)
@@ -122,13 +135,17 @@ def prepare(
         "shard_seconds": options.shard_seconds,
         "corpus": corpus.fingerprint,
     }
+    if mask is not None:  # without a mask nothing is said of it: stores from before there were masks are the same
+        configuration |= mask.to_json()
     if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
         _check_texts(corpus, labels, rows if "word" in units else None)
         configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
     itemsize = np.dtype(options.store_dtype).itemsize
-    planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize)
+    planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize, mask is not None)
     about = _about(corpus, extractor, pooler, units, chosen, len(shards), empty)
-    return Prepared(extractor, corpus, chosen, pooler, rows, labels, shards, configuration, about, planned, options)
+    return Prepared(
+        extractor, corpus, chosen, pooler, rows, labels, shards, configuration, about, planned, options, mask
+    )
 
 
 def _pooling(units: Sequence[str], asked: Mapping[str, str]) -> dict[str, Pooling]:

@@ -104,10 +104,14 @@ def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarr
     length = n_samples if extractor.is_acoustic else round(options.window_seconds * SAMPLE_RATE)
     length = min(length, extractor.max_window or length)
     waveform = extractor.normalise(waveform)
+    mask = prepared.mask
+    masked = None if mask is None else mask.frames(utterance, n_samples)
     items = []
     for window in windows(n_samples, length, round(options.overlap_seconds * SAMPLE_RATE)):
         samples = waveform[window.start : window.end]
         item = Item(position, utterance, n_samples, window, samples, text if isinstance(text, str) else None)
+        if mask is not None and masked is not None:
+            item.masked = mask.of_window(masked, window)
         extractor.prepare(item)
         items.append(item)
     return items

@@ -42,6 +42,9 @@ def extract(
     language: str | None = None,
     window_seconds: float = 60.0,
     overlap_seconds: float = 10.0,
+    mask_seed: int | None = None,
+    mask_prob: float | None = None,
+    mask_length: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
@@ -50,12 +53,15 @@ def extract(
     ``units``: among frame, phone, word, utterance. ``pooling``: unit -> pooling name (see
     geometry.Pooling); phones default to their centre third, words and utterances to the mean.
     ``dtype``: of the computation; ``store_dtype``: on the disk. ``max_failures``: how many utterances
-    may fail before the run does. A run that was stopped goes on where it was; ``overwrite`` starts
-    again. Raises a LayertoolError that says what to do.
+    may fail before the run does. ``mask_seed``: run a model of the wav2vec 2.0 kind with the time
+    mask of its pre-training on; frame rows then have a column ``masked``. ``mask_prob``,
+    ``mask_length`` (frames): other values than pre-training's. A run that was stopped goes on where
+    it was; ``overwrite`` starts again. Raises a LayertoolError that says what to do.
     """
     options = Options(
-        units, layers, store_dtype, dict(pooling or {}), channel, window_seconds, overlap_seconds, shard_seconds
-    )
+        units, layers, store_dtype, dict(pooling or {}), channel, window_seconds, overlap_seconds, shard_seconds,
+        mask_seed, mask_prob, mask_length,
+    )  # fmt: skip
     prepared = prepare(model, corpus, options, device, dtype, random_init, normalise, cmvn, language)
     return carry_out(prepared, out, batch_seconds, workers, overwrite, max_failures, progress)
 

@@ -82,6 +82,7 @@ class Sink:
         self.prepared, self.store, self.max_failures, self.progress = prepared, store, max_failures, progress
         self.facts = facts
         self.lengths = prepared.corpus.utterances["n_samples"].to_numpy()
+        self.ids = prepared.corpus.utterances["utterance"].tolist()
         self.n_failed = sum(len(entry.get("failures", [])) for entry in store.finished.values())
         self.done = sum(prepared.shards[number].n_samples for number in store.finished) / SAMPLE_RATE
         self.open: _OpenShard | None = None
@@ -150,7 +151,7 @@ class Sink:
 
     def _begin(self, shard: plan.Shard) -> _OpenShard:
         pooler, extractor = self.prepared.pooler, self.prepared.extractor
-        tables = plan.shard_tables(shard, pooler, self.prepared.rows, self.lengths)
+        tables = plan.shard_tables(shard, pooler, self.prepared.rows, self.lengths, self.ids, self.prepared.mask)
         layers = {
             f"{unit}/{name}": (extractor.layers[name].width, table) for (unit, name), table in pooler.table.items()
         }
@@ -183,7 +184,7 @@ class Sink:
         with np.errstate(over="ignore"):  # looked for below
             stored = rows.astype(shard.writer.dtype, copy=False)
         if not np.isfinite(stored).all():
-            utterance = self.prepared.corpus.utterances["utterance"].iloc[position]
+            utterance = self.ids[position]
             if np.isfinite(rows).all():
                 what = f"values up to {np.abs(rows).max():.3g}, too large for float16: give --store-dtype float32"
             else:
@@ -199,12 +200,11 @@ class Sink:
                 self._store(shard, unit, layer, position, 0, rows)
         shard.shares.clear()
         if task.is_last:
-            ids = self.prepared.corpus.utterances["utterance"]
             shard.writer.finish(
                 shard.failures.keys(),
                 utterances=[shard.plan.first, shard.plan.last],
                 seconds=shard.plan.n_samples / SAMPLE_RATE,
-                failures=[{"utterance": ids.iloc[p], "error": text} for p, text in sorted(shard.failures.items())],
+                failures=[{"utterance": self.ids[p], "error": text} for p, text in sorted(shard.failures.items())],
                 **self.facts,
             )
             self.open = None

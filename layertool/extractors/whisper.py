@@ -42,7 +42,7 @@ class WhisperExtractor(Extractor):
     ):
         from transformers import WhisperFeatureExtractor
 
-        self.network, provenance = load_model(model, config, random_init)
+        self.network, provenance, _ = load_model(model, config, random_init)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.name, self.revision = split_revision(model)

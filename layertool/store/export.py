@@ -78,7 +78,8 @@ def export_npz(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write ``OUT/{unit}.npz`` with one array per layer and the row columns utterance, start, end, label.
+    """Write ``OUT/{unit}.npz`` with one array per layer and the row columns utterance, start, end, label
+    (and masked, true or false, at frames of a run with the time mask on).
 
     Layers whose frames run at another rate go to ``frame_10ms.npz``. Returns what was written.
     """
@@ -96,9 +97,9 @@ def export_npz(
             _refuse(path, overwrite)
             rows = store.rows(unit, members[0], metadata=False)
             with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-                for column in ("utterance", "start", "end", "label"):
+                for column in rows:
                     values = rows[column].to_numpy()
-                    if values.dtype.kind not in "fi":  # object arrays would be pickles
+                    if values.dtype.kind not in "fib":  # object arrays would be pickles
                         values = np.array(["" if v is None or v != v else str(v) for v in values], dtype=np.str_)
                     with archive.open(f"{column}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, values, allow_pickle=False)

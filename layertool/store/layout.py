@@ -22,6 +22,12 @@ _INDEX_FIELDS = ("shard", "file", "size", "rows", "checksums", "configuration", 
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 # Positions in samples at the store's sample rate, from the start of the utterance.
 ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
+MASKED_ROW_DTYPE = np.dtype([*ROW_DTYPE.descr, ("masked", "?")])
+
+
+def row_dtype(unit: str, is_masked: bool) -> np.dtype:
+    """Of a unit's row table; frames of a run with the time mask on say whether they are masked."""
+    return MASKED_ROW_DTYPE if is_masked and unit == "frame" else ROW_DTYPE
 
 
 def shard_name(number: int) -> str:
@@ -36,10 +42,10 @@ def checksum(values: np.ndarray | h5py.Dataset) -> str:
     return digest.hexdigest()
 
 
-def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """The rows of an array or dataset in order, at most ``max_rows`` at a time."""
-    for first in range(0, len(values), max_rows):
-        yield values[first : first + max_rows]
+def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first: int = 0) -> Iterator[np.ndarray]:
+    """The rows of an array or dataset in order, from row ``first`` on, at most ``max_rows`` at a time."""
+    for begin in range(first, len(values), max_rows):
+        yield values[begin : begin + max_rows]
 
 
 def read_index(store: Path) -> dict[int, dict]:

@@ -58,6 +58,11 @@ class FeatureStore:
         return self.configuration["model"]["id"]
 
     @property
+    def is_masked(self) -> bool:
+        """Whether the time mask of pre-training was on; frame rows then say which of them are masked."""
+        return "mask_seed" in self.configuration
+
+    @property
     def units(self) -> list[str]:
         """Units of speech that have rows, finest first."""
         return list(self.about["units"])
@@ -106,7 +111,7 @@ class FeatureStore:
             there = ", ".join(self.about["units"][unit]["layers"])
             raise UsageError(f"{self.path} has no layer '{layer}' at unit {unit} (it has {there})")
 
-    def _table(self, unit: str, layer: str | None) -> str:
+    def table_of(self, unit: str, layer: str | None) -> str:
         """Name of the row table of a layer; frames of different rates have tables of their own."""
         self._check_unit(unit)
         if layer is None:
@@ -116,27 +121,31 @@ class FeatureStore:
 
     def n_rows(self, unit: str, layer: str | None = None) -> int:
         """Number of rows of a unit (at the rate of ``layer``, for frames)."""
-        table = self._table(unit, layer)
+        table = self.table_of(unit, layer)
         return sum(entry["rows"][f"{unit}/{table}"] for entry in self.index.values())
 
     def width(self, layer: str) -> int:
         """Number of dimensions of a layer."""
         return self.about["layers"][layer]["width"]
 
-    def blocks(self, unit: str, layer: str, max_rows: int = layout.BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """The rows of a layer in order, in blocks of at most ``max_rows``, each (rows, width).
+    def blocks(self, unit: str, layer: str, max_rows: int = layout.BLOCK_ROWS, first: int = 0) -> Iterator[np.ndarray]:
+        """The rows of a layer in order, from row ``first`` on, in blocks of at most ``max_rows``, each (rows, width).
 
         A store larger than memory is read this way. Raises StoreError when a shard is missing.
         """
         self._check(unit, layer)
+        table = self.table_of(unit, layer)
         for entry in self.index.values():
-            with self._shard(entry) as file:
-                yield from layout.blocks(file[f"{unit}/{layer}"], max_rows)
+            length = entry["rows"][f"{unit}/{table}"]
+            if first < length:
+                with self._shard(entry) as file:
+                    yield from layout.blocks(file[f"{unit}/{layer}"], max_rows, first)
+            first = max(0, first - length)
 
     def read(self, unit: str, layer: str) -> np.ndarray:
         """All rows of a layer at a unit, shape (rows, width), in the dtype of the store."""
         self._check(unit, layer)
-        table = self._table(unit, layer)
+        table = self.table_of(unit, layer)
         out = np.empty((self.n_rows(unit, layer), self.width(layer)), dtype=self.configuration["store_dtype"])
         position = 0
         for entry in self.index.values():
@@ -148,17 +157,18 @@ class FeatureStore:
         return out
 
     def row_table(self, unit: str, layer: str | None = None) -> np.ndarray:
-        """The compound row table: utterance and label codes, start and end in samples."""
-        table = self._table(unit, layer)
+        """The compound row table: utterance and label codes, start and end in samples; with a mask, ``masked``."""
+        table = self.table_of(unit, layer)
         parts = []
         for entry in self.index.values():
             with self._shard(entry) as file:
                 parts.append(file[f"{unit}/{table}"][:])
-        return np.concatenate(parts) if parts else np.empty(0, layout.ROW_DTYPE)
+        return np.concatenate(parts) if parts else np.empty(0, layout.row_dtype(unit, self.is_masked))
 
     def rows(self, unit: str, layer: str | None = None, metadata: bool = True) -> pd.DataFrame:
         """What each row stands for: utterance, start, end (seconds), label, and the utterance's metadata.
 
+        Frames of a run with the time mask on have a column masked, too (true or false).
         A metadata column named label is utterance_label here. Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
         """
         codes = self.row_table(unit, layer)
@@ -172,6 +182,8 @@ class FeatureStore:
         )
         names = np.array([*self.labels.get(unit, []), None], dtype=object)  # code -1 is the last: no label
         table["label"] = names[codes["label"]]
+        if codes.dtype == layout.MASKED_ROW_DTYPE:
+            table["masked"] = codes["masked"]
         if metadata:
             extra = self.utterances[[c for c in self.utterances.columns if c not in self.about["audio"]["columns"]]]
             extra = extra.rename(columns={c: f"utterance_{c}" for c in table.columns if c in extra})

@@ -83,6 +83,8 @@ def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengt
 
 def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]) -> list[str]:
     problems: list[str] = []
+    if rows.dtype.names != layout.row_dtype(unit, store.is_masked).names:
+        problems.append(f"rows of {', '.join(rows.dtype.names or ())}, which is not what the configuration says")
     if not len(rows):
         return problems
     codes = rows["utterance"]

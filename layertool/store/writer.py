@@ -128,7 +128,7 @@ class StoreWriter:
     ) -> ShardWriter:
         """Begin one shard.
 
-        ``tables``: "unit/table" -> row table (ROW_DTYPE). ``layers``: "unit/layer" -> (width, name of
+        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
         its row table).
         """
         return ShardWriter(self, number, tables, layers)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from layertool.analysis import cka
+from layertool.analysis import cka, matrix
 from layertool.errors import UsageError
 
 
@@ -40,6 +40,10 @@ def rotation(rng, d):
     return np.linalg.qr(rng.standard_normal((d, d)))[0]
 
 
+def cka_matrix(blocks_of, layers_x, layers_y=None, debiased=True, max_bytes=2**31):
+    return matrix.fill(blocks_of, layers_x, layers_y, cka.LinearCKA(debiased), max_bytes=max_bytes).value
+
+
 both = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])
 kernels = pytest.mark.parametrize("score", [cka.linear, cka.rbf], ids=["linear", "rbf"])
 
@@ -68,7 +72,7 @@ def test_debiased_is_the_default():
     for score in (cka.linear, cka.rbf):
         assert score(x, y) == score(x, y, debiased=True) != score(x, y, debiased=False)
     blocks = {"x": [x], "y": [y]}
-    assert cka.matrix(lambda side, _: blocks[side], [0], [0])[0, 0] == pytest.approx(cka.linear(x, y), abs=1e-12)
+    assert cka_matrix(lambda side, _: blocks[side], [0], [0])[0, 0] == pytest.approx(cka.linear(x, y), abs=1e-12)
 
 
 @both
@@ -174,7 +178,7 @@ def store():
 @both
 @pytest.mark.parametrize("max_bytes", [0, 10_000, 2**31])
 def test_matrix_is_linear_on_every_pair(store, debiased, max_bytes):
-    found = cka.matrix(store, ["C7", "T0", "T1"], ["T3", "T0"], debiased=debiased, max_bytes=max_bytes)
+    found = cka_matrix(store, ["C7", "T0", "T1"], ["T3", "T0"], debiased=debiased, max_bytes=max_bytes)
     x, y = store.layers["x"], store.layers["y"]
     expected = [[cka.linear(x[a], y[b], debiased=debiased) for b in ("T3", "T0")] for a in ("C7", "T0", "T1")]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
@@ -184,7 +188,7 @@ def test_matrix_is_linear_on_every_pair(store, debiased, max_bytes):
 @pytest.mark.parametrize("max_bytes", [0, 2**31])
 def test_matrix_within_a_store(store, debiased, max_bytes):
     layers = ["C7", "T0", "T1"]
-    found = cka.matrix(store, layers, debiased=debiased, max_bytes=max_bytes)
+    found = cka_matrix(store, layers, debiased=debiased, max_bytes=max_bytes)
     x = store.layers["x"]
     expected = [[cka.linear(x[a], x[b], debiased=debiased) for b in layers] for a in layers]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
@@ -194,39 +198,39 @@ def test_matrix_within_a_store(store, debiased, max_bytes):
 
 def test_more_memory_means_fewer_readings(store):
     arguments = store, ["C7", "T0", "T1"], ["T0", "T3"]
-    cka.matrix(*arguments, max_bytes=2**31)
+    cka_matrix(*arguments, max_bytes=2**31)
     assert len(store.reads) == 5 * 3  # mean, own HSIC, pairs
     store.reads.clear()
-    cka.matrix(*arguments, max_bytes=0)
+    cka_matrix(*arguments, max_bytes=0)
     assert len(store.reads) == 5 * 2 + 3 * 3  # a row at a time: one x layer and both y layers
 
 
 def test_matrix_refuses_other_rows_or_blocks(store):
     store.layers["y"]["T3"] = store.layers["y"]["T3"][:-1]
     with pytest.raises(UsageError, match="layer C7 of side x has 60, layer T3 of side y has 59"):
-        cka.matrix(store, ["C7"], ["T0", "T3"])
+        cka_matrix(store, ["C7"], ["T0", "T3"])
     rows = np.random.default_rng(10).standard_normal((20, 3))
     cut = {"x": [rows[:10], rows[10:]], "y": [rows[:9], rows[9:]]}
     with pytest.raises(UsageError, match="layer 0 of side x and layer 0 of side y come in blocks of other lengths"):
-        cka.matrix(lambda side, _: cut[side], [0], [0])
+        cka_matrix(lambda side, _: cut[side], [0], [0])
     cut["y"] = [rows[:10], rows[10:], rows[:0]]  # one side ends early
     with pytest.raises(UsageError, match="equal blocks"):
-        cka.matrix(lambda side, _: cut[side], [0], [0])
+        cka_matrix(lambda side, _: cut[side], [0], [0])
 
 
 def test_matrix_names_the_layer_at_fault(store):
     store.layers["y"]["T0"][:] = 0.1
     with pytest.raises(UsageError, match="layer T0 of side y: HSIC with itself is not positive"):
-        cka.matrix(store, ["C7"], ["T3", "T0"])
+        cka_matrix(store, ["C7"], ["T3", "T0"])
     store.layers["x"]["C7"][5, 2] = np.nan
     with pytest.raises(UsageError, match="layer C7 of side x holds values that are not finite"):
-        cka.matrix(store, ["C7"], ["T3"])
+        cka_matrix(store, ["C7"], ["T3"])
     with pytest.raises(UsageError, match=r"layer 0 of side x: a block has shape \(5, 4\), expected \(rows, 3\)"):
-        cka.matrix(lambda *_: [np.ones((5, 3)), np.ones((5, 4))], [0])
+        cka_matrix(lambda *_: [np.ones((5, 3)), np.ones((5, 4))], [0])
     with pytest.raises(UsageError, match="at least one layer"):
-        cka.matrix(store, ["C7"], [])
+        cka_matrix(store, ["C7"], [])
     with pytest.raises(UsageError, match="at least 4 rows, not 0"):
-        cka.matrix(lambda *_: [], [0])
+        cka_matrix(lambda *_: [], [0])
 
 
 # --- errors -----------------------------------------------------------------------------------------

@@ -1,0 +1,123 @@
+"""What every analysis of a store needs: which unit, which layers, comparable stores, the result row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from layertool import layers as layer_names
+from layertool.errors import UsageError
+from layertool.results import Result
+from layertool.store import FeatureStore
+
+Say = Callable[[str], object]  # a note for the person
+Progress = Callable[[float, float], object]  # (done, total)
+_STEP = re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|step|updates?|iter)[-_=]?(\d+)", re.IGNORECASE)
+
+
+def silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def unit_of(store: FeatureStore, asked: str | None, usual: str) -> str:
+    """The unit to analyse: the one asked for, else the usual one of the analysis.
+
+    Raises UsageError when the store has it not, naming what it has.
+    """
+    unit = asked or usual
+    if unit not in store.units:
+        there = ", ".join(store.units)
+        choose = f"type --unit {store.units[0]}, or " if asked is None and store.units else ""
+        raise UsageError(
+            f"{store.path} has no {unit} rows (it has {there}): {choose}extract again with --units {unit},{','.join(store.units)}"
+        )
+    return unit
+
+
+def layers_of(store: FeatureStore, unit: str, asked: str) -> list[str]:
+    """The asked layers that stand at a unit, in network order; ``all`` includes decoder layers where they stand."""
+    there = store.layers_of(unit)
+    return there if asked == "all" else layer_names.select(asked, there, f"{store.path} at unit {unit}")
+
+
+def check_comparable(first: FeatureStore, second: FeatureStore) -> None:
+    """Raise UsageError unless two stores name layers alike and hold the same speech."""
+    for store in (first, second):
+        convention = store.configuration["layer_convention"]
+        if convention != layer_names.CONVENTION:
+            raise UsageError(
+                f"{store.path} names layers by the convention '{convention}', this layertool by "
+                f"'{layer_names.CONVENTION}': the same name would mean other layers; extract it again"
+            )
+    if first.configuration["corpus"] != second.configuration["corpus"]:
+        names = [
+            f"{s.about['corpus']['name']}, {s.about['corpus']['n_utterances']} utterances" for s in (first, second)
+        ]
+        raise UsageError(
+            f"{first.path} and {second.path} hold different corpora ({names[0]}; {names[1]}): their rows are not the "
+            "same speech; extract both models from one corpus"
+        )
+
+
+def check_pooling(first: FeatureStore, second: FeatureStore, unit: str, say: Say) -> None:
+    """Tell when the rows of two stores are pooled differently: it is allowed, and it is part of the answer."""
+    pooled = [store.configuration["units"].get(unit) for store in (first, second)]
+    if pooled[0] != pooled[1]:
+        say(f"{unit} rows are pooled by {pooled[0]} in {first.path} and by {pooled[1]} in {second.path}")
+
+
+def model_name(store: FeatureStore) -> str:
+    """The model's id, and what makes it another model than that: drawn anew, or run with its time mask on."""
+    name = store.model
+    seed = store.configuration["model"].get("random_init")
+    if seed is not None:
+        name += f" (random init {seed})"
+    if store.configuration.get("mask_seed") is not None:
+        name += " (time mask on)"
+    return name
+
+
+def step_of(store: FeatureStore) -> int | None:
+    """Training step of the checkpoint, as its folder, file or revision says (checkpoint-4000, step_4000)."""
+    model = store.configuration["model"]
+    if isinstance(model.get("step"), int):
+        return model["step"]
+    asked, _, revision = str(model["id"]).rpartition("@")
+    for text in (revision if asked else "", str(model.get("revision") or ""), Path(str(model["id"])).name):
+        found = _STEP.search(text)
+        if found:
+            return int(found.group(1))
+    return None
+
+
+def result(store: FeatureStore, unit: str, layer: str, **fields) -> Result:
+    """A result row with everything that the store knows filled in."""
+    return Result(
+        model=model_name(store),
+        revision=store.configuration["model"].get("revision"),
+        step=step_of(store),
+        corpus=store.about["corpus"]["name"],
+        unit=unit,
+        layer=layer,
+        layer_index=store.layers.index(layer),
+        store=str(store.path),
+        **fields,
+    )
+
+
+def said_once(say: Say) -> Say:
+    """The same, but no note twice."""
+    told: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            say(text)
+
+    return once
+
+
+def joined(parts: Iterable[str]) -> str:
+    """The parts of a variant's name that are not empty."""
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,214 @@
+"""Mutual information of every layer of a store with labels, through k-means clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from layertool.analysis import folds, mi
+from layertool.analysis import rows as row_rules
+from layertool.analysis.feed.common import Progress, Say, joined, layers_of, result, said_once, silent, unit_of
+from layertool.analysis.protocols import LEVEL
+from layertool.analysis.rows import Condition, Rows
+from layertool.analysis.views import LayerView
+from layertool.errors import UsageError
+from layertool.results import Result
+from layertool.store import FeatureStore
+from layertool.store.layout import NO_LABEL
+
+ROWS_PER_CLUSTER = 5  # at least, where the number of clusters is not asked for
+
+# Each number of a score, and its chance level.
+METRICS: dict[str, tuple[str, Callable[[mi.Score], float], Callable[[mi.Score], float]]] = {
+    "nats": ("MI (nats)", lambda s: s.nats, lambda s: s.permuted),
+    "normalized": ("MI/H(label)", lambda s: s.normalized, lambda s: s.permuted / s.label_entropy),
+    "adjusted": ("adjusted MI", lambda s: s.adjusted, lambda s: 0.0),
+    "corrected": ("corrected MI (nats)", lambda s: s.corrected, lambda s: 0.0),
+    "label-purity": ("label purity", lambda s: s.phone_purity, lambda s: s.permuted_phone_purity),
+    "cluster-purity": ("cluster purity", lambda s: s.cluster_purity, lambda s: s.permuted_cluster_purity),
+    "v-measure": (
+        "V-measure",
+        lambda s: s.v_measure,
+        lambda s: 2 * s.permuted / (s.label_entropy + s.cluster_entropy),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How mutual information is measured; see ``mi_rows``."""
+
+    n_clusters: int | None = None
+    batch_size: int | None = None
+    repeats: int = 3
+    fit_store: FeatureStore | None = None
+    fit_where: Sequence[Condition] = ()
+    where: Sequence[Condition] = ()
+    published_sampling: bool = True
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError for options that no data could satisfy."""
+        if self.repeats < 1:
+            raise UsageError(f"{self.repeats} repeats give no number: type --repeats 1 or more")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows and the label code (n,) of each."""
+
+    rows: Rows
+    codes: np.ndarray
+
+
+def mi_rows(
+    store: FeatureStore,
+    labels: str,
+    unit: str | None = None,
+    layers: str = "all",
+    options: Options | None = None,
+    say: Say = silent,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Mutual information of k-means clusters and labels, for each layer: one result per layer and metric.
+
+    ``labels``: phone, word, or a metadata column (then of utterance rows, unless ``unit`` says otherwise). Clusters
+    are fitted on ``options.fit_store`` (the same model on another corpus), on the rows of ``fit_where``, or, without
+    either, on one half of the utterances, and scored on the other rows. Repeats draw, split and cluster
+    with the seeds seed, seed + 1, ...; the interval is Student's t over them.
+    Raises UsageError, in one sentence, for missing units, few rows, stores of other models.
+    """
+    options = options or Options()
+    options.check()
+    say = said_once(say)
+    unit = unit_of(store, unit, labels if labels in ("phone", "word") else "utterance")
+    if labels in ("phone", "word") and unit != labels:
+        raise UsageError(f"{labels} labels belong to {labels} rows: leave out --unit {unit}")
+    asked = layers_of(store, unit, layers)
+    fit_store = options.fit_store or store
+    _check_fit_store(store, fit_store, unit, asked)
+    scores: dict[str, list[mi.Score]] = {layer: [] for layer in asked}
+    done, total = 0, options.repeats * len(asked)
+    n_clusters = 0
+    for repeat in range(options.repeats):
+        seed = options.seed + repeat
+        fit, scored = _sets(store, fit_store, unit, labels, options, seed)
+        n_clusters = _n_clusters(options, unit, len(fit.rows), say)
+        for note in scored.rows.notes:
+            say(note)
+        for layer in asked:
+            if progress:
+                progress(done, total)
+            batch = options.batch_size or (mi.WORD_BATCH_SIZE if unit == "word" else mi.PHONE_BATCH_SIZE)
+            features = LayerView(fit_store, unit, layer, fit.rows.index).read()
+            clusters = mi.fit_clusters(features, n_clusters, batch, seed=seed)
+            del features
+            assigned = [clusters.assign(block) for block in LayerView(store, unit, layer, scored.rows.index).blocks()]
+            scores[layer].append(mi.score(np.concatenate(assigned), scored.codes, seed=seed))
+            done += 1
+    if progress:
+        progress(1, 1)
+    how = joined([
+        f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
+        f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
+        "published sampling" if options.published_sampling else "all rows",
+        f"where {' and '.join(map(str, options.where))}" if options.where else "",
+    ])  # fmt: skip
+    out = []
+    for layer, parts in scores.items():
+        for name, value_of, chance_of in METRICS.values():
+            values = np.array([value_of(part) for part in parts])
+            reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None  # fmt: skip
+            mean = float(values.mean())
+            out.append(
+                result(
+                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=mean,
+                    ci_low=None if reach is None else mean - float(reach),
+                    ci_high=None if reach is None else mean + float(reach),
+                    chance=float(np.mean([chance_of(part) for part in parts])), n=parts[0].n, seed=options.seed,
+                )
+            )  # fmt: skip
+    return out
+
+
+def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str]) -> None:
+    if fit is store:
+        return
+    unit_of(fit, unit, unit)
+    mine, theirs = ({k: v for k, v in s.configuration["model"].items() if k != "decoder_prefix"} for s in (store, fit))
+    if mine != theirs:
+        other = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
+        raise UsageError(
+            f"{fit.path} and {store.path} hold different models ({other}: {theirs.get(other)}, {mine.get(other)}): "
+            "clusters of one say nothing about the other"
+        )
+    if (a := fit.configuration["units"][unit]) != (b := store.configuration["units"][unit]):
+        raise UsageError(
+            f"{unit} rows are pooled by {a} in {fit.path} and by {b} in {store.path}: extract both with one --pooling"
+        )
+    missing = [layer for layer in layers if layer not in fit.layers_of(unit)]
+    if missing:
+        raise UsageError(f"{fit.path} has no layer {missing[0]} at unit {unit}: type --layers without it")
+
+
+def _sets(
+    store: FeatureStore, fit_store: FeatureStore, unit: str, labels: str, options: Options, seed: int
+) -> tuple[Labelled, Labelled]:
+    """The rows that clusters are fitted on, and those that they are scored on."""
+    scored = row_rules.select(store, unit, None, options.where)
+    if options.fit_store is not None or options.fit_where:
+        fit = row_rules.select(fit_store, unit, None, options.fit_where)
+        if fit_store is store:
+            both = np.isin(scored.table["utterance"], fit.table["utterance"])
+            if both.all():
+                raise UsageError(
+                    f"{store.path}: every utterance that is scored is also fitted on: say with --where which rows are "
+                    "scored, e.g. --fit-where split=train --where split=dev"
+                )
+            note = f"left out: {int(both.sum())} {unit} rows of utterances that the clusters are fitted on"
+            scored = scored.of(~both, note if both.any() else "")
+    else:
+        names = scored.table["label"] if unit in store.labels else None
+        half = folds.disjoint(scored.table["utterance"], names, 2, seed, "utterances")
+        fit, scored = scored.of(half == 0), scored.of(half == 1)
+    if unit in store.labels and labels == unit:
+        fit, scored = row_rules.with_labels(fit_store, unit, fit), row_rules.with_labels(store, unit, scored)
+        if options.published_sampling:
+            fit = row_rules.draw(fit, row_rules.PUBLISHED_FIT[unit], seed)
+            # the same labels by name: another corpus has codes of its own
+            fitted = {fit_store.labels[unit][code] for code in np.unique(fit.table["label"])}
+            known = [code for code, name in enumerate(store.labels[unit]) if name in fitted]
+            scored = scored.of(np.isin(scored.table["label"], known))
+            scored = row_rules.draw(scored, row_rules.Sampling(per_label=row_rules.PUBLISHED[unit].per_label), seed)
+        values = scored.table["label"]
+    else:
+        values = row_rules.column(store, unit, scored, labels)
+        if values.dtype == object:
+            present = np.array([value is not None and value == value for value in values])
+            scored, values = scored.of(present), values[present].astype(str)
+    if not len(scored) or (values == NO_LABEL).all():
+        raise UsageError(f"{store.path}: no {unit} row with a label of {labels} is left to be scored")
+    return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(values, return_inverse=True)[1])
+
+
+def _n_clusters(options: Options, unit: str, n_rows: int, say: Say) -> int:
+    if options.n_clusters is not None:
+        return options.n_clusters
+    usual = mi.WORD_CLUSTERS if unit == "word" else mi.PHONE_CLUSTERS
+    most = max(2, n_rows // ROWS_PER_CLUSTER)
+    if most < usual:
+        say(
+            f"{most} clusters instead of the published {usual}: they are fitted on {n_rows} rows, {ROWS_PER_CLUSTER} a "
+            "cluster; choose with --clusters"
+        )
+    return min(usual, most)
+
+
+def _fitted_on(store: FeatureStore, options: Options) -> str:
+    where = " and ".join(map(str, options.fit_where))
+    if options.fit_store is not None and options.fit_store is not store:
+        return f"{options.fit_store.about['corpus']['name']}" + (f" where {where}" if where else "")
+    return f"rows where {where}" if where else "the other half of the utterances"

@@ -1,0 +1,81 @@
+"""Dealing rows into folds, so that what a score is tested on is new in the way that is claimed.
+
+Random frames of one utterance are in training and test alike: two *independent* autocorrelated sequences
+then score 0.78 held-out, 0.01 with utterance-disjoint folds (spec layerwise.md 6). So rows are dealt by
+utterance unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from layertool.errors import UsageError
+
+
+def disjoint(groups: np.ndarray, labels: np.ndarray | None, n_folds: int, seed: int, what: str) -> np.ndarray:
+    """Fold (n,) of each row such that no group is in two folds: balanced in rows, and in labels if given.
+
+    ``groups``, ``labels``: (n,); ``what``: what a group is, for the error when there are fewer than folds.
+    The dealing is greedy (scikit-learn's StratifiedGroupKFold) over a seeded order of the groups.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]
+    n_groups = int(groups.max(initial=-1)) + 1
+    if n_groups < n_folds:
+        raise UsageError(
+            f"{n_groups} {what} cannot be dealt into {n_folds} folds: type --n-folds {max(3, n_groups)}"
+            + (" or fewer" if n_groups > 3 else ", take more data")
+            + ", or other --folds"
+        )
+    labels = np.zeros(len(groups), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    folds = np.empty(len(groups), np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # such labels are in few folds
+        dealer = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+        try:
+            for fold, (_, mine) in enumerate(dealer.split(groups, labels, groups)):
+                folds[mine] = fold
+        except ValueError as error:  # every label is rarer than there are folds
+            raise UsageError(
+                f"no label occurs as often as there are folds ({n_folds}): type a smaller --n-folds or take more rows"
+            ) from error
+    return folds
+
+
+def by_utterance(codes: np.ndarray, n_samples: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold of each utterance in ``codes`` (unique), balanced in audio; the same at any frame rate.
+
+    ``n_samples``: (len(codes),) lengths at 16 kHz. Returns (len(codes),).
+    """
+    weight = np.maximum(1, n_samples // 1600)  # tenths of a second stand for rows
+    spread = np.repeat(np.arange(len(codes)), weight)
+    folds = disjoint(codes[spread], None, n_folds, seed, "utterances")
+    return folds[np.cumsum(weight) - 1]
+
+
+def random(n: int, labels: np.ndarray | None, n_folds: int, seed: int) -> np.ndarray:
+    """Random folds (n,), as published (spec 3.4): each label's rows are dealt equally, the remainder at random.
+
+    Rows of one utterance are on both sides of every split: the scores are not held-out in any strict sense.
+    """
+    if n < n_folds:
+        raise UsageError(f"{n} rows cannot be dealt into {n_folds} folds: take more rows")
+    generator = np.random.default_rng(seed)
+    labels = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    order = generator.permutation(n)
+    order = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels)
+    within = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    full = np.repeat(counts // n_folds * n_folds, counts)
+    dealt = np.where(within < full, within % n_folds, generator.integers(0, n_folds, n))
+    folds = np.empty(n, np.int64)
+    folds[order] = dealt
+    return folds
+
+
+def check_folds(n_folds: int) -> None:
+    """Training, development and test parts take three folds at least."""
+    if n_folds < 3:
+        raise UsageError(f"{n_folds} folds are too few for training, development and test: type --n-folds 3 or more")

@@ -1,0 +1,233 @@
+"""Layer by layer matrices of any similarity, with intervals and chance levels.
+
+``fill`` streams: it needs the products of views only, so memory does not depend on the number of rows.
+``compare_in_memory`` is for measures of all pairs of rows (RBF CKA, RSA), on a sample of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Protocol
+
+import numpy as np
+
+from layertool.analysis.moments import Array
+from layertool.analysis.products import Centre, Cross, Products
+from layertool.analysis.protocols import jackknife
+from layertool.errors import UsageError
+
+MATRIX_BYTES = 2**31  # of products that are held at once
+
+Layer = Hashable
+View = tuple[str, Layer]  # side ("x", "y", or "control": y without its relation to x) and layer
+BlocksOf = Callable[[str, Any], Iterable[np.ndarray]]
+Progress = Callable[[float, float], object]
+
+
+class Measure(Protocol):
+    """A similarity of two views that their products decide. ``needs_control``: chance takes another pass."""
+
+    needs_control: bool
+
+    def check(self, n: int) -> None: ...
+
+    def own(self, view: Products, name: str) -> Any: ...
+
+    def value(self, pair: Products, own_x: Any, own_y: Any) -> float: ...
+
+    def chance(self, pair: Products, own_x: Any, own_y: Any, control: Products | None) -> float: ...
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Similarities (layers x, layers y), their 95 % intervals (NaN without groups) and chance levels."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    chance: np.ndarray
+
+    @classmethod
+    def empty(cls, n_x: int, n_y: int) -> Matrix:
+        return cls(*(np.full((n_x, n_y), np.nan) for _ in range(4)))
+
+    def put(self, i: int, j: int, value: float, left_out: Sequence[float], chance: float) -> None:
+        """Set one cell; ``left_out``: its value without each group of rows."""
+        low, high = jackknife(value, left_out)
+        self.value[i, j], self.chance[i, j] = value, chance
+        if low is not None and high is not None:
+            self.low[i, j], self.high[i, j] = low, high
+
+    def mirror(self, i: int, j: int) -> None:
+        """The similarity of j and i is that of i and j."""
+        for part in (self.value, self.low, self.high, self.chance):
+            part[j, i] = part[i, j]
+
+
+def fill(
+    blocks_of: BlocksOf,
+    layers_x: Sequence[Any],
+    layers_y: Sequence[Any] | None,
+    measure: Measure,
+    groups: np.ndarray | None = None,
+    max_bytes: int = MATRIX_BYTES,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Matrix:
+    """A measure of every layer of one side with every layer of another: (len(layers_x), len(layers_y)).
+
+    ``blocks_of(side, layer)``, with side "x", "y" or (for measures that need it) "control", yields the rows of a
+    layer in blocks (b, d). It is called afresh for every pass, and gives the same rows in blocks of the
+    same lengths for all layers. Without ``layers_y`` the layers of side x are compared among themselves: a
+    symmetric matrix. ``groups`` (n,): numbers from 0 on; the interval is a jackknife that leaves out one group at a time.
+
+    Each layer is read once for its mean and once for its own products; then as many rows of the matrix as
+    have products within ``max_bytes`` (one row at least) are filled in one reading. UsageError for rows or blocks that
+    do not match, and those of the measure, naming side and layer.
+    """
+    xs = [("x", layer) for layer in layers_x]
+    ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
+    if not xs or not ys:
+        raise UsageError("a matrix needs at least one layer on either side")
+    centres = {view: _centre(blocks_of, view, device) for view in dict.fromkeys(xs + ys)}
+    first = centres[xs[0]]
+    for centre in centres.values():
+        if centre.n != first.n:
+            raise UsageError(f"views need the same rows: {first.name} has {first.n}, {centre.name} has {centre.n}")
+    measure.check(first.n)
+    groups = np.zeros(first.n, np.int64) if groups is None else groups
+    if len(groups) != first.n:
+        raise UsageError(f"{len(groups)} groups for {first.n} rows: each row needs one")
+    n_groups = int(groups.max()) + 1
+    left_out = [g for g in range(n_groups) if (groups == g).any()] if n_groups > 1 else []
+
+    own: dict[View, list] = {}
+    for view, centre in centres.items():
+        cross = Cross(n_groups)
+        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups):
+            cross.add(block, block, bounds)
+        own[view] = [measure.own(part, centre.name) for part in _parts(cross, left_out)]
+
+    out = Matrix.empty(len(xs), len(ys))
+    row_groups = list(
+        _groups([_row_bytes(centres, view, ys, n_groups + measure.needs_control) for view in xs], max_bytes)
+    )
+    done = 0
+    for rows in row_groups:
+        pairs = {(i, j): (xs[i], ys[j]) for i in rows for j in range(len(ys)) if layers_y is not None or j >= i}
+        crosses = {key: Cross(n_groups) for key in pairs}
+        controls = {key: Cross() for key in pairs} if measure.needs_control else {}
+        needed = {view: centres[view] for pair in pairs.values() for view in pair}
+        if controls:
+            needed |= {("control", v[1]): centres[v] for _, v in pairs.values()}
+        for blocks, bounds in _together(blocks_of, needed, groups, n_groups):
+            of = dict(zip(needed, blocks, strict=True))
+            for key, (u, v) in pairs.items():
+                crosses[key].add(of[u], of[v], bounds)
+                if controls:
+                    controls[key].add(of[u], of["control", v[1]])
+            done += len(blocks[0])
+            if progress:
+                progress(done, len(row_groups) * first.n)
+        for (i, j), (u, v) in pairs.items():
+            parts = _parts(crosses.pop((i, j)), left_out)
+            whole, *rest = (measure.value(part, a, b) for part, a, b in zip(parts, own[u], own[v], strict=True))
+            control = controls.pop((i, j)).whole() if controls else None
+            out.put(i, j, whole, rest, measure.chance(parts[0], own[u][0], own[v][0], control))
+            if layers_y is None:
+                out.mirror(i, j)
+    return out
+
+
+def _parts(cross: Cross, left_out: Sequence[int]) -> list[Products]:
+    return [cross.whole(), *(cross.without(group) for group in left_out)]
+
+
+def _name(view: View) -> str:
+    return f"layer {view[1]} of side {view[0]}"
+
+
+def _centre(blocks_of: BlocksOf, view: View, device: str) -> Centre:
+    centre = Centre(_name(view), device)
+    for block in blocks_of(*view):
+        centre.add(block)
+    return centre
+
+
+def _together(
+    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int
+) -> Iterator[tuple[list[Array], np.ndarray]]:
+    """Centred blocks of several views, read side by side and sorted by group; where each group of a block begins."""
+    first = 0
+    for blocks in zip_longest(*(blocks_of(*view) for view in centres)):
+        lengths = [-1 if block is None else len(block) for block in blocks]
+        for view, length in zip(centres, lengths, strict=True):
+            if length != lengths[0]:
+                raise UsageError(
+                    f"blocks do not match: {_name(next(iter(centres)))} and {_name(view)} come in blocks of "
+                    "other lengths; read both in the same order and in equal blocks"
+                )
+        mine = groups[first : first + lengths[0]]
+        first += lengths[0]
+        order = np.argsort(mine, kind="stable") if n_groups > 1 else slice(None)
+        bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
+        yield [centre(block)[order] for centre, block in zip(centres.values(), blocks, strict=True)], bounds
+
+
+def _row_bytes(centres: dict[View, Centre], x: View, ys: Sequence[View], copies: int) -> int:
+    return 8 * copies * centres[x].width * sum(centres[y].width for y in ys)
+
+
+def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
+    """Consecutive indices whose sizes sum to at most ``limit``; a larger one stands alone."""
+    group: list[int] = []
+    for index, size in enumerate(sizes):
+        if group and sum(sizes[i] for i in group) + size > limit:
+            yield group
+            group = []
+        group.append(index)
+    yield group
+
+
+Embed = Callable[[np.ndarray, str], np.ndarray]  # rows (n, d) and a name to an array of norm 1
+
+
+def compare_in_memory(
+    read: Callable[[str, Any], np.ndarray],
+    layers_x: Sequence[Any],
+    layers_y: Sequence[Any] | None,
+    embed: Embed,
+    chance: Callable[[np.ndarray, np.ndarray], float],
+    groups: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> Matrix:
+    """The same for measures that are the product of something that each view is turned into by ``embed``.
+
+    ``read(side, layer)``: (n, d). ``chance``: of two embedded views. Every embedded view is held in memory.
+    """
+    views = [("x", layer) for layer in layers_x]
+    others = views if layers_y is None else [("y", layer) for layer in layers_y]
+    n_groups = int(groups.max()) + 1 if groups is not None and len(groups) else 0
+    out = Matrix.empty(len(views), len(others))
+    pairs = [(i, j) for i in range(len(views)) for j in range(len(others)) if layers_y is not None or j >= i]
+    cells: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+    levels: dict[tuple[int, int], float] = {}
+    for turn in range(-1, n_groups):  # -1: all rows
+        kept = np.ones(0, bool) if groups is None else groups != turn
+        embedded = {}
+        for view in dict.fromkeys(views + others):
+            rows = read(*view)
+            embedded[view] = embed(rows if turn < 0 or groups is None else rows[kept], _name(view))
+        for i, j in pairs:
+            cells[i, j].append(float(np.vdot(embedded[views[i]], embedded[others[j]])))
+            if turn < 0:
+                levels[i, j] = chance(embedded[views[i]], embedded[others[j]])
+        if progress:
+            progress(turn + 2, n_groups + 1)
+    for (i, j), (whole, *rest) in cells.items():
+        out.put(i, j, whole, rest, levels[i, j])
+        if layers_y is None:
+            out.mirror(i, j)
+    return out

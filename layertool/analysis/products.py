@@ -1,0 +1,129 @@
+"""Products of centred views, from blocks of rows: what linear CKA, Procrustes and CCA matrices need.
+
+Two passes: the mean of each view, then X'Y and the norms of rows about it. Sums are kept for each group of
+rows, so that all of them without one group, recentred exactly, cost no further pass: the intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from layertool.analysis.moments import Array, on_device
+from layertool.errors import UsageError
+
+
+class Centre:
+    """First pass over one view: rows, width and mean, taken relative to the first row.
+
+    The shift keeps the digits of views with a large offset, and makes constant columns exactly 0.
+    """
+
+    def __init__(self, name: str, device: str = "cpu"):
+        self.name, self.device = name, device
+        self.n = 0
+        self.width = 0
+        self._shift = self._sum = on_device(np.zeros(0), device)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take in rows (b, d). UsageError for another width than before, or values that are not finite."""
+        block = np.asarray(block)
+        if block.ndim != 2 or (self.n and block.shape[1] != self.width):
+            wanted = f"(rows, {self.width})" if self.n else "(rows, dimensions)"
+            raise UsageError(f"{self.name}: a block has shape {block.shape}, expected {wanted}")
+        if not np.isfinite(block).all():
+            raise UsageError(
+                f"{self.name} holds values that are not finite: leave those rows out or extract them again"
+            )
+        if not len(block):
+            return
+        rows = on_device(block, self.device)
+        if not self.n:
+            self.width = block.shape[1]
+            self._shift, self._sum = rows[0] * 1.0, rows[0] * 0.0
+        self._sum = self._sum + (rows - self._shift).sum(0)
+        self.n += len(block)
+
+    def __call__(self, block: np.ndarray) -> Array:
+        """Rows (b, d) in float64, minus the mean of all rows of the first pass."""
+        rows = on_device(block, self.device) - self._shift
+        rows -= self._sum / self.n
+        return rows
+
+
+@dataclass(frozen=True)
+class Products:
+    """Centred views x and y of n rows: X'Y (d1, d2), and sums over rows of r = |x|², of s = |y|² and of r s."""
+
+    n: int
+    product: Array
+    sum_r: float
+    sum_s: float
+    sum_rs: float
+
+    @property
+    def square(self) -> float:
+        """|X'Y|², squared Frobenius norm."""
+        return float((self.product * self.product).sum())
+
+
+class Cross:
+    """Second pass over two views: adds up ``Products`` of each group of rows.
+
+    Memory O(groups x d1 x d2), whatever the number of rows.
+    """
+
+    def __init__(self, n_groups: int = 1):
+        self.n_groups = n_groups
+        self._sums: list[list] = [[] for _ in range(n_groups)]
+
+    def add(self, x: Array, y: Array, bounds: np.ndarray | None = None) -> None:
+        """Take in centred rows x (b, d1) and y (b, d2), sorted by group; group g is rows bounds[g] to bounds[g + 1]."""
+        bounds = np.array([0, len(x)]) if bounds is None else bounds
+        with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
+            r = (x * x).sum(1)
+            s = r if x is y else (y * y).sum(1)
+            for group in range(self.n_groups):
+                lo, hi = int(bounds[group]), int(bounds[group + 1])
+                if hi > lo:
+                    self._add(self._sums[group], x[lo:hi], y[lo:hi], r[lo:hi], s[lo:hi])
+
+    @staticmethod
+    def _add(sums: list, x: Array, y: Array, r: Array, s: Array) -> None:
+        terms = (len(x), x.T @ y, float(r.sum()), float(s.sum()), float(r @ s), x.sum(0), y.sum(0), s @ x, r @ y)
+        if not sums:
+            sums.extend(terms)
+            return
+        for place, term in enumerate(terms):
+            sums[place] += term
+
+    def whole(self) -> Products:
+        """Of all rows, which are centred as they are."""
+        n, product, r, s, rs, *_ = _total(self._sums)
+        return Products(n, product, r, s, rs)
+
+    def without(self, group: int) -> Products:
+        """Of all rows but one group's, about their own mean."""
+        rest = _total(self._sums)
+        for place, term in enumerate(self._sums[group]):
+            rest[place] = rest[place] - term
+        n, product, r, s, rs, sum_x, sum_y, sx, ry = rest
+        dx, dy = sum_x / n, sum_y / n
+        xx, yy = float(dx @ dx), float(dy @ dy)
+        # sum of (r - 2 x.dx + dx.dx) (s - 2 y.dy + dy.dy), multiplied out
+        moved = (
+            rs
+            - 2 * float(dy @ ry)
+            + yy * r
+            - 2 * float(dx @ sx)
+            + 4 * float(dx @ product @ dy)
+            + xx * s
+            - 3 * n * xx * yy
+        )
+        return Products(n, product - n * dx[:, None] * dy, r - n * xx, s - n * yy, moved)
+
+
+def _total(sums: list[list]) -> list:
+    filled = [part for part in sums if part]
+    return [sum(terms[1:], terms[0]) for terms in zip(*filled, strict=True)]

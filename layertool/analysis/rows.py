@@ -1,0 +1,231 @@
+"""Which rows of a store an analysis uses: ``--where`` conditions and the published sampling rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from layertool.errors import UsageError
+from layertool.store import FeatureStore
+from layertool.store.layout import NO_LABEL
+
+NO_SPEECH = frozenset({"SIL", "sil", "sp", "spn", "<unk>", "<UNK>"})  # labels that stand for no phone and no word
+_SHOWN = 8  # values named in an error
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Rows whose ``column`` has one of ``values``; none of them, when ``negated``."""
+
+    column: str
+    values: tuple[str, ...]
+    negated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.column}{'!=' if self.negated else '='}{' or '.join(self.values)}"
+
+
+def parse_where(texts: Sequence[str]) -> list[Condition]:
+    """Conditions from ``COLUMN=VALUE`` and ``COLUMN!=VALUE``. Raises UsageError for anything else.
+
+    Several values of one column are alternatives; conditions on different columns hold together.
+    """
+    alternatives: dict[tuple[str, bool], list[str]] = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not equals or not column.strip("! "):
+            raise UsageError(f"'{text}' is no condition: type --where COLUMN=VALUE or COLUMN!=VALUE")
+        alternatives.setdefault((column.rstrip("! ").strip(), column.endswith("!")), []).append(value.strip())
+    return [Condition(column, tuple(values), negated) for (column, negated), values in alternatives.items()]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many rows are drawn (spec layerwise.md 2.3); None: all.
+
+    ``utterances``: this many, with all their rows. ``top_labels``: only the most frequent labels.
+    ``per_label``: up to so many rows of each label, or a uniformly drawn number between two.
+    """
+
+    utterances: int | None = None
+    top_labels: int | None = None
+    per_label: int | tuple[int, int] | None = None
+
+
+ALL = Sampling()
+# What each analysis of Pasad et al. draws from the set that it scores, and k-means from the set that it is fitted on.
+PUBLISHED = {
+    "frame": Sampling(utterances=500),
+    "phone": Sampling(per_label=200),
+    "word": Sampling(per_label=15, top_labels=500),
+    "attributes": Sampling(per_label=200),
+    "utterance": ALL,
+}
+PUBLISHED_FIT = {
+    "phone": Sampling(per_label=(3000, 7000)),
+    "word": Sampling(per_label=(600, 1200), top_labels=500),
+    "utterance": ALL,
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen rows of one unit, in the order of the store.
+
+    ``index``: (n,) their positions in the store's matrix; ``table``: (n,) their row table (utterance and
+    label codes, start and end in samples); ``notes``: what was left out, for a person.
+    """
+
+    index: np.ndarray
+    table: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def of(self, which: np.ndarray, *notes: str) -> Rows:
+        """Those rows for which ``which`` (a mask or sorted positions) holds."""
+        return Rows(self.index[which], self.table[which], [*self.notes, *(note for note in notes if note)])
+
+
+def select(store: FeatureStore, unit: str, layer: str | None, where: Sequence[Condition] = ()) -> Rows:
+    """The rows of a unit (at the rate of ``layer``, for frames) that meet all conditions.
+
+    Columns are the rows' own (utterance, start, end, label, and masked in stores of the masking
+    experiment) and the utterances' metadata. Raises UsageError for a column that is not there, naming
+    those that are, and for a condition that no row meets, naming values that occur.
+    """
+    table = store.row_table(unit, layer)
+    rows = Rows(np.arange(len(table)), table)
+    for condition in where:
+        values, codes = _column(store, unit, table, condition.column)
+        meets = _equal(values, condition.values)[codes]
+        meets = meets if not condition.negated else ~meets
+        if not meets.any():
+            there = sorted({str(v) for v in values[np.unique(codes)]})
+            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+            raise UsageError(f"{store.path}: no {unit} row has {condition} (values of {condition.column}: {shown})")
+        rows = rows.of(meets[rows.index])
+    if not len(rows):
+        what = " and ".join(map(str, where)) or "a label"
+        raise UsageError(f"{store.path}: no {unit} row has {what}: nothing is left to analyse")
+    return rows
+
+
+def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values of a column, and for each row which of them it has."""
+    utterances = store.utterances
+    if column in ("start", "end", "masked") and column in (table.dtype.names or ()):
+        values, codes = np.unique(table[column], return_inverse=True)
+        return (values / store.about["audio"]["sample_rate"] if column != "masked" else values), codes
+    if column == "utterance":
+        return utterances["utterance"].to_numpy(), table["utterance"]
+    if column == "label" and unit in store.labels:
+        return np.array([*store.labels[unit], None], dtype=object), table["label"]  # -1 is the last: no label
+    located = set(store.about["audio"]["columns"])
+    metadata = {
+        (f"utterance_{name}" if name in ("label", "masked") else name): name
+        for name in utterances.columns
+        if name not in located
+    }
+    if column not in metadata:
+        own = [name for name in ("utterance", "start", "end", "label", "masked")
+               if name in (table.dtype.names or ()) and (name != "label" or unit in store.labels)]  # fmt: skip
+        raise UsageError(f"{store.path} has no column '{column}' at unit {unit}: it has {', '.join([*own, *metadata])}")
+    return utterances[metadata[column]].to_numpy(), table["utterance"]
+
+
+def _equal(values: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
+    """Which values a person means by these texts: numbers as numbers, true and false, nothing for missing."""
+    out = np.zeros(len(values), bool)
+    for text in wanted:
+        if text == "":
+            out |= pd.isna(values)
+        elif values.dtype == bool:
+            out |= values == (text.lower() in ("true", "yes", "1"))
+        elif values.dtype.kind in "iuf":
+            try:
+                out |= values == float(text)
+            except ValueError:
+                continue  # a text is no number: no row has it, which `select` says
+        else:
+            out |= np.array([not pd.isna(value) and str(value) == text for value in values], bool)
+    return out
+
+
+def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
+    """Values (n,) of a column of the rows or of their utterances' metadata; errors as ``select``."""
+    values, codes = _column(store, unit, rows.table, name)
+    return values[codes]
+
+
+def with_labels(store: FeatureStore, unit: str, rows: Rows, minimum: int = 1) -> Rows:
+    """The rows that have a label of speech, of which there are at least ``minimum`` rows.
+
+    Raises UsageError for a unit without labels, or when nothing is left.
+    """
+    if unit not in store.labels:
+        raise UsageError(f"rows of unit {unit} have no labels in {store.path}: phone and word rows have")
+    names = np.array([*store.labels[unit], ""], dtype=object)
+    is_speech = np.array([name not in NO_SPEECH for name in names[:-1]] + [False])
+    rows = rows.of(is_speech[rows.table["label"]])
+    counts = np.bincount(rows.table["label"], minlength=len(names))
+    rare = np.flatnonzero((counts > 0) & (counts < minimum))
+    note = ""
+    if len(rare):
+        shown = ", ".join(names[rare][:5]) + (", …" if len(rare) > 5 else "")
+        times = "once" if minimum == 2 else f"fewer than {minimum} times"
+        note = f"left out: {len(rare)} {unit} labels that occur {times} ({shown})"
+        rows = rows.of(~np.isin(rows.table["label"], rare), note)
+    if len(np.unique(rows.table["label"])) < 2:
+        raise UsageError(
+            f"{store.path}: fewer than two {unit} labels occur {'twice or more' if minimum == 2 else 'in the rows'}: "
+            "take more rows (--where), or a larger corpus"
+        )
+    return rows
+
+
+def draw(rows: Rows, sampling: Sampling, seed: int, labels_like: Rows | None = None) -> Rows:
+    """Draw rows by the rules of ``sampling``: the same for every model with these rows and this seed.
+
+    ``labels_like``: take only labels that occur in these rows instead of the most frequent ones.
+    """
+    random = np.random.default_rng(seed)
+    if labels_like is not None:
+        rows = rows.of(np.isin(rows.table["label"], np.unique(labels_like.table["label"])))
+    elif sampling.top_labels is not None:
+        labels = rows.table["label"]
+        counts = np.bincount(labels[labels != NO_LABEL], minlength=1)
+        top = np.argsort(-counts, kind="stable")[: sampling.top_labels]
+        n_labels = int((counts > 0).sum())
+        note = f"the {len(top)} most frequent of {n_labels} labels were taken" if n_labels > len(top) else ""
+        rows = rows.of(np.isin(labels, top), note)
+    if sampling.per_label is not None:
+        rows = _per_label(rows, sampling.per_label, random)
+    if sampling.utterances is not None:
+        codes = np.unique(rows.table["utterance"])
+        if len(codes) > sampling.utterances:
+            # a ranking of all utterances: a row more or less at another frame rate does not change who is drawn
+            rank = random.permutation(int(codes.max()) + 1)[codes]
+            drawn = codes[np.argsort(rank)[: sampling.utterances]]
+            note = f"{sampling.utterances} of {len(codes)} utterances were drawn"
+            rows = rows.of(np.isin(rows.table["utterance"], drawn), note)
+    return rows
+
+
+def _per_label(rows: Rows, per_label: int | tuple[int, int], random: np.random.Generator) -> Rows:
+    labels = rows.table["label"]
+    order = random.permutation(len(rows))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    if isinstance(per_label, tuple):
+        most = random.integers(per_label[0], per_label[1] + 1, len(counts))
+    else:
+        most = np.full(len(counts), per_label)
+    within = np.arange(len(rows)) - np.repeat(first, counts)
+    kept = np.sort(order[within < np.repeat(most, counts)])
+    note = f"{len(kept)} of {len(rows)} rows were drawn" if len(kept) < len(rows) else ""
+    return rows.of(kept, note)

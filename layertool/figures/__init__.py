@@ -1,0 +1,80 @@
+"""Figures from result rows: curves over layers, layer by layer maps, and series of checkpoints.
+
+``layer_curves``, ``heatmaps`` and ``series`` write a file; the ``draw_…`` functions return the Figure.
+They draw nothing but rows of the table of results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from layertool.errors import UsageError
+from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series, plt
+from layertool.figures.table import is_matrix
+from layertool.files import whole_file
+
+__all__ = [
+    "FORMATS",
+    "draw_heatmaps",
+    "draw_layer_curves",
+    "draw_series",
+    "heatmaps",
+    "is_matrix",
+    "layer_curves",
+    "series",
+]
+
+FORMATS = (".png", ".pdf", ".svg")
+# No dates and no random names in a file: the same rows give the same bytes. And fonts that publishers accept.
+METADATA: dict[str, dict] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+SETTINGS: Any = {"svg.hashsalt": "layertool", "pdf.fonttype": 42}
+
+
+def layer_curves(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Path:
+    """Write curves over layers, one panel per analysis, variant, unit and target, as PNG, PDF or SVG.
+
+    ``rows``: the table of results; ``ylabel``: default what all panels have in common. A curve is a
+    store; its band is the rows' intervals. Raises UsageError for other formats, for no rows, and for
+    two results for the same point.
+    """
+    return _write(path, lambda: draw_layer_curves(rows, ylabel))
+
+
+def heatmaps(rows: pd.DataFrame, path: Path | str, label: str | None = None) -> Path:
+    """Write layer by layer maps, one panel per analysis, variant, unit and pair of stores, as PNG, PDF or SVG.
+
+    ``rows``: the table of results, where ``target`` is a layer of the same store ("T3") or "OTHER:T3",
+    with the folder name of the other store. ``label``: of the colour bars, which the panels of one
+    analysis and variant share. Raises UsageError for other formats and rows that are no matrix.
+    """
+    return _write(path, lambda: draw_heatmaps(rows, label))
+
+
+def series(rows: pd.DataFrame, path: Path | str, x: str = "step", ylabel: str | None = None) -> Path:
+    """Write a line per layer over training steps (or another numeric column ``x``), as PNG, PDF or SVG.
+
+    One panel per analysis, variant, unit and target, and per model where there are several. Raises
+    UsageError for other formats, rows without ``x``, and fewer than two values of it.
+    """
+    return _write(path, lambda: draw_series(rows, x, ylabel))
+
+
+def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:
+    """Draw and save, whole or not at all; the same rows give the same bytes."""
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{path} has no known figure format: end it in {', '.join(FORMATS)}")
+    figure = draw()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, matplotlib.rc_context(SETTINGS):
+            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=METADATA[path.suffix])
+    finally:
+        plt.close(figure)
+    return path
