@@ -137,8 +137,9 @@ def scores(rows) -> None:
 def _curves(title: str, rows) -> None:
     several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
     columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
-    names = [", ".join(_short(name, cell) for name, cell in zip(several, key, strict=True)) or "value"
-             for key, _ in columns]  # fmt: skip
+    names = ["value"]
+    if several:
+        names = [", ".join(_short(name, cell) for name, cell in zip(several, key, strict=True)) for key, _ in columns]
     wide = len(columns) == 1 and bool(columns[0][1]["ci_low"].notna().any())
     layers = list(dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]))
     headers = ["layer", *names, *(["95 % interval"] if wide else []), *(["chance"] if len(columns) == 1 else [])]

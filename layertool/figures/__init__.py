@@ -33,7 +33,13 @@ __all__ = [
 FORMATS = (".png", ".pdf", ".svg")
 # No dates and no random names in a file: the same rows give the same bytes. And fonts that publishers accept.
 METADATA: dict[str, dict] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-SETTINGS: Any = {"svg.hashsalt": "layertool", "pdf.fonttype": 42}
+SETTINGS: Any = {
+    "svg.hashsalt": "layertool",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.05,
+}
 
 
 def layer_curves(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Path:
@@ -74,7 +80,7 @@ def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, matplotlib.rc_context(SETTINGS):
-            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=METADATA[path.suffix])
+            figure.savefig(temporary, format=path.suffix[1:], metadata=METADATA[path.suffix])
     finally:
         plt.close(figure)
     return path

@@ -55,7 +55,8 @@ SAME_CHANCE = 0.01  # of the height of the axis: chance levels as close as this 
 LOG_RATIO = 100
 CHARACTERS_PER_INCH, LINES_PER_INCH = 14, 7.5  # at 8 to 9 points
 MARGIN = 0.8  # inches that labels take beside the axes
-BESIDE, BELOW, ABOVE, BAR = 1.0, 0.8, 0.3, 0.9  # inches around a map, and for the colour bar with its label
+BESIDE, BELOW, ABOVE = 1.0, 0.8, 0.3  # inches around a map, for its labels
+BAR, MIN_BAR, MAX_BAR = 0.9, 1.6, 5  # inches: width of a colour bar with its label, and how high it may be
 _NOT_A_SHARE = re.compile(r"\b(nats|bits)\b")
 
 
@@ -125,10 +126,10 @@ def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
             _name_ticks(axis.yaxis, y, high)
             axis.set_xlabel(_wrap(panel["curve"], wide + 0.4), fontsize=9)
             axis.set_ylabel(_wrap(panel["other"], high + 0.4), fontsize=9)
-        high = min(block.height - ABOVE - BELOW - block.title, 5)
+        high = min(block.height - block.title - ABOVE - BELOW, MAX_BAR)
         bottom = top - block.title - ABOVE - high
-        place = ((block.width - BAR) / width, bottom / height, 0.15 / width, high / height)
-        bar = figure.colorbar(colouring, cax=figure.add_axes(place))
+        edges = ((block.width - BAR) / width, bottom / height, 0.15 / width, high / height)
+        bar = figure.colorbar(colouring, cax=figure.add_axes(edges))
         bar.ax.tick_params(labelsize=8)
         bar.set_label(_wrap(label or shared, high), fontsize=9)
         top -= block.height
@@ -300,7 +301,7 @@ class _Block:
         """A grid for maps of these widths and heights, in rows as high as the colour bar needs."""
         columns, title = _columns(len(sizes)), 0.3 if titled else 0.0
         wide = [max(w for w, _ in sizes[k::columns]) + BESIDE for k in range(columns)]
-        high = [max(1.6, *(h for _, h in sizes[k : k + columns])) for k in range(0, len(sizes), columns)]
+        high = [max(MIN_BAR, *(h for _, h in sizes[k : k + columns])) for k in range(0, len(sizes), columns)]
         places = [
             (
                 sum(wide[: k % columns]) + BESIDE,
