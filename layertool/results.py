@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from layertool import __version__
 from layertool.errors import UsageError
 from layertool.files import whole_file
 
+_LAYER = re.compile(r"[CTD]\d+|final")
 FORMATS = (".csv", ".parquet", ".json")
 
 
@@ -55,6 +57,24 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
 def records(rows: pd.DataFrame) -> list[dict]:
     """Results as plain dicts, with None for what is missing."""
     return rows.astype(object).where(rows.notna(), None).to_dict("records")
+
+
+def is_matrix(rows: pd.DataFrame) -> bool:
+    """Whether rows hold a layer by layer table, rather than layers against one target or a few.
+
+    Targets are layers ("T3", or "OTHER:T3") then: all of the store's own, or at least three, and a layer that is among
+    the targets is compared with itself too, which no curve against one layer does.
+    """
+    name = rows["target"].astype(str).str.rpartition(":")
+    names = set(rows["layer"].astype(str))
+    rows = rows.assign(_other=name[0], _of=name[2])[[n in names or bool(_LAYER.fullmatch(n)) for n in name[2]]]
+    keys = [k for k in ("store", "model", "revision", "step", "analysis", "variant", "unit", "_other") if k in rows]
+    for _, part in rows.groupby(keys, dropna=False):
+        layers, targets = set(part["layer"]), set(part["_of"])
+        with_itself = bool((part["layer"] == part["_of"]).any()) or not layers & targets
+        if with_itself and len(targets) > 1 and (layers <= targets or len(targets) >= 3):
+            return True
+    return False
 
 
 def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:

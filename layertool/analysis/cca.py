@@ -7,7 +7,8 @@ products run where the moments are, in NumPy or on a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -38,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Whitener:
-    """One view's whitening: ``matrix`` maps centred rows to uncorrelated ones of unit variance."""
+    """One view's eigenvectors and variances, from which its whitening for any regularisation follows."""
 
     eigenvalues: Array  # (rank,), of the covariance scaled to largest entry 1
     eigenvectors: Array  # (d, rank), zero in dropped dimensions
@@ -68,18 +69,83 @@ class Whitener:
         whole[keep] = vectors[:, good]
         return cls(values[good], whole, scale)
 
+    def scales(self, eps: float) -> Array:
+        """(rank,): what divides out the standard deviation of each eigenvector, with ``eps`` added to its variance."""
+        return ((self.eigenvalues + eps) * self.scale) ** -0.5
+
     def matrix(self, eps: float) -> Array:
-        """(rank, d): rows divide out the standard deviation of each eigenvector, with ``eps`` added to its variance."""
-        return (self.eigenvectors / ((self.eigenvalues + eps) * self.scale) ** 0.5).T
+        """(rank, d): maps centred rows to uncorrelated ones of unit variance."""
+        return (self.eigenvectors * self.scales(eps)).T
+
+
+class Bases:
+    """The eigenvectors of both views, ``x`` (rank, d1) and ``y`` (rank, d2), and the covariances of some rows in them.
+
+    Fits of all regularisations share them, so what takes products of width³ is done once for each set of rows.
+    """
+
+    def __init__(self, x: Array, y: Array):
+        self.x, self.y = x, y
+        self._seen: list[tuple[Moments, Seen]] = []
+
+    def of(self, moments: Moments) -> Seen:
+        """The covariances of these rows, from the last ones asked for where possible."""
+        for known, seen in self._seen:
+            if known is moments:
+                return seen
+        seen = Seen(self, *moments.covariances())
+        self._seen = [*self._seen[-3:], (moments, seen)]
+        return seen
+
+
+class Seen:
+    """Covariances of some rows in the bases; each computed when it is needed."""
+
+    def __init__(self, bases: Bases, sxx: Array, syy: Array, sxy: Array):
+        self._bases, self._sxx, self._syy, self._sxy = bases, sxx, syy, sxy
+
+    @cached_property
+    def neurons_x(self) -> Array:
+        return self._bases.x @ self._sxx  # (rank, d1)
+
+    @cached_property
+    def neurons_y(self) -> Array:
+        return self._bases.y @ self._syy
+
+    @cached_property
+    def gram_x(self) -> Array:
+        return self.neurons_x @ self._bases.x.T  # (rank, rank)
+
+    @cached_property
+    def gram_y(self) -> Array:
+        return self.neurons_y @ self._bases.y.T
+
+    @cached_property
+    def cross(self) -> Array:
+        return self._bases.x @ self._sxy @ self._bases.y.T
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Canonical directions: ``a`` (k, d1) and ``b`` (k, d2), and ``correlations`` (k,) on the fitting rows."""
+    """Canonical directions: ``a`` (k, d1) and ``b`` (k, d2), and ``correlations`` (k,) on the fitting rows.
 
-    a: Array
-    b: Array
+    Kept as combinations of eigenvectors: a = left @ bases.x, b = right @ bases.y.
+    """
+
+    left: Array
+    right: Array
+    bases: Bases
     correlations: np.ndarray
+
+    @property
+    def a(self) -> Array:
+        """Canonical directions of x, (k, d1)."""
+        return self.left @ self.bases.x
+
+    @property
+    def b(self) -> Array:
+        """Canonical directions of y, (k, d2)."""
+        return self.right @ self.bases.y
 
     def score(self, x: np.ndarray, y: np.ndarray) -> Score:
         """Score of rows x (n, d1), y (n, d2) along these directions, each view centred on its own mean."""
@@ -113,10 +179,12 @@ class Fit:
 
     def _on(self, moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Correlations (k,); products of the variates of x and of y (k, k); of variates and neurons (k, d)."""
-        sxx, syy, sxy = moments.covariances()
-        a_sxx, b_syy = self.a @ sxx, self.b @ syy
-        gram_a, gram_b = to_numpy(a_sxx @ self.a.T), to_numpy(b_syy @ self.b.T)
-        cross = to_numpy(((self.a @ sxy) * self.b).sum(1))
+        seen = self.bases.of(moments)
+        a_sxx, b_syy = self.left @ seen.neurons_x, self.right @ seen.neurons_y
+        gram_a, gram_b = (
+            to_numpy(turn @ gram @ turn.T) for turn, gram in ((self.left, seen.gram_x), (self.right, seen.gram_y))
+        )
+        cross = to_numpy(((self.left @ seen.cross) * self.right).sum(1))
         size = np.sqrt(np.clip(np.diag(gram_a), 0, None) * np.clip(np.diag(gram_b), 0, None))
         # a direction without variance on these rows has no correlation: 0, never rounding noise over rounding noise
         defined = size > 1e-10 * max(float(size.max(initial=0.0)), np.finfo(float).tiny)
@@ -124,38 +192,44 @@ class Fit:
         return rho, gram_a, gram_b, to_numpy(a_sxx), to_numpy(b_syy)
 
 
-@dataclass
 class Solver:
     """CCA of given moments for any regularisation: each view is decomposed once for all of them.
 
-    ``share``: SVCCA, see ``Whitener.of``. Raises UsageError when there are too few rows: with as many
-    dimensions as rows every correlation is 1 whatever the data are.
+    ``share``: SVCCA, see ``Whitener.of``. ``like``: the solver of other moments with the same x, whose
+    decomposition of it is taken over. Raises UsageError when there are too few rows: with as many dimensions
+    as rows every correlation is 1 whatever the data are.
     """
 
-    moments: Moments
-    share: float | None = None
-    _decomposed: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        widest = max(len(self.moments.sum_x), len(self.moments.sum_y))
-        if self.moments.n <= (2 if self.share is not None else widest):
-            raise _too_few(self.moments.n, widest)
-        self._sxx, self._syy, self._sxy = self.moments.covariances()
+    def __init__(self, moments: Moments, share: float | None = None, like: Solver | None = None):
+        widest = max(len(moments.sum_x), len(moments.sum_y))
+        if moments.n <= (2 if share is not None else widest):
+            raise _too_few(moments.n, widest)
+        self.moments, self.share = moments, share
+        self._covariance = dict(zip("xy", moments.covariances(), strict=False))
+        self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
+        self._bases: dict[tuple, Bases] = {}
 
     def fit(self, eps_x: float, eps_y: float) -> Fit:
         """Canonical directions with ``eps_x`` and ``eps_y`` added to the scaled covariances."""
-        white_x, white_y = self._whitening("x", self._sxx, eps_x), self._whitening("y", self._syy, eps_y)
-        return fit_whitened(white_x, white_y, self._sxy)
+        (key_x, white_x), (key_y, white_y) = self._whitener("x", eps_x), self._whitener("y", eps_y)
+        if (key_x, key_y) not in self._bases:
+            self._bases[key_x, key_y] = Bases(white_x.eigenvectors.T, white_y.eigenvectors.T)
+        bases = self._bases[key_x, key_y]
+        scale_x, scale_y = white_x.scales(eps_x), white_y.scales(eps_y)
+        whitened = scale_x[:, None] * bases.of(self.moments).cross * scale_y
+        u, s, vt = array_namespace(whitened).linalg.svd(whitened, full_matrices=False)
+        return Fit(u.T * scale_x, vt * scale_y, bases, to_numpy(s))
 
-    def _whitening(self, side: str, covariance: Array, eps: float) -> Array:
+    def _whitener(self, side: str, eps: float) -> tuple[tuple, Whitener]:
+        covariance = self._covariance[side]
         variance = to_numpy(array_namespace(covariance).linalg.diagonal(covariance))
-        kept = (variance >= eps * variance.max(initial=0.0)).tobytes()  # the largest entry is a variance
-        if (side, kept) not in self._decomposed:
-            whitener = Whitener.of(covariance, eps, self.share)
-            if self.share is not None and self.moments.n <= len(whitener.eigenvalues):
-                raise _too_few(self.moments.n, len(whitener.eigenvalues))
-            self._decomposed[side, kept] = whitener
-        return self._decomposed[side, kept].matrix(eps)
+        key = (side, (variance >= eps * variance.max(initial=0.0)).tobytes())  # the largest entry is a variance
+        if key not in self._whiteners:
+            self._whiteners[key] = Whitener.of(covariance, eps, self.share)
+        rank = len(self._whiteners[key].eigenvalues)
+        if self.share is not None and self.moments.n <= rank:
+            raise _too_few(self.moments.n, rank)
+        return key, self._whiteners[key]
 
 
 def _too_few(n: int, widest: int) -> UsageError:
@@ -228,12 +302,6 @@ def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10) ->
     return Solver(moments).fit(eps_x, eps_y)
 
 
-def fit_whitened(white_x: Array, white_y: Array, sxy: Array) -> Fit:
-    """Canonical directions from each view's whitening (rank, d) and their covariance (d1, d2)."""
-    u, s, vt = array_namespace(sxy).linalg.svd(white_x @ sxy @ white_y.T, full_matrices=False)
-    return Fit(u.T @ white_x, vt @ white_y, to_numpy(s))
-
-
 @dataclass(frozen=True)
 class Side:
     """One view, whitened once for all its partners: ``white`` (rank, d), and products with its covariance."""
@@ -252,7 +320,8 @@ class InSampleCCA:
 
     variant: str = "pwcca"
     eps: float = 1e-10
-    needs_control = True
+    needs_control: bool = True
+    needs_norms = False
 
     def check(self, n: int) -> None:
         """Raise UsageError for another variant."""

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool.analysis.cca import paired_views
-from layertool.analysis.products import Centre, Cross, Products
+from layertool.analysis.products import Block, Centre, Cross, Products
 from layertool.errors import UsageError
 
-BLOCK_ROWS = 4096  # rows centred at once by ``linear``
+BLOCK_ROWS = 8192  # rows centred at once by ``linear``
 MAX_GRAM_ROWS = 20_000  # two float64 Gram matrices of that many rows take 6.4 GB
 ZERO = 1e-12  # of the largest term of a difference: below it there is rounding, no signal
 
@@ -32,6 +32,7 @@ class LinearCKA:
 
     debiased: bool = True
     needs_control = False
+    needs_norms = True
 
     def check(self, n: int) -> None:
         """Raise UsageError for too few rows."""
@@ -80,7 +81,8 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
     centre_y.add(y)
     xx, yy, xy = Cross(), Cross(), Cross()
     for start in range(0, len(x), BLOCK_ROWS):
-        block_x, block_y = centre_x(x[start : start + BLOCK_ROWS]), centre_y(y[start : start + BLOCK_ROWS])
+        block_x = Block.of(centre_x(x[start : start + BLOCK_ROWS]))
+        block_y = Block.of(centre_y(y[start : start + BLOCK_ROWS]))
         xx.add(block_x, block_x)
         yy.add(block_y, block_y)
         xy.add(block_x, block_y)

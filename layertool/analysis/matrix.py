@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from layertool.analysis.moments import Array
-from layertool.analysis.products import Centre, Cross, Products
+from layertool.analysis.products import Block, Centre, Cross, Products
 from layertool.analysis.protocols import jackknife
 from layertool.errors import UsageError
 
@@ -27,9 +26,16 @@ Progress = Callable[[float, float], object]
 
 
 class Measure(Protocol):
-    """A similarity of two views that their products decide. ``needs_control``: chance takes another pass."""
+    """A similarity of two views that their products decide.
 
-    needs_control: bool
+    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``.
+    """
+
+    @property
+    def needs_control(self) -> bool: ...
+
+    @property
+    def needs_norms(self) -> bool: ...
 
     def check(self, n: int) -> None: ...
 
@@ -106,7 +112,7 @@ def fill(
     own: dict[View, list] = {}
     for view, centre in centres.items():
         cross = Cross(n_groups)
-        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups):
+        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms):
             cross.add(block, block, bounds)
         own[view] = [measure.own(part, centre.name) for part in _parts(cross, left_out)]
 
@@ -122,13 +128,13 @@ def fill(
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
         if controls:
             needed |= {("control", v[1]): centres[v] for _, v in pairs.values()}
-        for blocks, bounds in _together(blocks_of, needed, groups, n_groups):
+        for blocks, bounds in _together(blocks_of, needed, groups, n_groups, measure.needs_norms):
             of = dict(zip(needed, blocks, strict=True))
             for key, (u, v) in pairs.items():
                 crosses[key].add(of[u], of[v], bounds)
                 if controls:
                     controls[key].add(of[u], of["control", v[1]])
-            done += len(blocks[0])
+            done += len(blocks[0].rows)
             if progress:
                 progress(done, len(row_groups) * first.n)
         for (i, j), (u, v) in pairs.items():
@@ -157,8 +163,8 @@ def _centre(blocks_of: BlocksOf, view: View, device: str) -> Centre:
 
 
 def _together(
-    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int
-) -> Iterator[tuple[list[Array], np.ndarray]]:
+    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int, with_norms: bool
+) -> Iterator[tuple[list[Block], np.ndarray]]:
     """Centred blocks of several views, read side by side and sorted by group; where each group of a block begins."""
     first = 0
     for blocks in zip_longest(*(blocks_of(*view) for view in centres)):
@@ -173,7 +179,13 @@ def _together(
         first += lengths[0]
         order = np.argsort(mine, kind="stable") if n_groups > 1 else slice(None)
         bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
-        yield [centre(block)[order] for centre, block in zip(centres.values(), blocks, strict=True)], bounds
+        yield (
+            [
+                Block.of(centre(block[order]), with_norms)
+                for centre, block in zip(centres.values(), blocks, strict=True)
+            ],
+            bounds,
+        )
 
 
 def _row_bytes(centres: dict[View, Centre], x: View, ys: Sequence[View], copies: int) -> int:

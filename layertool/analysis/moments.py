@@ -100,6 +100,13 @@ def on_device(array: np.ndarray, device: str = "cpu") -> Array:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device).double()
 
 
+def relative(block: np.ndarray, origin: Array, device: str = "cpu") -> Array:
+    """Rows less their origin, in float64 and in one pass."""
+    if device == "cpu":
+        return np.subtract(block, origin, dtype=np.float64)
+    return on_device(block, device) - origin
+
+
 def to_numpy(array: Array) -> np.ndarray:
     """An array as NumPy holds it, brought back from a GPU where it was there."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
@@ -124,14 +131,13 @@ class FoldMoments:
         origins: tuple = ()
         first = 0
         for views in zip(x, y, control, strict=True):
-            rows = [on_device(view, self.device) for view in views]
-            if not origins:
-                origins = tuple(view.mean(0) for view in rows)
-                sums = [[0, *_zeros(*rows)] for _ in range(self.n_folds)]
             folds = self.folds[first : first + len(views[0])]
             first += len(folds)
             order = np.argsort(folds, kind="stable")
-            rows = [(view - origin)[order] for view, origin in zip(rows, origins, strict=True)]
+            if not origins:
+                origins = tuple(on_device(view, self.device).mean(0) for view in views)
+            rows = [relative(view[order], origin, self.device) for view, origin in zip(views, origins, strict=True)]
+            sums = sums or [[0, *_zeros(*rows)] for _ in range(self.n_folds)]
             bounds = np.searchsorted(folds[order], np.arange(self.n_folds + 1))
             for fold in range(self.n_folds):
                 lo, hi = int(bounds[fold]), int(bounds[fold + 1])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.analysis.moments import Array, on_device
+from layertool.analysis.moments import Array, on_device, relative
 from layertool.errors import UsageError
 
 
@@ -47,9 +47,7 @@ class Centre:
 
     def __call__(self, block: np.ndarray) -> Array:
         """Rows (b, d) in float64, minus the mean of all rows of the first pass."""
-        rows = on_device(block, self.device) - self._shift
-        rows -= self._sum / self.n
-        return rows
+        return relative(np.asarray(block), self._shift + self._sum / self.n, self.device)
 
 
 @dataclass(frozen=True)
@@ -68,30 +66,50 @@ class Products:
         return float((self.product * self.product).sum())
 
 
+@dataclass(frozen=True)
+class Block:
+    """Centred rows (b, d) of one view, sorted by group, and their squared norms (b,) where they are wanted."""
+
+    rows: Array
+    norms: Array | None
+
+    @classmethod
+    def of(cls, rows: Array, with_norms: bool = True) -> Block:
+        """Norms are taken once for all pairs that the view is in."""
+        with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
+            return cls(rows, (rows * rows).sum(1) if with_norms else None)
+
+
 class Cross:
     """Second pass over two views: adds up ``Products`` of each group of rows.
 
-    Memory O(groups x d1 x d2), whatever the number of rows.
+    Memory O(groups x d1 x d2), whatever the number of rows. Without norms, their sums are NaN.
     """
 
     def __init__(self, n_groups: int = 1):
         self.n_groups = n_groups
         self._sums: list[list] = [[] for _ in range(n_groups)]
 
-    def add(self, x: Array, y: Array, bounds: np.ndarray | None = None) -> None:
-        """Take in centred rows x (b, d1) and y (b, d2), sorted by group; group g is rows bounds[g] to bounds[g + 1]."""
-        bounds = np.array([0, len(x)]) if bounds is None else bounds
-        with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
-            r = (x * x).sum(1)
-            s = r if x is y else (y * y).sum(1)
-            for group in range(self.n_groups):
-                lo, hi = int(bounds[group]), int(bounds[group + 1])
-                if hi > lo:
-                    self._add(self._sums[group], x[lo:hi], y[lo:hi], r[lo:hi], s[lo:hi])
+    def add(self, x: Block, y: Block, bounds: np.ndarray | None = None) -> None:
+        """Take in a block of rows of x and of y, sorted by group; group g is rows bounds[g] to bounds[g + 1]."""
+        bounds = np.array([0, len(x.rows)]) if bounds is None else bounds
+        for group in range(self.n_groups):
+            lo, hi = int(bounds[group]), int(bounds[group + 1])
+            if hi > lo:
+                self._add(self._sums[group], x, y, slice(lo, hi))
 
-    @staticmethod
-    def _add(sums: list, x: Array, y: Array, r: Array, s: Array) -> None:
-        terms = (len(x), x.T @ y, float(r.sum()), float(s.sum()), float(r @ s), x.sum(0), y.sum(0), s @ x, r @ y)
+    def _add(self, sums: list, x: Block, y: Block, mine: slice) -> None:
+        a, b = x.rows[mine], y.rows[mine]
+        with np.errstate(over="ignore", invalid="ignore"):
+            terms: list = [len(a), a.T @ b]
+            if x.norms is not None and y.norms is not None:
+                r, s = x.norms[mine], y.norms[mine]
+                terms += [float(r.sum()), float(s.sum()), float(r @ s)]
+            else:
+                terms += [float("nan")] * 3
+            if self.n_groups > 1:  # what recentring takes
+                terms += [a.sum(0), b.sum(0)]
+                terms += [s @ a, r @ b] if x.norms is not None and y.norms is not None else [0 * a[0], 0 * b[0]]
         if not sums:
             sums.extend(terms)
             return

@@ -93,8 +93,9 @@ def held_out(
         train_control = whole_control - control[dev] - control[test]
         for cut in dict.fromkeys(share if variant == "svcca" else None for variant in variants):
             mine = [variant for variant in variants if (share if variant == "svcca" else None) == cut]
-            solver, control_solver = cca.Solver(train, cut), cca.Solver(train_control, cut)
+            solver = cca.Solver(train, cut)
             best = _choose(solver, folds[dev], mine, eps_grid)
+            control_solver = cca.Solver(train_control, cut, like=solver)
             for variant in mine:
                 fit, eps = best[variant]
                 chance = scores(control_solver.fit(*eps), control[test], [variant])[variant]

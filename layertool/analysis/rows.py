@@ -162,14 +162,45 @@ def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
     return values[codes]
 
 
-def with_labels(store: FeatureStore, unit: str, rows: Rows, minimum: int = 1) -> Rows:
+def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where: Sequence[Condition] = ()) -> Rows:
+    """The rows of ``select`` whose label code is one of ``tier``.
+
+    Rows of the tier itself have it; a frame has that of the segment at its centre, for which the store needs the
+    unit ``tier`` beside its frames (frames in no segment are left out). UsageError for other units.
+    """
+    rows = select(store, unit, layer, where)
+    if unit == tier:
+        return rows
+    if unit != "frame" or tier not in store.units:
+        raise UsageError(
+            f"{unit} rows of {store.path} have no {tier} labels: take --unit {tier}, or frames of a store that has "
+            f"both units (extract with --units frame,{tier})"
+        )
+    segments = store.row_table(tier)
+    # (utterance, time) as one number, so that all utterances are looked up at once
+    span = 2 * int(max(segments["end"].max(initial=0), rows.table["end"].max())) + 2
+    begins = segments["utterance"].astype(np.int64) * span + 2 * segments["start"]
+    order = np.argsort(begins, kind="stable")
+    segments, begins = segments[order], begins[order]
+    centres = rows.table["start"] + rows.table["end"]  # doubled, to stay whole
+    place = np.searchsorted(begins, rows.table["utterance"].astype(np.int64) * span + centres, side="right") - 1
+    found = segments[np.maximum(place, 0)]
+    inside = (place >= 0) & (found["utterance"] == rows.table["utterance"]) & (2 * found["end"] > centres)
+    table = rows.table.copy()
+    table["label"] = np.where(inside, found["label"], NO_LABEL)
+    if not inside.any():
+        raise UsageError(f"{store.path}: no frame lies in a {tier} segment")
+    return Rows(rows.index, table, rows.notes).of(inside)
+
+
+def with_labels(store: FeatureStore, tier: str, rows: Rows, minimum: int = 1) -> Rows:
     """The rows that have a label of speech, of which there are at least ``minimum`` rows.
 
-    Raises UsageError for a unit without labels, or when nothing is left.
+    Raises UsageError for a tier without labels, or when nothing is left.
     """
-    if unit not in store.labels:
-        raise UsageError(f"rows of unit {unit} have no labels in {store.path}: phone and word rows have")
-    names = np.array([*store.labels[unit], ""], dtype=object)
+    if tier not in store.labels:
+        raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
+    names = np.array([*store.labels[tier], ""], dtype=object)
     is_speech = np.array([name not in NO_SPEECH for name in names[:-1]] + [False])
     rows = rows.of(is_speech[rows.table["label"]])
     counts = np.bincount(rows.table["label"], minlength=len(names))
@@ -178,11 +209,12 @@ def with_labels(store: FeatureStore, unit: str, rows: Rows, minimum: int = 1) ->
     if len(rare):
         shown = ", ".join(names[rare][:5]) + (", …" if len(rare) > 5 else "")
         times = "once" if minimum == 2 else f"fewer than {minimum} times"
-        note = f"left out: {len(rare)} {unit} labels that occur {times} ({shown})"
+        which = f"a {tier} label that occurs" if len(rare) == 1 else f"{len(rare)} {tier} labels that occur"
+        note = f"left out: {which} {times} ({shown})"
         rows = rows.of(~np.isin(rows.table["label"], rare), note)
     if len(np.unique(rows.table["label"])) < 2:
         raise UsageError(
-            f"{store.path}: fewer than two {unit} labels occur {'twice or more' if minimum == 2 else 'in the rows'}: "
+            f"{store.path}: fewer than two {tier} labels occur {'twice or more' if minimum == 2 else 'in the rows'}: "
             "take more rows (--where), or a larger corpus"
         )
     return rows

@@ -23,6 +23,7 @@ class Procrustes:
     """Orthogonal Procrustes distance from products of centred views: a measure for ``matrix.fill``."""
 
     needs_control = True
+    needs_norms = True
 
     def check(self, n: int) -> None:
         """Raise UsageError for too few rows."""

@@ -368,7 +368,7 @@ def _deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bo
 
         if x != "layer":
             figures.series(table, plot, x, ylabel)
-        elif figures.is_matrix(table):
+        elif results.is_matrix(table):
             figures.heatmaps(table, plot, ylabel)
         else:
             figures.layer_curves(table, plot, ylabel)

@@ -124,7 +124,7 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
 
 def scores(rows) -> None:
     """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
-    from layertool.figures import is_matrix
+    from layertool.results import is_matrix
 
     for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
         if is_matrix(part):
@@ -155,7 +155,8 @@ def _curves(title: str, rows) -> None:
         lines.append(line)
     if len(columns) > 1:
         lines.append(["chance (highest)", *(_number(part["chance"].max()) for _, part in columns)])
-    table(title, headers, lines)
+    click.echo(title)
+    table(None, headers, lines)
     click.echo(f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}\n")
 
 
@@ -182,7 +183,8 @@ def _matrices(analysis: str, unit: str, rows) -> None:
                 click.echo(f"{title}: {mine['layer'].nunique()} x {len(across)} layers; see them with --plot or -o")
             else:
                 lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("layer", sort=False)]
-                table(title, ["layer", *across], lines)
+                click.echo(title)
+                table(None, ["layer", *across], lines)
             half = ((mine["ci_high"] - mine["ci_low"]) / 2).max()
             spread = "" if half != half else f"; intervals of ±{half:.3f} or less"
             click.echo(f"  {variant}; {_rows_counted(mine)}{spread}; chance up to {_number(mine['chance'].max())}\n")

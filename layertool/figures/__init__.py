@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from layertool.errors import UsageError
 from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series, plt
-from layertool.figures.table import is_matrix
 from layertool.files import whole_file
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "draw_layer_curves",
     "draw_series",
     "heatmaps",
-    "is_matrix",
     "layer_curves",
     "series",
 ]

@@ -20,7 +20,6 @@ from layertool.figures.table import (
     PANEL,
     curve_names,
     depth,
-    is_matrix,
     layer_order,
     only_once,
     split,
@@ -28,6 +27,7 @@ from layertool.figures.table import (
     tidy,
     titles,
 )
+from layertool.results import is_matrix
 
 matplotlib.use("Agg")  # files only; must come before pyplot
 

@@ -17,16 +17,6 @@ REQUIRED = [*PANEL, "model", "layer", "layer_index", "value"]
 _LAYER = re.compile(r"(C|T|D)(\d+)|final")
 
 
-def is_matrix(rows: pd.DataFrame) -> bool:
-    """Whether rows hold a layer by layer table: several targets of one layer are themselves layers."""
-    names = set(rows["layer"].astype(str))
-    targets = rows["target"].astype(str)
-    layer = targets.str.rpartition(":")[2]
-    rows = rows[[t in names or _LAYER.fullmatch(t) is not None for t in layer]]
-    keys = [k for k in [*STORE, "analysis", "variant", "unit", "layer"] if k in rows]
-    return bool((rows.groupby(keys, dropna=False)["target"].nunique() > 1).any())
-
-
 def tidy(rows: pd.DataFrame) -> pd.DataFrame:
     """A copy with every column, "" for missing text, floats for numbers, and ``curve``: a name for each row's store."""
     if missing := [column for column in REQUIRED if column not in rows]:

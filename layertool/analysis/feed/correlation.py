@@ -140,9 +140,10 @@ class Problems:
         """Raises UsageError when the rows do not suffice."""
         if isinstance(self.target, LayerTarget):
             return self._with_layer(layer, self.target)
-        if "labelled" not in self._rows:
-            self._rows["labelled"] = self._labelled(layer, self.target)
-        rows, codes, table, dealt, control, chance = self._rows["labelled"]
+        key = self.store.table_of(self.unit, layer)
+        if key not in self._rows:
+            self._rows[key] = self._labelled(layer, self.target)
+        rows, codes, table, dealt, control, chance = self._rows[key]
         x = LayerView(self.store, self.unit, layer, rows.index)
         return Problem(x, TableView(codes, table), control, dealt, chance)
 
@@ -171,10 +172,11 @@ class Problems:
         )  # fmt: skip
 
     def _labelled(self, layer: str, target: LabelTarget | EmbeddingTarget) -> tuple:
-        rows = row_rules.select(self.store, self.unit, layer, self.options.where)
+        tier = target.tier if isinstance(target, LabelTarget) else "word"
+        rows = row_rules.labelled(self.store, self.unit, layer, tier, self.options.where)
         minimum = 2 if isinstance(target, LabelTarget) else 1
-        rows = row_rules.with_labels(self.store, self.unit, rows, minimum)
-        names = np.array(self.store.labels[self.unit], dtype=object)
+        rows = row_rules.with_labels(self.store, tier, rows, minimum)
+        names = np.array(self.store.labels[tier], dtype=object)
         random = np.random.default_rng([self.seed, 1])
         if isinstance(target, LabelTarget):
             if self.options.folds == "type-disjoint":
@@ -182,7 +184,7 @@ class Problems:
                     "type-disjoint folds hide the very labels that one-hot targets consist of: take them with "
                     "--with embedding:FILE, or other --folds"
                 )
-            rows = row_rules.draw(rows, self._sampling(self.unit), self.seed)
+            rows = row_rules.draw(rows, self._sampling(tier), self.seed)
             kept, codes = np.unique(rows.table["label"], return_inverse=True)
             table = np.eye(len(kept))
             control, chance = TableView(random.permutation(codes), table), "labels permuted"
@@ -278,7 +280,7 @@ def cca_rows(
     say = said_once(say)
     usual = target.tier if isinstance(target, LabelTarget) else USUAL_UNIT[type(target)]
     unit = unit_of(store, unit, usual)
-    if not isinstance(target, LayerTarget) and unit != usual:
+    if isinstance(target, EmbeddingTarget) and unit != usual:
         raise UsageError(f"{target.name} belongs to {usual} rows: leave out --unit {unit}")
     asked = layers_of(store, unit, layers)
     if isinstance(target, LayerTarget):

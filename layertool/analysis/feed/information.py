@@ -17,7 +17,6 @@ from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
 from layertool.results import Result
 from layertool.store import FeatureStore
-from layertool.store.layout import NO_LABEL
 
 ROWS_PER_CLUSTER = 5  # at least, where the number of clusters is not asked for
 
@@ -85,40 +84,42 @@ def mi_rows(
     options.check()
     say = said_once(say)
     unit = unit_of(store, unit, labels if labels in ("phone", "word") else "utterance")
-    if labels in ("phone", "word") and unit != labels:
-        raise UsageError(f"{labels} labels belong to {labels} rows: leave out --unit {unit}")
     asked = layers_of(store, unit, layers)
     fit_store = options.fit_store or store
     _check_fit_store(store, fit_store, unit, asked)
     scores: dict[str, list[mi.Score]] = {layer: [] for layer in asked}
     done, total = 0, options.repeats * len(asked)
-    n_clusters = 0
+    n_clusters: dict[str, int] = {}
     for repeat in range(options.repeats):
         seed = options.seed + repeat
-        fit, scored = _sets(store, fit_store, unit, labels, options, seed)
-        n_clusters = _n_clusters(options, unit, len(fit.rows), say)
-        for note in scored.rows.notes:
-            say(note)
+        sets: dict[str, tuple[Labelled, Labelled]] = {}
         for layer in asked:
             if progress:
                 progress(done, total)
-            batch = options.batch_size or (mi.WORD_BATCH_SIZE if unit == "word" else mi.PHONE_BATCH_SIZE)
+            table = store.table_of(unit, layer)  # frames of another rate are other rows
+            if table not in sets:
+                sets[table] = _sets(store, fit_store, unit, layer, labels, options, seed)
+            fit, scored = sets[table]
+            for note in scored.rows.notes:
+                say(note)
+            n_clusters[layer] = _n_clusters(options, labels, len(fit.rows), say)
+            batch = options.batch_size or (mi.WORD_BATCH_SIZE if labels == "word" else mi.PHONE_BATCH_SIZE)
             features = LayerView(fit_store, unit, layer, fit.rows.index).read()
-            clusters = mi.fit_clusters(features, n_clusters, batch, seed=seed)
+            clusters = mi.fit_clusters(features, n_clusters[layer], batch, seed=seed)
             del features
             assigned = [clusters.assign(block) for block in LayerView(store, unit, layer, scored.rows.index).blocks()]
             scores[layer].append(mi.score(np.concatenate(assigned), scored.codes, seed=seed))
             done += 1
     if progress:
         progress(1, 1)
-    how = joined([
-        f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
-        f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
-        "published sampling" if options.published_sampling else "all rows",
-        f"where {' and '.join(map(str, options.where))}" if options.where else "",
-    ])  # fmt: skip
     out = []
     for layer, parts in scores.items():
+        how = joined([
+            f"k-means, {n_clusters[layer]} clusters, fitted on {_fitted_on(store, options)}",
+            f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
+            "published sampling" if options.published_sampling else "all rows",
+            f"where {' and '.join(map(str, options.where))}" if options.where else "",
+        ])  # fmt: skip
         for name, value_of, chance_of in METRICS.values():
             values = np.array([value_of(part) for part in parts])
             reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None  # fmt: skip
@@ -155,12 +156,13 @@ def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: 
 
 
 def _sets(
-    store: FeatureStore, fit_store: FeatureStore, unit: str, labels: str, options: Options, seed: int
+    store: FeatureStore, fit_store: FeatureStore, unit: str, layer: str, labels: str, options: Options, seed: int
 ) -> tuple[Labelled, Labelled]:
     """The rows that clusters are fitted on, and those that they are scored on."""
-    scored = row_rules.select(store, unit, None, options.where)
+    is_tier = labels in ("phone", "word")
+    scored = _rows(store, unit, layer, labels, options.where)
     if options.fit_store is not None or options.fit_where:
-        fit = row_rules.select(fit_store, unit, None, options.fit_where)
+        fit = _rows(fit_store, unit, layer, labels, options.fit_where)
         if fit_store is store:
             both = np.isin(scored.table["utterance"], fit.table["utterance"])
             if both.all():
@@ -171,33 +173,36 @@ def _sets(
             note = f"left out: {int(both.sum())} {unit} rows of utterances that the clusters are fitted on"
             scored = scored.of(~both, note if both.any() else "")
     else:
-        names = scored.table["label"] if unit in store.labels else None
-        half = folds.disjoint(scored.table["utterance"], names, 2, seed, "utterances")
+        half = folds.disjoint(scored.table["utterance"], scored.table["label"], 2, seed, "utterances")
         fit, scored = scored.of(half == 0), scored.of(half == 1)
-    if unit in store.labels and labels == unit:
-        fit, scored = row_rules.with_labels(fit_store, unit, fit), row_rules.with_labels(store, unit, scored)
-        if options.published_sampling:
-            fit = row_rules.draw(fit, row_rules.PUBLISHED_FIT[unit], seed)
-            # the same labels by name: another corpus has codes of its own
-            fitted = {fit_store.labels[unit][code] for code in np.unique(fit.table["label"])}
-            known = [code for code, name in enumerate(store.labels[unit]) if name in fitted]
-            scored = scored.of(np.isin(scored.table["label"], known))
-            scored = row_rules.draw(scored, row_rules.Sampling(per_label=row_rules.PUBLISHED[unit].per_label), seed)
-        values = scored.table["label"]
-    else:
+    if not is_tier:
         values = row_rules.column(store, unit, scored, labels)
         if values.dtype == object:
             present = np.array([value is not None and value == value for value in values])
             scored, values = scored.of(present), values[present].astype(str)
-    if not len(scored) or (values == NO_LABEL).all():
-        raise UsageError(f"{store.path}: no {unit} row with a label of {labels} is left to be scored")
-    return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(values, return_inverse=True)[1])
+        if not len(scored):
+            raise UsageError(f"{store.path}: no {unit} row that is scored has a value of {labels}")
+        return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(values, return_inverse=True)[1])
+    if options.published_sampling:
+        fit = row_rules.draw(fit, row_rules.PUBLISHED_FIT[labels], seed)
+        # the same labels by name: another corpus has codes of its own
+        fitted = {fit_store.labels[labels][code] for code in np.unique(fit.table["label"])}
+        known = [code for code, name in enumerate(store.labels[labels]) if name in fitted]
+        scored = scored.of(np.isin(scored.table["label"], known))
+        scored = row_rules.draw(scored, row_rules.Sampling(per_label=row_rules.PUBLISHED[labels].per_label), seed)
+    return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(scored.table["label"], return_inverse=True)[1])
 
 
-def _n_clusters(options: Options, unit: str, n_rows: int, say: Say) -> int:
+def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:
+    if labels not in ("phone", "word"):
+        return row_rules.select(store, unit, layer, where)
+    return row_rules.with_labels(store, labels, row_rules.labelled(store, unit, layer, labels, where))
+
+
+def _n_clusters(options: Options, labels: str, n_rows: int, say: Say) -> int:
     if options.n_clusters is not None:
         return options.n_clusters
-    usual = mi.WORD_CLUSTERS if unit == "word" else mi.PHONE_CLUSTERS
+    usual = mi.WORD_CLUSTERS if labels == "word" else mi.PHONE_CLUSTERS
     most = max(2, n_rows // ROWS_PER_CLUSTER)
     if most < usual:
         say(
