@@ -87,7 +87,9 @@ def test_groups_are_dealt_anew_for_each_seed_only():
 
 
 def test_too_few_groups():
-    with pytest.raises(UsageError, match="7 speakers cannot be dealt into 10 folds: type --n-folds 7 or fewer, or other"):
+    with pytest.raises(
+        UsageError, match="7 speakers cannot be dealt into 10 folds: type --n-folds 7 or fewer, or other"
+    ):
         folds.disjoint(np.arange(70) % 7, None, 10, 0, "speakers")
     with pytest.raises(UsageError, match="2 speakers cannot be dealt into 10 folds: type --n-folds 3, take more data"):
         folds.disjoint(np.arange(70) % 2, None, 10, 0, "speakers")
@@ -96,7 +98,9 @@ def test_too_few_groups():
 
 
 def test_only_rare_labels():
-    with pytest.raises(UsageError, match=r"no label occurs as often as there are folds \(10\): type a smaller --n-folds"):
+    with pytest.raises(
+        UsageError, match=r"no label occurs as often as there are folds \(10\): type a smaller --n-folds"
+    ):
         folds.disjoint(np.arange(40), np.arange(40) // 2, 10, 0, "utterances")
 
 

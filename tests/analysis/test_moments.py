@@ -44,9 +44,7 @@ def exact(view):
 def covariances(x, y):
     """Row by row."""
     x, y = x - x.mean(0), y - y.mean(0)
-    return [
-        sum(np.outer(a, b) for a, b in zip(u, v, strict=True)) / (len(x) - 1) for u, v in ((x, x), (y, y), (x, y))
-    ]
+    return [sum(np.outer(a, b) for a, b in zip(u, v, strict=True)) / (len(x) - 1) for u, v in ((x, x), (y, y), (x, y))]
 
 
 def close(found, expected, tolerance=1e-12):
@@ -257,9 +255,7 @@ def test_torch_sums_are_the_same(both):
             assert isinstance(b.xx, torch.Tensor)
             for name in (*PARTS, "origin_x", "origin_y"):
                 close(getattr(b, name), getattr(a, name))
-            for found, expected in zip(
-                (*b.covariances(), *b.means()), (*a.covariances(), *a.means()), strict=True
-            ):
+            for found, expected in zip((*b.covariances(), *b.means()), (*a.covariances(), *a.means()), strict=True):
                 close(found, expected)
 
 
@@ -325,9 +321,7 @@ def test_torch_matrices_are_the_same(measure):
         return cut(layers[side][layer], 64)
 
     groups = dealt(len(x))
-    here, there = (
-        matrix.fill(blocks_of, [0, 1], [0, 1], measure, groups, device=device) for device in ("cpu", TORCH)
-    )
+    here, there = (matrix.fill(blocks_of, [0, 1], [0, 1], measure, groups, device=device) for device in ("cpu", TORCH))
     for name in ("value", "low", "high", "chance"):
         assert np.isfinite(getattr(here, name)).all()
         close(getattr(there, name), getattr(here, name))

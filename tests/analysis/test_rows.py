@@ -152,7 +152,10 @@ def test_conditions_on_the_labels_of_segments(store, unit):
     for where, meets in (
         ([f"label={first}"], table.label == first),
         ([f"label!={first}"], table.label != first),
-        ([f"label={first}", f"label={second}", "speaker=s1"], table.label.isin([first, second]) & (table.speaker == "s1")),
+        (
+            [f"label={first}", f"label={second}", "speaker=s1"],
+            table.label.isin([first, second]) & (table.speaker == "s1"),
+        ),
     ):
         np.testing.assert_array_equal(chosen(store, unit, *where).index, np.flatnonzero(meets))
 
@@ -185,7 +188,9 @@ def test_what_is_neither_true_nor_false(store, masked, text):
 
 
 def test_true_and_false_in_a_column_with_gaps(corpus, tmp_path):
-    corpus = layertool.Corpus(corpus.utterances.assign(heard=[True, None, False, True, None, False, False]), corpus.segments)
+    corpus = layertool.Corpus(
+        corpus.utterances.assign(heard=[True, None, False, True, None, False, False]), corpus.segments
+    )
     store = layertool.extract("mel", corpus, tmp_path / "store", "utterance")
     for text, expected in (("true", [0, 3]), ("false", [2, 5, 6]), ("", [1, 4])):
         np.testing.assert_array_equal(chosen(store, "utterance", f"heard={text}").index, expected)
@@ -329,7 +334,9 @@ def test_a_drawn_number_of_rows_of_each_label():
     numbers = np.array(list(counts(found).values()))
     assert np.bincount(numbers, minlength=9)[5:] == pytest.approx(np.full(4, 100), abs=40)
     assert set(numbers) == {5, 6, 7, 8}  # both ends can be drawn
-    assert (rows.draw(labelled(np.repeat([0, 1], [3, 50])), Sampling(per_label=(5, 8)), 0).table["label"] == 0).sum() == 3
+    assert (
+        rows.draw(labelled(np.repeat([0, 1], [3, 50])), Sampling(per_label=(5, 8)), 0).table["label"] == 0
+    ).sum() == 3
 
 
 def test_the_most_frequent_labels(many):

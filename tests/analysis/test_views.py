@@ -110,7 +110,9 @@ def test_blocks_are_of_8192_rows(mel):
     assert lengths == [8192, 8192, len(index) - 2 * 8192]
     np.testing.assert_array_equal(view.read(), whole[index])
     codes = np.arange(len(index)) % 5
-    assert [len(block) for block in TableView(codes, np.eye(5)).blocks()] == lengths  # so that they can be read together
+    assert [
+        len(block) for block in TableView(codes, np.eye(5)).blocks()
+    ] == lengths  # so that they can be read together
 
 
 def test_blocks_can_be_read_again(mel):
