@@ -227,7 +227,7 @@ class Solver:
         if key not in self._whiteners:
             self._whiteners[key] = Whitener.of(covariance, eps, self.share)
         rank = len(self._whiteners[key].eigenvalues)
-        if self.share is not None and self.moments.n <= rank:
+        if self.share is not None and self.moments.n - 1 <= rank:  # centred rows have n - 1 dimensions
             raise _too_few(self.moments.n, rank)
         return key, self._whiteners[key]
 
@@ -333,7 +333,10 @@ class InSampleCCA:
         covariance = view.product / (view.n - 1)
         if view.n <= len(covariance):
             raise UsageError(f"{name}: {_too_few(view.n, len(covariance))}")
-        whitener = Whitener.of(covariance, self.eps)
+        try:
+            whitener = Whitener.of(covariance, self.eps)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
         white = whitener.matrix(self.eps)
         values = to_numpy(whitener.eigenvalues)
         return Side(white, values / (values + self.eps), white @ covariance if self.variant == "pwcca" else white)

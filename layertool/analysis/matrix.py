@@ -221,12 +221,13 @@ def compare_in_memory(
     """
     views = [("x", layer) for layer in layers_x]
     others = views if layers_y is None else [("y", layer) for layer in layers_y]
-    n_groups = int(groups.max()) + 1 if groups is not None and len(groups) else 0
+    present = np.unique(groups) if groups is not None else np.zeros(0, np.int64)
+    turns = [-1, *(present.tolist() if len(present) > 1 else [])]  # -1: all rows
     out = Matrix.empty(len(views), len(others))
     pairs = [(i, j) for i in range(len(views)) for j in range(len(others)) if layers_y is not None or j >= i]
     cells: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
     levels: dict[tuple[int, int], float] = {}
-    for turn in range(-1, n_groups):  # -1: all rows
+    for done, turn in enumerate(turns, start=1):
         kept = np.ones(0, bool) if groups is None else groups != turn
         embedded = {}
         for view in dict.fromkeys(views + others):
@@ -237,7 +238,7 @@ def compare_in_memory(
             if turn < 0:
                 levels[i, j] = chance(embedded[views[i]], embedded[others[j]])
         if progress:
-            progress(turn + 2, n_groups + 1)
+            progress(done, len(turns))
     for (i, j), (whole, *rest) in cells.items():
         out.put(i, j, whole, rest, levels[i, j])
         if layers_y is None:

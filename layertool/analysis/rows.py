@@ -38,7 +38,8 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
         column, equals, value = text.partition("=")
         if not equals or not column.strip("! "):
             raise UsageError(f"'{text}' is no condition: type --where COLUMN=VALUE or COLUMN!=VALUE")
-        alternatives.setdefault((column.rstrip("! ").strip(), column.endswith("!")), []).append(value.strip())
+        negated = column.rstrip().endswith("!")
+        alternatives.setdefault((column.rstrip("! ").strip(), negated), []).append(value.strip())
     return [Condition(column, tuple(values), negated) for (column, negated), values in alternatives.items()]
 
 
@@ -145,15 +146,21 @@ def _equal(values: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
         if text == "":
             out |= pd.isna(values)
         elif values.dtype == bool:
-            out |= values == (text.lower() in ("true", "yes", "1"))
+            out |= np.array([_is(value, text) for value in values], bool)
         elif values.dtype.kind in "iuf":
             try:
                 out |= values == float(text)
             except ValueError:
                 continue  # a text is no number: no row has it, which `select` says
         else:
-            out |= np.array([not pd.isna(value) and str(value) == text for value in values], bool)
+            out |= np.array([not pd.isna(value) and _is(value, text) for value in values], bool)
     return out
+
+
+def _is(value, text: str) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return text.lower() in (("true", "yes", "1") if value else ("false", "no", "0"))
+    return str(value) == text
 
 
 def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
@@ -241,7 +248,7 @@ def draw(rows: Rows, sampling: Sampling, seed: int, labels_like: Rows | None = N
         codes = np.unique(rows.table["utterance"])
         if len(codes) > sampling.utterances:
             # a ranking of all utterances: a row more or less at another frame rate does not change who is drawn
-            rank = random.permutation(int(codes.max()) + 1)[codes]
+            rank = random.random(int(codes.max()) + 1)[codes]
             drawn = codes[np.argsort(rank)[: sampling.utterances]]
             note = f"{sampling.utterances} of {len(codes)} utterances were drawn"
             rows = rows.of(np.isin(rows.table["utterance"], drawn), note)

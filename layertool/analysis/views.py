@@ -10,8 +10,10 @@ import numpy as np
 
 from layertool.analysis.rows import Rows
 from layertool.errors import UsageError
+from layertool.geometry import MODEL_HOP
 from layertool.store import FeatureStore
 
+_KEYS = ("utterance", "start", "end", "label")  # what tells rows apart; whether a frame is masked does not
 BLOCK_ROWS = 8192  # of every block but the last
 
 
@@ -98,7 +100,7 @@ def pair(x: Rows, y: Rows, unit: str, names: tuple[str, str]) -> tuple[Rows, Row
     of its hop, so that 20 ms frames meet every other frame of a 10 ms filterbank without an offset (spec
     3.5). Other rows are the same stretch of speech with the same label; a row that one side lacks is left out.
     """
-    if len(x) == len(y) and (x.table == y.table).all():
+    if len(x) == len(y) and all((x.table[column] == y.table[column]).all() for column in _KEYS):
         return x, y
     if unit == "frame":
         if _hop(x) < _hop(y):
@@ -106,7 +108,7 @@ def pair(x: Rows, y: Rows, unit: str, names: tuple[str, str]) -> tuple[Rows, Row
         else:
             first, second = _nearest(x, y)
     else:
-        keys = [np.stack([r.table[c] for c in ("utterance", "start", "end", "label")], 1) for r in (x, y)]
+        keys = [np.stack([r.table[c] for c in _KEYS], 1) for r in (x, y)]
         _, codes = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
         if len(np.unique(codes[: len(x)])) < len(x) or len(np.unique(codes[len(x) :])) < len(y):
             raise UsageError(f"{names[0]} and {names[1]} hold other rows, and some of them twice: extract both again")
@@ -120,11 +122,11 @@ def pair(x: Rows, y: Rows, unit: str, names: tuple[str, str]) -> tuple[Rows, Row
     return x.of(first, note if unit != "frame" else ""), y.of(second)
 
 
-def _hop(rows: Rows) -> int:
-    """Distance of neighbouring frames in samples."""
+def _hop(rows: Rows) -> float:
+    """Distance of neighbouring frames in samples; infinite where no two are left of one utterance."""
     table = rows.table
     steps = np.diff(table["start"])[np.diff(table["utterance"]) == 0]
-    return int(steps.min()) if len(steps) else 1
+    return float(steps.min()) if len(steps) else np.inf
 
 
 def _nearest(slow: Rows, fast: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +139,8 @@ def _nearest(slow: Rows, fast: Rows) -> tuple[np.ndarray, np.ndarray]:
     left = np.maximum(right - 1, 0)
     nearest = np.where(np.abs(keys[1][left] - keys[0]) <= np.abs(keys[1][right] - keys[0]), left, right)
     # keys are twice the centres: within half a hop of the faster frames is within one hop here
-    close = np.abs(keys[1][nearest] - keys[0]) <= _hop(fast)
+    hop = _hop(fast)
+    close = np.abs(keys[1][nearest] - keys[0]) <= (hop if np.isfinite(hop) else MODEL_HOP)
     close &= slow.table["utterance"] == fast.table["utterance"][nearest]
     first, where = np.unique(nearest[close], return_index=True)
     return np.flatnonzero(close)[where], first

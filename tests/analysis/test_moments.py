@@ -171,7 +171,7 @@ def test_narrow_numbers_are_added_up_in_float64(dtype):
 
 def test_views_of_other_numbers_of_blocks_are_refused():
     x, y, control = views()
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         FoldMoments(dealt(len(x)), N_FOLDS).of(cut(x, 64), cut(y, 64)[:-1], cut(control, 64))
 
 

@@ -96,7 +96,7 @@ def plain_held_out(x, y, control, dealt, variant, grid, n_trials=3, seed=0, shar
     for dev, test in protocols.trials(dealt.max() + 1, n_trials, seed):
         train = (dealt != dev) & (dealt != test)
 
-        def directions(other, eps, train=train):
+        def directions(other, eps, train=train, dev=dev, test=test):
             a, b = plain_fit(x[train], other[train], *eps, share)
             if variant != "legacy":
                 return a, b
