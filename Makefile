@@ -24,6 +24,7 @@ lint: $(VENV)/test.installed
 
 bench: $(VENV)/test.installed
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/correlation.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

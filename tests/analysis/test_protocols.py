@@ -170,8 +170,11 @@ def test_held_out_is_the_slow_route(data, variant):
     dealt = equally(len(x))
     expected = plain_held_out(x, y, control, dealt, variant, EPS_GRID, seed=5, share=0.8)
     found = held_out(*parts_of(x, y, control, dealt), (variant,), EPS_GRID, seed=5, share=0.8)[variant]
-    assert found.trials == pytest.approx([value for value, _, _ in expected], abs=1e-10)
-    assert found.chance_trials == pytest.approx([level for _, level, _ in expected], abs=1e-10)
+    # a fold of `few` has hardly more rows than there are directions: the products of its variates are nearly
+    # singular, and orthonormalising from products keeps half of the digits there that QR of the rows keeps
+    within = 1e-7 if data == "few" else 1e-10
+    assert found.trials == pytest.approx([value for value, _, _ in expected], abs=within)
+    assert found.chance_trials == pytest.approx([level for _, level, _ in expected], abs=within)
     assert found.value == pytest.approx(np.mean(found.trials), abs=1e-14)
     assert found.chance == pytest.approx(np.mean(found.chance_trials), abs=1e-14)
     if data in ("uneven", "noisy"):  # elsewhere the scores of neighbours on the grid are nearly the same
