@@ -203,7 +203,7 @@ class Solver:
     def __init__(self, moments: Moments, share: float | None = None, like: Solver | None = None):
         widest = max(len(moments.sum_x), len(moments.sum_y))
         if moments.n <= (2 if share is not None else widest):
-            raise _too_few(moments.n, widest)
+            raise _too_few(moments.n, widest, ", or reduce the views first (SVCCA: --variant svcca --share 0.9)")
         self.moments, self.share = moments, share
         self._covariance = dict(zip("xy", moments.covariances(), strict=False))
         self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
@@ -232,10 +232,10 @@ class Solver:
         return key, self._whiteners[key]
 
 
-def _too_few(n: int, widest: int) -> UsageError:
+def _too_few(n: int, widest: int, otherwise: str = "") -> UsageError:
     return UsageError(
         f"{n} rows of {widest} dimensions: canonical correlation needs more rows than dimensions "
-        "(it would be 1 for any data); take more rows, or reduce the views first (SVCCA: --variant svcca --share 0.9)"
+        f"(it would be 1 for any data); take more rows{otherwise}"
     )
 
 

@@ -21,6 +21,7 @@ MATRIX_BYTES = 2**31  # of products that are held at once
 
 Layer = Hashable
 View = tuple[str, Layer]  # side ("x", "y", or "control": y without its relation to x) and layer
+Name = Callable[[View], str]
 BlocksOf = Callable[[str, Any], Iterable[np.ndarray]]
 Progress = Callable[[float, float], object]
 
@@ -72,6 +73,11 @@ class Matrix:
             part[j, i] = part[i, j]
 
 
+def view_name(view: View) -> str:
+    """What errors call a view, unless the caller knows better."""
+    return f"layer {view[1]} of side {view[0]}"
+
+
 def fill(
     blocks_of: BlocksOf,
     layers_x: Sequence[Any],
@@ -80,6 +86,7 @@ def fill(
     groups: np.ndarray | None = None,
     max_bytes: int = MATRIX_BYTES,
     device: str = "cpu",
+    name_of: Name = view_name,
     progress: Progress | None = None,
 ) -> Matrix:
     """A measure of every layer of one side with every layer of another: (len(layers_x), len(layers_y)).
@@ -97,7 +104,7 @@ def fill(
     ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
     if not xs or not ys:
         raise UsageError("a matrix needs at least one layer on either side")
-    centres = {view: _centre(blocks_of, view, device) for view in dict.fromkeys(xs + ys)}
+    centres = {view: _centre(blocks_of, view, name_of(view), device) for view in dict.fromkeys(xs + ys)}
     first = centres[xs[0]]
     for centre in centres.values():
         if centre.n != first.n:
@@ -112,7 +119,7 @@ def fill(
     own: dict[View, list] = {}
     for view, centre in centres.items():
         cross = Cross(n_groups)
-        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms):
+        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms, name_of):
             cross.add(block, block, bounds)
         own[view] = [measure.own(part, centre.name) for part in _parts(cross, left_out)]
 
@@ -128,7 +135,7 @@ def fill(
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
         if controls:
             needed |= {("control", v[1]): centres[v] for _, v in pairs.values()}
-        for blocks, bounds in _together(blocks_of, needed, groups, n_groups, measure.needs_norms):
+        for blocks, bounds in _together(blocks_of, needed, groups, n_groups, measure.needs_norms, name_of):
             of = dict(zip(needed, blocks, strict=True))
             for key, (u, v) in pairs.items():
                 crosses[key].add(of[u], of[v], bounds)
@@ -151,19 +158,15 @@ def _parts(cross: Cross, left_out: Sequence[int]) -> list[Products]:
     return [cross.whole(), *(cross.without(group) for group in left_out)]
 
 
-def _name(view: View) -> str:
-    return f"layer {view[1]} of side {view[0]}"
-
-
-def _centre(blocks_of: BlocksOf, view: View, device: str) -> Centre:
-    centre = Centre(_name(view), device)
+def _centre(blocks_of: BlocksOf, view: View, name: str, device: str) -> Centre:
+    centre = Centre(name, device)
     for block in blocks_of(*view):
         centre.add(block)
     return centre
 
 
 def _together(
-    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int, with_norms: bool
+    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int, with_norms: bool, name_of: Name
 ) -> Iterator[tuple[list[Block], np.ndarray]]:
     """Centred blocks of several views, read side by side and sorted by group; where each group of a block begins."""
     first = 0
@@ -172,7 +175,7 @@ def _together(
         for view, length in zip(centres, lengths, strict=True):
             if length != lengths[0]:
                 raise UsageError(
-                    f"blocks do not match: {_name(next(iter(centres)))} and {_name(view)} come in blocks of "
+                    f"blocks do not match: {name_of(next(iter(centres)))} and {name_of(view)} come in blocks of "
                     "other lengths; read both in the same order and in equal blocks"
                 )
         mine = groups[first : first + lengths[0]]
@@ -213,6 +216,7 @@ def compare_in_memory(
     embed: Embed,
     chance: Callable[[np.ndarray, np.ndarray], float],
     groups: np.ndarray | None = None,
+    name_of: Name = view_name,
     progress: Progress | None = None,
 ) -> Matrix:
     """The same for measures that are the product of something that each view is turned into by ``embed``.
@@ -232,7 +236,7 @@ def compare_in_memory(
         embedded = {}
         for view in dict.fromkeys(views + others):
             rows = read(*view)
-            embedded[view] = embed(rows if turn < 0 or groups is None else rows[kept], _name(view))
+            embedded[view] = embed(rows if turn < 0 or groups is None else rows[kept], name_of(view))
         for i, j in pairs:
             cells[i, j].append(float(np.vdot(embedded[views[i]], embedded[others[j]])))
             if turn < 0:

@@ -7,7 +7,7 @@ moments are of the same x with a y that has lost its relation to it, and give th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -142,9 +142,17 @@ def _over_trials(values: list[tuple[float, float, tuple[float, float]]]) -> Esti
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """One estimate from those of several independent draws of rows: the mean over all their trials."""
+    """One estimate from those of several independent draws of rows: the mean over all their trials.
+
+    Draws of in-sample scores share most of their rows, so their spread says little: the interval is the mean one.
+    """
     if len(estimates) == 1:
         return estimates[0]
+    ends = [(estimate.low, estimate.high) for estimate in estimates if len(estimate.trials) == 1]
+    if len(ends) == len(estimates) and all(low is not None for low, _ in ends):
+        low, high = np.mean(np.array(ends, np.float64), 0).tolist()
+        whole = _over_trials([(e.value, e.chance, (0.0, 0.0)) for e in estimates])
+        return replace(whole, low=low, high=high, eps=())
     rows = [
         (value, chance, eps)
         for estimate in estimates

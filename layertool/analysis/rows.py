@@ -200,16 +200,21 @@ def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where
     return Rows(rows.index, table, rows.notes).of(inside)
 
 
-def with_labels(store: FeatureStore, tier: str, rows: Rows, minimum: int = 1) -> Rows:
-    """The rows that have a label of speech, of which there are at least ``minimum`` rows.
-
-    Raises UsageError for a tier without labels, or when nothing is left.
-    """
+def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
+    """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is left."""
     if tier not in store.labels:
         raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
-    names = np.array([*store.labels[tier], ""], dtype=object)
-    is_speech = np.array([name not in NO_SPEECH for name in names[:-1]] + [False])
+    is_speech = np.array([name not in NO_SPEECH for name in store.labels[tier]] + [False])  # -1 is the last: no label
     rows = rows.of(is_speech[rows.table["label"]])
+    if not len(rows):
+        raise UsageError(f"{store.path}: no row has a {tier} label other than silence")
+    return rows
+
+
+def with_labels(store: FeatureStore, tier: str, rows: Rows, minimum: int = 1) -> Rows:
+    """The rows of ``of_speech`` whose label has at least ``minimum`` rows. UsageError when fewer than two labels are left."""
+    rows = of_speech(store, tier, rows)
+    names = np.array(store.labels[tier], dtype=object)
     counts = np.bincount(rows.table["label"], minlength=len(names))
     rare = np.flatnonzero((counts > 0) & (counts < minimum))
     note = ""

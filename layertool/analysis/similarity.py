@@ -85,7 +85,7 @@ def rsa_ranks(x: np.ndarray, distance: str = "correlation", name: str = "view x"
         raise UsageError(f"RSA needs at least 3 rows, not {n}: take more rows")
     if n > MAX_RSA_ROWS:
         raise UsageError(
-            f"RSA compares all pairs of rows and takes at most {MAX_RSA_ROWS} of them, not {n}: draw a sample of the rows"
+            f"RSA compares all pairs of rows and takes at most {MAX_RSA_ROWS} of them, not {n}: draw a sample (--max-rows)"
         )
     ranks = stats.rankdata(_dissimilarities(np.asarray(x, np.float64), distance, name))
     ranks -= ranks.mean()

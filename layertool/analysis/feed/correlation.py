@@ -22,6 +22,7 @@ from layertool.analysis.feed.common import (
     silent,
     unit_of,
 )  # fmt: skip
+from layertool.analysis.feed.dealing import deal
 from layertool.analysis.moments import FoldMoments
 from layertool.analysis.rows import Condition, Rows, Sampling
 from layertool.analysis.views import LayerView, TableView, View, pair
@@ -156,14 +157,13 @@ class Problems:
         if key not in self._rows:
             x = row_rules.select(self.store, self.unit, layer, self.options.where)
             if self.unit in self.store.labels and self.options.sampling != row_rules.ALL:
-                x = row_rules.with_labels(self.store, self.unit, x)
+                x = row_rules.of_speech(self.store, self.unit, x)
             x = row_rules.draw(x, self._sampling(self.unit), self.seed)
             y = _in_the_utterances_of(self.store, target.store, row_rules.select(target.store, self.unit, other))
             x, y = pair(x, y, self.unit, (str(self.store.path), target.name))
             for note in x.notes:
                 self.say(note)
-            labels = x.table["label"] if self.unit in self.store.labels else None
-            self._rows[key] = (x, y, self._deal(x, labels))
+            self._rows[key] = (x, y, self._deal(x, x, self.unit if self.unit in self.store.labels else None))
         x, y, dealt = self._rows[key]
         view = LayerView(target.store, self.unit, other, y.index)
         return Problem(
@@ -175,7 +175,7 @@ class Problems:
         tier = target.tier if isinstance(target, LabelTarget) else "word"
         rows = row_rules.labelled(self.store, self.unit, layer, tier, self.options.where)
         minimum = 2 if isinstance(target, LabelTarget) else 1
-        rows = row_rules.with_labels(self.store, tier, rows, minimum)
+        rows = candidates = row_rules.with_labels(self.store, tier, rows, minimum)
         names = np.array(self.store.labels[tier], dtype=object)
         random = np.random.default_rng([self.seed, 1])
         if isinstance(target, LabelTarget):
@@ -202,8 +202,7 @@ class Problems:
             chance = "a random vector for each word"
         for note in rows.notes:
             self.say(note)
-        groups = rows.table["label"] if self.options.folds == "type-disjoint" else None
-        return rows, codes, table, self._deal(rows, rows.table["label"], groups), control, chance
+        return rows, codes, table, self._deal(rows, candidates, tier), control, chance
 
     def _covered(self, rows: Rows, vector_of: np.ndarray, names: np.ndarray, target: EmbeddingTarget) -> Rows:
         """The rows whose word has an embedding; UsageError when these are too few."""
@@ -222,29 +221,9 @@ class Problems:
             )
         return rows.of(has, coverage)
 
-    def _deal(self, rows: Rows, labels: np.ndarray | None, types: np.ndarray | None = None) -> np.ndarray:
-        how, n_folds, seed = self.options.folds, self.options.n_folds, self.seed
-        if how == "random":
-            return folds.random(len(rows), labels, n_folds, seed)
-        if how == "type-disjoint":
-            types = labels if types is None else types
-            if types is None:
-                raise UsageError(f"{self.unit} rows have no labels, so there are no type-disjoint folds: take others")
-            return folds.disjoint(types, None, n_folds, seed, "labels")
-        column, dash, disjoint = how.rpartition("-")
-        if not dash or disjoint != "disjoint":
-            raise UsageError(
-                f"'{how}' are no folds: choose utterance-disjoint, random, type-disjoint, or COLUMN-disjoint, "
-                "e.g. speaker-disjoint"
-            )
-        if column == "utterance":
-            codes, which = np.unique(rows.table["utterance"], return_inverse=True)
-            if labels is not None:
-                return folds.disjoint(which, labels, n_folds, seed, "utterances")
-            lengths = self.store.utterances["n_samples"].to_numpy()[codes]
-            return folds.by_utterance(codes, lengths, n_folds, seed)[which]
-        values = row_rules.column(self.store, self.unit, rows, column).astype(str)
-        return folds.disjoint(values, labels, n_folds, seed, f"values of {column}")
+    def _deal(self, rows: Rows, candidates: Rows, tier: str | None) -> np.ndarray:
+        options = self.options
+        return deal(self.store, self.unit, tier, rows, candidates, options.folds, options.n_folds, self.seed)
 
 
 def _in_the_utterances_of(store: FeatureStore, other: FeatureStore, rows: Rows) -> Rows:

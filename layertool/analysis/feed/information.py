@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from layertool.analysis import folds, mi
+from layertool.analysis import mi
 from layertool.analysis import rows as row_rules
 from layertool.analysis.feed.common import Progress, Say, joined, layers_of, result, said_once, silent, unit_of
+from layertool.analysis.feed.dealing import by_utterance
 from layertool.analysis.protocols import LEVEL
 from layertool.analysis.rows import Condition, Rows
 from layertool.analysis.views import LayerView
@@ -86,7 +87,7 @@ def mi_rows(
     unit = unit_of(store, unit, labels if labels in ("phone", "word") else "utterance")
     asked = layers_of(store, unit, layers)
     fit_store = options.fit_store or store
-    _check_fit_store(store, fit_store, unit, asked)
+    _check_fit_store(store, fit_store, unit, asked, say)
     scores: dict[str, list[mi.Score]] = {layer: [] for layer in asked}
     done, total = 0, options.repeats * len(asked)
     n_clusters: dict[str, int] = {}
@@ -135,7 +136,7 @@ def mi_rows(
     return out
 
 
-def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str]) -> None:
+def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str], say: Say) -> None:
     if fit is store:
         return
     unit_of(fit, unit, unit)
@@ -153,6 +154,9 @@ def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: 
     missing = [layer for layer in layers if layer not in fit.layers_of(unit)]
     if missing:
         raise UsageError(f"{fit.path} has no layer {missing[0]} at unit {unit}: type --layers without it")
+    if (a := fit.configuration.get("mask_seed")) != (b := store.configuration.get("mask_seed")):
+        how = ["without the time mask" if seed is None else f"with the time mask of seed {seed}" for seed in (a, b)]
+        say(f"{fit.path}, for the clusters, was extracted {how[0]}, {store.path} {how[1]}")
 
 
 def _sets(
@@ -163,17 +167,27 @@ def _sets(
     scored = _rows(store, unit, layer, labels, options.where)
     if options.fit_store is not None or options.fit_where:
         fit = _rows(fit_store, unit, layer, labels, options.fit_where)
-        if fit_store is store:
-            both = np.isin(scored.table["utterance"], fit.table["utterance"])
-            if both.all():
-                raise UsageError(
-                    f"{store.path}: every utterance that is scored is also fitted on: say with --where which rows are "
-                    "scored, e.g. --fit-where split=train --where split=dev"
-                )
-            note = f"left out: {int(both.sum())} {unit} rows of utterances that the clusters are fitted on"
-            scored = scored.of(~both, note if both.any() else "")
+        both = np.isin(_speech(store, scored), _speech(fit_store, fit))
+        if both.all():
+            raise UsageError(
+                f"{store.path}: every utterance that is scored is also fitted on: say with --where which rows are "
+                "scored, e.g. --fit-where split=train --where split=dev"
+            )
+        note = f"left out: {int(both.sum())} {unit} rows of utterances that the clusters are fitted on"
+        scored = scored.of(~both, note if both.any() else "")
     else:
-        half = folds.disjoint(scored.table["utterance"], scored.table["label"], 2, seed, "utterances")
+        if len(np.unique(scored.table["utterance"])) < 2:
+            raise UsageError(
+                f"{store.path}: one utterance has no half to fit clusters on: take more of them (--where), or fit on "
+                "others (--fit-on, --fit-where)"
+            )
+        if is_tier and np.bincount(scored.table["label"]).max() < 2:
+            raise UsageError(
+                f"{store.path}: no {labels} occurs twice, so clusters cannot be fitted on one half of the rows"
+            )
+        half = by_utterance(
+            store, unit, labels if is_tier else None if unit == "frame" else unit, scored, scored, 2, seed
+        )
         fit, scored = scored.of(half == 0), scored.of(half == 1)
     if not is_tier:
         values = row_rules.column(store, unit, scored, labels)
@@ -191,6 +205,13 @@ def _sets(
         scored = scored.of(np.isin(scored.table["label"], known))
         scored = row_rules.draw(scored, row_rules.Sampling(per_label=row_rules.PUBLISHED[labels].per_label), seed)
     return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(scored.table["label"], return_inverse=True)[1])
+
+
+def _speech(store: FeatureStore, rows: Rows) -> np.ndarray:
+    """What tells the utterance of each row (n,) from others, in any store: its name and its length."""
+    utterances = store.utterances
+    names = (utterances["utterance"] + "/" + utterances["n_samples"].astype(str)).to_numpy(str)
+    return names[rows.table["utterance"]]
 
 
 def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:

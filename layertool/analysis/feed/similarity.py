@@ -140,7 +140,7 @@ def _views(
         if key not in tables:
             rows = row_rules.select(owner, unit, layer, options.where)
             if unit in owner.labels and options.sampling != row_rules.ALL:
-                rows = row_rules.with_labels(owner, unit, rows)
+                rows = row_rules.of_speech(owner, unit, rows)
             tables[key] = rows
     names = list(tables)
     slowest = min(names, key=lambda key: len(tables[key]))
@@ -183,7 +183,15 @@ def _streamed(views, xs, ys, options: Options, groups: np.ndarray, progress: Pro
             return views["x" if ys is None else "y", layer].rolled().blocks()
         return views[side, layer].blocks()
 
-    return matrix.fill(blocks_of, xs, ys, measures[options.measure], groups, device=options.device, progress=progress)
+    return matrix.fill(blocks_of, xs, ys, measures[options.measure], groups, device=options.device,
+                       name_of=_namer(views), progress=progress)  # fmt: skip
+
+
+def _namer(views) -> matrix.Name:
+    """Layers as a person knows them."""
+    owner = {side: view.store.path for (side, _), view in views.items()}
+    owner["control"] = owner.get("y", owner["x"])
+    return lambda view: f"layer {view[1]} of {owner[view[0]]}"
 
 
 def _in_memory(views, xs, ys, options: Options, groups: np.ndarray, progress: Progress | None) -> matrix.Matrix:
@@ -199,4 +207,6 @@ def _in_memory(views, xs, ys, options: Options, groups: np.ndarray, progress: Pr
         return float(np.trace(x) * np.trace(y)) / (len(x) - 1)
 
     held = {view: layer.read() for view, layer in views.items()}
-    return matrix.compare_in_memory(lambda side, layer: held[side, layer], xs, ys, embed, chance, groups, progress)
+    return matrix.compare_in_memory(
+        lambda side, layer: held[side, layer], xs, ys, embed, chance, groups, _namer(views), progress
+    )

@@ -1,0 +1,66 @@
+"""Which fold each row of a store belongs to: the same for every model and every layer of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layertool.analysis import folds
+from layertool.analysis import rows as row_rules
+from layertool.analysis.rows import Rows
+from layertool.errors import UsageError
+from layertool.store import FeatureStore
+
+
+def deal(
+    store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, how: str, n_folds: int, seed: int
+) -> np.ndarray:
+    """Fold (n,) of each row.
+
+    ``how``: utterance-disjoint, random, type-disjoint, or COLUMN-disjoint; folds are balanced in the labels of
+    ``tier``, where the rows have them. ``candidates``: what the rows were drawn from. Raises UsageError
+    for folds that there are not, and for too few rows, utterances or labels.
+    """
+    labels = rows.table["label"] if tier is not None else None
+    if how == "random":
+        return folds.random(len(rows), labels, n_folds, seed)
+    if how == "type-disjoint":
+        if labels is None:
+            raise UsageError(f"{unit} rows have no labels, so there are no type-disjoint folds: take others")
+        return folds.disjoint(labels, None, n_folds, seed, "labels")
+    column, dash, disjoint = how.rpartition("-")
+    if not dash or disjoint != "disjoint":
+        raise UsageError(
+            f"'{how}' are no folds: choose utterance-disjoint, random, type-disjoint, or COLUMN-disjoint, "
+            "e.g. speaker-disjoint"
+        )
+    if column == "utterance":
+        return by_utterance(store, unit, tier, rows, candidates, n_folds, seed)
+    values = row_rules.column(store, unit, rows, column).astype(str)
+    return folds.disjoint(values, labels, n_folds, seed, f"values of {column}")
+
+
+def by_utterance(
+    store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, n_folds: int, seed: int
+) -> np.ndarray:
+    """Fold (n,) of each row, whole utterances in one fold.
+
+    Frames of 10 and of 20 ms are dealt alike, so that their scores compare: by the lengths of utterances or, where
+    frames are labelled, by the segments that they lie in.
+    """
+    if unit == "frame":
+        codes = np.unique(candidates.table["utterance"])
+        if tier is None:
+            lengths = store.utterances["n_samples"].to_numpy()[codes]
+            dealt = folds.by_utterance(codes, lengths, n_folds, seed)
+        else:
+            segments = store.row_table(tier)
+            segments = segments[np.isin(segments["utterance"], codes)]
+            of_segments = folds.disjoint(segments["utterance"], segments["label"], n_folds, seed, "utterances")
+            first = np.unique(segments["utterance"], return_index=True)[1]
+            dealt = of_segments[first]
+        return dealt[np.searchsorted(codes, rows.table["utterance"])]
+    which = np.unique(rows.table["utterance"], return_inverse=True)
+    if tier is not None:
+        return folds.disjoint(which[1], rows.table["label"], n_folds, seed, "utterances")
+    lengths = store.utterances["n_samples"].to_numpy()[which[0]]
+    return folds.by_utterance(which[0], lengths, n_folds, seed)[which[1]]
