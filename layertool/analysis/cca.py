@@ -208,6 +208,7 @@ class Solver:
         self._covariance = dict(zip("xy", moments.covariances(), strict=False))
         self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
         self._bases: dict[tuple, Bases] = {}
+        self._reduced: dict[tuple, tuple[Array, Array]] = {}
 
     def fit(self, eps_x: float, eps_y: float) -> Fit:
         """Canonical directions with ``eps_x`` and ``eps_y`` added to the scaled covariances."""
@@ -216,9 +217,25 @@ class Solver:
             self._bases[key_x, key_y] = Bases(white_x.eigenvectors.T, white_y.eigenvectors.T)
         bases = self._bases[key_x, key_y]
         scale_x, scale_y = white_x.scales(eps_x), white_y.scales(eps_y)
-        whitened = scale_x[:, None] * bases.of(self.moments).cross * scale_y
-        u, s, vt = array_namespace(whitened).linalg.svd(whitened, full_matrices=False)
+        u, s, vt = self._svd(bases.of(self.moments).cross, scale_x, scale_y, (key_x, key_y, eps_x), (key_x, key_y, eps_y))
         return Fit(u.T * scale_x, vt * scale_y, bases, to_numpy(s))
+
+    def _svd(self, cross: Array, scale_x: Array, scale_y: Array, key_x: tuple, key_y: tuple) -> tuple[Array, ...]:
+        """SVD of the cross-covariance with its rows and columns scaled.
+
+        Where one view is much wider, its scaling is followed by a QR decomposition that all scalings of the other
+        share. Householder QR errs relative to each column, so scaling columns afterwards costs no digits.
+        """
+        xp = array_namespace(cross)
+        n_x, n_y = cross.shape
+        if 2 * min(n_x, n_y) > max(n_x, n_y):
+            return tuple(xp.linalg.svd(scale_x[:, None] * cross * scale_y, full_matrices=False))
+        wide, key = (scale_x[:, None] * cross, ("x", *key_x)) if n_x > n_y else ((cross * scale_y).T, ("y", *key_y))
+        if key not in self._reduced:
+            self._reduced[key] = xp.linalg.qr(wide, mode="reduced")
+        q, r = self._reduced[key]
+        u, s, vt = xp.linalg.svd(r * (scale_y if n_x > n_y else scale_x), full_matrices=False)
+        return (q @ u, s, vt) if n_x > n_y else (vt.T, s, (q @ u).T)
 
     def _whitener(self, side: str, eps: float) -> tuple[tuple, Whitener]:
         covariance = self._covariance[side]
