@@ -217,7 +217,9 @@ class Solver:
             self._bases[key_x, key_y] = Bases(white_x.eigenvectors.T, white_y.eigenvectors.T)
         bases = self._bases[key_x, key_y]
         scale_x, scale_y = white_x.scales(eps_x), white_y.scales(eps_y)
-        u, s, vt = self._svd(bases.of(self.moments).cross, scale_x, scale_y, (key_x, key_y, eps_x), (key_x, key_y, eps_y))
+        u, s, vt = self._svd(
+            bases.of(self.moments).cross, scale_x, scale_y, (key_x, key_y, eps_x), (key_x, key_y, eps_y)
+        )
         return Fit(u.T * scale_x, vt * scale_y, bases, to_numpy(s))
 
     def _svd(self, cross: Array, scale_x: Array, scale_y: Array, key_x: tuple, key_y: tuple) -> tuple[Array, ...]:

@@ -79,10 +79,11 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
     centre_x, centre_y = Centre("view x"), Centre("view y")
     centre_x.add(x)
     centre_y.add(y)
+    centred_x, centred_y = centre_x.relative(), centre_y.relative()
     xx, yy, xy = Cross(), Cross(), Cross()
     for start in range(0, len(x), BLOCK_ROWS):
-        block_x = Block.of(centre_x(x[start : start + BLOCK_ROWS]))
-        block_y = Block.of(centre_y(y[start : start + BLOCK_ROWS]))
+        block_x = Block.of(centred_x(x[start : start + BLOCK_ROWS]))
+        block_y = Block.of(centred_y(y[start : start + BLOCK_ROWS]))
         xx.add(block_x, block_x)
         yy.add(block_y, block_y)
         xy.add(block_x, block_y)
@@ -151,7 +152,7 @@ def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> 
     """
     centre = Centre(name)
     centre.add(x)
-    x = centre(x)
+    x = centre.relative()(x)
     x /= np.abs(x).max(initial=0.0) or 1.0  # the kernel does not depend on the scale: no overflow
     n = len(x)
     square = np.einsum("nd,nd->n", x, x)

@@ -170,6 +170,7 @@ def _together(
 ) -> Iterator[tuple[list[Block], np.ndarray]]:
     """Centred blocks of several views, read side by side and sorted by group; where each group of a block begins."""
     first = 0
+    relative = [centre.relative() for centre in centres.values()]
     for blocks in zip_longest(*(blocks_of(*view) for view in centres)):
         lengths = [-1 if block is None else len(block) for block in blocks]
         for view, length in zip(centres, lengths, strict=True):
@@ -184,8 +185,8 @@ def _together(
         bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
         yield (
             [
-                Block.of(centre(block[order]), with_norms)
-                for centre, block in zip(centres.values(), blocks, strict=True)
+                Block.of(less(np.asarray(block)[order]), with_norms)
+                for less, block in zip(relative, blocks, strict=True)
             ],
             bounds,
         )

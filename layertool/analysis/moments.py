@@ -100,11 +100,20 @@ def on_device(array: np.ndarray, device: str = "cpu") -> Array:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device).double()
 
 
-def relative(block: np.ndarray, origin: Array, device: str = "cpu") -> Array:
-    """Rows less their origin, in float64 and in one pass."""
-    if device == "cpu":
-        return np.subtract(block, origin, dtype=np.float64)
-    return on_device(block, device) - origin
+class Relative:
+    """Rows less their origin (d,), in float64. The memory of each block is that of the one before: use it first."""
+
+    def __init__(self, origin: Array, device: str = "cpu"):
+        self.origin, self.device = origin, device
+        self._rows = np.empty((0, len(origin)))
+
+    def __call__(self, block: np.ndarray) -> Array:
+        """Rows (b, d) where the products are to be computed, valid until the next call."""
+        if self.device != "cpu":
+            return on_device(block, self.device) - self.origin
+        if len(self._rows) < len(block):
+            self._rows = np.empty(block.shape)
+        return np.subtract(block, self.origin, out=self._rows[: len(block)], dtype=np.float64)
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -128,22 +137,21 @@ class FoldMoments:
     ) -> tuple[list[Moments], list[Moments]]:
         """One list of moments for (x, y) and one for (x, control); all three come in blocks of equal lengths."""
         sums: list[list] = []
-        origins: tuple = ()
+        relative: list[Relative] = []
         first = 0
         for views in zip(x, y, control, strict=True):
             folds = self.folds[first : first + len(views[0])]
             first += len(folds)
             order = np.argsort(folds, kind="stable")
-            if not origins:
-                origins = tuple(on_device(view, self.device).mean(0) for view in views)
-            rows = [relative(view[order], origin, self.device) for view, origin in zip(views, origins, strict=True)]
+            relative = relative or [Relative(on_device(view, self.device).mean(0), self.device) for view in views]
+            rows = [less(view[order]) for less, view in zip(relative, views, strict=True)]
             sums = sums or [[0, *_zeros(*rows)] for _ in range(self.n_folds)]
             bounds = np.searchsorted(folds[order], np.arange(self.n_folds + 1))
             for fold in range(self.n_folds):
                 lo, hi = int(bounds[fold]), int(bounds[fold + 1])
                 if hi > lo:
                     _add(sums[fold], *(view[lo:hi] for view in rows))
-        ox, oy, oc = origins
+        ox, oy, oc = (less.origin for less in relative)
         plain = [Moments(n, sx, sy, xx, yy, xy, ox, oy) for n, sx, sy, _, xx, yy, xy, _, _ in sums]
         controls = [Moments(n, sx, sc, xx, cc, xc, ox, oc) for n, sx, _, sc, xx, _, _, cc, xc in sums]
         return plain, controls

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.analysis.moments import Array, on_device, relative
+from layertool.analysis.moments import Array, Relative, on_device
 from layertool.errors import UsageError
 
 
@@ -45,9 +45,9 @@ class Centre:
         self._sum = self._sum + (rows - self._shift).sum(0)
         self.n += len(block)
 
-    def __call__(self, block: np.ndarray) -> Array:
-        """Rows (b, d) in float64, minus the mean of all rows of the first pass."""
-        return relative(np.asarray(block), self._shift + self._sum / self.n, self.device)
+    def relative(self) -> Relative:
+        """What gives rows (b, d) in float64, minus the mean of all rows of the first pass."""
+        return Relative(self._shift + self._sum / self.n, self.device)
 
 
 @dataclass(frozen=True)

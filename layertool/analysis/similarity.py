@@ -98,7 +98,7 @@ def _unit(x: np.ndarray, name: str) -> np.ndarray:
         raise UsageError("Procrustes distance needs at least 2 rows, not 0: take more rows")
     centre = Centre(name)
     centre.add(x)
-    rows = centre(x)
+    rows = centre.relative()(x)
     norm = float(linalg.norm(rows))
     if norm == 0:
         raise UsageError(f"{name}: all its rows are the same, so Procrustes distance is undefined; take more rows")

@@ -55,10 +55,11 @@ def cross_of(x, y, groups, size=40):
     for centre, view in ((centre_x, x), (centre_y, y)):
         for block in np.split(view, cuts):
             centre.add(block)
+    centred_x, centred_y = centre_x.relative(), centre_y.relative()
     for block_x, block_y, mine in zip(*(np.split(part, cuts) for part in (x, y, groups)), strict=True):
         order = np.argsort(mine, kind="stable")
         bounds = np.searchsorted(mine[order], np.arange(cross.n_groups + 1))
-        cross.add(Block.of(centre_x(block_x[order])), Block.of(centre_y(block_y[order])), bounds)
+        cross.add(Block.of(centred_x(block_x[order])), Block.of(centred_y(block_y[order])), bounds)
     return cross
 
 
