@@ -19,9 +19,9 @@ COMMANDS = {
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
     "cca": "layertool.commands.correlation:cca",
-    "cka": "layertool.commands.correlation:cka",
+    "cka": "layertool.commands.similarity:cka",
     "mi": "layertool.commands.correlation:mi",
-    "compare": "layertool.commands.correlation:compare",
+    "compare": "layertool.commands.similarity:compare",
     "demo": "layertool.commands.demo:demo",
 }
 # The first lines of the commands' help, here so that `layertool --help` imports none of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -88,7 +89,7 @@ def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
         if path.suffix == ".parquet":
             rows.to_parquet(temporary, index=False)
         elif path.suffix == ".json":
-            rows.to_json(temporary, orient="records", indent=1)
+            temporary.write_text(json.dumps(records(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         else:
             rows.to_csv(temporary, index=False)
     return path
@@ -96,14 +97,29 @@ def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
 
 def read(paths: Sequence[Path | str]) -> pd.DataFrame:
     """Read and join result files. Raises UsageError for a file that does not have the schema's columns."""
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_json}
     parts = []
     for path in map(Path, paths):
-        if path.suffix not in readers or not path.exists():
+        if path.suffix not in FORMATS or not path.exists():
             raise UsageError(f"{path} is no result file ({', '.join(FORMATS)}) that exists: check the path")
-        part = readers[path.suffix](path)
+        try:
+            part = _read(path)
+        except (ValueError, OSError) as error:  # the parsers of all formats raise these
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{path} is no result file: it cannot be read as {path.suffix[1:]} ({reason})") from error
         missing = [column for column in COLUMNS if column not in part.columns]
         if missing:
             raise UsageError(f"{path} is no result file: it has no column '{missing[0]}'")
         parts.append(part[COLUMNS])
     return pd.concat(parts, ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Rows with the very numbers that were written."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError("it holds no list of records")
+    return pd.DataFrame(found)

@@ -12,7 +12,6 @@ from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
-from scipy import linalg
 
 from layertool.analysis.moments import Array, Moments, to_numpy
 from layertool.analysis.products import Products
@@ -79,7 +78,7 @@ class Whitener:
 
 
 class Bases:
-    """The eigenvectors of both views, ``x`` (rank, d1) and ``y`` (rank, d2), and the covariances of some rows in them.
+    """Directions of both views, ``x`` (rank, d1) and ``y`` (rank, d2), and the covariances of some rows in them.
 
     Fits of all regularisations share them, so what takes products of width³ is done once for each set of rows.
     """
@@ -129,7 +128,7 @@ class Seen:
 class Fit:
     """Canonical directions: ``a`` (k, d1) and ``b`` (k, d2), and ``correlations`` (k,) on the fitting rows.
 
-    Kept as combinations of eigenvectors: a = left @ bases.x, b = right @ bases.y.
+    Kept as combinations of bases: a = left @ bases.x, b = right @ bases.y.
     """
 
     left: Array
@@ -207,37 +206,50 @@ class Solver:
         self.moments, self.share = moments, share
         self._covariance = dict(zip("xy", moments.covariances(), strict=False))
         self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
-        self._bases: dict[tuple, Bases] = {}
-        self._reduced: dict[tuple, tuple[Array, Array]] = {}
+        self._cross: dict[tuple, tuple[Bases, Array]] = {}
+        self._bases: dict[tuple, tuple[Bases, Array]] = {}
 
     def fit(self, eps_x: float, eps_y: float) -> Fit:
         """Canonical directions with ``eps_x`` and ``eps_y`` added to the scaled covariances."""
         (key_x, white_x), (key_y, white_y) = self._whitener("x", eps_x), self._whitener("y", eps_y)
-        if (key_x, key_y) not in self._bases:
-            self._bases[key_x, key_y] = Bases(white_x.eigenvectors.T, white_y.eigenvectors.T)
-        bases = self._bases[key_x, key_y]
         scale_x, scale_y = white_x.scales(eps_x), white_y.scales(eps_y)
-        u, s, vt = self._svd(
-            bases.of(self.moments).cross, scale_x, scale_y, (key_x, key_y, eps_x), (key_x, key_y, eps_y)
-        )
-        return Fit(u.T * scale_x, vt * scale_y, bases, to_numpy(s))
+        n_x, n_y = len(scale_x), len(scale_y)
+        wide = "x" if n_x >= 2 * n_y else "y" if n_y >= 2 * n_x else None
+        key = (key_x, key_y, {"x": eps_x, "y": eps_y, None: None}[wide])
+        if key not in self._bases:
+            self._bases[key] = self._reduced(wide, key_x, key_y, white_x, white_y, scale_x, scale_y)
+        bases, r = self._bases[key]
+        if wide == "x":
+            whitened = r * scale_y
+        elif wide == "y":
+            whitened = scale_x[:, None] * r.T
+        else:
+            whitened = scale_x[:, None] * r * scale_y
+        u, s, vt = array_namespace(whitened).linalg.svd(whitened, full_matrices=False)
+        left, right = u.T if wide == "x" else u.T * scale_x, vt if wide == "y" else vt * scale_y
+        return Fit(left, right, bases, to_numpy(s))
 
-    def _svd(self, cross: Array, scale_x: Array, scale_y: Array, key_x: tuple, key_y: tuple) -> tuple[Array, ...]:
-        """SVD of the cross-covariance with its rows and columns scaled.
+    def _reduced(
+        self, wide: str | None, key_x: tuple, key_y: tuple, white_x: Whitener, white_y: Whitener,
+        scale_x: Array, scale_y: Array,
+    ) -> tuple[Bases, Array]:  # fmt: skip
+        """Bases of both views, and the cross-covariance in them.
 
-        Where one view is much wider, its scaling is followed by a QR decomposition that all scalings of the other
-        share. Householder QR errs relative to each column, so scaling columns afterwards costs no digits.
+        All canonical directions of a much wider view lie in as many dimensions as the other view has: a QR
+        decomposition finds them, for all regularisations of the other view. Householder QR errs relative to each
+        column, so scaling columns afterwards costs no digits.
         """
-        xp = array_namespace(cross)
-        n_x, n_y = cross.shape
-        if 2 * min(n_x, n_y) > max(n_x, n_y):
-            return tuple(xp.linalg.svd(scale_x[:, None] * cross * scale_y, full_matrices=False))
-        wide, key = (scale_x[:, None] * cross, ("x", *key_x)) if n_x > n_y else ((cross * scale_y).T, ("y", *key_y))
-        if key not in self._reduced:
-            self._reduced[key] = xp.linalg.qr(wide, mode="reduced")
-        q, r = self._reduced[key]
-        u, s, vt = xp.linalg.svd(r * (scale_y if n_x > n_y else scale_x), full_matrices=False)
-        return (q @ u, s, vt) if n_x > n_y else (vt.T, s, (q @ u).T)
+        if (key_x, key_y) not in self._cross:
+            eigen = Bases(white_x.eigenvectors.T, white_y.eigenvectors.T)
+            self._cross[key_x, key_y] = eigen, eigen.of(self.moments).cross
+        eigen, cross = self._cross[key_x, key_y]
+        if wide is None:
+            return eigen, cross
+        scaled = scale_x[:, None] * cross if wide == "x" else (cross * scale_y).T
+        q, r = array_namespace(cross).linalg.qr(scaled, mode="reduced")
+        if wide == "x":
+            return Bases((q.T * scale_x) @ eigen.x, eigen.y), r
+        return Bases(eigen.x, (q.T * scale_y) @ eigen.y), r
 
     def _whitener(self, side: str, eps: float) -> tuple[tuple, Whitener]:
         covariance = self._covariance[side]
@@ -286,10 +298,11 @@ def _weighted(rho: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> float:
 def _orthonormal(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     """L^-1 cross with gram = L L'; rows of directions that depend on earlier ones are 0."""
     try:
-        factor = linalg.cholesky(gram, lower=True)
+        factor = np.linalg.cholesky(gram)
         if np.diag(factor).min() > 1e-7 * np.sqrt(np.diag(gram).max()):
-            return linalg.solve_triangular(factor, cross, lower=True)
-    except linalg.LinAlgError:
+            # SciPy's triangular solver has threads of its own, which get in the way of NumPy's
+            return np.linalg.solve(factor, cross)
+    except np.linalg.LinAlgError:
         pass  # rank-deficient rows: step by step, leaving dependent directions out
     gram, cross = gram.copy(), cross.copy()
     out = np.zeros_like(cross)

@@ -24,10 +24,9 @@ def disjoint(groups: np.ndarray, labels: np.ndarray | None, n_folds: int, seed: 
     groups = np.unique(groups, return_inverse=True)[1]
     n_groups = int(groups.max(initial=-1)) + 1
     if n_groups < n_folds:
+        fewer = f"--n-folds {n_groups}{' or fewer' if n_groups > 3 else ''}, " if n_groups >= 3 else ""
         raise UsageError(
-            f"{n_groups} {what} cannot be dealt into {n_folds} folds: type --n-folds {max(3, n_groups)}"
-            + (" or fewer" if n_groups > 3 else ", take more data")
-            + ", or other --folds"
+            f"there are fewer {what} ({n_groups}) than folds ({n_folds}): take {fewer}more data, or other --folds"
         )
     labels = np.zeros(len(groups), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     folds = np.empty(len(groups), np.int64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,10 @@ class Moments:
 
     def covariances(self) -> tuple[Array, Array, Array]:
         """Sample covariances (divided by n - 1): Sxx, Syy, Sxy."""
+        return self._covariances
+
+    @cached_property
+    def _covariances(self) -> tuple[Array, Array, Array]:
         scale = 1.0 / (self.n - 1)
         return (
             (self.xx - self.sum_x[:, None] * self.sum_x / self.n) * scale,

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from layertool.analysis.moments import Array, Relative, on_device
 from layertool.errors import UsageError
+
+_CACHED_ROWS = 512  # small enough that what is computed of them stays in the processor's cache
 
 
 class Centre:
@@ -42,7 +45,8 @@ class Centre:
         if not self.n:
             self.width = block.shape[1]
             self._shift, self._sum = rows[0] * 1.0, rows[0] * 0.0
-        self._sum = self._sum + (rows - self._shift).sum(0)
+        for first in range(0, len(rows), _CACHED_ROWS):
+            self._sum = self._sum + (rows[first : first + _CACHED_ROWS] - self._shift).sum(0)
         self.n += len(block)
 
     def relative(self) -> Relative:
@@ -77,7 +81,7 @@ class Block:
     def of(cls, rows: Array, with_norms: bool = True) -> Block:
         """Norms are taken once for all pairs that the view is in."""
         with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
-            return cls(rows, (rows * rows).sum(1) if with_norms else None)
+            return cls(rows, array_namespace(rows).vecdot(rows, rows) if with_norms else None)
 
 
 class Cross:

@@ -1,16 +1,15 @@
-"""cca, cka, mi, compare: what layers share with targets, with each other, and across checkpoints."""
+"""cca and mi: what layers share with acoustic frames, labels, embeddings and other layers."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from layertool.commands import output
+from layertool.commands import delivery, output
 from layertool.commands.options import (
     HELP,
     device_option,
@@ -18,11 +17,11 @@ from layertool.commands.options import (
     sampling_of,
     sampling_options,
 )
+from layertool.commands.stores import STORES, open_all, place_of, say_to_person
 from layertool.errors import UsageError
 
 # What `--with mel` means: 80 filters without deltas, on windows that are not centre-padded (spec layerwise.md 3.5).
 FRAME_TARGETS = {"mel": "mel:pasad", "fbank": "fbank:static"}
-STORES = click.Path(path_type=Path)
 
 
 def _numbers(_ctx, _param, value: str | None) -> tuple[float, ...] | None:
@@ -39,17 +38,10 @@ def _numbers(_ctx, _param, value: str | None) -> tuple[float, ...] | None:
 
 
 def _variants(_ctx, _param, values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
-
-
-def _place(device: str) -> str:
-    """Where float64 products are computed: a GPU of CUDA, or the CPU (others have no float64)."""
-    if device == "cpu":
-        return device
-    from layertool.extractors.checkpoints import choose_device
-
-    place = choose_device(device)
-    return str(place) if place.type == "cuda" else "cpu"
+    names = tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+    if not names:
+        raise click.BadParameter("no variant is named: type e.g. --variant pwcca,mean")
+    return names
 
 
 @click.command(context_settings=HELP)
@@ -65,7 +57,13 @@ def _place(device: str) -> str:
 @click.option("--folds", default="utterance-disjoint", show_default=True, metavar="FOLDS",
               help="utterance-disjoint, random, type-disjoint (no word type in both parts), or COLUMN-disjoint.")  # fmt: skip
 @click.option("--n-folds", type=int, default=10, show_default=True, help="How many: one for eps, one for the score.")
-@click.option("--trials", type=int, default=3, show_default=True, help="With other folds for eps and score each.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="With other folds for eps and score each.",
+)
 @click.option("--eps", default=None, callback=_numbers, metavar="LIST",
               help="Regularisation to choose from, or 'published'.  [default: 1e-8,1e-6,1e-4,1e-2; in-sample 1e-10]")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True,
@@ -91,22 +89,24 @@ def cca(stores, targets, quiet, out, plot, as_json, unit, layers, where, seed, d
         protocol=asked["protocol"], variants=asked["variants"], folds=asked["folds"], n_folds=asked["n_folds"],
         n_trials=asked["trials"], eps=asked["eps"], share=asked["share"], where=where,
         sampling=sampling_of(asked["sample"], asked["max_utterances"], asked["per_label"], asked["top_labels"]),
-        samples=asked["samples"], seed=seed, min_coverage=asked["min_coverage"], device=_place(device),
+        samples=asked["samples"], seed=seed, min_coverage=asked["min_coverage"], device=place_of(device),
     )  # fmt: skip
     options.check()
-    _check_outputs(out, plot)
+    delivery.check_places(out, plot)
     rows = []
+    named = [(store, [_target(text, store) for text in targets]) for store in open_all(stores)]  # all before the work
     with ExitStack() as stack:
-        for store in _open(stores):
-            for text in targets:
-                target = _target(text, store, unit, options, stack, quiet)
+        for store, theirs in named:
+            for target in theirs:
+                if isinstance(target, str):
+                    target = stack.enter_context(_acoustic_target(target, store, unit, options, quiet))
                 with output.progress_bar(quiet, "layers") as show:
-                    rows += cca_rows(store, target, unit, layers, options, _say(quiet), show)
-    _deliver(rows, out, plot, as_json, quiet, "CCA similarity")
+                    rows += cca_rows(store, target, unit, layers, options, say_to_person(quiet), show)
+    delivery.deliver(rows, out, plot, as_json, quiet, "CCA similarity")
 
 
-def _target(text: str, store, unit: str | None, options, stack: ExitStack, quiet: bool):
-    """What ``--with`` names."""
+def _target(text: str, store):
+    """What ``--with`` names; acoustic features, which have to be computed, by their name."""
     from layertool.analysis.feed.correlation import EmbeddingTarget, LabelTarget, LayerTarget
     from layertool.extractors import acoustic
     from layertool.store import FeatureStore
@@ -114,10 +114,11 @@ def _target(text: str, store, unit: str | None, options, stack: ExitStack, quiet
     if text in ("phone", "word"):
         return LabelTarget(text)
     if text.startswith("embedding:"):
+        if text == "embedding:":
+            raise UsageError("--with embedding: names no file: type e.g. --with embedding:glove.txt")
         return EmbeddingTarget(Path(text.removeprefix("embedding:")))
     if text.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS}:
-        name = acoustic.preset(FRAME_TARGETS.get(text, text)).name
-        return stack.enter_context(_acoustic_target(name, store, unit, options, quiet))
+        return acoustic.preset(FRAME_TARGETS.get(text, text)).name
     if text in store.layers:
         return LayerTarget(store, text, text)
     path, _, layer = text.rpartition(":")
@@ -154,55 +155,6 @@ def _acoustic_target(name: str, store, unit: str | None, options, quiet: bool) -
 
 
 @click.command(context_settings=HELP)
-@click.argument("store", type=STORES)
-@click.argument("store2", type=STORES, required=False)
-@click.option("--measure", type=click.Choice(["cka", "cka-rbf", "procrustes", "rsa", "cca"]), default="cka",
-              show_default=True, help="Linear or RBF CKA, Procrustes distance, RSA, or in-sample PWCCA.")  # fmt: skip
-@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
-@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
-              show_default=True, help="Of rows, for rsa.")  # fmt: skip
-@click.option("--other-layers", default=None, metavar="LAYERS", help="Of STORE2.  [default: --layers]")
-@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
-              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
-@sampling_options
-@device_option
-@result_options
-def cka(store, store2, quiet, out, plot, as_json, unit, layers, where, seed, device, **asked) -> None:
-    """Compare every layer with every layer, of one store or of two (CKA, Procrustes, RSA).
-
-    \b
-    Examples:
-      layertool cka w2v2 --plot layers.png
-      layertool cka w2v2 hubert --unit phone -o cka.csv
-      layertool cka w2v2 --measure rsa --unit word
-    """
-    _check_outputs(out, plot)
-    opened = _open([store] if store2 is None else [store, store2])
-    options = _similarity_options(asked, where, seed, device)
-    rows = _similarities(opened[0], opened[1] if store2 else None, unit, layers, asked["other_layers"], options, quiet)
-    _deliver(rows, out, plot, as_json, quiet, None)
-
-
-def _similarity_options(asked: dict, where, seed: int, device: str):
-    from layertool.analysis.feed.similarity import Options
-
-    options = Options(
-        measure=asked["measure"], debiased=not asked["biased"], distance=asked["distance"], where=where,
-        sampling=sampling_of(asked["sample"], asked["max_utterances"], asked["per_label"], asked["top_labels"]),
-        max_rows=asked["max_rows"], seed=seed, device=_place(device),
-    )  # fmt: skip
-    options.check()
-    return options
-
-
-def _similarities(store, other, unit, layers, other_layers, options, quiet: bool) -> list:
-    from layertool.analysis.feed.similarity import similarity_rows
-
-    with output.progress_bar(quiet, "rows" if options.measure not in ("rsa", "cka-rbf") else "groups") as show:
-        return similarity_rows(store, other, unit, layers, other_layers, options, _say(quiet), show)
-
-
-@click.command(context_settings=HELP)
 @click.argument("stores", type=STORES, nargs=-1, required=True, metavar="STORE...")
 @click.option("--labels", required=True, metavar="TIER|COLUMN", help="phone, word, or a column such as speaker.")
 @click.option("--clusters", type=click.IntRange(min=2), default=None, metavar="N",
@@ -234,142 +186,9 @@ def mi(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, fit
         fit_store=FeatureStore(fit_on) if fit_on else None, fit_where=parse_where(fit_where), where=where,
         published_sampling=asked["sample"] == "published", seed=seed,
     )  # fmt: skip
-    _check_outputs(out, plot)
+    delivery.check_places(out, plot)
     rows = []
-    for store in _open(stores):
+    for store in open_all(stores):
         with output.progress_bar(quiet, "layers") as show:
-            rows += mi_rows(store, labels, unit, layers, options, _say(quiet), show)
-    _deliver(rows, out, plot, as_json, quiet, None)
-
-
-@click.command(context_settings=HELP)
-@click.argument("inputs", type=STORES, nargs=-1, required=True, metavar="RESULTS...|STORES...")
-@click.option("--x", default="layer", show_default=True, metavar="COLUMN",
-              help="layer, or a column of checkpoints as the axis: step.")  # fmt: skip
-@click.option("--analysis", default=None, metavar="NAME", help="Of result files: take only these rows.")
-@click.option("--target", default=None, metavar="NAME", help="Of result files: take only these rows.")
-@click.option("--variant", default=None, metavar="TEXT", help="Of result files: take only rows whose variant has it.")
-@click.option("--same-layer", is_flag=True, help="Of stores: only layers of the same name, as curves.")
-@click.option("--measure", type=click.Choice(["cka", "cka-rbf", "procrustes", "rsa", "cca"]), default="cka",
-              show_default=True, help="Of stores: how layers are compared.")  # fmt: skip
-@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
-@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
-              show_default=True, help="Of rows, for rsa.")  # fmt: skip
-@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
-              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
-@sampling_options
-@device_option
-@result_options
-def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, device, **asked) -> None:
-    """Put result files or stores side by side: curves, heatmaps, or a checkpoint series.
-
-    \b
-    Result files are joined into one table and one figure. Stores are each compared with the first one.
-    Examples:
-      layertool compare base.csv finetuned.csv --plot both.pdf
-      layertool compare mi.csv --x step --variant nats --plot emergence.pdf
-      layertool compare w2v2 hubert wavlm --unit phone --plot heatmaps.png
-      layertool compare checkpoint-1000 checkpoint-2000 checkpoint-4000 --same-layer --x step
-    """
-    _check_outputs(out, plot)
-    are_files = [path.is_file() for path in inputs]
-    if any(are_files) != all(are_files):
-        raise UsageError(
-            f"{inputs[are_files.index(True)]} is a file and {inputs[are_files.index(False)]} is not: compare either "
-            "result files or stores"
-        )
-    if all(are_files):
-        rows = _merged(inputs, unit, layers, where, asked)
-    else:
-        rows = _stores_compared(_open(inputs), unit, layers, x, _similarity_options(asked, where, seed, device), asked, quiet)  # fmt: skip
-    _deliver(rows, out, plot, as_json, quiet, None, x)
-
-
-def _merged(paths: Sequence[Path], unit, layers: str, where, asked: dict):
-    from layertool import results
-
-    rows = results.read(paths)
-    if where:
-        raise UsageError("--where chooses rows of stores: choose among results with --analysis, --target, --variant")
-    chosen = {"analysis": asked["analysis"], "target": asked["target"], "unit": unit}
-    for column, value in chosen.items():
-        if value is not None:
-            there = ", ".join(dict.fromkeys(rows[column].astype(str)))
-            rows = rows[rows[column] == value]
-            if rows.empty:
-                raise UsageError(f"no result has the {column} '{value}' (there are {there})")
-    if asked["variant"] is not None:
-        there = "; ".join(dict.fromkeys(rows["variant"]))
-        rows = rows[rows["variant"].str.contains(asked["variant"], regex=False)]
-        if rows.empty:
-            raise UsageError(f"no result's variant has '{asked['variant']}' in it (there are: {there})")
-    if layers != "all":
-        from layertool.layers import select
-
-        ordered = rows.sort_values("layer_index")["layer"]
-        rows = rows[rows["layer"].isin(select(layers, list(dict.fromkeys(ordered)), "these results"))]
-    return rows.drop_duplicates().reset_index(drop=True)
-
-
-def _stores_compared(stores, unit, layers: str, x: str, options, asked: dict, quiet: bool) -> list:
-    if len(stores) < 2:
-        raise UsageError("one store has nothing to be compared with: give two or more, or use 'layertool cka STORE'")
-    first, *others = stores
-    rows = []
-    for other in others:
-        if not (asked["same_layer"] or x != "layer"):
-            rows += _similarities(first, other, unit, layers, None, options, quiet)
-            continue
-        there = [layer for layer in other.layers if layer in first.layers]
-        from layertool.layers import select
-
-        for layer in there if layers == "all" else select(layers, there, f"both {first.path} and {other.path}"):
-            (row,) = _similarities(other, first, unit, layer, layer, options, quiet)
-            rows.append(replace(row, target=f"the same layer of {first.path.resolve().name}"))
-    return rows
-
-
-def _open(paths: Sequence[Path]) -> list:
-    from layertool.store import FeatureStore
-
-    return [FeatureStore(path) for path in paths]
-
-
-def _say(quiet: bool) -> Callable[[str], None]:
-    return lambda text: output.note(text, quiet)
-
-
-def _check_outputs(out: Path | None, plot: Path | None) -> None:
-    """Refuse a format before the work, not after it."""
-    from layertool import results
-
-    if out is not None and out.suffix not in results.FORMATS:
-        raise UsageError(f"{out} has no known format: end it in {', '.join(results.FORMATS)}")
-    if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise UsageError(f"{plot} has no known figure format: end it in .png, .pdf, .svg")
-
-
-def _deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool, ylabel: str | None, x="layer"):
-    """Print results, write them, draw them."""
-    import pandas as pd
-
-    from layertool import results
-
-    table = rows if isinstance(rows, pd.DataFrame) else results.table(rows)
-    if out is not None:
-        results.write(table, out)
-        output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
-    if as_json:
-        output.as_json(results.records(table))
-    else:
-        output.scores(table)
-    if plot is not None:
-        from layertool import figures
-
-        if x != "layer":
-            figures.series(table, plot, x, ylabel)
-        elif results.is_matrix(table):
-            figures.heatmaps(table, plot, ylabel)
-        else:
-            figures.layer_curves(table, plot, ylabel)
-        output.note(f"figure in {plot}", quiet)
+            rows += mi_rows(store, labels, unit, layers, options, say_to_person(quiet), show)
+    delivery.deliver(rows, out, plot, as_json, quiet, None)

@@ -137,6 +137,10 @@ def scores(rows) -> None:
 def _curves(title: str, rows) -> None:
     several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
     columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
+    if len(columns) > _MAX_CURVES and "store" in several:
+        for store, part in rows.groupby("store", sort=False, dropna=False):
+            _curves(f"{title} of {_short('store', store)}", part)
+        return
     names = ["value"]
     if several:
         names = [", ".join(_short(name, cell) for name, cell in zip(several, key, strict=True)) for key, _ in columns]
@@ -191,6 +195,7 @@ def _matrices(analysis: str, unit: str, rows) -> None:
 
 
 _MAX_COLUMNS = 16  # of a matrix in a terminal
+_MAX_CURVES = 8  # beside each other
 
 
 def _short(column: str, cell) -> str:

@@ -216,8 +216,7 @@ def test_too_few_rows_lower_the_default_number_of_clusters(store):
     kept = spoken(store, "phone")
     n_fit = len(half_of(store, "phone", kept, 0)(0))
     assert told == [
-        f"{n_fit // 5} clusters instead of the published 500: they are fitted on {n_fit} rows, 5 a cluster; "
-        "choose with --clusters"
+        f"{n_fit // 5} clusters instead of 500: they are fitted on {n_fit} rows, 5 a cluster; choose with --clusters"
     ]
     assert all(f"k-means, {n_fit // 5} clusters" in row.variant for row in found)
     found = mi_rows(store, "phone", layers="T0", options=Options(repeats=1, n_clusters=n_fit), say=told.append)

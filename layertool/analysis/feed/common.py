@@ -20,15 +20,16 @@ def silent(_text: str) -> None:
     """Say nothing."""
 
 
-def unit_of(store: FeatureStore, asked: str | None, usual: str) -> str:
+def unit_of(store: FeatureStore, asked: str | None, usual: str, only: bool = False) -> str:
     """The unit to analyse: the one asked for, else the usual one of the analysis.
 
+    ``only``: no other unit would do, as labels come with theirs.
     Raises UsageError when the store has it not, naming what it has.
     """
     unit = asked or usual
     if unit not in store.units:
         there = ", ".join(store.units)
-        choose = f"type --unit {store.units[0]}, or " if asked is None and store.units else ""
+        choose = f"type --unit {store.units[0]}, or " if asked is None and store.units and not only else ""
         raise UsageError(
             f"{store.path} has no {unit} rows (it has {there}): {choose}extract again with --units {unit},{','.join(store.units)}"
         )

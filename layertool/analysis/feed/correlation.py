@@ -98,7 +98,7 @@ class Options:
             raise UsageError(
                 f"the share of variance lies between 0 and 1, not at {self.share:g}: type e.g. --share 0.99"
             )
-        if not self.grid or min(self.grid) <= 0:
+        if not self.grid or not all(0 < eps < np.inf for eps in self.grid):
             raise UsageError("eps has to be positive: type e.g. --eps 1e-8,1e-6")
         if self.protocol == "in-sample" and len(self.grid) > 1:
             raise UsageError("in-sample scores have no development folds to choose eps on: give one --eps")
@@ -258,7 +258,7 @@ def cca_rows(
     options.check()
     say = said_once(say)
     usual = target.tier if isinstance(target, LabelTarget) else USUAL_UNIT[type(target)]
-    unit = unit_of(store, unit, usual)
+    unit = unit_of(store, unit, usual, only=not isinstance(target, LayerTarget))
     if isinstance(target, EmbeddingTarget) and unit != usual:
         raise UsageError(f"{target.name} belongs to {usual} rows: leave out --unit {unit}")
     asked = layers_of(store, unit, layers)

@@ -84,7 +84,8 @@ def mi_rows(
     options = options or Options()
     options.check()
     say = said_once(say)
-    unit = unit_of(store, unit, labels if labels in ("phone", "word") else "utterance")
+    is_tier = labels in ("phone", "word")
+    unit = unit_of(store, unit, labels if is_tier else "utterance", only=is_tier)
     asked = layers_of(store, unit, layers)
     fit_store = options.fit_store or store
     _check_fit_store(store, fit_store, unit, asked, say)
@@ -227,7 +228,7 @@ def _n_clusters(options: Options, labels: str, n_rows: int, say: Say) -> int:
     most = max(2, n_rows // ROWS_PER_CLUSTER)
     if most < usual:
         say(
-            f"{most} clusters instead of the published {usual}: they are fitted on {n_rows} rows, {ROWS_PER_CLUSTER} a "
+            f"{most} clusters instead of {usual}: they are fitted on {n_rows} rows, {ROWS_PER_CLUSTER} a "
             "cluster; choose with --clusters"
         )
     return min(usual, most)

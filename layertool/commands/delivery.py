@@ -1,0 +1,56 @@
+"""Where the rows of every analysis go: a table in the terminal, a result file, a figure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from layertool.commands import output
+from layertool.errors import StoreError, UsageError
+
+FIGURES = (".png", ".pdf", ".svg")
+
+
+def check_places(out: Path | None, plot: Path | None) -> None:
+    """Refuse a format or a place that cannot be written before the work, not after it."""
+    from layertool import results
+
+    if out is not None and out.suffix not in results.FORMATS:
+        raise UsageError(f"{out} has no known format: end it in {', '.join(results.FORMATS)}")
+    if plot is not None and plot.suffix not in FIGURES:
+        raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
+    for path in filter(None, (out, plot)):
+        there = path.parent
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            place, why = (path, "is a folder") if path.is_dir() else (there, "is no folder" if not there.is_dir() else "cannot be written to")  # fmt: skip
+            raise StoreError(f"{path} cannot be written, as {place} {why}: check the path")
+
+
+def deliver(
+    rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool, ylabel: str | None, x: str = "layer"
+) -> None:
+    """Print results first, so that they are not lost, then write and draw them. ``ylabel``: None takes the variants."""
+    import pandas as pd
+
+    from layertool import results
+
+    table = rows if isinstance(rows, pd.DataFrame) else results.table(rows)
+    if as_json:
+        output.as_json(results.records(table))
+    else:
+        output.scores(table)
+    if out is not None:
+        results.write(table, out)
+        output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
+    if plot is not None:
+        from layertool import figures
+
+        if x != "layer":
+            figures.series(table, plot, x, ylabel)
+        elif results.is_matrix(table):
+            figures.heatmaps(table, plot, ylabel)
+        else:
+            figures.layer_curves(table, plot, ylabel)
+        output.note(f"figure in {plot}", quiet)

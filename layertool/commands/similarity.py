@@ -1,0 +1,187 @@
+"""cka and compare: what layers share with each other, within a model and across checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from layertool.commands import delivery, output
+from layertool.commands.options import (
+    HELP,
+    device_option,
+    result_options,
+    sampling_of,
+    sampling_options,
+)
+from layertool.commands.stores import STORES, open_all, place_of, say_to_person
+from layertool.errors import UsageError
+
+MEASURES = {
+    "cka": "linear CKA",
+    "cka-rbf": "RBF CKA",
+    "procrustes": "Procrustes distance",
+    "rsa": "RSA",
+    "cca": "PWCCA",
+}
+
+
+@click.command(context_settings=HELP)
+@click.argument("store", type=STORES)
+@click.argument("store2", type=STORES, required=False)
+@click.option("--measure", type=click.Choice(list(MEASURES)), default="cka",
+              show_default=True, help="Linear or RBF CKA, Procrustes distance, RSA, or in-sample PWCCA.")  # fmt: skip
+@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
+@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
+              show_default=True, help="Of rows, for rsa.")  # fmt: skip
+@click.option("--other-layers", default=None, metavar="LAYERS", help="Of STORE2.  [default: --layers]")
+@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
+              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
+@sampling_options
+@device_option
+@result_options
+def cka(store, store2, quiet, out, plot, as_json, unit, layers, where, seed, device, **asked) -> None:
+    """Compare every layer with every layer, of one store or of two (CKA, Procrustes, RSA).
+
+    \b
+    Examples:
+      layertool cka w2v2 --plot layers.png
+      layertool cka w2v2 hubert --unit phone -o cka.csv
+      layertool cka w2v2 --measure rsa --unit word
+    """
+    delivery.check_places(out, plot)
+    opened = open_all([store] if store2 is None else [store, store2])
+    options = _similarity_options(asked, where, seed, device)
+    rows = _similarities(opened[0], opened[1] if store2 else None, unit, layers, asked["other_layers"], options, quiet)
+    delivery.deliver(rows, out, plot, as_json, quiet, MEASURES[asked["measure"]])
+
+
+def _similarity_options(asked: dict, where, seed: int, device: str):
+    from layertool.analysis.feed.similarity import Options
+
+    options = Options(
+        measure=asked["measure"], debiased=not asked["biased"], distance=asked["distance"], where=where,
+        sampling=sampling_of(asked["sample"], asked["max_utterances"], asked["per_label"], asked["top_labels"]),
+        max_rows=asked["max_rows"], seed=seed, device=place_of(device),
+    )  # fmt: skip
+    options.check()
+    return options
+
+
+def _similarities(store, other, unit, layers, other_layers, options, quiet: bool) -> list:
+    from layertool.analysis.feed.similarity import similarity_rows
+
+    with output.progress_bar(quiet, "rows" if options.measure not in ("rsa", "cka-rbf") else "groups") as show:
+        return similarity_rows(store, other, unit, layers, other_layers, options, say_to_person(quiet), show)
+
+
+@click.command(context_settings=HELP)
+@click.argument("inputs", type=STORES, nargs=-1, required=True, metavar="RESULTS...|STORES...")
+@click.option("--x", type=click.Choice(["layer", "step"]), default="layer", show_default=True,
+              help="Axis of the curves: layers, or training steps of checkpoints.")  # fmt: skip
+@click.option("--analysis", default=None, metavar="NAME", help="Of result files: take only these rows.")
+@click.option("--target", default=None, metavar="NAME", help="Of result files: take only these rows.")
+@click.option("--variant", default=None, metavar="TEXT", help="Of result files: take only rows whose variant has it.")
+@click.option("--same-layer", is_flag=True, help="Of stores: only layers of the same name, as curves.")
+@click.option("--measure", type=click.Choice(list(MEASURES)), default="cka",
+              show_default=True, help="Of stores: how layers are compared.")  # fmt: skip
+@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
+@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
+              show_default=True, help="Of rows, for rsa.")  # fmt: skip
+@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
+              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
+@sampling_options
+@device_option
+@result_options
+def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, device, **asked) -> None:
+    """Put result files or stores side by side: curves, heatmaps, or a checkpoint series.
+
+    \b
+    Result files are joined into one table and one figure. Stores are each compared with the first one.
+    Examples:
+      layertool compare base.csv finetuned.csv --plot both.pdf
+      layertool compare mi.csv --x step --variant nats --plot emergence.pdf
+      layertool compare w2v2 hubert wavlm --unit phone --plot heatmaps.png
+      layertool compare checkpoint-1000 checkpoint-2000 checkpoint-4000 --same-layer --x step
+    """
+    delivery.check_places(out, plot)
+    missing = [path for path in inputs if not path.exists()]
+    if missing:
+        raise UsageError(f"{missing[0]} does not exist: name result files or feature stores that are there")
+    are_files = [path.is_file() for path in inputs]
+    if any(are_files) != all(are_files):
+        raise UsageError(
+            f"{inputs[are_files.index(True)]} is a file and {inputs[are_files.index(False)]} a folder: compare either "
+            "result files or stores"
+        )
+    _refuse(OF_STORES if all(are_files) else OF_FILES, "result files" if all(are_files) else "stores")
+    if all(are_files):
+        delivery.deliver(_merged(inputs, unit, layers, asked), out, plot, as_json, quiet, None, x)
+        return
+    if plot is not None and x != "layer" and len(inputs) < 3:
+        raise UsageError(
+            f"a figure over {x}s takes three stores or more, not {len(inputs)}: the first is what the others are "
+            "compared with"
+        )
+    options = _similarity_options(asked, where, seed, device)
+    rows = _stores_compared(open_all(inputs), unit, layers, x, options, asked, quiet)
+    delivery.deliver(rows, out, plot, as_json, quiet, MEASURES[asked["measure"]], x)
+
+
+OF_FILES = {"analysis", "target", "variant"}
+OF_STORES = {"where", "measure", "same_layer", "biased", "distance", "max_rows", "sample", "max_utterances", "per_label",
+             "top_labels", "seed", "device"}  # fmt: skip
+
+
+def _refuse(names: set[str], inputs: str) -> None:
+    """Raise UsageError for an option that was typed and would do nothing."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE:
+            instead = ", and choose among results with --analysis, --target, --variant" if names is OF_STORES else ""
+            raise UsageError(f"{parameter.opts[0]} does nothing for {inputs}: leave it out{instead}")
+
+
+def _merged(paths: Sequence[Path], unit, layers: str, asked: dict):
+    from layertool import results
+
+    rows = results.read(paths)
+    chosen = {"analysis": asked["analysis"], "target": asked["target"], "unit": unit}
+    for column, value in chosen.items():
+        if value is not None:
+            there = ", ".join(dict.fromkeys(rows[column].astype(str)))
+            rows = rows[rows[column] == value]
+            if rows.empty:
+                raise UsageError(f"no result has the {column} '{value}' (there are {there})")
+    if asked["variant"] is not None:
+        there = "; ".join(dict.fromkeys(rows["variant"].str.split(", ").str[0]))
+        rows = rows[rows["variant"].str.contains(asked["variant"], regex=False)]
+        if rows.empty:
+            raise UsageError(f"no result's variant has '{asked['variant']}' in it (they begin with: {there})")
+    if layers != "all":
+        from layertool.layers import select
+
+        ordered = rows.sort_values("layer_index")["layer"]
+        rows = rows[rows["layer"].isin(select(layers, list(dict.fromkeys(ordered)), "these results"))]
+    return rows.drop_duplicates().reset_index(drop=True)
+
+
+def _stores_compared(stores, unit, layers: str, x: str, options, asked: dict, quiet: bool) -> list:
+    if len(stores) < 2:
+        raise UsageError("one store has nothing to be compared with: give two or more, or use 'layertool cka STORE'")
+    first, *others = stores
+    rows = []
+    for other in others:
+        if not (asked["same_layer"] or x != "layer"):
+            rows += _similarities(first, other, unit, layers, None, options, quiet)
+            continue
+        there = [layer for layer in other.layers if layer in first.layers]
+        from layertool.layers import select
+
+        for layer in there if layers == "all" else select(layers, there, f"both {first.path} and {other.path}"):
+            (row,) = _similarities(other, first, unit, layer, layer, options, quiet)
+            rows.append(replace(row, target=f"the same layer of {first.path.resolve().name}"))
+    return rows
