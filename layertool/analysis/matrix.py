@@ -117,11 +117,15 @@ def fill(
     left_out = [g for g in range(n_groups) if (groups == g).any()] if n_groups > 1 else []
 
     own: dict[View, list] = {}
+    diagonal: dict[View, tuple[Products, list[float]]] = {}  # of a symmetric matrix: the same products again
     for view, centre in centres.items():
         cross = Cross(n_groups)
         for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms, name_of):
             cross.add(block, block, bounds)
-        own[view] = [measure.own(part, centre.name) for part in _parts(cross, left_out)]
+        parts = _parts(cross, left_out)
+        own[view] = [measure.own(part, centre.name) for part in parts]
+        if layers_y is None:
+            diagonal[view] = parts[0], [measure.value(part, a, a) for part, a in zip(parts, own[view], strict=True)]
 
     out = Matrix.empty(len(xs), len(ys))
     row_groups = list(
@@ -130,7 +134,7 @@ def fill(
     done = 0
     for rows in row_groups:
         pairs = {(i, j): (xs[i], ys[j]) for i in rows for j in range(len(ys)) if layers_y is not None or j >= i}
-        crosses = {key: Cross(n_groups) for key in pairs}
+        crosses = {(i, j): Cross(n_groups) for i, j in pairs if layers_y is not None or i != j}
         controls = {key: Cross() for key in pairs} if measure.needs_control else {}
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
         if controls:
@@ -138,17 +142,22 @@ def fill(
         for blocks, bounds in _together(blocks_of, needed, groups, n_groups, measure.needs_norms, name_of):
             of = dict(zip(needed, blocks, strict=True))
             for key, (u, v) in pairs.items():
-                crosses[key].add(of[u], of[v], bounds)
+                if key in crosses:
+                    crosses[key].add(of[u], of[v], bounds)
                 if controls:
                     controls[key].add(of[u], of["control", v[1]])
             done += len(blocks[0].rows)
             if progress:
                 progress(done, len(row_groups) * first.n)
         for (i, j), (u, v) in pairs.items():
-            parts = _parts(crosses.pop((i, j)), left_out)
-            whole, *rest = (measure.value(part, a, b) for part, a, b in zip(parts, own[u], own[v], strict=True))
+            if (i, j) in crosses:
+                parts = _parts(crosses.pop((i, j)), left_out)
+                pair = parts[0]
+                values = [measure.value(part, a, b) for part, a, b in zip(parts, own[u], own[v], strict=True)]
+            else:
+                pair, values = diagonal.pop(u)
             control = controls.pop((i, j)).whole() if controls else None
-            out.put(i, j, whole, rest, measure.chance(parts[0], own[u][0], own[v][0], control))
+            out.put(i, j, values[0], values[1:], measure.chance(pair, own[u][0], own[v][0], control))
             if layers_y is None:
                 out.mirror(i, j)
     return out
