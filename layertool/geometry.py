@@ -94,14 +94,14 @@ def moving_average(geometry: FrameGeometry) -> tuple[int, int] | None:
     return None if left or rest else (kernel + 1, stride)
 
 
-_POOLING = re.compile(r"(mean|centre-third|position@(0(?:\.\d+)?|1(?:\.0+)?)|quarter([1-4]))")
+_POOLING = re.compile(r"(mean|min|max|centre-third|position@(0(?:\.\d+)?|1(?:\.0+)?)|quarter([1-4]))")
 
 
 @dataclass(frozen=True)
 class Pooling:
     """How the frames of one segment become one row.
 
-    ``mean``: all frames. ``centre-third``: the frames left after cutting floor((L+1)/3) at each end
+    ``mean``, ``min``, ``max``: of all frames, for each dimension. ``centre-third``: the frames left after cutting floor((L+1)/3) at each end
     (Pasad et al., phones). ``position@Q``: the single frame floor(Q*L) of L, the last for Q=1.
     ``quarter1`` to ``quarter4``: the mean of one of four equal parts.
     """
@@ -111,9 +111,14 @@ class Pooling:
     def __post_init__(self):
         if not _POOLING.fullmatch(self.name):
             raise UsageError(
-                f"'{self.name}' is no pooling: choose mean, centre-third, position@Q with Q from 0 to 1 "
+                f"'{self.name}' is no pooling: choose mean, min, max, centre-third, position@Q with Q from 0 to 1 "
                 "(position@0.5 is the middle frame), or quarter1 to quarter4"
             )
+
+    @property
+    def reduction(self) -> str:
+        """What is made of the frames: ``mean``, ``min`` or ``max``."""
+        return self.name if self.name in ("min", "max") else "mean"
 
     def frames(self, start, end, hop: int, n_frames) -> tuple[np.ndarray, np.ndarray]:
         """Frames [lo, hi) of segments given in samples, at least one each, all inside [0, n_frames).

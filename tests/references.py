@@ -180,8 +180,12 @@ def segment_frames(start: int, end: int, frame_hop: int, n_frames: int, pooling:
     return range(lo, hi)
 
 
-def pooled(frames: np.ndarray, chosen: range) -> np.ndarray:
-    """Mean of the chosen rows, one after another, in float64."""
+def pooled(frames: np.ndarray, chosen: range, pooling: str = "mean") -> np.ndarray:
+    """Mean of the chosen rows, one after another, in float64; or their extremes."""
+    if pooling in ("min", "max"):
+        return np.array(
+            [{"min": min, "max": max}[pooling](frames[k, d] for k in chosen) for d in range(frames.shape[1])]
+        )
     total = np.zeros(frames.shape[1])
     for k in chosen:
         total += frames[k]

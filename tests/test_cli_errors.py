@@ -376,7 +376,7 @@ def test_layers_that_are_not_there(corpus, store, network):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--pooling", "word=median"], "'median' is no pooling: choose mean, centre-third, position@Q"),
+        (["--pooling", "word=median"], "'median' is no pooling: choose mean, min, max, centre-third, position@Q"),
         (["--pooling", "phone=mean"], "pooling was given for 'phone', which is not among the pooled units asked for (word, utterance)"),
         (["--pooling", "frame=mean", "--units", "frame"], "pooling was given for 'frame'"),
         (["--cmvn"], "--cmvn makes the mean over time of every utterance 0"),

@@ -27,7 +27,7 @@ KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 LAYERS = convolution_geometry(KERNELS, STRIDES)
 MODEL = LAYERS[-1]
 HOP = 320
-POOLINGS = ("mean", "centre-third", "position@0", "position@0.5", "position@1", "quarter1", "quarter4")
+POOLINGS = ("mean", "max", "centre-third", "position@0", "position@0.5", "position@1", "quarter1", "quarter4")
 
 
 def frames(pooling: str, start, end, n_frames=10_000, hop=HOP) -> list[list[int]]:

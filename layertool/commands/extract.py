@@ -31,7 +31,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.option("--layers", default="all", show_default=True, metavar="LAYERS",
               help="E.g. T0-T12,C7. 'all' leaves out Whisper's decoder; ask for it by name: all,D0-D4.")  # fmt: skip
 @click.option("--pooling", multiple=True, callback=_pairs, metavar="UNIT=HOW",
-              help="mean, centre-third, position@0.5, quarter1 to quarter4.  [default: phone=centre-third, others mean]")  # fmt: skip
+              help="mean, min, max, centre-third, position@0.5, quarter1 to quarter4.  [default: phone=centre-third, others mean]")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
 @click.option(
     "--dtype",

@@ -74,6 +74,13 @@ def _sums(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]]) 
     return segment_sums(frames.reshape(-1, frames.shape[2]), starts, lengths)
 
 
+def _extremes(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]], reduction: str) -> torch.Tensor:
+    """Smallest or largest value of each dimension over stretches [lo, hi): (items, frames, width) -> (stretches, width)."""
+    of = torch.amin if reduction == "min" else torch.amax
+    found = [of(frames[k, a:b], 0) for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
+    return torch.stack(found) if found else frames.new_zeros((0, frames.shape[2]))
+
+
 def average_frames(frames: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """Uniform moving average over time, unpadded: (items, frames, width) -> (items, fewer frames, width)."""
     return torch.nn.functional.avg_pool1d(frames.transpose(1, 2), kernel, stride).transpose(1, 2)
@@ -116,6 +123,10 @@ class Pooler:
         """The asked units at which a layer stands."""
         return [unit for unit in self.units if (unit, name) in self.geometry]
 
+    def reduction(self, unit: str) -> str:
+        """What a unit's rows are of their frames: mean, min or max."""
+        return self.pooling[unit].reduction if unit in self.pooling else "mean"
+
     def frame_tables(self) -> dict[str, FrameGeometry]:
         """Row tables of the unit ``frame``: name -> geometry."""
         return {
@@ -130,7 +141,7 @@ class Pooler:
         """Pool one layer of one batch to every unit: [(unit, rows (n, width) float32, where they belong)].
 
         ``frames``: (items, frames or tokens, width). ``rows``: utterance position -> unit -> UnitRows.
-        Rows of an utterance that is cut into windows are shares, to be added up.
+        Rows of an utterance that is cut into windows are shares, to be joined: added up, or by ``reduction``.
         """
         with torch.autocast(frames.device.type, enabled=False):  # sums stay in float32 in runs of another dtype
             return self._pool(name, frames, items, rows)
@@ -149,6 +160,8 @@ class Pooler:
                 pooled = torch.cat(
                     [source[k, a:b] for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
                 )
+            elif (reduction := self.reduction(unit)) != "mean":
+                pooled = _extremes(source, spans, reduction)
             else:
                 whole = np.concatenate([full for _, _, _, full, _ in plans])
                 pooled = _sums(source, spans)

@@ -19,6 +19,8 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.store.writer import ShardWriter, StoreWriter
 
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
+# How rows of an utterance's windows become one, and what that begins with.
+_JOIN = {"mean": (np.add, 0.0), "min": (np.minimum, np.inf), "max": (np.maximum, -np.inf)}
 _AHEAD_BYTES = 1 << 30  # of pooled rows, still on the device, that may wait to be written
 
 
@@ -176,8 +178,9 @@ class Sink:
                 self._store(shard, task.unit, task.layer, position, int(part.target[0]), rows)
             else:
                 key = (task.unit, task.layer, position)
-                total = shard.shares.setdefault(key, np.zeros((part.n_rows, values.shape[1]), np.float32))
-                total[part.target] += rows
+                join, start = _JOIN[self.prepared.pooler.reduction(task.unit)]
+                total = shard.shares.setdefault(key, np.full((part.n_rows, values.shape[1]), start, np.float32))
+                total[part.target] = join(total[part.target], rows)
 
     def _store(self, shard: _OpenShard, unit: str, layer: str, position: int, offset: int, rows: np.ndarray) -> None:
         """Put rows of one utterance, from its row ``offset`` on, where they belong in the shard."""

@@ -14,7 +14,7 @@ from layertool.extractors.pooling import segment_sums
 
 LENGTHS = (400, 16_000, 5_003, 31_111)
 POSITIONS = ("position@0", "position@0.29", "position@0.5", "position@1")
-POOLINGS = ("mean", "centre-third", *POSITIONS, "quarter1", "quarter2", "quarter3", "quarter4")
+POOLINGS = ("mean", "min", "max", "centre-third", *POSITIONS, "quarter1", "quarter2", "quarter3", "quarter4")
 # beside random ones: where frames begin and end, single samples, repeats, overlaps, the end of the audio
 SEGMENTS = [
     (0, "word", 0, 400, "all"),
@@ -112,7 +112,7 @@ def expected_rows(unit: str, segments, frames: list[np.ndarray], hop: int, pooli
     rows = [(k, 0, n, "") for k, n in enumerate(LENGTHS)] if unit == "utterance" else in_order(segments, unit)
     return np.stack(
         [
-            references.pooled(frames[k], references.segment_frames(start, end, hop, len(frames[k]), pooling))
+            references.pooled(frames[k], references.segment_frames(start, end, hop, len(frames[k]), pooling), pooling)
             for k, start, end, _ in rows
         ]
     )
@@ -172,6 +172,22 @@ def test_every_pooling_at_every_unit(speech, tmp_path, pooling):
         for unit in units:
             expected = expected_rows(unit, segments, frames, references.hop(name), pooling)
             assert references.worst_row(store.read(unit, name), expected) < 1e-5, (unit, name)
+
+
+@pytest.mark.parametrize("pooling", ["min", "max"])
+def test_extremes_over_all_windows_of_long_audio(speech, tmp_path, pooling):
+    """Those of the frames that the same run stores, whichever window they are from."""
+    corpus = models.corpus(tmp_path / "corpus", [models.speech_like(9 * 16_000, 3), models.speech_like(16_000, 4)])
+    store = layertool.extract(
+        str(speech[2]), corpus, tmp_path / "store", ("frame", "utterance"), "C7,T2", pooling={"utterance": pooling},
+        window_seconds=4, overlap_seconds=1,
+    )  # fmt: skip
+    for name in store.layers:
+        frames, clip = store.read("frame", name), store.row_table("frame", name)["utterance"]
+        expected = [getattr(frames[clip == k], pooling)(0) for k in (0, 1)]
+        assert np.array_equal(store.read("utterance", name), np.stack(expected))
+        half = frames[clip == 0][:190]
+        assert not np.array_equal(getattr(half, pooling)(0), expected[0])  # one window would not do
 
 
 def test_poolings_differ(speech):
