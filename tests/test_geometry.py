@@ -236,7 +236,7 @@ def test_quarters_share_out_a_segment():
     "name", ["median", "", "Mean", "position@", "position@1.5", "position@-1", "quarter0", "quarter5"]
 )
 def test_an_unknown_pooling_is_refused(name):
-    with pytest.raises(UsageError, match=f"'{name}' is no pooling: choose mean, centre-third"):
+    with pytest.raises(UsageError, match=f"'{name}' is no pooling: choose mean, min, max, centre-third"):
         Pooling(name)
 
 
