@@ -1,0 +1,256 @@
+"""SpEAT: which of two groups of speech is nearer to pleasant speech, in the eyes of a layer.
+
+Caliskan et al. 2017 (WEAT), Slaughter et al. 2023 (SpEAT), Lin et al. 2024. For an embedding w of a
+target, and attributes A (pleasant) and B (unpleasant):
+
+    s(w) = mean over a of cos(w, a) - mean over b of cos(w, b)
+    d    = (mean over X of s - mean over Y of s) / standard deviation of s over X and Y (ddof 1)
+
+All in float64. Everything after s(w) needs only these numbers, so many layers are permuted and resampled
+at once, with the same draws for each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+import numpy as np
+from scipy import stats
+
+from layertool.errors import FeatureError, UsageError
+
+ALTERNATIVES = {
+    "greater": "one-sided: X nearer to A",
+    "less": "one-sided: X nearer to B",
+    "two-sided": "two-sided",
+}
+N_PERMUTATIONS = 10_000
+N_RESAMPLES = 10_000
+LEVEL = 0.95  # of intervals
+TIE = 1e-12  # of the sum of |s|: statistics that are closer are equal
+_CHUNK_NUMBERS = 1 << 22  # held at once
+
+
+@dataclass(frozen=True)
+class Test:
+    """Effect size d, its p-value, and whether p counts every relabelling or a sample of them (``n_permutations``)."""
+
+    d: float
+    p: float
+    exact: bool
+    n_permutations: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Percentile interval of d over resamples of the items, and its standard error."""
+
+    low: float
+    high: float
+    error: float
+
+
+def associations(w: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """s(w) of each embedding: w (n, d), a (n_a, d), b (n_b, d) -> (n,); or (layers, n) from (layers, n, d) each.
+
+    Raises FeatureError for embeddings that are not finite or have no direction.
+    """
+    w, a, b = (_unit(part, name) for part, name in ((w, "targets"), (a, "A"), (b, "B")))
+    return np.einsum("...nd,...d->...n", w, a.mean(-2) - b.mean(-2))
+
+
+def association_test(
+    x: np.ndarray,
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    n_permutations: int = N_PERMUTATIONS,
+    alternative: str = "greater",
+    seed: int = 0,
+) -> Test:
+    """The association test of targets x (n_x, d), y (n_y, d) with attributes a (n_a, d), b (n_b, d).
+
+    p: share of the relabellings of the targets whose difference of mean associations is at least the observed
+    one, ties included. All of them are counted when there are at most ``n_permutations``; else that many less one are
+    drawn, and the observed one counts as a hit. ``alternative``: greater (X nearer to A), less, two-sided.
+
+    Raises UsageError for groups of fewer than two (targets) or none (attributes), FeatureError for
+    embeddings that are not finite, have no direction, or are all associated alike.
+    """
+    x, y, a, b = (np.asarray(part, np.float64) for part in (x, y, a, b))
+    check_sizes(len(x), len(y), len(a), len(b))
+    s = associations(np.concatenate([x, y]), a, b)
+    (p,), exact, n = permutation_p(s[None], len(x), n_permutations, alternative, seed)
+    return Test(float(effect_sizes(s[None], len(x))[0]), float(p), exact, n)
+
+
+def check_sizes(n_x: int, n_y: int, n_a: int, n_b: int) -> None:
+    """Raise UsageError for groups that have no test."""
+    for name, n in (("X", n_x), ("Y", n_y)):
+        if n < 2:
+            raise UsageError(f"group {name} has {n} items: an association test takes two or more of each target group")
+    for name, n in (("A", n_a), ("B", n_b)):
+        if n < 1:
+            raise UsageError(f"attribute group {name} is empty: an association test takes one item or more of each")
+
+
+def _unit(rows: np.ndarray, name: str) -> np.ndarray:
+    """Embeddings of length 1, in float64; the scale of each is taken out first, so that no square overflows."""
+    rows = np.asarray(rows, np.float64)
+    if not np.isfinite(rows).all():
+        raise FeatureError(f"the embeddings of {name} are not all finite: extract them again, or leave those items out")
+    largest = np.abs(rows).max(-1, keepdims=True, initial=0.0)
+    if not (largest > 0).all():
+        at = np.argwhere(largest[..., 0] == 0)[0]
+        raise FeatureError(f"item {at[-1]} of {name} has an embedding of zeros, which has no direction: leave it out")
+    rows = rows / largest
+    return rows / np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+
+
+def effect_sizes(s: np.ndarray, n_x: int) -> np.ndarray:
+    """d of each layer: (layers,) from associations s (layers, n), of which the first ``n_x`` are X.
+
+    FeatureError where all associations of a layer are the same, up to rounding.
+    """
+    deviation = s.std(-1, ddof=1)
+    if not (deviation > 1e-14).all():  # cosines are at most 1: less than this is rounding
+        raise FeatureError(
+            f"all targets are associated alike at position {int(np.argmin(deviation))} of the layers: the effect size is "
+            "undefined there"
+        )
+    return (s[:, :n_x].mean(-1) - s[:, n_x:].mean(-1)) / deviation
+
+
+def permutation_p(
+    s: np.ndarray, n_x: int, n_permutations: int, alternative: str, seed: int
+) -> tuple[np.ndarray, bool, int]:
+    """p of each layer (layers,), whether it is exact, and the number of relabellings, from s (layers, n).
+
+    The sum over X decides: the difference of means grows with it. Every layer sees the same relabellings.
+    """
+    if alternative not in ALTERNATIVES:
+        raise UsageError(f"'{alternative}' is no alternative: choose {', '.join(ALTERNATIVES)}")
+    if n_permutations < 1:
+        raise UsageError(f"{n_permutations} permutations give no p: take 1 or more")
+    s = s - s.mean(-1, keepdims=True)  # the expected sum is 0 then, and small numbers keep their digits
+    n = s.shape[-1]
+    observed, tie = s[:, :n_x].sum(-1), TIE * np.abs(s).sum(-1)
+    n_all = math.comb(n, n_x)
+    exact = n_all <= n_permutations
+    hits = np.zeros(len(s), np.int64)
+    for members in _all_groups(n, n_x) if exact else _drawn_groups(n, n_x, n_permutations - 1, seed):
+        sums = members @ s.T
+        if alternative == "greater":
+            hits += (sums >= observed - tie).sum(0)
+        elif alternative == "less":
+            hits += (sums <= observed + tie).sum(0)
+        else:
+            hits += (np.abs(sums) >= np.abs(observed) - tie).sum(0)
+    return (hits / n_all, True, n_all) if exact else ((1 + hits) / n_permutations, False, n_permutations)
+
+
+def _all_groups(n: int, n_x: int) -> Iterator[np.ndarray]:
+    """Every choice of n_x among n items, as rows (choices, n) of 0 and 1."""
+    choices = combinations(range(n), n_x)
+    while chosen := list(islice(choices, _CHUNK_NUMBERS // n)):
+        members = np.zeros((len(chosen), n))
+        np.put_along_axis(members, np.array(chosen), 1.0, axis=1)
+        yield members
+
+
+def _drawn_groups(n: int, n_x: int, n_draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Uniformly drawn choices: the items with the n_x smallest of n random numbers."""
+    random = np.random.default_rng(seed)
+    size = max(1, _CHUNK_NUMBERS // 4 // n)
+    for first in range(0, n_draws, size):
+        keys = random.random((min(size, n_draws - first), n))
+        last = np.partition(keys, n_x - 1, axis=1)[:, n_x - 1 : n_x]
+        yield (keys <= last).astype(np.float64)
+
+
+def bootstrap(
+    s: np.ndarray, n_x: int, n_resamples: int, seed: int, strata: Sequence | None = None, paired: bool = False
+) -> list[Interval]:
+    """Interval of d for each layer, resampling targets with replacement: from s (layers, n), X first.
+
+    ``strata`` (n,): items are resampled within their group and stratum. ``paired``: item i of X and
+    item i of Y are drawn together. An item that is drawn twice counts twice.
+    """
+    counts = _resamples(s.shape[-1], n_x, n_resamples, seed, strata, paired)
+    centred = s - s.mean(-1, keepdims=True)
+    return _intervals(_resampled_d(counts, np.broadcast_to(centred[:, None], (len(s), n_resamples, s.shape[-1])), n_x))
+
+
+def bootstrap_all(
+    w: np.ndarray, a: np.ndarray, b: np.ndarray, n_x: int, n_resamples: int, seed: int,
+    strata: Sequence | None = None, paired: bool = False,
+) -> list[Interval]:  # fmt: skip
+    """The same, resampling targets and attributes: w (layers, n, d), X first, a (layers, n_a, d), b (layers, n_b, d)."""
+    counts = _resamples(w.shape[1], n_x, n_resamples, seed, strata, paired)
+    random = np.random.default_rng([seed, 1])
+    weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (a.shape[1], b.shape[1])]
+    out = []
+    for layer_w, layer_a, layer_b in zip(w, a, b, strict=True):
+        layer_w, layer_a, layer_b = (_unit(part, "a layer") for part in (layer_w, layer_a, layer_b))
+        s = (layer_w @ layer_a.T) @ weights[0].T - (layer_w @ layer_b.T) @ weights[1].T
+        s = (s - s.mean(0)).T
+        out += _intervals(_resampled_d(counts, s[None], n_x))
+    return out
+
+
+def _resamples(n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | None, paired: bool) -> np.ndarray:
+    """How often each item is in each resample, (resamples, n)."""
+    random = np.random.default_rng(seed)
+    if paired and 2 * n_x != n:
+        raise UsageError(f"{n_x} and {n - n_x} items are no pairs: a paired bootstrap takes two groups of one size")
+    codes = (
+        np.zeros(n, np.int64) if strata is None else np.unique(np.asarray(strata).astype(str), return_inverse=True)[1]
+    )
+    if paired and (codes[:n_x] != codes[n_x:]).any():
+        raise UsageError("two items of one pair are in different strata: leave out one of both options")
+    side = np.zeros(n, np.int64) if paired else (np.arange(n) >= n_x).astype(np.int64)
+    cells = 2 * codes + side
+    counts = np.zeros((n_resamples, n))
+    among = np.arange(n_x if paired else n)
+    for cell in np.unique(cells[among]):
+        mine = among[cells[among] == cell]
+        counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), n_resamples)
+    if paired:
+        counts[:, n_x:] = counts[:, :n_x]
+    return counts
+
+
+def _resampled_d(counts: np.ndarray, s: np.ndarray, n_x: int) -> np.ndarray:
+    """d (layers, resamples) from how often items are drawn (resamples, n) and s (layers, resamples or 1 row of it, n)."""
+    n = counts.shape[1]
+    out = np.empty(s.shape[:2])
+    for layer, values in enumerate(s):
+        if values.strides[0] == 0:  # the same associations in every resample
+            row = values[0]
+            sums_x, sums, squares = counts[:, :n_x] @ row[:n_x], counts @ row, counts @ row**2
+        else:
+            drawn = counts * values
+            sums_x, sums, squares = drawn[:, :n_x].sum(1), drawn.sum(1), (drawn * values).sum(1)
+        variance = np.maximum(squares - sums**2 / n, 0) / (n - 1)
+        difference = sums_x / n_x - (sums - sums_x) / (n - n_x)
+        defined = variance > 1e-12 * squares / n
+        out[layer] = np.divide(difference, np.sqrt(variance), out=np.full(len(counts), np.nan), where=defined)
+    return out
+
+
+def _intervals(d: np.ndarray) -> list[Interval]:
+    """Percentiles over the resamples in which d is defined (in tiny groups all items drawn can be one)."""
+    ends = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
+    return [
+        Interval(float(low), float(high), float(np.nanstd(values, ddof=1)))
+        for values, (low, high) in zip(d, np.nanpercentile(d, ends, axis=1).T, strict=True)
+    ]  # fmt: skip
+
+
+def corrected(p: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """p-values of a family of tests after Bonferroni and after Benjamini and Hochberg (1995), (n,) each."""
+    values = np.asarray(p, np.float64)
+    return np.minimum(1.0, values * len(values)), stats.false_discovery_control(values, method="bh")
