@@ -21,6 +21,7 @@ COMMANDS = {
     "cca": "layertool.commands.correlation:cca",
     "cka": "layertool.commands.similarity:cka",
     "mi": "layertool.commands.correlation:mi",
+    "speat": "layertool.commands.bias:speat",
     "compare": "layertool.commands.similarity:compare",
     "demo": "layertool.commands.demo:demo",
 }
@@ -34,6 +35,7 @@ SUMMARIES = {
     "cca": "Correlate every layer with acoustic frames, another layer, labels, or embeddings (CCA).",
     "cka": "Compare every layer with every layer, of one store or of two (CKA, Procrustes, RSA).",
     "mi": "Mutual information of k-means clusters of every layer with phones, words, or other labels.",
+    "speat": "Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?",
     "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
 }

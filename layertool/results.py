@@ -15,6 +15,7 @@ from layertool.errors import UsageError
 from layertool.files import whole_file
 
 _LAYER = re.compile(r"[CTD]\d+|final")
+PARAMETERS = "parameters that are not 0"  # the variant of rows that say how large a model is
 FORMATS = (".csv", ".parquet", ".json")
 
 

@@ -172,7 +172,12 @@ def _drawn_groups(n: int, n_x: int, n_draws: int, seed: int) -> Iterator[np.ndar
 
 
 def bootstrap(
-    s: np.ndarray, n_x: int, n_resamples: int, seed: int, strata: Sequence | None = None, paired: bool = False
+    s: np.ndarray,
+    n_x: int,
+    n_resamples: int,
+    seed: int,
+    strata: Sequence | np.ndarray | None = None,
+    paired: bool = False,
 ) -> list[Interval]:
     """Interval of d for each layer, resampling targets with replacement: from s (layers, n), X first.
 
@@ -186,7 +191,7 @@ def bootstrap(
 
 def bootstrap_all(
     w: np.ndarray, a: np.ndarray, b: np.ndarray, n_x: int, n_resamples: int, seed: int,
-    strata: Sequence | None = None, paired: bool = False,
+    strata: Sequence | np.ndarray | None = None, paired: bool = False,
 ) -> list[Interval]:  # fmt: skip
     """The same, resampling targets and attributes: w (layers, n, d), X first, a (layers, n_a, d), b (layers, n_b, d)."""
     counts = _resamples(w.shape[1], n_x, n_resamples, seed, strata, paired)
@@ -201,7 +206,9 @@ def bootstrap_all(
     return out
 
 
-def _resamples(n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | None, paired: bool) -> np.ndarray:
+def _resamples(
+    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
+) -> np.ndarray:
     """How often each item is in each resample, (resamples, n)."""
     random = np.random.default_rng(seed)
     if paired and 2 * n_x != n:

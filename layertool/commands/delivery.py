@@ -37,20 +37,31 @@ def deliver(
     from layertool import results
 
     table = rows if isinstance(rows, pd.DataFrame) else results.table(rows)
+
+    def draw(path: Path) -> None:
+        from layertool import figures
+
+        if x != "layer":
+            figures.series(table, path, x, ylabel)
+        elif results.is_matrix(table):
+            figures.heatmaps(table, path, ylabel)
+        else:
+            figures.layer_curves(table, path, ylabel)
+
+    hand_over(table, output.scores, draw, out, plot, as_json, quiet)
+
+
+def hand_over(table, show, draw, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
+    """The same with a way of its own to ``show(table)`` and to ``draw(path)``."""
+    from layertool import results
+
     if as_json:
         output.as_json(results.records(table))
     else:
-        output.scores(table)
+        show(table)
     if out is not None:
         results.write(table, out)
         output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
     if plot is not None:
-        from layertool import figures
-
-        if x != "layer":
-            figures.series(table, plot, x, ylabel)
-        elif results.is_matrix(table):
-            figures.heatmaps(table, plot, ylabel)
-        else:
-            figures.layer_curves(table, plot, ylabel)
+        draw(plot)
         output.note(f"figure in {plot}", quiet)

@@ -40,6 +40,7 @@ def info(store: Path, as_json: bool) -> None:
         ("corpus", f"{about['corpus']['name']}: {about['corpus']['n_utterances']} utterances, "
                    f"{output.duration(about['corpus']['seconds'])}"),
         ("state", f"{state}; left out: {len(opened.failures) or 'nothing'}"),
+        *_parameter_facts(about.get("parameters") or {}),
         ("computed in", f"{configuration['dtype']}, stored as {configuration['store_dtype']}"),
         ("size", output.size(sum(entry["size"] for entry in opened.index.values()))),
         ("audio", _audio(about["audio"], configuration)),
@@ -63,6 +64,15 @@ def info(store: Path, as_json: bool) -> None:
     output.table(None, ("unit", "layers", "rows", "width", "pooling"), rows)
     for failure in opened.failures:
         click.echo(f"left out: {failure['utterance']}: {failure['error']}")
+
+
+def _parameter_facts(parameters: dict) -> list[tuple[str, str]]:
+    """The line about the size of the model; acoustic features and older stores have none."""
+    n, nonzero = parameters.get("all"), parameters.get("nonzero")
+    if not n:
+        return []
+    zero = "" if n - nonzero < 0.01 * n else f", of which {output.number(n - nonzero)} are 0"
+    return [("parameters", output.number(n) + zero)]
 
 
 def mask_facts(configuration: dict) -> list[tuple[str, str]]:

@@ -57,11 +57,14 @@ class Extractor(ABC):
 
     ``layers``: all layers in network order. ``provenance``: what identifies the model (id, revision
     or sha256, family, normalisation, ...); it becomes part of the store's configuration.
+    ``n_parameters``, ``n_nonzero``: of the whole network, None where there is none; pruned weights are 0.
     ``min_samples``, ``max_window``: the shortest and the longest stretch that the model can take.
     """
 
     layers: dict[str, Layer]
     provenance: dict
+    n_parameters: int | None = None
+    n_nonzero: int | None = None
     min_samples: int = 1
     max_window: int | None = None
     is_acoustic = False
@@ -87,6 +90,11 @@ class Extractor(ABC):
             f"--mask-seed is for models of the wav2vec 2.0 kind, which are trained on masked frames; "
             f"{self.provenance['id']} is not one: leave it out"
         )
+
+    def _count_parameters(self, network: Any) -> None:
+        """Called before parts of the network are left out."""
+        self.n_parameters = sum(p.numel() for p in network.parameters())
+        self.n_nonzero = sum(int(p.count_nonzero()) for p in network.parameters())
 
     def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
         """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""

@@ -72,6 +72,7 @@ class SpeechExtractor(Extractor):
         normalise: bool | None = None,
     ):
         self.network, provenance, self._lacking = load_model(model, config, random_init)
+        self._count_parameters(self.network)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.normalises = _wants_normalisation(model, config) if normalise is None else normalise

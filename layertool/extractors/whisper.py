@@ -43,6 +43,7 @@ class WhisperExtractor(Extractor):
         from transformers import WhisperFeatureExtractor
 
         self.network, provenance, _ = load_model(model, config, random_init)
+        self._count_parameters(self.network)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.name, self.revision = split_revision(model)

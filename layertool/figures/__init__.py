@@ -15,16 +15,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from layertool.errors import UsageError
-from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series, plt
+from layertool.figures.bias import draw_bars, draw_removed
+from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series
+from layertool.figures.panels import plt
 from layertool.files import whole_file
 
 __all__ = [
     "FORMATS",
+    "bars",
+    "draw_bars",
     "draw_heatmaps",
     "draw_layer_curves",
+    "draw_removed",
     "draw_series",
     "heatmaps",
     "layer_curves",
+    "removed",
     "series",
 ]
 
@@ -67,6 +73,16 @@ def series(rows: pd.DataFrame, path: Path | str, x: str = "step", ylabel: str | 
     UsageError for other formats, rows without ``x``, and fewer than two values of it.
     """
     return _write(path, lambda: draw_series(rows, x, ylabel))
+
+
+def bars(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Path:
+    """Write a group of bars for each target, one bar for each model, as PNG, PDF or SVG."""
+    return _write(path, lambda: draw_bars(rows, ylabel))
+
+
+def removed(rows: pd.DataFrame, path: Path | str, reference: str, ylabel: str | None = None) -> Path:
+    """Write numbers of compressed models over the parameters removed from the store ``reference``, as PNG, PDF or SVG."""
+    return _write(path, lambda: draw_removed(rows, reference, ylabel))
 
 
 def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:

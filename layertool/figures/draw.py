@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import textwrap
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,31 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
 
 from layertool.errors import UsageError
+from layertool.figures.panels import (
+    COLOUR_MAP,
+    COLOURS,
+    LINES_PER_INCH,
+    MARGIN,
+    add_legend,
+    axis_limits,
+    draw_curve,
+    label_x,
+    n_columns,
+    name_ticks,
+    new_panels,
+    plt,
+    scale_x,
+    shades,
+    text_length,
+    wrap,
+)
 from layertool.figures.table import (
-    NUMBERS,
     PANEL,
     curve_names,
     depth,
@@ -29,35 +47,15 @@ from layertool.figures.table import (
 )
 from layertool.results import is_matrix
 
-matplotlib.use("Agg")  # files only; must come before pyplot
-
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis, XAxis
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
-
-# Okabe and Ito's colours: told apart by colour-blind readers and in greyscale print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "os^Dv"
-COLOUR_MAP = "viridis"
-DARK = 0.88  # the part of the colour map that can be seen as a line on white
 CHANCE_DASHES = (0, (2, 2))
 OWN_CHANCE, HIGHEST_CHANCE = "chance of each curve", "highest chance of a layer"  # in legends
-MAX_COLUMNS = 4
 MAX_LEGEND_LAYERS = 13  # T0 to T12; more become a colour bar
 MAX_WRITTEN_CELLS = 14  # a side
-SHARE_TOP = 1.05  # an axis that need not go higher ends at 1: accuracies and correlations, with their intervals
 SAME_CHANCE = 0.01  # of the height of the axis: chance levels as close as this are one line
-LOG_RATIO = 100
-CHARACTERS_PER_INCH, LINES_PER_INCH = 14, 7.5  # at 8 to 9 points
-MARGIN = 0.8  # inches that labels take beside the axes
 BESIDE, BELOW, ABOVE = 1.0, 0.8, 0.3  # inches around a map, for its labels
 BAR, MIN_BAR, MAX_BAR = 0.9, 1.6, 5  # inches: width of a colour bar with its label, and how high it may be
-_NOT_A_SHARE = re.compile(r"\b(nats|bits)\b")
 
 
 def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
@@ -69,22 +67,24 @@ def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     layers = layer_order(rows[on_axis])
     curves = list(dict.fromkeys([*rows["curve"][on_axis], *rows["curve"]]))
     few = len(curves) <= len(COLOURS)
-    colours = dict(zip(curves, COLOURS if few else _colours(len(curves)), strict=False))
+    colours = dict(zip(curves, COLOURS if few else shades(len(curves)), strict=False))
     width = min(max(3.4, len(layers) / LINES_PER_INCH + MARGIN), 6.5)
-    figure, panels = _panels(rows, PANEL, width, 0 if few else _length(curves) + 0.6, ylabel)
+    figure, panels = new_panels(rows, PANEL, width, 0 if few else text_length(curves) + 0.6, ylabel)
     for axis, part in panels:
         for k, curve in enumerate(curves):
             points = part[part["curve"] == curve]
             style = {"color": colours[curve], "label": curve}
             if set(points["layer"]) <= set(layers):
-                _curve(axis, points["layer"].map(layers.index), points, marker="o" if few else MARKERS[k % 5], **style)
+                draw_curve(
+                    axis, points["layer"].map(layers.index), points, marker="o" if few else MARKERS[k % 5], **style
+                )
             else:
                 _level(axis, points.iloc[0], linestyle=DASHES[k % len(DASHES)], **style)
         _chance(axis, part, layers, colours)
         axis.set_xlim(-0.5, len(layers) - 0.5)
-        _name_ticks(axis.xaxis, layers, width - MARGIN)
-    _label_x(panels, "layer")
-    _legend(figure, panels, [*curves, "chance", OWN_CHANCE], at_side=not few)
+        name_ticks(axis.xaxis, layers, width - MARGIN)
+    label_x(panels, "layer")
+    add_legend(figure, panels, [*curves, "chance", OWN_CHANCE], at_side=not few)
     return figure
 
 
@@ -111,27 +111,27 @@ def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
     top = height
     for (fields, group), panels, sizes, block, name in zip(groups, maps, inches, blocks, names, strict=True):
         colouring = ScalarMappable(
-            Normalize(*_limits(group, label, columns=["value"], room=0)),
+            Normalize(*axis_limits(group, label, columns=["value"], room=0)),
             matplotlib.colormaps[COLOUR_MAP].with_extremes(bad="0.8"),
         )
         shared, units = titles([{**fields, "unit": panel["unit"]} for panel, *_ in panels])
         if block.title:
-            figure.text(0.1 / width, (top - 0.1) / height, _wrap(name, width), va="top", fontsize=10)
+            figure.text(0.1 / width, (top - 0.1) / height, wrap(name, width), va="top", fontsize=10)
         for place, unit, (wide, high), (panel, values, x, y) in zip(block.places, units, sizes, panels, strict=True):
             left, bottom = place[0], top - place[1] - high
             axis = figure.add_axes((left / width, bottom / height, wide / width, high / height))
             _map(axis, values, colouring)
             axis.set_title(unit, fontsize=9)
-            _name_ticks(axis.xaxis, x, wide)
-            _name_ticks(axis.yaxis, y, high)
-            axis.set_xlabel(_wrap(panel["curve"], wide + 0.4), fontsize=9)
-            axis.set_ylabel(_wrap(panel["other"], high + 0.4), fontsize=9)
+            name_ticks(axis.xaxis, x, wide)
+            name_ticks(axis.yaxis, y, high)
+            axis.set_xlabel(wrap(panel["curve"], wide + 0.4), fontsize=9)
+            axis.set_ylabel(wrap(panel["other"], high + 0.4), fontsize=9)
         high = min(block.height - block.title - ABOVE - BELOW, MAX_BAR)
         bottom = top - block.title - ABOVE - high
         edges = ((block.width - BAR) / width, bottom / height, 0.15 / width, high / height)
         bar = figure.colorbar(colouring, cax=figure.add_axes(edges))
         bar.ax.tick_params(labelsize=8)
-        bar.set_label(_wrap(label or shared, high), fontsize=9)
+        bar.set_label(wrap(label or shared, high), fontsize=9)
         top -= block.height
     return figure
 
@@ -146,100 +146,30 @@ def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) 
         rows["model"] = curve_names(rows.assign(revision="", step=math.nan, corpus="", store=""))
     only_once(rows, [*fields, "layer", x])
     layers = layer_order(rows)
-    colours = dict(zip(layers, _colours(len(layers)), strict=True))
+    colours = dict(zip(layers, shades(len(layers)), strict=True))
     as_bar = len(layers) > MAX_LEGEND_LAYERS
-    figure, panels = _panels(rows, fields, 3.8, 0.9, ylabel)
+    figure, panels = new_panels(rows, fields, 3.8, 0.9, ylabel)
     for axis, part in panels:
         for layer in layers:
             points = part[part["layer"] == layer]
-            _curve(axis, points[x], points, alpha=0.1, label=layer, color=colours[layer], marker="o")
+            draw_curve(axis, points[x], points, alpha=0.1, label=layer, color=colours[layer], marker="o")
         if part["chance"].notna().any():
             chance = part.groupby(x)["chance"].agg(["min", "max"])
             same = (chance["max"] - chance["min"]).max() <= SAME_CHANCE * np.ptp(axis.get_ylim())
             name = "chance" if same else HIGHEST_CHANCE
             axis.plot(chance.index, chance["max"], label=name, color="0.5", linestyle="--", linewidth=1)
-        _scale_x(axis, rows[x])
-    _label_x(panels, x.replace("_", " "))
+        scale_x(axis, rows[x])
+    label_x(panels, x.replace("_", " "))
     if as_bar:
-        shades = ScalarMappable(
+        colouring = ScalarMappable(
             BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers)), ListedColormap(list(colours.values()))
         )
-        bar = figure.colorbar(shades, ax=[axis for axis, _ in panels], aspect=30)
+        bar = figure.colorbar(colouring, ax=[axis for axis, _ in panels], aspect=30)
         bar.set_label("layer", fontsize=9)
         bar.ax.minorticks_off()
-        _name_ticks(bar.ax.yaxis, layers, figure.get_figheight() - MARGIN)
-    _legend(figure, panels, [*([] if as_bar else layers), "chance", HIGHEST_CHANCE], at_side=not as_bar)
+        name_ticks(bar.ax.yaxis, layers, figure.get_figheight() - MARGIN)
+    add_legend(figure, panels, [*([] if as_bar else layers), "chance", HIGHEST_CHANCE], at_side=not as_bar)
     return figure
-
-
-def _wrap(text: str, inches: float) -> str:
-    width = max(8, int(inches * CHARACTERS_PER_INCH))
-    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
-
-
-def _columns(n: int) -> int:
-    """As few columns as the fewest rows allow."""
-    return math.ceil(n / math.ceil(n / MAX_COLUMNS))
-
-
-def _grid(figure: Figure, n: int, columns: int) -> list[Axes]:
-    axes = figure.subplots(math.ceil(n / columns), columns, squeeze=False).ravel()
-    for axis in axes[n:]:
-        axis.remove()
-    return list(axes[:n])
-
-
-def _panels(
-    rows: pd.DataFrame, fields: list[str], width: float, extra: float, ylabel: str | None
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure with titled panels of ``width`` inches, and ``extra`` inches for a legend, and the rows of each."""
-    parts = split(rows, fields)
-    shared, names = titles([panel for panel, _ in parts])
-    columns = _columns(len(parts))
-    size = (columns * width + extra + 0.6, math.ceil(len(parts) / columns) * 3 + 0.6)
-    figure = plt.figure(figsize=size, layout="constrained")
-    panels = list(zip(_grid(figure, len(parts), columns), [part for _, part in parts], strict=True))
-    for k, ((axis, part), title) in enumerate(zip(panels, names, strict=True)):
-        axis.set_title(_wrap(title, width - 0.3), fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        # panels of one quantity can be compared
-        same = rows[(rows["analysis"] == part["analysis"].iloc[0]) & (rows["variant"] == part["variant"].iloc[0])]
-        low, high = _limits(same, ylabel)
-        axis.tick_params(labelsize=8)
-        axis.set_ylim(low, high)
-        if low < 0 < high:
-            axis.axhline(0, color="0.85", linewidth=0.6, zorder=0)
-        if k % columns == 0:
-            axis.set_ylabel(_wrap(ylabel or shared, 2.3), fontsize=9)
-    return figure, panels
-
-
-def _limits(
-    rows: pd.DataFrame, label: str | None, columns: Sequence[str] = NUMBERS, room: float = 0.05
-) -> tuple[float, float]:
-    """Bottom and top of an axis: 0 and 1 for shares, below 0 only for numbers that are."""
-    numbers = rows[list(columns)].to_numpy()
-    numbers = numbers[np.isfinite(numbers)]
-    low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 1.0)
-    low = 0.0 if low > -1e-9 else low  # rounding
-    room *= high - min(low, 0.0) or 1.0
-    texts = (*rows["analysis"].head(1), *rows["variant"].head(1), label or "")
-    share = 0 <= high <= SHARE_TOP and not any(_NOT_A_SHARE.search(text) for text in texts)
-    return low - room if low < 0 else 0.0, max(1.0, high) if share else high + room
-
-
-def _curve(axis: Axes, x: pd.Series, points: pd.DataFrame, alpha: float = 0.2, **style: Any) -> None:
-    """A line with markers and its band; the interval of a single point is a bar."""
-    order = np.argsort(x.to_numpy(), kind="stable")
-    place, (value, low, high) = x.to_numpy()[order], points[NUMBERS[:3]].to_numpy()[order].T
-    if not len(place):
-        return
-    axis.plot(place, value, linestyle="-", linewidth=1.3, markersize=3.5, **style)
-    known = np.isfinite(low) & np.isfinite(high)
-    if len(place) == 1:
-        axis.vlines(place[known], low[known], high[known], color=style["color"], linewidth=1)
-    elif known.any():
-        axis.fill_between(place, low, high, where=known, color=style["color"], alpha=alpha, linewidth=0)
 
 
 def _level(axis: Axes, point: pd.Series, **style: Any) -> None:
@@ -299,7 +229,7 @@ class _Block:
     @classmethod
     def of(cls, sizes: list[np.ndarray], titled: bool) -> _Block:
         """A grid for maps of these widths and heights, in rows as high as the colour bar needs."""
-        columns, title = _columns(len(sizes)), 0.3 if titled else 0.0
+        columns, title = n_columns(len(sizes)), 0.3 if titled else 0.0
         wide = [max(w for w, _ in sizes[k::columns]) + BESIDE for k in range(columns)]
         high = [max(MIN_BAR, *(h for _, h in sizes[k : k + columns])) for k in range(0, len(sizes), columns)]
         places = [
@@ -321,61 +251,3 @@ def _map(axis: Axes, values: np.ndarray, colouring: ScalarMappable) -> None:
             bright = np.dot(colouring.to_rgba(value)[:3], (0.299, 0.587, 0.114)) > 0.5
             text = f"{value:.2f}".replace("-0.00", "0.00")
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color="black" if bright else "white")
-
-
-def _colours(n: int) -> list[tuple[float, ...]]:
-    return [tuple(colour) for colour in matplotlib.colormaps[COLOUR_MAP](np.linspace(0, DARK, n))]
-
-
-def _length(texts: Iterable[str]) -> float:
-    """Inches that the longest text takes."""
-    return max(map(len, texts)) / CHARACTERS_PER_INCH
-
-
-def _name_ticks(axis: Axis, names: list[str], inches: float) -> None:
-    """A tick for each name, thinned out where ``inches`` have no room for all; upright names along a full x axis."""
-    every = math.ceil(len(names) / LINES_PER_INCH / inches)
-    upright = isinstance(axis, XAxis) and sum(len(name) + 2 for name in names) / CHARACTERS_PER_INCH > inches
-    axis.set_ticks(range(0, len(names), every), names[::every], fontsize=8, rotation=90 if upright else 0)
-
-
-def _label_x(panels: list[tuple[Axes, pd.DataFrame]], label: str) -> None:
-    """The label under the lowest panel of each column."""
-    for k, (axis, _) in enumerate(panels):
-        if k + _columns(len(panels)) >= len(panels):
-            axis.set_xlabel(label, fontsize=9)
-
-
-def _scale_x(axis: Axes, values: pd.Series) -> None:
-    """Logarithmic where checkpoints lie far apart, with a linear start where there is a step 0."""
-    positive = values[values > 0]
-    if values.min() >= 0 and positive.max() > LOG_RATIO * positive.min():
-        if (values == 0).any():
-            axis.set_xscale("symlog", linthresh=positive.min())
-            decades = range(math.ceil(math.log10(positive.min())), math.floor(math.log10(positive.max())) + 1)
-            axis.set_xticks([0, *(10.0**k for k in decades)])
-            axis.minorticks_off()
-        else:
-            axis.set_xscale("log")
-    if values.max() >= 10_000:
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _legend(figure: Figure, panels: list[tuple[Axes, pd.DataFrame]], order: list[str], at_side: bool) -> None:
-    """One legend for all panels, of the names in ``order`` that some panel has."""
-    drawn: dict = {}
-    for axis, _ in panels:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            drawn.setdefault(name, handle)
-    names = [name for name in order if name in drawn]
-    place: dict[str, Any]
-    if not names:
-        return
-    width, height = figure.get_size_inches()
-    if at_side:
-        place = {"loc": "outside right upper", "ncols": math.ceil(len(names) * 0.18 / height)}
-    else:
-        lines = math.ceil(len(names) / min(max(1, int(width / (_length(names) + 0.6))), 6))
-        place = {"loc": "outside lower center", "ncols": math.ceil(len(names) / lines)}
-    labels = [_wrap(name, width - 0.6) for name in names]
-    figure.legend([drawn[name] for name in names], labels, frameon=False, fontsize=9, **place)

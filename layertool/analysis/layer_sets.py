@@ -1,0 +1,121 @@
+"""Layers put together for one embedding of each item.
+
+"Aggregating these averaged embeddings across all layers" (Lin et al. 2024) is their plain mean, in which layers
+of large norm weigh more; the alternatives have names of their own, which results carry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from layertool import layers as layer_names
+from layertool.errors import UsageError
+from layertool.store import FeatureStore
+
+AGGREGATIONS = {
+    "mean": "mean of {layers}",
+    "normalized-mean": "mean of {layers} at length 1",
+    "max": "largest of {layers}",
+    "min": "smallest of {layers}",
+    "concat": "{layers} one after another",
+    "last": "last layer",
+    "speat-compat": "mean of the layers of the original SpEAT code",
+    "each": "one layer",
+}
+_BLOCK = re.compile(r"T\d+")
+Say = Callable[[str], object]
+
+
+def check(how: str) -> None:
+    """Raise UsageError for an aggregation that there is not."""
+    if how not in AGGREGATIONS:
+        raise UsageError(f"'{how}' is no aggregation over layers: choose {', '.join(AGGREGATIONS)}")
+
+
+def describe(how: str) -> str:
+    """What an aggregation is, for the variant of a result."""
+    return AGGREGATIONS[how].format(layers="all layers")
+
+
+def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
+    """The asked layers; ``all`` means T0 to TL, which a mean has to be over, or the only layer of acoustic features.
+
+    Raises UsageError when the store lacks one of T0 to TL, as the mean over the rest would be another number.
+    """
+    there = store.layers_of(unit)
+    if asked != "all":
+        return layer_names.select(asked, there, f"{store.path} at unit {unit}")
+    blocks = [layer for layer in there if _BLOCK.fullmatch(layer)]
+    if not blocks:
+        if len(there) == 1:
+            return there
+        raise UsageError(
+            f"{store.path} has no transformer layers at unit {unit}: choose among its layers with --layers"
+        )
+    last = int(blocks[-1][1:])
+    missing = [f"T{k}" for k in range(last + 1) if f"T{k}" not in blocks]
+    if missing:
+        raise UsageError(
+            f"{store.path} lacks {layer_names.summary(missing)} of T0 to T{last}, so a mean over layers would not be that of all: "
+            f"extract them, or say --layers {','.join(blocks)}"
+        )
+    return blocks
+
+
+def aggregate(
+    held: Mapping[str, np.ndarray], how: str, store: FeatureStore, say: Say
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(name, place among layers, embeddings (n, width)) from layers (n, width) each, in network order.
+
+    ``each`` gives one for every layer, others give one in all. UsageError for layers of different widths where they
+    are added or compared.
+    """
+    names = list(held)
+    if how == "each":
+        for name in names:
+            yield name, store.layers.index(name), held[name]
+        return
+    place = len(store.layers)
+    span = layer_names.summary(names)
+    if how == "last":
+        yield names[-1], store.layers.index(names[-1]), held[names[-1]]
+        return
+    if how == "speat-compat":
+        names = _original(names, store, say)
+        how = "mean"
+    if how == "concat":
+        yield span, place, np.concatenate([held[name] for name in names], axis=1)
+        return
+    widths = {held[name].shape[1] for name in names}
+    if len(widths) > 1:
+        raise UsageError(
+            f"{span} of {store.path} have widths {', '.join(map(str, sorted(widths)))}: only concat puts such layers together"
+        )
+    stack = np.stack([held[name] for name in names])
+    if how == "normalized-mean":
+        length = np.sqrt((stack**2).sum(-1, keepdims=True))
+        stack = stack / np.where(length > 0, length, 1.0)
+    if how in ("max", "min"):
+        yield span, place, stack.max(0) if how == "max" else stack.min(0)
+    else:
+        yield span, place, stack.mean(0)
+
+
+def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
+    """The layer list of the original code (spec speat.md 1.5): for HuBERT, its first file holds the last layer."""
+    family = store.configuration["model"]["family"]
+    if family == "HuBERT":
+        if names[0] == "T0":
+            return [names[-1], *names[1:]]
+        raise UsageError(
+            f"speat-compat stands for T0 to TL of HuBERT, not for {layer_names.summary(names)}: leave out --layers"
+        )
+    if family == "wav2vec 2.0":
+        say(
+            "speat-compat of wav2vec 2.0: the original's first layer is the projection before positions are added, "
+            "which stores do not hold; T0 stands in its place"
+        )
+    return names

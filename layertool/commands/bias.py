@@ -1,0 +1,164 @@
+"""speat: social bias of every layer, of many models in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from layertool.commands import delivery, output
+from layertool.commands.options import HELP, result_options
+from layertool.commands.stores import STORES, open_all, say_to_person
+from layertool.errors import UsageError
+
+SIGNIFICANT = 0.05
+
+
+def _names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
+    from layertool.analysis.feed.bias import parse_groups
+
+    return [parse_groups(value) for value in values]
+
+
+@click.command(context_settings=HELP)
+@click.argument("stores", type=STORES, nargs=-1, required=True, metavar="STORE...")
+@click.option("--target", "targets", multiple=True, required=True, callback=_groups, metavar="COLUMN=X:Y",
+              help="Two groups of speakers, e.g. gender=female:male; or NAME=@FILE:@FILE, ids in text files. Repeatable.")  # fmt: skip
+@click.option("--attribute", "attributes", multiple=True, required=True, callback=_groups, metavar="COLUMN=A:B",
+              help="Pleasant and unpleasant speech, e.g. valence=positive:negative. Repeatable.")  # fmt: skip
+@click.option("--aggregate", multiple=True, default=("mean", "each"), show_default="mean,each", callback=_names,
+              metavar="NAMES", help="Over layers: mean, normalized-mean, max, min, last, concat, speat-compat, each.")  # fmt: skip
+@click.option("--alternative", type=click.Choice(["greater", "less", "two-sided"]), default="greater", show_default=True,
+              help="Of p: X nearer to A, nearer to B, or either.")  # fmt: skip
+@click.option("--permutations", type=click.IntRange(min=1), default=100_000, show_default=True,
+              help="Relabellings; all of them where there are fewer. The SpEAT paper drew 1000000.")  # fmt: skip
+@click.option("--resample", type=click.Choice(["targets", "all", "none"]), default="targets", show_default=True,
+              help="What the bootstrap intervals resample; all: attributes too.")  # fmt: skip
+@click.option("--resamples", type=click.IntRange(min=100), default=10_000, show_default=True, help="How many.")
+@click.option("--strata", default=None, metavar="COLUMN", help="Resample within the values of this column, e.g. sex.")
+@click.option("--pairs", default=None, metavar="COLUMN", help="Resample pairs: the X and the Y with the same value.")
+@click.option("--x", type=click.Choice(["layer", "step", "parameters"]), default="layer", show_default=True,
+              help="Axis of the figure: layers, training steps, or parameters removed (see --reference).")  # fmt: skip
+@click.option("--reference", type=STORES, default=None, metavar="STORE",
+              help="The model that nothing was removed from, for --x parameters: a dashed line.")  # fmt: skip
+@result_options
+def speat(
+    stores, targets, attributes, x, reference, quiet, out, plot, as_json, unit, layers, where, seed, **asked
+) -> None:
+    """Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?
+
+    \b
+    d > 0: X is nearer to A; 0.2 is small, 0.5 medium, 0.8 large. One store holds targets and attributes
+    (layertool corpus join); several stores give one table.
+    Examples:
+      layertool speat w2v2 --target gender=female:male --attribute valence=positive:negative
+      layertool speat w2v2 hubert mel --target age_group=young:old --target gender=female:male \\
+          --attribute valence=positive:negative -o bias.csv --plot layers.pdf
+      layertool speat checkpoint-* --target gender=female:male --attribute valence=positive:negative --x step
+      layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
+    """
+    from layertool import results
+    from layertool.analysis.feed.bias import Options, speat_rows
+
+    if (reference is not None) != (x == "parameters"):
+        raise UsageError(
+            "--x parameters and --reference STORE belong together: parameters are removed from the reference"
+        )
+    options = Options(
+        aggregate=asked["aggregate"] or ("mean", "each"), alternative=asked["alternative"],
+        n_permutations=asked["permutations"], resample=asked["resample"], n_resamples=asked["resamples"],
+        strata=asked["strata"], pairs=asked["pairs"], where=where, seed=seed,
+    )  # fmt: skip
+    options.check()
+    delivery.check_places(out, plot)
+    opened = open_all(stores)
+    if reference is not None:
+        opened = [*open_all([reference]), *(store for store in opened if store.path.resolve() != reference.resolve())]
+    with output.progress_bar(quiet, "tests") as show:
+        rows = speat_rows(
+            opened, targets, attributes, unit, layers, options, say_to_person(quiet), show, with_sizes=x == "parameters"
+        )
+    table = results.table(rows)
+    delivery.hand_over(table, _show, lambda path: _draw(table, path, x, str(opened[0].path)), out, plot, as_json, quiet)
+
+
+def _show(table) -> None:
+    """Models down, categories across; layers alone below, with their intervals."""
+    alone = layer_by_layer(table)
+    together = table[~alone & table["variant"].str.startswith(("SpEAT d", "p"))]
+    for _, part in together.assign(kind=_kind(together)).groupby("kind", sort=False):
+        targets = list(dict.fromkeys(part["target"]))
+        lines = []
+        for (model, _store), mine in part.groupby(["model", "store"], sort=False):
+            cells = [_cell(mine[mine["target"] == target]) for target in targets]
+            lines.append([model, *cells])
+        first = part.iloc[0]
+        about = f"{first['variant'].split(', ')[1]}: {first['layer']}, {first['unit']} rows"
+        click.echo(about + (f", {first['target'].rpartition(', ')[2]}" if _one(part) else ""))
+        names = [target.rpartition(", ")[0] for target in targets] if _one(part) else targets
+        output.table(None, ["model", *names], lines)
+        tests = part[part["variant"].str.startswith("p (Ben")]["variant"].iloc[0].split(", ")
+        click.echo(
+            f"  d [95 % interval], p ({', '.join(tests[3:-1])}); {tests[-1]}: * p < .05, ** also by Benjamini and "
+            f"Hochberg, *** also by Bonferroni\n"
+        )
+    effects = table[alone & table["variant"].str.startswith("SpEAT d")]
+    if len(effects):
+        output.scores(effects)
+
+
+def _one(rows) -> bool:
+    """Whether all tests have the same attributes."""
+    return rows["target"].str.rpartition(", ")[2].nunique() == 1
+
+
+def layer_by_layer(table):
+    """Which rows are of one layer, rather than of several put together."""
+    return table["variant"].str.contains(", one layer, ", regex=False)
+
+
+def _kind(table):
+    """What was made of the layers: the second part of every variant."""
+    return table["variant"].str.split(", ").str[1]
+
+
+def _cell(rows) -> str:
+    """d, its interval and p of one test."""
+    if rows.empty:
+        return ""
+    value = dict(zip(rows["variant"].str.split(",").str[0], rows["value"], strict=True))
+    d = rows[rows["variant"].str.startswith("SpEAT d")].iloc[0]
+    stars = sum(p < SIGNIFICANT for p in (value["p"], value["p (Benjamini-Hochberg)"], value["p (Bonferroni)"]))
+    interval = "" if d["ci_low"] != d["ci_low"] or d["ci_low"] is None else f" [{d['ci_low']:.2f}, {d['ci_high']:.2f}]"
+    return f"{d['value']:.2f}{interval} p {_p(value['p'])}{' ' + '*' * stars if stars else ''}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _draw(table, path: Path, x: str, reference: str) -> None:
+    import pandas as pd
+
+    from layertool import figures
+    from layertool.results import PARAMETERS
+
+    effects = table[table["variant"].str.startswith("SpEAT d")]
+    alone = layer_by_layer(effects)
+    together = effects[~alone]
+    first = together[_kind(together) == _kind(together).iloc[0]] if len(together) else together
+    if x != "layer" and first.empty:
+        raise UsageError(f"a figure over {x} takes one number for each model: add --aggregate mean")
+    if x == "step":
+        figures.series(first, path, x, "SpEAT d")
+    elif x == "parameters":
+        sizes = table[table["variant"] == PARAMETERS]
+        figures.removed(pd.concat([first, sizes]), path, reference, "SpEAT d")
+    elif alone.any() and effects[alone]["layer"].nunique() > 1:
+        figures.layer_curves(effects[alone], path, "SpEAT d")
+    else:
+        figures.bars(first if len(first) else effects, path, "SpEAT d")
