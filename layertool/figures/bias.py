@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from layertool.errors import UsageError
-from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, plt, shades, wrap
+from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, plt, shades
 from layertool.figures.table import PANEL, only_once, tidy
 from layertool.results import PARAMETERS
 
-_BAR_INCHES = 0.22
+_BAR_INCHES, _GROUP_INCHES = 0.22, 1.4  # a bar, and at least for a group with its name
 
 
 def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
@@ -23,7 +23,7 @@ def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     only_once(rows, ["analysis", "variant", "target", "curve"])
     targets, curves = (list(dict.fromkeys(rows[column])) for column in ("target", "curve"))
     colours = COLOURS if len(curves) <= len(COLOURS) else shades(len(curves))
-    width = max(3.4, _BAR_INCHES * (len(curves) + 1) * len(targets) + 0.8)
+    width = max(3.4, max(_BAR_INCHES * (len(curves) + 1), _GROUP_INCHES) * len(targets) + 0.8)
     figure = plt.figure(figsize=(width + 2.2, 3.2), layout="constrained")
     axis = figure.add_subplot()
     axis.spines[["top", "right"]].set_visible(False)
@@ -35,12 +35,17 @@ def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
         known = part["ci_low"].notna().to_numpy()
         axis.vlines(place[known], part["ci_low"][known], part["ci_high"][known], color="0.2", linewidth=1)
     axis.axhline(0, color="0.3", linewidth=0.8)
-    names = [target.replace(", ", "\n") for target in targets]
-    axis.set_xticks(range(len(targets)), [wrap(name, width / len(targets)) for name in names], fontsize=8)
+    axis.set_xticks(range(len(targets)), _group_names(targets), fontsize=8)
     axis.tick_params(labelsize=8)
     axis.set_ylabel(ylabel or "value", fontsize=9)
     add_legend(figure, [(axis, rows)], curves, at_side=True)
     return figure
+
+
+def _group_names(targets: list[str]) -> list[str]:
+    """Targets without the attributes, where these are the same for all."""
+    attributes = {target.rpartition(", ")[2] for target in targets}
+    return [target.rpartition(", ")[0] if len(attributes) == 1 else target.replace(", ", "\n") for target in targets]
 
 
 def draw_removed(rows: pd.DataFrame, reference: str, ylabel: str | None = None) -> Figure:
