@@ -227,6 +227,28 @@ def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
 
 
 @corpus.command(context_settings=HELP)
+@click.argument("corpus_folders", metavar="CORPUS...", type=_PATH, nargs=-1, required=True)
+@output_folder("Corpus")
+@name_option
+@overwrite_option
+@quiet_option
+def join(corpus_folders, out, name, overwrite, quiet) -> None:
+    """Several corpora as one, which one extraction serves.
+
+    The column part names the corpus of each utterance; metadata that a corpus lacks is empty.
+
+    \b
+    Example:
+      layertool corpus join accents emotions -o speat
+    """
+    from layertool.corpora.corpus import Corpus
+    from layertool.corpora.join import join as join_corpora
+
+    _refuse(out, overwrite)
+    _write(join_corpora([Corpus.read(folder) for folder in corpus_folders], name), out, overwrite, quiet)
+
+
+@corpus.command(context_settings=HELP)
 @click.argument("corpus_folder", metavar="CORPUS", type=_PATH)
 @click.option(
     "-o",

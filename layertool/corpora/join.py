@@ -1,0 +1,45 @@
+"""Several corpora as one, so that one store holds the utterances of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from layertool.corpora.corpus import Corpus
+from layertool.errors import CorpusError
+
+
+def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
+    """The utterances and segments of all corpora, in their order, with a column ``part`` that names the corpus of each.
+
+    Metadata columns that a corpus lacks are empty for its utterances. Raises CorpusError for fewer than two
+    corpora, names that are the same, an utterance id that two of them have, and a column ``part`` that is there.
+    """
+    if len(corpora) < 2:
+        raise CorpusError("one corpus has nothing to be joined with: name two or more")
+    names = [corpus.name for corpus in corpora]
+    if len(set(names)) < len(names):
+        repeated = next(one for one in names if names.count(one) > 1)
+        raise CorpusError(
+            f"two of the corpora are called '{repeated}': give one another name when you make it (--name)"
+        )
+    owner: dict[str, str] = {}
+    for corpus in corpora:
+        if "part" in corpus.utterances:
+            raise CorpusError(
+                f"the corpus {corpus.name} has a column 'part', where the name of each corpus goes: rename it"
+            )
+        for utterance in corpus.utterances["utterance"]:
+            if utterance in owner:
+                raise CorpusError(
+                    f"'{utterance}' is an utterance of {owner[utterance]} and of {corpus.name}: ids have to differ, "
+                    "so that a row says whose it is"
+                )
+            owner[utterance] = corpus.name
+    utterances = pd.concat([corpus.utterances.assign(part=corpus.name) for corpus in corpora], ignore_index=True)
+    segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
+    provenance = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
+    made = Corpus(utterances, segments, name or "+".join(names), provenance)
+    made.check()
+    return made
