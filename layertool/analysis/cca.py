@@ -135,6 +135,7 @@ class Fit:
     right: Array
     bases: Bases
     correlations: np.ndarray
+    scales: tuple[float, float] = (1.0, 1.0)  # largest entries of both covariances of the fitting rows
 
     @property
     def a(self) -> Array:
@@ -159,7 +160,8 @@ class Fit:
     def score_legacy(self, moments: Moments) -> float:
         """PWCCA as the published code of Pasad et al. computes it (spec 3.3), for comparison only.
 
-        The mean of neuron i is added to variate i, weights come from the first k neurons that vary, uncentred,
+        The mean of neuron i is added to variate i (of variance max |S|, as its covariances are scaled to largest entry 1
+        and its data are not), weights come from the first k neurons that vary, uncentred,
         of the view with fewer of them (y when there are as many). It changes under translation and
         permutation of a view, and with the arbitrary signs of the directions.
         """
@@ -167,11 +169,13 @@ class Fit:
         mean_x, mean_y = (to_numpy(mean) for mean in moments.means())
         keep_x, keep_y = (to_numpy(directions != 0).any(0) for directions in (self.a, self.b))
         use_x = keep_x.sum() < keep_y.sum()
-        gram, cross, mean = (
-            (gram_a, a_sxx[:, keep_x], mean_x[keep_x]) if use_x else (gram_b, b_syy[:, keep_y], mean_y[keep_y])
+        gram, cross, mean, scale = (
+            (gram_a, a_sxx[:, keep_x], mean_x[keep_x], self.scales[0])
+            if use_x
+            else (gram_b, b_syy[:, keep_y], mean_y[keep_y], self.scales[1])
         )
         n, k = moments.n, len(rho)
-        added = mean[:k]
+        added = mean[:k] / np.sqrt(scale)  # these variates have variance 1
         gram = (n - 1) * gram + n * np.outer(added, added)
         cross = (n - 1) * cross[:, :k] + n * np.outer(added, mean[:k])
         return _weighted(rho, gram, cross)
@@ -227,7 +231,7 @@ class Solver:
             whitened = scale_x[:, None] * r * scale_y
         u, s, vt = array_namespace(whitened).linalg.svd(whitened, full_matrices=False)
         left, right = u.T if wide == "x" else u.T * scale_x, vt if wide == "y" else vt * scale_y
-        return Fit(left, right, bases, to_numpy(s))
+        return Fit(left, right, bases, to_numpy(s), (white_x.scale, white_y.scale))
 
     def _reduced(
         self, wide: str | None, key_x: tuple, key_y: tuple, white_x: Whitener, white_y: Whitener,

@@ -238,6 +238,11 @@ def draw(rows: Rows, sampling: Sampling, seed: int, labels_like: Rows | None = N
     ``labels_like``: take only labels that occur in these rows instead of the most frequent ones.
     """
     random = np.random.default_rng(seed)
+    by_label = sampling.top_labels is not None or sampling.per_label is not None or labels_like is not None
+    if by_label and (rows.table["label"] == NO_LABEL).all():
+        raise UsageError(
+            "these rows have no labels to draw by: draw utterances instead (--max-utterances), or all (--sample all)"
+        )
     if labels_like is not None:
         rows = rows.of(np.isin(rows.table["label"], np.unique(labels_like.table["label"])))
     elif sampling.top_labels is not None:

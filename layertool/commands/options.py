@@ -39,7 +39,9 @@ where_option = click.option(
     help="Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the "
     "same column again is an alternative, another column has to hold too.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where products are computed: auto, cpu or cuda:N."
 )

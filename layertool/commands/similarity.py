@@ -172,15 +172,17 @@ def _merged(paths: Sequence[Path], unit, layers: str, asked: dict):
 def _stores_compared(stores, unit, layers: str, x: str, options, asked: dict, quiet: bool) -> list:
     if len(stores) < 2:
         raise UsageError("one store has nothing to be compared with: give two or more, or use 'layertool cka STORE'")
+    from layertool.analysis.feed.common import unit_of
+    from layertool.layers import select
+
     first, *others = stores
     rows = []
     for other in others:
         if not (asked["same_layer"] or x != "layer"):
             rows += _similarities(first, other, unit, layers, None, options, quiet)
             continue
-        there = [layer for layer in other.layers if layer in first.layers]
-        from layertool.layers import select
-
+        at = unit_of(first, unit, "frame")
+        there = [layer for layer in other.layers_of(unit_of(other, unit, "frame")) if layer in first.layers_of(at)]
         for layer in there if layers == "all" else select(layers, there, f"both {first.path} and {other.path}"):
             (row,) = _similarities(other, first, unit, layer, layer, options, quiet)
             rows.append(replace(row, target=f"the same layer of {first.path.resolve().name}"))

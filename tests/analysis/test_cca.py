@@ -187,3 +187,28 @@ def test_errors():
         cca.fit(x, y[1:])
     with pytest.raises(UsageError, match="a view is constant"):
         cca.fit(np.ones((50, 2)), y)
+
+
+@pytest.mark.parametrize("size", [0.2, 3.0, 20.0])
+def test_legacy_by_the_steps_of_the_published_code(size):
+    """Spec layerwise.md 3.2 and 3.3 from the rows, with its scaled covariances; the signs are those of the fit."""
+    random = np.random.default_rng(4)
+    x = random.standard_normal((300, 9)) @ random.standard_normal((9, 9)) + 2
+    y = size * (x[:, :6] @ random.standard_normal((6, 6)) + 3 * random.standard_normal((300, 6)) + 1.5)
+    covariance = np.cov(x.T, y.T)
+    sxx, syy, sxy = covariance[:9, :9], covariance[9:, 9:], covariance[:9, 9:]
+    a, b = np.abs(sxx).max(), np.abs(syy).max()
+    roots = []
+    for scaled in (sxx / a, syy / b):
+        values, vectors = np.linalg.eigh(np.linalg.pinv(scaled + 1e-10 * np.eye(len(scaled)), hermitian=True))
+        roots.append((vectors * np.sqrt(values)) @ vectors.T)
+    u, _, vt = np.linalg.svd(roots[0] @ (sxy / np.sqrt(a * b)) @ roots[1], full_matrices=False)
+    found = cca.fit(x, y)
+    directions = [u.T @ roots[0], vt @ roots[1]]
+    signs = np.sign((directions[1] * found.b).sum(1))
+    assert found.scales == pytest.approx((a, b), rel=1e-12)
+    left, right = ((view - view.mean(0)) @ (d * signs[:, None]).T for view, d in zip((x, y), directions, strict=True))
+    rho = (left * right).sum(0) / np.sqrt((left**2).sum(0) * (right**2).sum(0))
+    weights = np.abs(np.linalg.qr(right + y.mean(0))[0].T @ y).sum(1)
+    moments = Moments.of(x - x.mean(0), y - y.mean(0), x.mean(0), y.mean(0))
+    assert found.score_legacy(moments) == pytest.approx(weights @ rho / weights.sum(), abs=1e-8)

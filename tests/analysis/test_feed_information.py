@@ -14,6 +14,7 @@ from layertool import FeatureStore
 from layertool.analysis import folds, mi, rows
 from layertool.analysis.feed.information import Options, mi_rows
 from layertool.analysis.rows import Sampling, parse_where
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
 
 N = 16
@@ -66,21 +67,28 @@ def spoken(store, unit):
     return np.flatnonzero(~store.rows(unit)["label"].isin(["SIL", None]))
 
 
-def scores_by_hand(fit_store, fitted, store, scored, labels, layer, unit, n_clusters, batch, seeds=(0,)):
-    """``fitted``, ``scored``: functions of the seed that give row numbers."""
+def scores_by_hand(fit_store, fitted, store, scored, labels, layer, unit, n_clusters, batch, seeds=(0,), turned=False):
+    """``fitted``, ``scored``: functions of the seed that give row numbers; ``turned``: labels of rows half way on."""
     out = []
     for seed in seeds:
         clusters = mi.fit_clusters(fit_store.read(unit, layer)[fitted(seed)], n_clusters, batch, seed=seed)
         mine = scored(seed)
-        out.append(mi.score(clusters.assign(store.read(unit, layer)[mine]), labels[mine], seed=seed))
+        known = labels[mine]
+        known = np.concatenate([known[-(len(known) // 2) :], known[: -(len(known) // 2)]]) if turned else known
+        out.append(mi.score(clusters.assign(store.read(unit, layer)[mine]), known, seed=seed))
     return out
 
 
-def agree(found, parts):
-    """Seven numbers of a layer, means over the repeats with Student's t around them."""
+def agree(found, parts, controls=None):
+    """Seven numbers of a layer, means over the repeats with Student's t around them.
+
+    ``controls``: scores with labels turned by half of the rows, whose values are the chance levels then.
+    """
     assert [row.variant.split(", k-means")[0] for row in found] == list(NAMES)
     for row, numbers in zip(found, NAMES.values(), strict=True):
         values, chances = zip(*map(numbers, parts), strict=True)
+        if controls is not None:
+            chances = [numbers(control)[0] for control in controls]
         assert row.value == pytest.approx(np.mean(values), abs=1e-12)
         assert row.chance == pytest.approx(np.mean(chances), abs=1e-12)
         assert row.n == parts[0].n
@@ -180,7 +188,7 @@ def test_other_rows_of_the_same_store(store):
     agree(found, parts)
     assert told == []
     assert "fitted on rows where split=train" in found[0].variant
-    assert found[0].variant.endswith("where split=dev")
+    assert ", where split=dev, chance: labels permuted" in found[0].variant
 
 
 def test_utterances_that_are_fitted_on_are_not_scored(store):
@@ -248,8 +256,12 @@ def test_frames_and_their_phones(store):
     labels = np.full(store.n_rows("frame", "T1"), -1)
     labels[labelled.index] = labelled.table["label"]
     fitted, scored = (labelled.index[half == which] for which in (0, 1))
-    parts = scores_by_hand(store, lambda _: fitted, store, lambda _: scored, labels, "T1", "frame", 15, 1500)
-    agree(found, parts)
+    parts, controls = (
+        scores_by_hand(store, lambda _: fitted, store, lambda _: scored, labels, "T1", "frame", 15, 1500, turned=turned)
+        for turned in (False, True)
+    )
+    agree(found, parts, controls)
+    assert found[0].variant.endswith("chance: labels turned by half of the rows")
 
 
 def test_layers_of_two_frame_rates_are_scored_on_the_same_utterances(store):
@@ -268,8 +280,8 @@ def test_labels_from_the_metadata(store):
     found = mi_rows(store, "speaker", layers="T1", options=Options(n_clusters=3, repeats=1))
     assert {(row.unit, row.target) for row in found} == {("utterance", "speaker")}
     table = store.row_table("utterance")
-    half = folds.disjoint(table["utterance"], table["label"], 2, 0, "utterances")
     speakers = store.utterances["speaker"].to_numpy()[table["utterance"]]
+    half = folds.disjoint(table["utterance"], speakers.astype(str), 2, 0, "utterances")
     fitted, scored = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
     parts = scores_by_hand(store, lambda _: fitted, store, lambda _: scored, speakers, "T1", "utterance", 3, 1500)
     agree(found, parts)
@@ -282,8 +294,11 @@ def test_missing_metadata_is_left_out(corpus, model, tmp_path):
     store = layertool.extract(model, corpus, tmp_path / "s", ("word",), "T0")
     found = mi_rows(store, "town", "word", options=Options(n_clusters=4, repeats=1))
     table = store.row_table("word")
-    scored = folds.disjoint(table["utterance"], table["label"], 2, 0, "utterances") == 1
-    assert found[0].n == store.rows("word")["town"].notna()[scored].sum() < scored.sum()
+    known = store.rows("word")["town"].notna().to_numpy()
+    towns = store.rows("word")["town"][known].astype(str).to_numpy()
+    scored = folds.disjoint(table["utterance"][known], towns, 2, 0, "utterances") == 1
+    assert found[0].n == scored.sum()
+    assert 0 < scored.sum() < known.sum() < len(known)
 
 
 def test_the_mask_as_a_label(corpus, model, tmp_path):
@@ -355,3 +370,27 @@ def test_one_utterance_has_no_halves(store):
     with pytest.raises(UsageError) as error:
         mi_rows(store, "phone", options=Options(where=parse_where(["utterance=u3"]), repeats=1))
     assert "folds" not in str(error.value)
+
+
+def test_independent_features_that_change_slowly_are_at_chance(corpus, tmp_path):
+    """Frames and labels that both come in runs share 'information' by themselves: chance has to say how much."""
+    store = layertool.extract("mfcc", corpus, tmp_path / "s", ("frame", "phone"))
+    random = np.random.default_rng(0)
+
+    def smooth(self, unit, layer, *_args, **_kwargs):
+        n = self.n_rows(unit, layer)
+        walk = np.zeros((n, 8))
+        noise = random.standard_normal((n, 8))
+        for k in range(1, n):
+            walk[k] = 0.97 * walk[k - 1] + noise[k]
+        return walk
+
+    found = None
+    with pytest.MonkeyPatch.context() as patch:
+        kept: dict = {}
+        patch.setattr(LayerView, "read", lambda v: kept.setdefault("x", smooth(v.store, v.unit, v.layer))[v.index])
+        patch.setattr(LayerView, "blocks", lambda v: iter([v.read()]))
+        found = mi_rows(store, "phone", "frame", options=Options(n_clusters=30, repeats=6))
+    adjusted = next(row for row in found if row.variant.startswith("adjusted"))
+    assert adjusted.value > 0.02  # far above what permuted labels would give
+    assert adjusted.chance == pytest.approx(adjusted.value, abs=0.5 * adjusted.value)

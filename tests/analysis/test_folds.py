@@ -97,11 +97,28 @@ def test_too_few_groups():
         folds.disjoint(np.zeros(0, int), None, 10, 0, "utterances")
 
 
-def test_only_rare_labels():
-    with pytest.raises(
-        UsageError, match=r"no label occurs as often as there are folds \(10\): type a smaller --n-folds"
-    ):
-        folds.disjoint(np.arange(40), np.arange(40) // 2, 10, 0, "utterances")
+def test_labels_rarer_than_folds():
+    """They cannot be in every fold; the folds are of one size all the same."""
+    dealt = folds.disjoint(np.arange(40), np.arange(40) // 2, 10, 0, "utterances")
+    assert np.bincount(dealt).tolist() == [4] * 10
+    assert (dealt[::2] != dealt[1::2]).all()  # the two rows of a label
+
+
+@pytest.mark.parametrize(("n_groups", "n_folds"), [(20, 10), (11, 2), (100, 2), (100, 10), (500, 10)])
+def test_the_seed_decides(n_groups, n_folds):
+    """Two dealings agree about as often as independent ones; repeats and samples would else have one split."""
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(n_groups), random.integers(20, 120, n_groups))
+    labels = random.zipf(1.5, len(groups)).clip(max=40)
+    first = folds.disjoint(groups, labels, n_folds, 0, "utterances")
+    agree = [
+        np.mean([(first == fold)[other == fold].mean() for fold in range(n_folds)])
+        for other in (folds.disjoint(groups, labels, n_folds, seed, "utterances") for seed in range(1, 30))
+    ]
+    assert np.mean(agree) == pytest.approx(1 / n_folds, abs=0.05)
+    share = np.bincount(first) / len(first) * n_folds
+    assert share.min() > 0.5
+    assert share.max() < 1.5
 
 
 # --- by utterance -------------------------------------------------------------------------------------

@@ -228,8 +228,12 @@ def both(rows):
     return of(*rows, n_folds=10), of(*rows, n_folds=10, device=TORCH)
 
 
-def plain_legacy(rho, view, directions):
-    """Spec layerwise.md 3.3: means of the first neurons added to the variates, weights from those, not centred."""
+def plain_legacy(rho, view, directions, fitted):
+    """Spec layerwise.md 3.3: means of the first neurons added to the variates, weights from those, not centred.
+
+    The directions are those of covariances scaled to largest entry 1 (3.2, step 2), the data are not scaled.
+    """
+    directions = directions * np.sqrt(np.abs(np.cov(fitted.astype(np.float64).T)).max())
     view = view.astype(np.float64)
     k = len(rho)
     variates = (view - view.mean(0)) @ directions.T + view.mean(0)[:k]
@@ -277,7 +281,10 @@ def test_torch_fits_and_scores_are_the_same(rows, both, eps_x, eps_y, share):
         )
         mine = folds == k
         directions = to_numpy(there.b)  # y is the narrower view; signs are LAPACK's, and the legacy score has them
-        found, legacy = there.score_legacy(other[k]), plain_legacy(found.correlations, y[mine], directions)
+        found, legacy = (
+            there.score_legacy(other[k]),
+            plain_legacy(found.correlations, y[mine], directions, y[folds > 0]),
+        )
         assert found == pytest.approx(legacy, abs=1e-12)
 
 

@@ -13,7 +13,13 @@ from layertool.store import FeatureStore
 
 Say = Callable[[str], object]  # a note for the person
 Progress = Callable[[float, float], object]  # (done, total)
-_STEP = re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|step|updates?|iter)[-_=]?(\d+)", re.IGNORECASE)
+# Where names say a training step: checkpoint-4000 (Hugging Face), checkpoint_3_25000.pt (fairseq, after the epoch),
+# step_100k, states-200000.ckpt (s3prl). Not checkpoint10.pt, an epoch, nor iter2, a model trained on another's labels.
+_NUMBER = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?(?:e\d+)?)([km]?)(?![\da-z])"
+_STEP = re.compile(
+    r"(?:^|[^a-z])(?:(?:checkpoint|ckpt)_\d+_|(?:checkpoint|ckpt|states)[-_=]|(?:steps?|updates?)[-_=]?)" + _NUMBER,
+    re.IGNORECASE,
+)
 
 
 def silent(_text: str) -> None:
@@ -85,10 +91,12 @@ def step_of(store: FeatureStore) -> int | None:
     if isinstance(model.get("step"), int):
         return model["step"]
     asked, _, revision = str(model["id"]).rpartition("@")
-    for text in (revision if asked else "", str(model.get("revision") or ""), Path(str(model["id"])).name):
+    path = Path(str(model["id"]))
+    for text in (revision if asked else "", str(model.get("revision") or ""), path.name, path.parent.name):
         found = _STEP.search(text)
         if found:
-            return int(found.group(1))
+            thousands = {"": 1, "k": 1_000, "m": 1_000_000}[found.group(2).lower()]
+            return round(float(found.group(1).replace(",", "")) * thousands)
     return None
 
 

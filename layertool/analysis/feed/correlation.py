@@ -187,7 +187,10 @@ class Problems:
             rows = row_rules.draw(rows, self._sampling(tier), self.seed)
             kept, codes = np.unique(rows.table["label"], return_inverse=True)
             table = np.eye(len(kept))
-            control, chance = TableView(random.permutation(codes), table), "labels permuted"
+            if self.unit == tier:
+                control, chance = TableView(random.permutation(codes), table), "labels permuted"
+            else:  # frames of one segment have one label and are alike: what is independent keeps its runs, too
+                control, chance = TableView(np.roll(codes, len(codes) // 2), table), "labels turned by half of the rows"
         else:
             present = np.unique(rows.table["label"])
             found = embeddings.read(target.path, list(names[present]))
@@ -202,7 +205,9 @@ class Problems:
             chance = "a random vector for each word"
         for note in rows.notes:
             self.say(note)
-        return rows, codes, table, self._deal(rows, candidates, tier), control, chance
+        # "The" and "the" have one vector, so they are one type
+        types = None if isinstance(target, LabelTarget) else codes
+        return rows, codes, table, self._deal(rows, candidates, tier, types), control, chance
 
     def _covered(self, rows: Rows, vector_of: np.ndarray, names: np.ndarray, target: EmbeddingTarget) -> Rows:
         """The rows whose word has an embedding; UsageError when these are too few."""
@@ -221,9 +226,9 @@ class Problems:
             )
         return rows.of(has, coverage)
 
-    def _deal(self, rows: Rows, candidates: Rows, tier: str | None) -> np.ndarray:
+    def _deal(self, rows: Rows, candidates: Rows, tier: str | None, types: np.ndarray | None = None) -> np.ndarray:
         options = self.options
-        return deal(self.store, self.unit, tier, rows, candidates, options.folds, options.n_folds, self.seed)
+        return deal(self.store, self.unit, tier, rows, candidates, options.folds, options.n_folds, self.seed, types)
 
 
 def _in_the_utterances_of(store: FeatureStore, other: FeatureStore, rows: Rows) -> Rows:

@@ -12,12 +12,13 @@ from layertool.store import FeatureStore
 
 
 def deal(
-    store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, how: str, n_folds: int, seed: int
-) -> np.ndarray:
+    store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, how: str, n_folds: int, seed: int,
+    types: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Fold (n,) of each row.
 
     ``how``: utterance-disjoint, random, type-disjoint, or COLUMN-disjoint; folds are balanced in the labels of
-    ``tier``, where the rows have them. ``candidates``: what the rows were drawn from. Raises UsageError
+    ``tier``, where the rows have them. ``types`` (n,): what type-disjoint folds keep together, if not the labels. ``candidates``: what the rows were drawn from. Raises UsageError
     for folds that there are not, and for too few rows, utterances or labels.
     """
     labels = rows.table["label"] if tier is not None else None
@@ -26,7 +27,7 @@ def deal(
     if how == "type-disjoint":
         if labels is None:
             raise UsageError(f"{unit} rows have no labels, so there are no type-disjoint folds: take others")
-        return folds.disjoint(labels, None, n_folds, seed, "labels")
+        return folds.disjoint(labels if types is None else types, None, n_folds, seed, "labels")
     column, dash, disjoint = how.rpartition("-")
     if not dash or disjoint != "disjoint":
         raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from layertool.analysis import mi
+from layertool.analysis import folds, mi
 from layertool.analysis import rows as row_rules
 from layertool.analysis.feed.common import Progress, Say, joined, layers_of, result, said_once, silent, unit_of
 from layertool.analysis.feed.dealing import by_utterance
@@ -21,7 +21,7 @@ from layertool.store import FeatureStore
 
 ROWS_PER_CLUSTER = 5  # at least, where the number of clusters is not asked for
 
-# Each number of a score, and its chance level.
+# Each number of a score; its chance level is that of labels permuted row by row, unless rows come in runs.
 METRICS: dict[str, tuple[str, Callable[[mi.Score], float], Callable[[mi.Score], float]]] = {
     "nats": ("MI (nats)", lambda s: s.nats, lambda s: s.permuted),
     "normalized": ("MI/H(label)", lambda s: s.normalized, lambda s: s.permuted / s.label_entropy),
@@ -58,10 +58,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows and the label code (n,) of each."""
+    """Rows and the label code (n,) of each; ``control``: codes without their relation to the rows, None for permuted ones."""
 
     rows: Rows
     codes: np.ndarray
+    control: np.ndarray | None = None
 
 
 def mi_rows(
@@ -89,52 +90,71 @@ def mi_rows(
     asked = layers_of(store, unit, layers)
     fit_store = options.fit_store or store
     _check_fit_store(store, fit_store, unit, asked, say)
-    scores: dict[str, list[mi.Score]] = {layer: [] for layer in asked}
+    # all rows first: one number of clusters for all layers and repeats, whose numbers could not be compared else
+    table_of = {layer: store.table_of(unit, layer) for layer in asked}  # frames of another rate are other rows
+    sets: dict[tuple[int, str], tuple[Rows, Labelled]] = {}
+    for repeat in range(options.repeats):
+        for layer, table in table_of.items():
+            if (repeat, table) not in sets:
+                sets[repeat, table] = _sets(store, fit_store, unit, layer, labels, options, options.seed + repeat)
+    for _, scored in sets.values():
+        for note in scored.rows.notes:
+            say(note)
+    n_clusters = _n_clusters(options, labels, min(len(fit) for fit, _ in sets.values()), say)
+    batch = options.batch_size or (mi.WORD_BATCH_SIZE if labels == "word" else mi.PHONE_BATCH_SIZE)
+    scores: dict[str, list[tuple[mi.Score, mi.Score | None]]] = {layer: [] for layer in asked}
     done, total = 0, options.repeats * len(asked)
-    n_clusters: dict[str, int] = {}
     for repeat in range(options.repeats):
         seed = options.seed + repeat
-        sets: dict[str, tuple[Labelled, Labelled]] = {}
         for layer in asked:
             if progress:
                 progress(done, total)
-            table = store.table_of(unit, layer)  # frames of another rate are other rows
-            if table not in sets:
-                sets[table] = _sets(store, fit_store, unit, layer, labels, options, seed)
-            fit, scored = sets[table]
-            for note in scored.rows.notes:
-                say(note)
-            n_clusters[layer] = _n_clusters(options, labels, len(fit.rows), say)
-            batch = options.batch_size or (mi.WORD_BATCH_SIZE if labels == "word" else mi.PHONE_BATCH_SIZE)
-            features = LayerView(fit_store, unit, layer, fit.rows.index).read()
-            clusters = mi.fit_clusters(features, n_clusters[layer], batch, seed=seed)
+            fit, scored = sets[repeat, table_of[layer]]
+            features = LayerView(fit_store, unit, layer, fit.index).read()
+            clusters = mi.fit_clusters(features, n_clusters, batch, seed=seed)
             del features
-            assigned = [clusters.assign(block) for block in LayerView(store, unit, layer, scored.rows.index).blocks()]
-            scores[layer].append(mi.score(np.concatenate(assigned), scored.codes, seed=seed))
+            view = LayerView(store, unit, layer, scored.rows.index)
+            assigned = np.concatenate([clusters.assign(block) for block in view.blocks()])
+            control = None if scored.control is None else mi.score(assigned, scored.control, seed=seed)
+            scores[layer].append((mi.score(assigned, scored.codes, seed=seed), control))
             done += 1
     if progress:
         progress(1, 1)
+    how = joined([
+        f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
+        f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
+        ("published sampling" if options.published_sampling else "all rows") if is_tier else "",
+        f"where {' and '.join(map(str, options.where))}" if options.where else "",
+        f"chance: {_control_name(unit, labels)}",
+    ])  # fmt: skip
     out = []
     for layer, parts in scores.items():
-        how = joined([
-            f"k-means, {n_clusters[layer]} clusters, fitted on {_fitted_on(store, options)}",
-            f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
-            "published sampling" if options.published_sampling else "all rows",
-            f"where {' and '.join(map(str, options.where))}" if options.where else "",
-        ])  # fmt: skip
         for name, value_of, chance_of in METRICS.values():
-            values = np.array([value_of(part) for part in parts])
-            reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None  # fmt: skip
-            mean = float(values.mean())
+            values = np.array([value_of(part) for part, _ in parts])
+            chance = [chance_of(part) if control is None else value_of(control) for part, control in parts]
+            mean, (low, high) = float(values.mean()), _interval(values)
             out.append(
                 result(
-                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=mean,
-                    ci_low=None if reach is None else mean - float(reach),
-                    ci_high=None if reach is None else mean + float(reach),
-                    chance=float(np.mean([chance_of(part) for part in parts])), n=parts[0].n, seed=options.seed,
+                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=mean, ci_low=low,
+                    ci_high=high, chance=float(np.mean(chance)), n=min(part.n for part, _ in parts), seed=options.seed,
                 )
             )  # fmt: skip
     return out
+
+
+def _interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Student's t over repeats."""
+    if len(values) < 2:
+        return None, None
+    mean = float(values.mean())
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean - reach, mean + reach
+
+
+def _control_name(unit: str, labels: str) -> str:
+    if labels in ("phone", "word"):
+        return "labels turned by half of the rows" if unit == "frame" else "labels permuted"
+    return "labels permuted" if unit == "utterance" else "labels turned by half of the rows"
 
 
 def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str], say: Say) -> None:
@@ -162,12 +182,14 @@ def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: 
 
 def _sets(
     store: FeatureStore, fit_store: FeatureStore, unit: str, layer: str, labels: str, options: Options, seed: int
-) -> tuple[Labelled, Labelled]:
-    """The rows that clusters are fitted on, and those that they are scored on."""
+) -> tuple[Rows, Labelled]:
+    """The rows that clusters are fitted on, and those that they are scored on, with labels."""
     is_tier = labels in ("phone", "word")
     scored = _rows(store, unit, layer, labels, options.where)
     if options.fit_store is not None or options.fit_where:
-        fit = _rows(fit_store, unit, layer, labels, options.fit_where)
+        # clusters need labels only where these decide which rows are drawn
+        of = _rows if is_tier else _any_rows
+        fit = of(fit_store, unit, layer, labels, options.fit_where)
         both = np.isin(_speech(store, scored), _speech(fit_store, fit))
         if both.all():
             raise UsageError(
@@ -177,35 +199,47 @@ def _sets(
         note = f"left out: {int(both.sum())} {unit} rows of utterances that the clusters are fitted on"
         scored = scored.of(~both, note if both.any() else "")
     else:
-        if len(np.unique(scored.table["utterance"])) < 2:
-            raise UsageError(
-                f"{store.path}: one utterance has no half to fit clusters on: take more of them (--where), or fit on "
-                "others (--fit-on, --fit-where)"
-            )
-        if is_tier and np.bincount(scored.table["label"]).max() < 2:
-            raise UsageError(
-                f"{store.path}: no {labels} occurs twice, so clusters cannot be fitted on one half of the rows"
-            )
-        half = by_utterance(
-            store, unit, labels if is_tier else None if unit == "frame" else unit, scored, scored, 2, seed
-        )
+        half = _halves(store, unit, labels, scored, seed)
         fit, scored = scored.of(half == 0), scored.of(half == 1)
-    if not is_tier:
-        values = row_rules.column(store, unit, scored, labels)
-        if values.dtype == object:
-            present = np.array([value is not None and value == value for value in values])
-            scored, values = scored.of(present), values[present].astype(str)
-        if not len(scored):
-            raise UsageError(f"{store.path}: no {unit} row that is scored has a value of {labels}")
-        return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(values, return_inverse=True)[1])
-    if options.published_sampling:
+    if is_tier and options.published_sampling:
         fit = row_rules.draw(fit, row_rules.PUBLISHED_FIT[labels], seed)
         # the same labels by name: another corpus has codes of its own
         fitted = {fit_store.labels[labels][code] for code in np.unique(fit.table["label"])}
         known = [code for code, name in enumerate(store.labels[labels]) if name in fitted]
         scored = scored.of(np.isin(scored.table["label"], known))
         scored = row_rules.draw(scored, row_rules.Sampling(per_label=row_rules.PUBLISHED[labels].per_label), seed)
-    return Labelled(fit, np.zeros(0)), Labelled(scored, np.unique(scored.table["label"], return_inverse=True)[1])
+    codes = scored.table["label"] if is_tier else _values(store, unit, scored, labels)
+    codes = np.unique(codes, return_inverse=True)[1]
+    if len(codes) and codes.max() < 1:
+        raise UsageError(
+            f"{store.path}: all {len(codes)} rows have one label of {labels}, where they are scored: take more utterances, or "
+            "choose them with --where and --fit-where"
+        )
+    # neighbours are alike, and so are their labels: what has no relation to the rows keeps its runs
+    runs = _control_name(unit, labels) != "labels permuted"
+    return fit, Labelled(scored, codes, np.roll(codes, len(codes) // 2) if runs else None)
+
+
+def _halves(store: FeatureStore, unit: str, labels: str, rows: Rows, seed: int) -> np.ndarray:
+    """0 or 1 for each row, whole utterances on one side, both sides with all labels as far as possible."""
+    if len(np.unique(rows.table["utterance"])) < 2:
+        raise UsageError(
+            f"{store.path}: one utterance has no half to fit clusters on: take more of them (--where), or fit on "
+            "others (--fit-on, --fit-where)"
+        )
+    if labels not in ("phone", "word"):
+        return folds.disjoint(rows.table["utterance"], _values(store, unit, rows, labels), 2, seed, "utterances")
+    if np.bincount(rows.table["label"]).max() < 2:
+        raise UsageError(
+            f"{store.path}: no {labels} occurs twice, so clusters cannot be fitted on one half of the rows"
+        )
+    return by_utterance(store, unit, labels, rows, rows, 2, seed)
+
+
+def _values(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarray:
+    """Values (n,) of a column as something that has an order."""
+    values = row_rules.column(store, unit, rows, column)
+    return values.astype(str) if values.dtype == object else values
 
 
 def _speech(store: FeatureStore, rows: Rows) -> np.ndarray:
@@ -215,9 +249,18 @@ def _speech(store: FeatureStore, rows: Rows) -> np.ndarray:
     return names[rows.table["utterance"]]
 
 
+def _any_rows(store: FeatureStore, unit: str, layer: str, _labels: str, where: Sequence[Condition]) -> Rows:
+    return row_rules.select(store, unit, layer, where)
+
+
 def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:
     if labels not in ("phone", "word"):
-        return row_rules.select(store, unit, layer, where)
+        rows = row_rules.select(store, unit, layer, where)
+        values = row_rules.column(store, unit, rows, labels)
+        rows = rows.of(np.array([value is not None and value == value for value in values], bool))
+        if not len(rows):
+            raise UsageError(f"{store.path}: no {unit} row has a value of {labels}")
+        return rows
     return row_rules.with_labels(store, labels, row_rules.labelled(store, unit, layer, labels, where))
 
 
