@@ -41,6 +41,11 @@ def deliver(
     def draw(path: Path) -> None:
         from layertool import figures
 
+        are_maps = {results.is_matrix(part) for _, part in table.groupby(["analysis", "unit"])}
+        if len(are_maps) > 1 and x == "layer":
+            raise UsageError(
+                "these results hold layer by layer tables and curves, which are two figures: choose with --analysis or --unit"
+            )
         if x != "layer":
             figures.series(table, path, x, ylabel)
         elif results.is_matrix(table):

@@ -131,7 +131,8 @@ def titles(panels: list[dict[str, str]]) -> tuple[str, list[str]]:
     names = [_title({**panel, "variant": rest}, shared) for panel, rest in zip(panels, own, strict=True)]
     if len(panels) > 1 and ("" in names or len(set(names)) < len(names)):
         names, common = [_title(panel, shared) for panel in panels], parts[0] if "variant" in shared else []
-    measure = ": ".join(filter(None, [shared.get("analysis"), ", ".join(common)])) or "value"
+    # what panels of several analyses have in common is how they were made, not what they measure
+    measure = ": ".join([shared["analysis"], *filter(None, [", ".join(common)])]) if "analysis" in shared else "value"
     asked = ", ".join(dict.fromkeys(shared[field] for field in ("target", "unit", "model") if shared.get(field)))
     return f"{measure} ({asked})" if asked else measure, names
 
