@@ -15,14 +15,15 @@ from layertool import layers as layer_names
 from layertool.errors import UsageError
 from layertool.store import FeatureStore
 
+OVER = " over layers "  # between what is made of layers, and which
 AGGREGATIONS = {
-    "mean": "mean of {layers}",
-    "normalized-mean": "mean of {layers} at length 1",
-    "max": "largest of {layers}",
-    "min": "smallest of {layers}",
-    "concat": "{layers} one after another",
+    "mean": "mean",
+    "normalized-mean": "mean at length 1",
+    "max": "largest",
+    "min": "smallest",
+    "concat": "joined",
     "last": "last layer",
-    "speat-compat": "mean of the layers of the original SpEAT code",
+    "speat-compat": "mean as in the SpEAT code",
     "each": "one layer",
 }
 _BLOCK = re.compile(r"T\d+")
@@ -35,9 +36,11 @@ def check(how: str) -> None:
         raise UsageError(f"'{how}' is no aggregation over layers: choose {', '.join(AGGREGATIONS)}")
 
 
-def describe(how: str) -> str:
-    """What an aggregation is, for the variant of a result."""
-    return AGGREGATIONS[how].format(layers="all layers")
+def describe(how: str, layers: str) -> str:
+    """What an aggregation is, for the variant of a result; ``layers``: their names."""
+    if how in ("last", "each"):
+        return AGGREGATIONS[how]
+    return AGGREGATIONS[how] + OVER + layers.replace(", ", " ")
 
 
 def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
@@ -96,8 +99,7 @@ def aggregate(
         )
     stack = np.stack([held[name] for name in names])
     if how == "normalized-mean":
-        length = np.sqrt((stack**2).sum(-1, keepdims=True))
-        stack = stack / np.where(length > 0, length, 1.0)
+        stack = stack / np.sqrt((stack**2).sum(-1, keepdims=True))
     if how in ("max", "min"):
         yield span, place, stack.max(0) if how == "max" else stack.min(0)
     else:
@@ -108,7 +110,12 @@ def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
     """The layer list of the original code (spec speat.md 1.5): for HuBERT, its first file holds the last layer."""
     family = store.configuration["model"]["family"]
     if family == "HuBERT":
-        if names[0] == "T0":
+        whole = [
+            layer
+            for layer in store.layers_of("utterance" if "utterance" in store.units else store.units[0])
+            if _BLOCK.fullmatch(layer)
+        ]
+        if names == whole and names == [f"T{k}" for k in range(len(names))]:
             return [names[-1], *names[1:]]
         raise UsageError(
             f"speat-compat stands for T0 to TL of HuBERT, not for {layer_names.summary(names)}: leave out --layers"

@@ -110,17 +110,19 @@ def _unit(rows: np.ndarray, name: str) -> np.ndarray:
     return rows / np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
 
 
+def all_alike(s: np.ndarray) -> bool:
+    """Whether associations s (n,) differ by rounding only: cosines are at most 1."""
+    return bool(s.std(ddof=1) <= 1e-14)
+
+
 def effect_sizes(s: np.ndarray, n_x: int) -> np.ndarray:
     """d of each layer: (layers,) from associations s (layers, n), of which the first ``n_x`` are X.
 
     FeatureError where all associations of a layer are the same, up to rounding.
     """
     deviation = s.std(-1, ddof=1)
-    if not (deviation > 1e-14).all():  # cosines are at most 1: less than this is rounding
-        raise FeatureError(
-            f"all targets are associated alike at position {int(np.argmin(deviation))} of the layers: the effect size is "
-            "undefined there"
-        )
+    if any(all_alike(row) for row in s):
+        raise FeatureError("all targets are associated alike, so the effect size is undefined")
     return (s[:, :n_x].mean(-1) - s[:, n_x:].mean(-1)) / deviation
 
 

@@ -89,26 +89,34 @@ def speat(
 def _show(table) -> None:
     """Models down, categories across; layers alone below, with their intervals."""
     alone = layer_by_layer(table)
-    together = table[~alone & table["variant"].str.startswith(("SpEAT d", "p"))]
-    for _, part in together.assign(kind=_kind(together)).groupby("kind", sort=False):
+    together = table[~alone & table["variant"].str.startswith(("SpEAT d", "p,", "p ("))]
+    for kind, part in together.assign(kind=_kind(together)).groupby("kind", sort=False):
         targets = list(dict.fromkeys(part["target"]))
+        folders = part.groupby("model")["store"].nunique().max() > 1  # two stores of one model
         lines = []
-        for (model, _store), mine in part.groupby(["model", "store"], sort=False):
+        for (model, store), mine in part.groupby(["model", "store"], sort=False):
             cells = [_cell(mine[mine["target"] == target]) for target in targets]
-            lines.append([model, *cells])
+            lines.append([Path(store).name if folders else model, mine["layer"].iloc[0], *cells])
         first = part.iloc[0]
-        about = f"{first['variant'].split(', ')[1]}: {first['layer']}, {first['unit']} rows"
-        click.echo(about + (f", {first['target'].rpartition(', ')[2]}" if _one(part) else ""))
-        names = [target.rpartition(", ")[0] for target in targets] if _one(part) else targets
-        output.table(None, ["model", *names], lines)
-        tests = part[part["variant"].str.startswith("p (Ben")]["variant"].iloc[0].split(", ")
         click.echo(
-            f"  d [95 % interval], p ({', '.join(tests[3:-1])}); {tests[-1]}: * p < .05, ** also by Benjamini and "
-            f"Hochberg, *** also by Bonferroni\n"
+            f"{kind} over layers, {first['unit']} rows"
+            + (f", {first['target'].rpartition(', ')[2]}" if _one(part) else "")
         )
+        names = [target.rpartition(", ")[0] for target in targets] if _one(part) else targets
+        output.table(None, ["store" if folders else "model", "layers", *names], lines)
+        _explain(part)
     effects = table[alone & table["variant"].str.startswith("SpEAT d")]
     if len(effects):
         output.scores(effects)
+    if len(effects) and together.empty:
+        output.scores(table[alone & table["variant"].str.startswith(("p,", "p ("))])
+
+
+def _explain(part) -> None:
+    """What the cells of a table are."""
+    parts = part[part["variant"].str.startswith("p (Ben")]["variant"].iloc[0].split(", ")
+    several = "" if parts[-1] == "1 test" else ", ** also by Benjamini and Hochberg, *** also by Bonferroni"
+    click.echo(f"  d [95 % interval], p ({', '.join(parts[-3:-1])}); {parts[-1]}: * p < .05{several}\n")
 
 
 def _one(rows) -> bool:
@@ -122,8 +130,10 @@ def layer_by_layer(table):
 
 
 def _kind(table):
-    """What was made of the layers: the second part of every variant."""
-    return table["variant"].str.split(", ").str[1]
+    """What was made of the layers, whichever they are: the second part of every variant."""
+    from layertool.analysis.layer_sets import OVER
+
+    return table["variant"].str.split(", ").str[1].str.split(OVER).str[0]
 
 
 def _cell(rows) -> str:
@@ -148,17 +158,19 @@ def _draw(table, path: Path, x: str, reference: str) -> None:
     from layertool.results import PARAMETERS
 
     effects = table[table["variant"].str.startswith("SpEAT d")]
-    alone = layer_by_layer(effects)
-    together = effects[~alone]
+    alone = effects[layer_by_layer(effects)]
+    together = effects.drop(alone.index)
+    # models of any depth in one panel: which layers were put together is said in the rows
     first = together[_kind(together) == _kind(together).iloc[0]] if len(together) else together
+    first = first.assign(variant=[f"SpEAT d, {kind}" for kind in _kind(first)])
     if x != "layer" and first.empty:
         raise UsageError(f"a figure over {x} takes one number for each model: add --aggregate mean")
     if x == "step":
-        figures.series(first, path, x, "SpEAT d")
+        figures.series(first.assign(layer="all layers"), path, x, "SpEAT d")
     elif x == "parameters":
         sizes = table[table["variant"] == PARAMETERS]
         figures.removed(pd.concat([first, sizes]), path, reference, "SpEAT d")
-    elif alone.any() and effects[alone]["layer"].nunique() > 1:
-        figures.layer_curves(effects[alone], path, "SpEAT d")
+    elif len(alone) and alone.groupby("store")["layer"].nunique().max() > 1:
+        figures.layer_curves(alone, path, "SpEAT d")
     else:
-        figures.bars(first if len(first) else effects, path, "SpEAT d")
+        figures.bars(first if len(first) else alone, path, "SpEAT d")

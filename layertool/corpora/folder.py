@@ -42,7 +42,7 @@ def read(
     Raises CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
-    files = _files(source)
+    files = files_below(source)
     recordings = _by_id(files, source, audio.SUFFIXES)
     if not recordings:
         raise CorpusError(
@@ -55,7 +55,7 @@ def read(
         matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
     else:
         textgrids = Path(textgrids)
-        grids = _by_id(_files(textgrids), textgrids, {".textgrid"})
+        grids = _by_id(files_below(textgrids), textgrids, {".textgrid"})
         matched = _match_textgrids(recordings, grids, textgrids)
         provenance["textgrids_from"] = str(textgrids.resolve())
     segments, notes = textgrid.read_all(matched, tiers, normalise, progress)
@@ -82,7 +82,7 @@ def read(
     )
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
     if not folder.is_dir():
         raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")

@@ -13,6 +13,7 @@ from layertool.analysis import rows as row_rules
 from layertool.analysis.feed.common import Progress, Say, joined, result, said_once, silent, unit_of
 from layertool.analysis.rows import Condition, Rows
 from layertool.errors import FeatureError, UsageError
+from layertool.layers import summary
 from layertool.results import PARAMETERS, Result
 from layertool.store import FeatureStore
 
@@ -45,16 +46,23 @@ def parse_groups(text: str) -> Groups:
             f"'{text}' names no two groups: type COLUMN=VALUE:VALUE, e.g. gender=female:male, or NAME=@FILE:@FILE"
         )
     pair = (first.strip(), second.strip())
-    if not (pair[0].startswith("@") and pair[1].startswith("@")):
+    if not any(value.startswith("@") for value in pair):
         return Groups(name.strip(), name.strip(), pair)
+    if pair[0].startswith("@") != pair[1].startswith("@"):
+        raise UsageError(f"'{text}' has a file on one side only: type NAME=@FILE:@FILE")
     lists = (_ids(Path(pair[0][1:])), _ids(Path(pair[1][1:])))
-    return Groups(name.strip(), None, (Path(pair[0][1:]).stem, Path(pair[1][1:]).stem), lists)
+    names = (Path(pair[0][1:]).stem, Path(pair[1][1:]).stem)
+    return Groups(name.strip(), None, names if names[0] != names[1] else (pair[0][1:], pair[1][1:]), lists)
 
 
 def _ids(path: Path) -> tuple[str, ...]:
     if not path.is_file():
-        raise UsageError(f"{path} does not exist: a list of utterances is a text file with one id on each line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {what}: a list of utterances is a text file with one id on each line")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8: a list of utterances has one id on each line") from error
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
@@ -123,6 +131,10 @@ def speat_rows(
     options = options or Options()
     options.check()
     say = said_once(say)
+    # a test that is asked twice would make the family larger than it is
+    once = {store.path.resolve(): store for store in reversed(stores)}
+    stores = [store for store in stores if once[store.path.resolve()] is store]
+    targets, attributes = list(dict.fromkeys(targets)), list(dict.fromkeys(attributes))
     work = [(store, x_y, a_b) for store in stores for x_y in targets for a_b in attributes]
     found: list[_Outcome] = []
     for done, (store, x_y, a_b) in enumerate(work):
@@ -163,19 +175,29 @@ def _tests(
     store: FeatureStore, x_y: Groups, a_b: Groups, unit: str, layers: str, options: Options, say: Say
 ) -> list[_Outcome]:
     _refuse_noise(store, unit)
-    members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, groups, options.where)]
+    names = layer_sets.default_layers(store, unit, layers)
+    if len({store.table_of(unit, layer) for layer in names}) > 1:
+        raise UsageError(
+            f"{summary(names)} of {store.path} have frames of different rates, which are different rows: choose layers of "
+            "one rate with --layers, or take --unit utterance"
+        )
+    members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, options.where, say)]
     _check_members(store, members, x_y, a_b)
     if options.pairs is not None:
         members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
     sizes = [len(rows) for rows in members]
     speat.check_sizes(*sizes)
     index = np.concatenate([rows.index for rows in members])
-    names = layer_sets.default_layers(store, unit, layers)
     held = {layer: store.read(unit, layer)[index].astype(np.float64) for layer in names}
+    for name in names:
+        _check_directions(store, name, held[name], members)
     sets = [(how, *made) for how in options.aggregate for made in layer_sets.aggregate(held, how, store, say)]
     n_x, n = sizes[0], sizes[0] + sizes[1]
     parts = [(rows[:n], rows[n : n + sizes[2]], rows[n + sizes[2] :]) for _, _, _, rows in sets]
-    s = np.stack([_associations(store, label, *part) for (_, label, _, _), part in zip(sets, parts, strict=True)])
+    s = np.stack([speat.associations(*part) for part in parts])
+    for (_, label, _, _), row in zip(sets, s, strict=True):
+        if speat.all_alike(row):
+            raise FeatureError(f"layer {label}: all targets are associated alike, so that the effect size is undefined")
     d = speat.effect_sizes(s, n_x)
     p, exact, n_permutations = speat.permutation_p(s, n_x, options.n_permutations, options.alternative, options.seed)
     strata = None
@@ -200,11 +222,18 @@ def _tests(
     ]
 
 
-def _associations(store: FeatureStore, layer: str, w: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    try:
-        return speat.associations(w, a, b)
-    except FeatureError as error:
-        raise FeatureError(f"layer {layer}: {error}") from error
+def _check_directions(store: FeatureStore, layer: str, rows: np.ndarray, members: Sequence[Rows]) -> None:
+    """Raise FeatureError, naming layer and utterance, for embeddings that are not finite or are zeros."""
+    finite = np.isfinite(rows).all(1)
+    bad = ~finite | (rows == 0).all(1)
+    if bad.any():
+        at = int(np.argmax(bad))
+        code = int(np.concatenate([part.table["utterance"] for part in members])[at])
+        what = "is all zeros, which have no direction" if finite[at] else "is not all finite"
+        raise FeatureError(
+            f"layer {layer}: the embedding of utterance '{store.utterances['utterance'].iloc[code]}' {what}: leave it out with "
+            "--where, or extract it again"
+        )
 
 
 def _refuse_noise(store: FeatureStore, unit: str) -> None:
@@ -219,17 +248,23 @@ def _refuse_noise(store: FeatureStore, unit: str) -> None:
         )
 
 
-def _members(store: FeatureStore, unit: str, groups: Groups, where: Sequence[Condition]) -> list[Rows]:
+def _members(
+    store: FeatureStore, unit: str, layer: str, groups: Groups, where: Sequence[Condition], say: Say
+) -> list[Rows]:
     """The rows of both groups. UsageError for a value that no row has, naming those there are."""
     if groups.column is not None:
         return [
-            row_rules.select(store, unit, None, [*where, Condition(groups.column, (value,))]) for value in groups.values
+            row_rules.select(store, unit, layer, [*where, Condition(groups.column, (value,))])
+            for value in groups.values
         ]
-    rows = row_rules.select(store, unit, None, where)
+    rows = row_rules.select(store, unit, layer, where)
     known = store.utterances["utterance"].to_numpy()
     out = []
     for name, ids in zip(groups.values, groups.ids or ((), ()), strict=True):
-        missing = [one for one in ids if one not in set(known)]
+        failed = [one["utterance"] for one in store.failures if one["utterance"] in ids]
+        if failed:
+            say(f"{store.path} lacks {len(failed)} of the list '{name}', which could not be extracted ({failed[0]})")
+        missing = [one for one in ids if one not in {*known, *failed}]
         if missing:
             raise UsageError(
                 f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave them out"
@@ -286,12 +321,12 @@ def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result
         for one, strict, mild in zip(family, bonferroni, fdr, strict=True):
             pooling = one.store.configuration["units"][unit]
             where = f"where {' and '.join(map(str, options.where))}" if options.where else ""
-            context = joined([layer_sets.describe(how), f"{pooling} over time", where])
+            context = joined([layer_sets.describe(how, one.layer), f"{pooling} over time", where])
             count = (
                 f"exact over {one.n_permutations} relabellings" if one.exact else f"{one.n_permutations} relabellings"
             )
             test = f"{speat.ALTERNATIVES[options.alternative]}, {count}"
-            n_family = f"{len(family)} tests together"
+            n_family = f"{len(family)} test{'s together' if len(family) > 1 else ''}"
             common = {"analysis": "speat", "target": one.target, "n": one.n, "seed": options.seed}
             made = {
                 f"SpEAT d, {context}, {_interval_name(options)}": (one.d, one.interval, 0.0),

@@ -1,0 +1,86 @@
+"""What the commands that make corpora share: options, writing, showing what was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from layertool.commands import output
+
+PATH = click.Path(path_type=Path)
+source_argument = click.argument("source", type=PATH)
+name_option = click.option("--name", default=None, help="Name of the corpus in results.  [default: from the source]")
+channel_option = click.option(
+    "--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean."
+)
+raw_option = click.option(
+    "--raw-labels", is_flag=True, help="Keep labels as they are.  [default: AH0 -> ah, sil -> SIL; spn, sp left out]"
+)
+failures_option = click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Leave out up to this many files with unusable audio, and list them.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
+
+
+def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
+    refuse(out, overwrite)
+    made.write(out)
+    if not quiet:
+        show(made, out)
+
+
+def refuse(out: Path, overwrite: bool) -> None:
+    from layertool.errors import CorpusError
+
+    if (out / "utterances.parquet").exists() and not overwrite:
+        raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
+
+
+def label_rule(raw: bool):
+    from layertool.corpora import labels
+
+    return labels.raw if raw else labels.normalise
+
+
+def facts(made) -> dict:
+    segments = made.segments.groupby("tier")["label"].agg(["size", "nunique"])
+    return {
+        "name": made.name,
+        "utterances": len(made.utterances),
+        "seconds": made.seconds,
+        "segments": {
+            tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()
+        },
+        "metadata": {c: int(made.utterances[c].nunique()) for c in made.metadata_columns},
+        "fingerprint": made.fingerprint,
+        "provenance": dict(made.provenance),
+    }
+
+
+def show(made, out: Path) -> None:
+    known = facts(made)
+    rows = [("utterances", f"{output.number(known['utterances'])}, {output.duration(known['seconds'])}")]
+    for tier, counts in known["segments"].items():
+        rows.append(
+            (f"{tier} segments", f"{output.number(counts['count'])} with {output.number(counts['labels'])} labels")
+        )
+    if not known["segments"]:
+        rows.append(("segments", "none: units phone and word need them ('layertool corpus align', or TextGrids)"))
+    left_out = known["provenance"].pop("left_out", {})
+    metadata = ", ".join(f"{name} ({values})" for name, values in known["metadata"].items())
+    rows.append(("metadata (values)", metadata or "none"))
+    rows += [(key.replace("_", " "), _brief(value)) for key, value in known["provenance"].items()]
+    rows += [("left out", f"{utterance}: {error}") for utterance, error in left_out.items()]
+    output.facts(str(out), rows)
+
+
+def _brief(value) -> str:
+    if isinstance(value, list):
+        text = ", ".join(map(str, value[:5]))
+        return f"{text}, … ({len(value)})" if len(value) > 5 else text
+    return str(value)

@@ -1,0 +1,109 @@
+"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, the Morgan Emotional Speech Set."""
+
+from __future__ import annotations
+
+import click
+
+from layertool.commands import output
+from layertool.commands.making import (
+    PATH,
+    failures_option,
+    label_rule,
+    name_option,
+    overwrite_option,
+    raw_option,
+    refuse,
+    source_argument,
+    write,
+)
+from layertool.commands.options import HELP, output_folder, quiet_option
+
+
+@click.command(context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option(
+    "--alignments", type=PATH, default=None, help="Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid."
+)
+@click.option("--split", "splits", multiple=True, help="E.g. dev-clean; may be given again.  [default: all there are]")
+@raw_option
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def librispeech(source, out, alignments, splits, raw_labels, name, max_failures, overwrite, quiet) -> None:
+    """From LibriSpeech as published, with TextGrid alignments.
+
+    The alignments are those of zenodo record 2619474 or your own.
+
+    \b
+    Example:
+      layertool corpus librispeech LibriSpeech/ -o dev --split dev-clean --alignments librispeech_alignments/
+    """
+    from layertool.corpora import librispeech as reader
+
+    refuse(out, overwrite)
+    with output.progress_bar(quiet, "TextGrids") as progress:
+        made = reader.read(source, alignments, splits, label_rule(raw_labels), name, progress, max_failures)
+    write(made, out, overwrite, quiet)
+
+
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=None, help="Of everything that is drawn.")
+
+
+@click.command("speech-accent-archive", context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option("--metadata", type=PATH, default=None, help="Table of the speakers.  [default: the one in SOURCE]")
+@click.option("--selection", type=click.Choice(["published", "matched", "all"]), default="published", show_default=True,
+              help="People of the published SpEAT tests; drawn anew, matched on age and sex; everybody.")  # fmt: skip
+@seed_option
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def speech_accent_archive(source, out, metadata, selection, seed, name, max_failures, overwrite, quiet) -> None:
+    """From the Speech Accent Archive: website scrape or Kaggle mirror.
+
+    Groups for SpEAT are columns: age_group (young, old), native (us, korean), gender (female, male).
+    What is missing is listed, and groups stay balanced.
+
+    \b
+    Example:
+      layertool corpus speech-accent-archive archive/ -o accents
+    """
+    from layertool.corpora import speech_accent_archive as reader
+
+    refuse(out, overwrite)
+    write(reader.read(source, metadata, selection, seed or 0, name, max_failures), out, overwrite, quiet)
+
+
+@click.command(context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option("--ratings", type=PATH, default=None,
+              help="'Coded stimuli final.xlsx', or a .csv or .tsv of it.  [default: the one below SOURCE]")  # fmt: skip
+@click.option("--selection", type=click.Choice(["rated", "all"]), default="rated", show_default=True,
+              help="Only clips of the two groups, or all.")  # fmt: skip
+@click.option("--n-per-speaker", type=click.IntRange(min=1), default=10, show_default=True,
+              help="Clips of highest and of lowest valence, of each speaker.")  # fmt: skip
+@seed_option
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def mess(source, out, ratings, selection, n_per_speaker, seed, name, max_failures, overwrite, quiet) -> None:
+    """From the Morgan Emotional Speech Set.
+
+    The column valence (positive, negative) is for SpEAT. Without the ratings it comes from the emotion in the
+    file name, which is not the set of the paper.
+
+    \b
+    Example:
+      layertool corpus mess MESS/ -o emotions
+    """
+    from layertool.corpora import mess as reader
+
+    refuse(out, overwrite)
+    seed = reader.SEED if seed is None else seed
+    write(reader.read(source, ratings, selection, seed, n_per_speaker, name, max_failures), out, overwrite, quiet)

@@ -1,0 +1,385 @@
+"""speat: it prints, writes and draws what speat_rows returns; bad input gets one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import traceback
+from pathlib import Path
+
+import models
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+from click.testing import CliRunner
+
+import layertool
+from layertool import FeatureStore, results
+from layertool.analysis.feed import bias
+from layertool.analysis.feed.bias import Options, parse_groups, speat_rows
+from layertool.analysis.rows import parse_where
+from layertool.cli import cli
+from layertool.results import PARAMETERS
+
+USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28
+CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000")
+PRUNED = ("weights/p20", "weights/p50", "heads/p30")
+VALENCE = "valence=positive:negative"
+FEW = ["--permutations", 2000, "--resamples", 300]
+GENDER = ["--target", "gender=female:male", "--attribute", VALENCE, *FEW]
+FIGURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+STARS = re.compile(r"(-?\d\.\d\d)(?: \[(-?\d\.\d\d), (-?\d\.\d\d)\])? p (\d\.\d{3}|\de-\d+)(?: (\*+))?")
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="layertool")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        pytest.fail("a traceback for the user:\n" + "".join(traceback.format_exception(result.exception)))
+    return result
+
+
+def succeeds(*arguments):
+    result = run("speat", *arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def rows_of(*arguments) -> list[dict]:
+    return json.loads(succeeds(*arguments, "--json", "-q").stdout, parse_constant=pytest.fail)
+
+
+def in_python(stores, targets=("gender=female:male",), unit=None, layers="all", sizes=False, **options):
+    options = Options(**{"n_permutations": 2000, "n_resamples": 300, **options})
+    groups = [parse_groups(text) for text in targets]
+    opened = [FeatureStore(name) for name in stores]
+    return speat_rows(opened, groups, [parse_groups(VALENCE)], unit, layers, options, with_sizes=sizes)
+
+
+def records(found) -> list[dict]:
+    return results.records(results.table(found))
+
+
+def table_of(k):
+    """gender differs as valence does in sound, age not at all; t0 to t5 with more and more exceptions."""
+    out = {
+        "gender": pick(k, ("female", "male")[k % 2]),
+        "age": pick(k, ("young", "old")[k // 2 % 2]),
+        "valence": ("positive", "negative")[k % 2] if k >= N_TARGETS else None,
+        "one": "me" if k == 0 else pick(k, "others"),
+        "sex": ("f", "m")[k // 4 % 2],
+        "pair": f"p{k // 2}",
+    }
+    for j, n_exceptions in enumerate((6, 8, 10, 11, 12, 14)):
+        out[f"t{j}"] = pick(k, "xy"[(k + (k in [5 * i % N_TARGETS for i in range(n_exceptions)])) % 2])
+    return out
+
+
+def pick(k, value):
+    return value if k < N_TARGETS else None
+
+
+def waveform(k, n):
+    noise = np.random.default_rng(k).standard_normal(n + 1)
+    share = np.random.default_rng(1000 + k).uniform(0.05, 0.4) + 0.5 * (k % 2)
+    dull, sharp = np.convolve(noise, np.ones(8) / 8, "same")[:n], np.diff(noise)[:n]
+    return (0.05 * ((1 - share) * dull + share * sharp)).astype(np.float32)
+
+
+def prune(source: Path, folder: Path, share: float) -> Path:
+    """A copy of a network with the smallest of its weights set to 0."""
+    shutil.copytree(source, folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    for name, value in weights.items():
+        if value.ndim == 2:
+            value[value.abs() < value.abs().flatten().quantile(share)] = 0
+            weights[name] = value
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speat")
+    waveforms = [waveform(k, 4_800 + 131 * (k % 5)) for k in range(N)]
+    tables = [table_of(k) for k in range(N)]
+    corpus = models.corpus(folder / "audio", waveforms, **{name: [t[name] for t in tables] for name in tables[0]})
+    corpus.write(folder / "corpus")
+    networks = {
+        name: models.save("hubert-base", folder / "models" / name, seed=k) for k, name in enumerate(CHECKPOINTS)
+    }
+    networks["base"] = networks[CHECKPOINTS[0]]
+    for name in PRUNED:
+        networks[name] = prune(networks["base"], folder / "models" / name, int(name[-2:]) / 100)
+    for name, network in networks.items():
+        layertool.extract(str(network), corpus, folder / name, ("utterance",), "T0-T3")
+    for name in ("mel", "mfcc"):
+        layertool.extract(name, corpus, folder / name, ("utterance",))
+    layertool.extract("mel", corpus, folder / "noise", ("utterance",), cmvn=True, pooling={"utterance": "max"})
+    about = (folder / "noise" / "store.json").read_text()
+    (folder / "noise" / "store.json").write_text(about.replace('"utterance": "max"', '"utterance": "mean"'))
+    old = shutil.copytree(folder / PRUNED[0], folder / "old")
+    about = json.loads((old / "store.json").read_text())
+    del about["parameters"]
+    (old / "store.json").write_text(json.dumps(about))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (*CHECKPOINTS, "base", "weights", "heads", "mel", "mfcc", "noise", "old"):
+        (tmp_path / name).symlink_to(made / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.txt").write_text("u0\nu2\nu99\n")
+    (tmp_path / "y.txt").write_text("u1\nu3\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x93")
+    return tmp_path
+
+
+def cells(stdout: str, model: str) -> list[tuple]:
+    """d, ends of the interval, p, and stars of each category in the first table's line of a model."""
+    (line,) = [line for line in stdout.splitlines() if line.split()[:1] == [model] and " p " in line]
+    return STARS.findall(line)
+
+
+def printed(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("e-0", "e-")
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+
+def test_the_table():
+    """d, interval, p and stars of every model and category, then each layer."""
+    targets = ("gender=female:male", "age=young:old")
+    found = results.table(in_python([*CHECKPOINTS, "mfcc"], targets))
+    asked = [part for text in targets for part in ("--target", text)]
+    told = succeeds(*CHECKPOINTS, "mfcc", *asked, "--attribute", VALENCE, *FEW)
+    assert told.stdout == succeeds(*CHECKPOINTS, "mfcc", *asked, "--attribute", VALENCE, *FEW).stdout
+    assert told.stderr == ""
+    for model in (*CHECKPOINTS, "mfcc"):
+        together = found[(found["store"] == model) & found["variant"].str.contains(", mean over layers ")]
+        for target, (d, low, high, p, stars) in zip(targets, cells(told.stdout, model), strict=True):
+            mine = together[together["target"] == f"{target}, {VALENCE}"]
+            value = dict(zip(mine["variant"].str.split(",").str[0], mine["value"], strict=True))
+            row = mine.iloc[0]
+            assert [d, low, high] == [f"{v:.2f}" for v in (row["value"], row["ci_low"], row["ci_high"])]
+            assert p == printed(value["p"])
+            below = [value[name] < 0.05 for name in ("p", "p (Benjamini-Hochberg)", "p (Bonferroni)")]
+            assert len(stars) == sum(below)
+    assert all(name in told.stdout for name in (*targets, VALENCE, "6 tests together", "2000 relabellings"))
+    alone = found[found["variant"].str.startswith("SpEAT d, one layer") & (found["store"] == CHECKPOINTS[1])]
+    for _, row in alone.iterrows():
+        line = next(
+            lines
+            for part in told.stdout.split("\nspeat with ")[1:]
+            if part.startswith(row["target"])
+            for lines in part.splitlines()
+            if lines.split()[:1] == [row["layer"]]
+        )
+        assert f"{row['value']:.3f} ±{(row['ci_high'] - row['ci_low']) / 2:.3f}" in line
+
+
+def test_stars():
+    """None, one, two and three; without intervals eight tests stand beside each other."""
+    targets = ["gender=female:male", "age=young:old", *(f"t{j}=x:y" for j in range(6))]
+    asked = ["--resample", "none", "--aggregate", "mean", "--attribute", VALENCE, "--permutations", 2000]
+    told = succeeds("mfcc", *(part for text in targets for part in ("--target", text)), *asked)
+    found = results.table(in_python(["mfcc"], targets, aggregate=("mean",), resample="none"))
+    p = {name: found[found["variant"].str.startswith(f"{name},")]["value"].to_numpy() for name in
+         ("p", "p (Benjamini-Hochberg)", "p (Bonferroni)")}  # fmt: skip
+    expected = sum((values < 0.05).astype(int) for values in p.values())
+    assert set(expected) == {0, 1, 2, 3}, p
+    assert [len(cell[-1]) for cell in cells(told.stdout, "mfcc")] == list(expected)
+    assert "[" not in cells(told.stdout, "mfcc")[0]
+    assert "* p < .05, ** also by Benjamini and Hochberg, *** also by Bonferroni" in told.stdout
+
+
+def test_stores_of_one_model_are_told_apart(made, here):
+    """The same network pooled over time in two ways gives two lines with names of their own."""
+    network, corpus = str(made / "models" / CHECKPOINTS[0]), layertool.Corpus.read(made / "corpus")
+    layertool.extract(network, corpus, here / "largest", ("utterance",), "T0-T3", pooling={"utterance": "max"})
+    told = succeeds("base", "largest", *GENDER, "--aggregate", "mean").stdout
+    names = [
+        line.split(" p ")[0][: STARS.search(line).start()].strip() for line in told.splitlines() if STARS.search(line)
+    ]
+    assert len(names) == len(set(names)) == 2, told
+
+
+@pytest.mark.parametrize("twice", [["mfcc"], ["--target", "gender=female:male"], ["--attribute", VALENCE]])
+def test_a_test_that_is_asked_twice_is_one_of_the_family(twice):
+    once = rows_of("mel", "mfcc", *GENDER, "--aggregate", "mean")
+    found = rows_of("mel", "mfcc", *twice, *GENDER, "--aggregate", "mean")
+    assert {row["variant"]: row["value"] for row in found} == {row["variant"]: row["value"] for row in once}
+
+
+# fmt: off
+OPTIONS = [
+    ("--aggregate max,min --aggregate concat", {"aggregate": ("max", "min", "concat")}),
+    ("--aggregate normalized-mean,speat-compat,last", {"aggregate": ("normalized-mean", "speat-compat", "last")}),
+    ("--alternative less", {"alternative": "less"}),
+    ("--alternative two-sided", {"alternative": "two-sided"}),
+    ("--permutations 77", {"n_permutations": 77}),
+    ("--resamples 150", {"n_resamples": 150}),
+    ("--resample all", {"resample": "all"}),
+    ("--resample none", {"resample": "none"}),
+    ("--strata sex", {"strata": "sex"}),
+    ("--pairs pair", {"pairs": "pair"}),
+    ("--layers T1-T2", {"layers": "T1-T2"}),
+    ("--where utterance!=u5 --where sex=f", {"where": parse_where(["utterance!=u5", "sex=f"])}),
+    ("--seed 3", {"seed": 3}),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("typed", "options"), OPTIONS)
+def test_options(typed, options):
+    found = rows_of(CHECKPOINTS[0], *GENDER, *typed.split())
+    assert found == records(in_python([CHECKPOINTS[0]], **options))
+    assert found != records(in_python([CHECKPOINTS[0]]))
+
+
+# --- files and figures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("suffix", "figure"), list(zip(results.FORMATS, FIGURES, strict=True)))
+def test_written_results_and_figures(suffix, figure):
+    out, drawn = f"new/x{suffix}", Path(f"figures/x{figure}")
+    told = succeeds(CHECKPOINTS[0], "mel", *GENDER, "-o", out, "--plot", drawn).stderr
+    expected = results.table(in_python([CHECKPOINTS[0], "mel"]))
+    assert f"{len(expected)} rows in {out}" in told
+    assert f"figure in {drawn}" in told
+    assert drawn.read_bytes().startswith(FIGURES[figure])
+    pd.testing.assert_frame_equal(results.read([out]), expected, check_dtype=False, check_exact=True)
+
+
+def test_json_alone_on_stdout():
+    loud = succeeds(CHECKPOINTS[0], *GENDER, "--json", "-o", "x.csv", "--plot", "x.svg")
+    assert json.loads(loud.stdout) == records(in_python([CHECKPOINTS[0]]))
+    quiet = succeeds(CHECKPOINTS[0], *GENDER, "--json", "-o", "y.csv", "-q")
+    assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
+
+
+def texts(path="x.svg") -> str:
+    return "\n".join(re.findall(r"<!-- (.*?) -->", Path(path).read_text()))
+
+
+def is_dashed(path="x.svg") -> bool:
+    return "stroke-dasharray" in Path(path).read_text()
+
+
+def test_curves_over_layers():
+    succeeds(*CHECKPOINTS, "mfcc", *GENDER, "--target", "age=young:old", "--plot", "x.svg")
+    lines = texts().splitlines()
+    assert {"T0", "T1", "T2", "T3", "layer", "SpEAT d", *CHECKPOINTS, "mfcc"} <= set(lines)
+    assert all(any(name in line for line in lines) for name in ("gender=female:male", "age=young:old"))
+
+
+@pytest.mark.parametrize("stores", [("mel", "mfcc"), CHECKPOINTS, ("mel",)])
+def test_bars(stores):
+    succeeds(*stores, *GENDER, "--target", "age=young:old", "--aggregate", "mean", "--plot", "x.svg")
+    lines = texts().splitlines()
+    assert {"gender=female:male", "age=young:old", "SpEAT d", *stores} <= set(lines)
+    assert "layer" not in lines
+
+
+def test_over_training_steps():
+    succeeds(*CHECKPOINTS[::-1], *GENDER, "--x", "step", "--plot", "x.svg")
+    lines = texts().splitlines()
+    assert {"step", "SpEAT d"} <= set(lines)
+    assert "layer" not in lines
+    assert any("1000" in line or "1k" in line for line in lines)
+
+
+def test_over_parameters_removed():
+    """The reference is a dashed line, and is a model of the table; it may be named among the stores, too."""
+    asked = [*PRUNED, *GENDER, "--x", "parameters", "--reference", "base"]
+    succeeds(*asked, "--plot", "x.svg")
+    assert {"parameters removed", "SpEAT d", "unpruned", "weights", "heads"} <= set(texts().splitlines())
+    assert is_dashed()
+    found = rows_of(*asked)
+    assert found == records(in_python(["base", *PRUNED], sizes=True)) == rows_of("base", *asked)
+    sizes = {row["store"]: row["value"] for row in found if row["variant"] == PARAMETERS}
+    removed = {name: sizes["base"] - sizes[name] for name in PRUNED}
+    assert 0 < removed["weights/p20"] < removed["heads/p30"] < removed["weights/p50"]
+    assert list(sizes) == ["base", *PRUNED]
+    succeeds(*PRUNED[:2], *asked[3:], "--plot", "y.svg")
+    assert {"compressed", "unpruned"} <= set(texts("y.svg").splitlines())
+    assert cells(succeeds(*asked).stdout, "p20")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------
+
+BROKEN = """
+nowhere GENDER | nowhere is not a feature store (it does not exist)
+base empty GENDER | empty is not a feature store
+base GENDER --x parameters --reference nowhere | nowhere is not a feature store
+mfcc GENDER -o x.txt/x.csv | x.txt | check the path
+mfcc GENDER --plot x.txt/x.svg | x.txt | check the path
+"""
+REFUSED = """
+mfcc --target gender=woman:male VALENCE | gender=woman | female, male
+mfcc --target gendre=female:male VALENCE | no column 'gendre' | gender, age, valence
+mfcc --target gender=female:female VALENCE | overlap in 14 items | 'u0'
+mfcc --target gender=female:male --attribute sex=f:m | overlap
+mfcc --target one=me:others VALENCE | one=me has 1 item | two or more
+mfcc --target gender VALENCE | 'gender' names no two groups | COLUMN=VALUE:VALUE | NAME=@FILE:@FILE
+mfcc --target gender=female VALENCE | 'gender=female' names no two groups
+mfcc --target gender=female:male --attribute good | 'good' names no two groups
+mfcc --target gender=female:male | --attribute
+mfcc VALENCE | --target
+GENDER | STORE
+mfcc --target who=@x.txt:@y.txt VALENCE | no utterance 'u99' | 'x'
+mfcc --target who=@no.txt:@y.txt VALENCE | no.txt does not exist | one id on each line
+mfcc --target who=@binary.txt:@y.txt VALENCE | binary.txt
+mfcc --target who=@empty:@y.txt VALENCE | empty
+mfcc GENDER --aggregate mode | 'mode' is no aggregation | normalized-mean
+mfcc GENDER --alternative more | 'more'
+mfcc GENDER --permutations 0 | permutations
+mfcc GENDER --resamples 5 | resamples
+mfcc GENDER --layers T0 | 'T0' is no layer of mfcc
+mfcc GENDER --unit word | mfcc has no word rows (it has utterance)
+mfcc GENDER --pairs sex | more than once
+mfcc GENDER --strata sx | no column 'sx'
+mfcc GENDER --where sex=x | sex=x | f, m
+noise GENDER | noise | numerical noise | --cmvn
+base GENDER --x parameters | --reference
+base GENDER --reference weights/p20 | --x parameters
+base GENDER --x size | 'size'
+mfcc GENDER -o x.xlsx | x.xlsx | .csv, .parquet, .json
+mfcc GENDER --plot x.bmp | x.bmp | .png, .pdf, .svg
+PLOT checkpoint-1000 GENDER --x step | step 1000 | two or more
+PLOT mfcc checkpoint-1000 GENDER --x step | mfcc has no step
+PLOT checkpoint-1000 checkpoint-2000 GENDER --x step --aggregate each | --aggregate mean
+PLOT base GENDER --x parameters --reference base | nothing to draw beside the reference
+PLOT old GENDER --x parameters --reference base | old does not say how many parameters | extract it again
+PLOT mfcc GENDER --x parameters --reference base | mfcc | parameters
+"""
+CASES = [(code, line) for code, text in ((DATA, BROKEN), (USAGE, REFUSED)) for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize(("code", "line"), CASES)
+def test_what_is_refused(code, line):
+    typed, *says = line.split(" | ")
+    drawn = typed.startswith("PLOT ")
+    typed = typed.removeprefix("PLOT ").replace("GENDER", shlex.join(map(str, GENDER)))
+    arguments = shlex.split(typed.replace("VALENCE", f"--attribute {VALENCE}")) + ["--plot", "x.svg"] * drawn
+    result = run("speat", *arguments)
+    assert result.exit_code == code, result.output
+    assert drawn or result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert result.stderr.count("Error: ") == 1
+    assert all(text in last for text in says), last
+    assert not Path("x.svg").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["-o", "x.xlsx"], ["--plot", "x.jpg"], ["--aggregate", "mode"], ["--x", "parameters"]]
+)
+def test_refused_before_any_work(monkeypatch, options):
+    monkeypatch.setattr(bias, "speat_rows", lambda *_, **__: pytest.fail("it began to work"))
+    assert run("speat", "mfcc", *GENDER, *options).exit_code == USAGE
