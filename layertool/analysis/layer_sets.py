@@ -58,14 +58,21 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
         raise UsageError(
             f"{store.path} has no transformer layers at unit {unit}: choose among its layers with --layers"
         )
-    last = int(blocks[-1][1:])
-    missing = [f"T{k}" for k in range(last + 1) if f"T{k}" not in blocks]
+    whole = network_blocks(store)
+    missing = [layer for layer in whole if layer not in blocks]
     if missing:
         raise UsageError(
-            f"{store.path} lacks {layer_names.summary(missing)} of T0 to T{last}, so a mean over layers would not be that of all: "
+            f"{store.path} lacks {layer_names.summary(missing)} of {whole[0]} to {whole[-1]}, so a mean over layers would not be that of all: "
             f"extract them, or say --layers {','.join(blocks)}"
         )
     return blocks
+
+
+def network_blocks(store: FeatureStore) -> list[str]:
+    """T0 to TL of the network, whichever the store holds; stores of older versions do not say L: the highest there is."""
+    known = [layer for layer in store.about.get("network_layers", []) if _BLOCK.fullmatch(layer)]
+    highest = max((int(layer[1:]) for layer in store.layers if _BLOCK.fullmatch(layer)), default=-1)
+    return known or [f"T{k}" for k in range(highest + 1)]
 
 
 def aggregate(
@@ -110,12 +117,7 @@ def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
     """The layer list of the original code (spec speat.md 1.5): for HuBERT, its first file holds the last layer."""
     family = store.configuration["model"]["family"]
     if family == "HuBERT":
-        whole = [
-            layer
-            for layer in store.layers_of("utterance" if "utterance" in store.units else store.units[0])
-            if _BLOCK.fullmatch(layer)
-        ]
-        if names == whole and names == [f"T{k}" for k in range(len(names))]:
+        if names == network_blocks(store):
             return [names[-1], *names[1:]]
         raise UsageError(
             f"speat-compat stands for T0 to TL of HuBERT, not for {layer_names.summary(names)}: leave out --layers"

@@ -175,6 +175,7 @@ def _about(corpus, extractor, pooler: Pooler, units, chosen, n_shards: int, empt
             }
             for unit in units
         },
+        "network_layers": list(extractor.layers),
         "n_shards": n_shards,
         "parameters": {"all": extractor.n_parameters, "nonzero": extractor.n_nonzero},
         "corpus": {"name": corpus.name, "n_utterances": len(corpus.utterances), "seconds": corpus.seconds},
