@@ -106,7 +106,7 @@ def select(store: FeatureStore, unit: str, layer: str | None, where: Sequence[Co
         meets = _equal(values, condition.values)[codes]
         meets = meets if not condition.negated else ~meets
         if not meets.any():
-            there = sorted({str(v) for v in values[np.unique(codes)]})
+            there = sorted({str(v) for v in values[np.unique(codes)] if not pd.isna(v)})
             shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
             raise UsageError(f"{store.path}: no {unit} row has {condition} (values of {condition.column}: {shown})")
         rows = rows.of(meets[rows.index])

@@ -106,7 +106,7 @@ def _show(table) -> None:
         output.table(None, ["store" if folders else "model", "layers", *names], lines)
         _explain(part)
     effects = table[alone & table["variant"].str.startswith("SpEAT d")]
-    if len(effects):
+    if len(effects) and (together.empty or effects.groupby("store")["layer"].nunique().max() > 1):
         output.scores(effects)
     if len(effects) and together.empty:
         output.scores(table[alone & table["variant"].str.startswith(("p,", "p ("))])

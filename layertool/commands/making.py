@@ -74,12 +74,21 @@ def show(made, out: Path) -> None:
     left_out = known["provenance"].pop("left_out", {})
     metadata = ", ".join(f"{name} ({values})" for name, values in known["metadata"].items())
     rows.append(("metadata (values)", metadata or "none"))
-    rows += [(key.replace("_", " "), _brief(value)) for key, value in known["provenance"].items()]
+    brief = {key: _brief(value) for key, value in known["provenance"].items()}
+    rows += [(key.replace("_", " "), text) for key, text in brief.items() if text not in ("", "0")]
     rows += [("left out", f"{utterance}: {error}") for utterance, error in left_out.items()]
     output.facts(str(out), rows)
 
 
 def _brief(value) -> str:
+    """What is worth a line of provenance: lists by their beginning, counts without the empty ones."""
+    if isinstance(value, dict) and value.keys() == {"count", "ids"}:
+        return f"{value['count']} ({_brief(value['ids'])})" if value["count"] else ""
+    if isinstance(value, dict):
+        parts = {name: part if isinstance(part, (int, float)) else _brief(part) for name, part in value.items()}
+        if any(isinstance(part, dict) and "reader" in part for part in value.values()):  # of joined corpora
+            return ", ".join(f"{name} ({part.get('reader', '?')})" for name, part in value.items())
+        return ", ".join(f"{name} {part}" for name, part in parts.items() if part not in ("", 0))
     if isinstance(value, list):
         text = ", ".join(map(str, value[:5]))
         return f"{text}, … ({len(value)})" if len(value) > 5 else text

@@ -184,7 +184,10 @@ def _tests(
     members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, options.where, say)]
     _check_members(store, members, x_y, a_b)
     if options.pairs is not None:
-        members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
+        try:
+            members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
+        except UsageError as error:
+            raise UsageError(f"{x_y} are no pairs: {error}") from error
     sizes = [len(rows) for rows in members]
     speat.check_sizes(*sizes)
     index = np.concatenate([rows.index for rows in members])
