@@ -25,6 +25,7 @@ lint: $(VENV)/test.installed
 bench: $(VENV)/test.installed
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/correlation.py
+	$(BIN)/python benchmarks/speat.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

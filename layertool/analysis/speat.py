@@ -32,6 +32,7 @@ N_RESAMPLES = 10_000
 LEVEL = 0.95  # of intervals
 TIE = 1e-12  # of the sum of |s|: statistics that are closer are equal
 _CHUNK_NUMBERS = 1 << 22  # held at once
+_CACHED_NUMBERS = 1 << 18  # drawn at once
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,18 @@ def _all_groups(n: int, n_x: int) -> Iterator[np.ndarray]:
 
 
 def _drawn_groups(n: int, n_x: int, n_draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Uniformly drawn choices: the items with the n_x smallest of n random numbers."""
+    """Uniformly drawn choices: the items with the n_x smallest of n random numbers.
+
+    Where the last of these is not the only one of its size (once in 10 million draws), all are drawn again.
+    """
     random = np.random.default_rng(seed)
-    size = max(1, _CHUNK_NUMBERS // 4 // n)
+    size = max(1, _CACHED_NUMBERS // n)
     for first in range(0, n_draws, size):
-        keys = random.random((min(size, n_draws - first), n))
-        last = np.partition(keys, n_x - 1, axis=1)[:, n_x - 1 : n_x]
-        yield (keys <= last).astype(np.float64)
+        members = np.zeros((min(size, n_draws - first), n), bool)
+        while (again := members.sum(1) != n_x).any():
+            keys = random.integers(0, 1 << 32, (int(again.sum()), n), dtype=np.uint32)
+            members[again] = keys <= np.partition(keys, n_x - 1, axis=1)[:, n_x - 1 : n_x]
+        yield members.astype(np.float64)
 
 
 def bootstrap(

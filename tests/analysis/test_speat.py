@@ -149,6 +149,22 @@ def test_drawn_groups_are_uniform():
     assert stats.chisquare(list(counts.values())).pvalue > 0.001
 
 
+def test_equal_random_numbers_are_drawn_again(monkeypatch):
+    """With four different numbers nearly every draw has ties; groups have their size and are uniform all the same."""
+    source = np.random.default_rng(0)
+
+    class Coarse:
+        def integers(self, _low, _high, shape, dtype):
+            return source.integers(0, 4, shape, dtype=dtype)
+
+    monkeypatch.setattr(speat.np.random, "default_rng", lambda _seed: Coarse())
+    drawn = np.concatenate(list(speat._drawn_groups(4, 2, 6000, 0)))
+    assert (drawn.sum(1) == 2).all()
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
 def test_layers_share_their_relabellings():
     """Many layers at once give what each gives alone."""
     random = np.random.default_rng(1)
