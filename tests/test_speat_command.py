@@ -180,15 +180,15 @@ def test_the_table():
             for lines in part.splitlines()
             if lines.split()[:1] == [row["layer"]]
         )
-        assert f"{row['value']:.3f} ±{(row['ci_high'] - row['ci_low']) / 2:.3f}" in line
+        assert f"{row['value']:.3f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" in line
 
 
 def test_stars():
     """None, one, two and three; without intervals eight tests stand beside each other."""
     targets = ["gender=female:male", "age=young:old", *(f"t{j}=x:y" for j in range(6))]
-    asked = ["--resample", "none", "--aggregate", "mean", "--attribute", VALENCE, "--permutations", 2000]
+    asked = ["--resample", "none", "--aggregate", "mean", "--attribute", VALENCE, "--permutations", 3000]
     told = succeeds("mfcc", *(part for text in targets for part in ("--target", text)), *asked)
-    found = results.table(in_python(["mfcc"], targets, aggregate=("mean",), resample="none"))
+    found = results.table(in_python(["mfcc"], targets, aggregate=("mean",), resample="none", n_permutations=3000))
     p = {name: found[found["variant"].str.startswith(f"{name},")]["value"].to_numpy() for name in
          ("p", "p (Benjamini-Hochberg)", "p (Bonferroni)")}  # fmt: skip
     expected = sum((values < 0.05).astype(int) for values in p.values())
@@ -383,3 +383,15 @@ def test_what_is_refused(code, line):
 def test_refused_before_any_work(monkeypatch, options):
     monkeypatch.setattr(bias, "speat_rows", lambda *_, **__: pytest.fail("it began to work"))
     assert run("speat", "mfcc", *GENDER, *options).exit_code == USAGE
+
+
+def test_two_lists_of_one_name_are_refused(here):
+    """Else the table would show d of one with p of the other."""
+    for folder, (x, y) in {"a": ("x", "y"), "b": ("y", "x")}.items():
+        (here / folder).mkdir()
+        for name, ids in ((x, "u0\nu2\n"), (y, "u1\nu3\n")):
+            (here / folder / f"{name}.txt").write_text(ids)
+    asked = [part for k in "ab" for part in ("--target", f"g=@{k}/x.txt:@{k}/y.txt")]
+    done = run("speat", "mfcc", *asked, "--attribute", VALENCE)
+    assert done.exit_code == 2
+    assert "two different pairs of groups are called 'g=x:y': give one of them another NAME" in done.stderr

@@ -115,13 +115,17 @@ def aggregate(
 
 def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
     """The layer list of the original code (spec speat.md 1.5): for HuBERT, its first file holds the last layer."""
-    family = store.configuration["model"]["family"]
-    if family == "HuBERT":
-        if names == network_blocks(store):
-            return [names[-1], *names[1:]]
+    family, whole = store.configuration["model"]["family"], network_blocks(store)
+    if family not in ("HuBERT", "wav2vec 2.0", "WavLM", "Whisper", "acoustic"):
         raise UsageError(
-            f"speat-compat stands for T0 to TL of HuBERT, not for {layer_names.summary(names)}: leave out --layers"
+            f"the SpEAT code has no list of layers for {family}, so there is no speat-compat of {store.path}"
         )
+    if whole and names != whole:
+        raise UsageError(
+            f"speat-compat stands for {whole[0]} to {whole[-1]} of {family}, not for {layer_names.summary(names)}: leave out --layers"
+        )
+    if family == "HuBERT":
+        return [names[-1], *names[1:]]
     if family == "wav2vec 2.0":
         say(
             "speat-compat of wav2vec 2.0: the original's first layer is the projection before positions are added, "

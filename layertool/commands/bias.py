@@ -93,10 +93,14 @@ def _show(table) -> None:
     for kind, part in together.assign(kind=_kind(together)).groupby("kind", sort=False):
         targets = list(dict.fromkeys(part["target"]))
         folders = part.groupby("model")["store"].nunique().max() > 1  # two stores of one model
+        short = part["store"].map(lambda store: Path(store).name).nunique() == part["store"].nunique()
+        pooled = part["variant"].str.split(", ").str[2]
         lines = []
         for (model, store), mine in part.groupby(["model", "store"], sort=False):
             cells = [_cell(mine[mine["target"] == target]) for target in targets]
-            lines.append([Path(store).name if folders else model, mine["layer"].iloc[0], *cells])
+            name = model if not folders else Path(store).name if short else store
+            how = f" ({pooled[mine.index[0]]})" if pooled.nunique() > 1 else ""
+            lines.append([name + how, mine["layer"].iloc[0], *cells])
         first = part.iloc[0]
         click.echo(
             f"{kind} over layers, {first['unit']} rows"
@@ -143,6 +147,7 @@ def _cell(rows) -> str:
     value = dict(zip(rows["variant"].str.split(",").str[0], rows["value"], strict=True))
     d = rows[rows["variant"].str.startswith("SpEAT d")].iloc[0]
     stars = sum(p < SIGNIFICANT for p in (value["p"], value["p (Benjamini-Hochberg)"], value["p (Bonferroni)"]))
+    stars = min(stars, 1) if rows["variant"].str.endswith(", 1 test").any() else stars  # nothing was corrected
     interval = "" if d["ci_low"] != d["ci_low"] or d["ci_low"] is None else f" [{d['ci_low']:.2f}, {d['ci_high']:.2f}]"
     return f"{d['value']:.2f}{interval} p {_p(value['p'])}{' ' + '*' * stars if stars else ''}"
 
@@ -166,7 +171,9 @@ def _draw(table, path: Path, x: str, reference: str) -> None:
     if x != "layer" and first.empty:
         raise UsageError(f"a figure over {x} takes one number for each model: add --aggregate mean")
     if x == "step":
-        figures.series(first.assign(layer="all layers"), path, x, "SpEAT d")
+        names = figures.families(first["store"])  # a line for each folder of checkpoints
+        line = names if names.nunique() > 1 else "all layers"
+        figures.series(first.assign(layer=line), path, x, "SpEAT d")
     elif x == "parameters":
         sizes = table[table["variant"] == PARAMETERS]
         figures.removed(pd.concat([first, sizes]), path, reference, "SpEAT d")

@@ -208,6 +208,9 @@ def _number(value) -> str:
 
 
 def _value(row, brief: bool) -> str:
-    half = (row["ci_high"] - row["ci_low"]) / 2 if row["ci_low"] is not None and row["ci_high"] is not None else None
-    spread = "" if brief or half is None or half != half else f" ±{half:.3f}"
-    return _number(row["value"]) + spread
+    low, high = row["ci_low"], row["ci_high"]
+    if brief or low is None or high is None or low != low or high != high:
+        return _number(row["value"])
+    half = (high - low) / 2
+    lopsided = abs((high + low) / 2 - row["value"]) > 0.0005
+    return _number(row["value"]) + (f" [{low:.2f}, {high:.2f}]" if lopsided else f" ±{half:.3f}")

@@ -184,6 +184,9 @@ def _first_sheet(path: Path) -> pd.DataFrame:
     """A .csv or .tsv table, or the first sheet of a workbook that has a column valence (else its first)."""
     if not path.exists():
         raise CorpusError(f"{path} does not exist: check the path of the ratings")
+    if not path.is_file() or path.suffix.lower() not in (".xlsx", ".csv", ".tsv"):
+        what = "is a folder" if path.is_dir() else f"ends in '{path.suffix}'"
+        raise CorpusError(f"{path} {what}, ratings are a .xlsx, .csv or .tsv file: name one with --ratings")
     if path.suffix.lower() != ".xlsx":
         return read_table(path)
     try:

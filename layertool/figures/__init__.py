@@ -18,6 +18,7 @@ from layertool.errors import UsageError
 from layertool.figures.bias import draw_bars, draw_removed
 from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series
 from layertool.figures.panels import plt
+from layertool.figures.table import families
 from layertool.files import whole_file
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "draw_layer_curves",
     "draw_removed",
     "draw_series",
+    "families",
     "heatmaps",
     "layer_curves",
     "removed",

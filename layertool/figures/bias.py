@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from layertool.errors import UsageError
 from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, plt, shades
-from layertool.figures.table import PANEL, only_once, tidy
+from layertool.figures.table import PANEL, families, only_once, tidy
 from layertool.results import PARAMETERS
 
 _BAR_INCHES, _GROUP_INCHES = 0.22, 1.4  # a bar, and at least for a group with its name
@@ -66,7 +64,7 @@ def draw_removed(rows: pd.DataFrame, reference: str, ylabel: str | None = None) 
     pruned = rows[rows["store"] != reference]
     if pruned.empty:
         raise UsageError("there is nothing to draw beside the reference: give stores of compressed models")
-    rows["kind"] = [Path(store).resolve().parent.name for store in rows["store"]]
+    rows["kind"] = families(rows["store"])
     kinds = list(dict.fromkeys(rows["kind"][rows["store"] != reference]))
     figure, panels = new_panels(rows, PANEL, 3.8, 1.2, ylabel)
     for axis, part in panels:

@@ -59,6 +59,19 @@ def steps(rows: pd.DataFrame, x: str) -> pd.Series:
     return values
 
 
+def families(stores: pd.Series) -> pd.Series:
+    """A name for the folder of each store: models of one family, or of one kind of compression, lie in one folder.
+
+    As many last parts of its path as tell it from the others.
+    """
+    parts = {store: Path(store).resolve().parent.parts for store in dict.fromkeys(stores)}
+    for n in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {store: "/".join(part[-n:]) for store, part in parts.items()}
+        if len(set(names.values())) == len(set(parts.values())):
+            break
+    return stores.map(names)
+
+
 def only_once(rows: pd.DataFrame, keys: list[str]) -> None:
     """Raises UsageError when two rows claim the same point."""
     if (twice := rows.duplicated(keys, keep=False)).any():

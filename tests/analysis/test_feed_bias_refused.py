@@ -228,7 +228,7 @@ def test_a_mean_of_some_layers_is_not_called_that_of_all(made):
 
 @pytest.mark.parametrize("layers", ["T1-T3", "T3", "T0-T2", "T0,T3"])
 def test_other_layers_are_not_the_original_ones(store, layers):
-    with pytest.raises(UsageError, match=r"speat-compat stands for T0 to TL of HuBERT, .* leave out --layers"):
+    with pytest.raises(UsageError, match=r"speat-compat stands for T0 to T3 of HuBERT, .* leave out --layers"):
         ask(store, aggregate=("speat-compat",), layers=layers)
 
 

@@ -135,6 +135,10 @@ def speat_rows(
     once = {store.path.resolve(): store for store in reversed(stores)}
     stores = [store for store in stores if once[store.path.resolve()] is store]
     targets, attributes = list(dict.fromkeys(targets)), list(dict.fromkeys(attributes))
+    names = [str(groups) for groups in (*targets, *attributes)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two different pairs of groups are called '{name}': give one of them another NAME")
     work = [(store, x_y, a_b) for store in stores for x_y in targets for a_b in attributes]
     found: list[_Outcome] = []
     for done, (store, x_y, a_b) in enumerate(work):
@@ -205,9 +209,7 @@ def _tests(
     p, exact, n_permutations = speat.permutation_p(s, n_x, options.n_permutations, options.alternative, options.seed)
     strata = None
     if options.strata is not None:
-        strata = np.concatenate(
-            [row_rules.column(store, unit, rows, options.strata).astype(str) for rows in members[:2]]
-        )
+        strata = np.concatenate([_filled(store, unit, rows, options.strata) for rows in members[:2]])
     intervals: list[speat.Interval] | list[None] = [None] * len(sets)
     if options.resample == "targets":
         intervals = speat.bootstrap(s, n_x, options.n_resamples, options.seed, strata, options.pairs is not None)
@@ -300,7 +302,7 @@ def _check_members(store: FeatureStore, members: Sequence[Rows], x_y: Groups, a_
 
 def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> list[Rows]:
     """Both groups in the order of their pairs. UsageError where they are none."""
-    names = [row_rules.column(store, unit, rows, column).astype(str) for rows in (x, y)]
+    names = [_filled(store, unit, rows, column) for rows in (x, y)]
     for name in names:
         repeated, counts = np.unique(name, return_counts=True)
         if (counts > 1).any():
@@ -314,6 +316,15 @@ def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> 
         )
     return [replace(rows, index=rows.index[order], table=rows.table[order])
             for rows, order in ((x, np.argsort(names[0])), (y, np.argsort(names[1])))]  # fmt: skip
+
+
+def _filled(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarray:
+    """Values (n,) of a column as text. UsageError where one is missing."""
+    values = row_rules.column(store, unit, rows, column)
+    missing = sum(value is None or value != value for value in values)
+    if missing:
+        raise UsageError(f"{missing} of {len(values)} targets have no {column}: choose a column that all of them have")
+    return values.astype(str)
 
 
 def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result]:
