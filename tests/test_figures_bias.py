@@ -75,3 +75,19 @@ def test_same_rows_give_the_same_bytes(tmp_path):
     for name in ("a.svg", "b.svg"):
         figures.bars(table(["/x/one", "/x/two"]), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_two_trainings_are_no_one_series():
+    """Also when no two of their steps are the same; of one folder they are a line."""
+    rows = table(["/a/s1", "/b/s2"]).assign(step=[1000, 1000, 2000, 2000])
+    figure = figures.draw_series(rows)
+    assert len(figure.axes) == 4
+    assert all(len(line.get_xdata()) == 1 for axis in figure.axes for line in axis.lines if line.get_label() == "T0-T3")
+    together = figures.draw_series(table(["/a/s1", "/a/s2"]).assign(step=[1000, 1000, 2000, 2000]))
+    assert len(together.axes) == 2
+    assert all(
+        line.get_xdata().tolist() == [1000, 2000]
+        for axis in together.axes
+        for line in axis.lines
+        if line.get_label() == "T0-T3"
+    )

@@ -173,7 +173,7 @@ def _draw(table, path: Path, x: str, reference: str) -> None:
     if x == "step":
         names = figures.families(first["store"])  # a line for each folder of checkpoints
         line = names if names.nunique() > 1 else "all layers"
-        figures.series(first.assign(layer=line), path, x, "SpEAT d")
+        figures.series(first.assign(layer=line, store=""), path, x, "SpEAT d")
     elif x == "parameters":
         sizes = table[table["variant"] == PARAMETERS]
         figures.removed(pd.concat([first, sizes]), path, reference, "SpEAT d")

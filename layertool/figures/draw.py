@@ -38,6 +38,7 @@ from layertool.figures.table import (
     PANEL,
     curve_names,
     depth,
+    families,
     layer_order,
     only_once,
     split,
@@ -141,7 +142,10 @@ def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) 
     rows = tidy(rows)
     rows[x] = steps(rows, x)
     fields = PANEL
-    if rows.duplicated([*PANEL, "layer", x]).any():
+    folders = families(rows["store"]) if (rows["store"] != "").all() else None
+    if folders is not None and folders.nunique() > 1:  # checkpoints of two trainings are no series
+        fields, rows["model"] = [*PANEL, "model"], folders
+    elif rows.duplicated([*PANEL, "layer", x]).any():
         fields = [*PANEL, "model"]
         rows["model"] = curve_names(rows.assign(revision="", step=math.nan, corpus="", store=""))
     only_once(rows, [*fields, "layer", x])
