@@ -45,6 +45,11 @@ def select(asked: str | Iterable[str], available: Sequence[str], model: str) -> 
     return [name for name in available if name in chosen]
 
 
+def blocks(names: Iterable[str]) -> list[str]:
+    """Those of the names that are T0, T1, ..., in their order."""
+    return [name for name in names if (match := _NAME.fullmatch(name)) and match.group(1) == "T"]
+
+
 def _range(part: str, available: Sequence[str], model: str) -> list[str]:
     first, dash, last = part.partition("-")
     left, right = _NAME.fullmatch(first), _NAME.fullmatch(last)

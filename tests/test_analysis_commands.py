@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import traceback
 from pathlib import Path
 
 import models
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from commands import run, succeeds
 
 import layertool
 from layertool import FeatureStore, results
@@ -19,7 +18,6 @@ from layertool.analysis.feed.correlation import EmbeddingTarget, LabelTarget, La
 from layertool.analysis.feed.similarity import similarity_rows
 from layertool.analysis.protocols import PUBLISHED_EPS_GRID
 from layertool.analysis.rows import ALL, Sampling, parse_where
-from layertool.cli import cli
 
 USAGE, DATA, N = 2, 1, 14
 CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000", "checkpoint-4000")
@@ -40,19 +38,6 @@ def in_python(command: str, **options) -> list:
         return information.mi_rows(store, "phone", None, "T0,T1", information.Options(**{"n_clusters": 8, **options}))
     options = similarity.Options(**options)
     return similarity_rows(store, FeatureStore(CHECKPOINTS[0]), "phone", "T0,T1", options=options)
-
-
-def run(*arguments):
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="layertool")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        pytest.fail("a traceback for the user:\n" + "".join(traceback.format_exception(result.exception)))
-    return result
-
-
-def succeeds(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def fails(code: int, arguments, *says) -> str:

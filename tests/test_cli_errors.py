@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import click
@@ -21,19 +20,13 @@ import safetensors.torch
 import small
 import soundfile
 import torch
-from click.testing import CliRunner
+from commands import run as layertool
+from commands import succeeds
 
 from layertool.cli import COMMANDS, cli
 from layertool.store import FeatureStore, verify
 
 USAGE, DATA = 2, 1
-
-
-def layertool(*arguments):
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="layertool")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        pytest.fail("a traceback for the user:\n" + "".join(traceback.format_exception(result.exception)))
-    return result
 
 
 def fails(code: int, arguments, *says) -> str:
@@ -48,12 +41,6 @@ def fails(code: int, arguments, *says) -> str:
     for text in says:
         assert str(text) in lines[-1], lines[-1]
     return lines[-1]
-
-
-def succeeds(*arguments):
-    result = layertool(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.fixture(scope="session")

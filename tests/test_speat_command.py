@@ -6,22 +6,21 @@ import json
 import re
 import shlex
 import shutil
-import traceback
 from pathlib import Path
 
+import commands
 import models
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
-from click.testing import CliRunner
+from commands import run
 
 import layertool
 from layertool import FeatureStore, results
 from layertool.analysis.feed import bias
 from layertool.analysis.feed.bias import Options, parse_groups, speat_rows
 from layertool.analysis.rows import parse_where
-from layertool.cli import cli
 from layertool.results import PARAMETERS
 
 USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28
@@ -34,17 +33,8 @@ FIGURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 STARS = re.compile(r"(-?\d\.\d\d)(?: \[(-?\d\.\d\d), (-?\d\.\d\d)\])? p (\d\.\d{3}|\de-\d+)(?: (\*+))?")
 
 
-def run(*arguments):
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="layertool")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        pytest.fail("a traceback for the user:\n" + "".join(traceback.format_exception(result.exception)))
-    return result
-
-
 def succeeds(*arguments):
-    result = run("speat", *arguments)
-    assert result.exit_code == 0, result.output
-    return result
+    return commands.succeeds("speat", *arguments)
 
 
 def rows_of(*arguments) -> list[dict]:

@@ -222,22 +222,18 @@ class Solver:
         key = (key_x, key_y, {"x": eps_x, "y": eps_y, None: None}[wide])
         if key not in self._bases:
             self._bases[key] = self._reduced(wide, key_x, key_y, white_x, white_y, scale_x, scale_y)
-        bases, r = self._bases[key]
-        if wide == "x":
-            whitened = r * scale_y
-        elif wide == "y":
-            whitened = scale_x[:, None] * r.T
-        else:
-            whitened = scale_x[:, None] * r * scale_y
-        u, s, vt = array_namespace(whitened).linalg.svd(whitened, full_matrices=False)
-        left, right = u.T if wide == "x" else u.T * scale_x, vt if wide == "y" else vt * scale_y
-        return Fit(left, right, bases, to_numpy(s), (white_x.scale, white_y.scale))
+        bases, core = self._bases[key]
+        xp = array_namespace(core)
+        rest_x = xp.ones_like(core[:, 0]) if wide == "x" else scale_x  # of the wide side it is in the basis
+        rest_y = xp.ones_like(core[0, :]) if wide == "y" else scale_y
+        u, s, vt = xp.linalg.svd(rest_x[:, None] * core * rest_y, full_matrices=False)
+        return Fit(u.T * rest_x, vt * rest_y, bases, to_numpy(s), (white_x.scale, white_y.scale))
 
     def _reduced(
         self, wide: str | None, key_x: tuple, key_y: tuple, white_x: Whitener, white_y: Whitener,
         scale_x: Array, scale_y: Array,
     ) -> tuple[Bases, Array]:  # fmt: skip
-        """Bases of both views, and the cross-covariance in them.
+        """Bases of both views, and the cross-covariance in them; the scaling of the ``wide`` side is part of its basis.
 
         All canonical directions of a much wider view lie in as many dimensions as the other view has: a QR
         decomposition finds them, for all regularisations of the other view. Householder QR errs relative to each
@@ -253,7 +249,7 @@ class Solver:
         q, r = array_namespace(cross).linalg.qr(scaled, mode="reduced")
         if wide == "x":
             return Bases((q.T * scale_x) @ eigen.x, eigen.y), r
-        return Bases(eigen.x, (q.T * scale_y) @ eigen.y), r
+        return Bases(eigen.x, (q.T * scale_y) @ eigen.y), r.T
 
     def _whitener(self, side: str, eps: float) -> tuple[tuple, Whitener]:
         covariance = self._covariance[side]

@@ -28,8 +28,7 @@ def disjoint(groups: np.ndarray, labels: np.ndarray | None, n_folds: int, seed: 
             f"there are fewer {what} ({n_groups}) than folds ({n_folds}): take {fewer}more data, or other --folds"
         )
     codes = np.zeros(len(groups), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
-    counts = sparse.csr_matrix((np.ones(len(groups)), (groups, codes))).tocsr()
-    counts.sum_duplicates()
+    counts = sparse.csr_matrix((np.ones(len(groups)), (groups, codes)))  # rows of one group and label add up
     n_rows = np.bincount(groups)
     weights = 1.0 / np.bincount(codes).astype(np.float64) ** 2  # a rare label is as important as a frequent one
     held, sizes = np.zeros((n_folds, counts.shape[1])), np.zeros(n_folds)

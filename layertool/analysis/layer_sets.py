@@ -6,7 +6,6 @@ of large norm weigh more; the alternatives have names of their own, which result
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -26,7 +25,6 @@ AGGREGATIONS = {
     "speat-compat": "mean as in the SpEAT code",
     "each": "one layer",
 }
-_BLOCK = re.compile(r"T\d+")
 Say = Callable[[str], object]
 
 
@@ -51,7 +49,7 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
     there = store.layers_of(unit)
     if asked != "all":
         return layer_names.select(asked, there, f"{store.path} at unit {unit}")
-    blocks = [layer for layer in there if _BLOCK.fullmatch(layer)]
+    blocks = layer_names.blocks(there)
     if not blocks:
         if len(there) == 1:
             return there
@@ -70,8 +68,8 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
 
 def network_blocks(store: FeatureStore) -> list[str]:
     """T0 to TL of the network, whichever the store holds; stores of older versions do not say L: the highest there is."""
-    known = [layer for layer in store.about.get("network_layers", []) if _BLOCK.fullmatch(layer)]
-    highest = max((int(layer[1:]) for layer in store.layers if _BLOCK.fullmatch(layer)), default=-1)
+    known = layer_names.blocks(store.about.get("network_layers", []))
+    highest = max((int(layer[1:]) for layer in layer_names.blocks(store.layers)), default=-1)
     return known or [f"T{k}" for k in range(highest + 1)]
 
 

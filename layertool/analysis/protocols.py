@@ -131,14 +131,19 @@ def scores(fit: cca.Fit, rows: Moments, variants: Sequence[str]) -> dict[str, fl
 def _over_trials(values: list[tuple[float, float, tuple[float, float]]]) -> Estimate:
     found = np.array([value for value, _, _ in values])
     chances = [chance for _, chance, _ in values]
-    low = high = None
-    if len(found) > 1:
-        reach = stats.t.ppf((1 + LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-        low, high = _within(found.mean() - reach), _within(found.mean() + reach)
+    low, high = (None if end is None else _within(end) for end in students_interval(found))
     return Estimate(
         float(found.mean()), low, high, float(np.mean(chances)), tuple(found.tolist()), tuple(chances),
         tuple(eps for _, _, eps in values),
     )  # fmt: skip
+
+
+def students_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the mean of values (n,) by Student's t; none of a single one."""
+    if len(values) < 2:
+        return None, None
+    reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:

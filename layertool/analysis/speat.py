@@ -111,19 +111,15 @@ def _unit(rows: np.ndarray, name: str) -> np.ndarray:
     return rows / np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
 
 
-def all_alike(s: np.ndarray) -> bool:
-    """Whether associations s (n,) differ by rounding only: cosines are at most 1."""
-    return bool(s.std(ddof=1) <= 1e-14)
-
-
-def effect_sizes(s: np.ndarray, n_x: int) -> np.ndarray:
+def effect_sizes(s: np.ndarray, n_x: int, prefixes: Sequence[str] | None = None) -> np.ndarray:
     """d of each layer: (layers,) from associations s (layers, n), of which the first ``n_x`` are X.
 
-    FeatureError where all associations of a layer are the same, up to rounding.
+    FeatureError, after the layer's prefix, where all associations are the same up to rounding (cosines are at most 1).
     """
     deviation = s.std(-1, ddof=1)
-    if any(all_alike(row) for row in s):
-        raise FeatureError("all targets are associated alike, so the effect size is undefined")
+    if (deviation <= 1e-14).any():
+        prefix = "" if prefixes is None else prefixes[int(np.argmax(deviation <= 1e-14))]
+        raise FeatureError(f"{prefix}all targets are associated alike, so that the effect size is undefined")
     return (s[:, :n_x].mean(-1) - s[:, n_x:].mean(-1)) / deviation
 
 
@@ -192,19 +188,20 @@ def bootstrap(
     ``strata`` (n,): items are resampled within their group and stratum. ``paired``: item i of X and
     item i of Y are drawn together. An item that is drawn twice counts twice.
     """
-    counts = _resamples(s.shape[-1], n_x, n_resamples, seed, strata, paired)
-    centred = s - s.mean(-1, keepdims=True)
-    return _intervals(_resampled_d(counts, np.broadcast_to(centred[:, None], (len(s), n_resamples, s.shape[-1])), n_x))
+    n = s.shape[-1]
+    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    s = (s - s.mean(-1, keepdims=True)).T
+    return _intervals(_d_of_sums(counts[:, :n_x] @ s[:n_x], counts @ s, counts @ s**2, n_x, n).T)
 
 
 def bootstrap_all(
-    w: np.ndarray, a: np.ndarray, b: np.ndarray, n_x: int, n_resamples: int, seed: int,
+    w: Sequence[np.ndarray], a: Sequence[np.ndarray], b: Sequence[np.ndarray], n_x: int, n_resamples: int, seed: int,
     strata: Sequence | np.ndarray | None = None, paired: bool = False,
 ) -> list[Interval]:  # fmt: skip
-    """The same, resampling targets and attributes: w (layers, n, d), X first, a (layers, n_a, d), b (layers, n_b, d)."""
-    counts = _resamples(w.shape[1], n_x, n_resamples, seed, strata, paired)
+    """The same, resampling targets and attributes: of each layer w (n, d), X first, a (n_a, d) and b (n_b, d)."""
+    counts = _resamples(len(w[0]), n_x, n_resamples, seed, strata, paired)
     random = np.random.default_rng([seed, 1])
-    weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (a.shape[1], b.shape[1])]
+    weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (len(a[0]), len(b[0]))]
     out = []
     for layer_w, layer_a, layer_b in zip(w, a, b, strict=True):
         layer_w, layer_a, layer_b = (_unit(part, "a layer") for part in (layer_w, layer_a, layer_b))
@@ -239,21 +236,18 @@ def _resamples(
 
 
 def _resampled_d(counts: np.ndarray, s: np.ndarray, n_x: int) -> np.ndarray:
-    """d (layers, resamples) from how often items are drawn (resamples, n) and s (layers, resamples or 1 row of it, n)."""
-    n = counts.shape[1]
-    out = np.empty(s.shape[:2])
-    for layer, values in enumerate(s):
-        if values.strides[0] == 0:  # the same associations in every resample
-            row = values[0]
-            sums_x, sums, squares = counts[:, :n_x] @ row[:n_x], counts @ row, counts @ row**2
-        else:
-            drawn = counts * values
-            sums_x, sums, squares = drawn[:, :n_x].sum(1), drawn.sum(1), (drawn * values).sum(1)
-        variance = np.maximum(squares - sums**2 / n, 0) / (n - 1)
-        difference = sums_x / n_x - (sums - sums_x) / (n - n_x)
-        defined = variance > 1e-12 * squares / n
-        out[layer] = np.divide(difference, np.sqrt(variance), out=np.full(len(counts), np.nan), where=defined)
-    return out
+    """d (layers, resamples) from how often items are drawn (resamples, n) and their s (layers, resamples, n)."""
+    drawn = counts * s
+    sums_x, sums, squares = drawn[..., :n_x].sum(-1), drawn.sum(-1), (drawn * s).sum(-1)
+    return _d_of_sums(sums_x, sums, squares, n_x, counts.shape[1])
+
+
+def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: int, n: int) -> np.ndarray:
+    """d from sums over X and over all n items drawn, and over their squares, of one shape; NaN where it is undefined."""
+    variance = np.maximum(squares - sums**2 / n, 0) / (n - 1)
+    difference = sums_x / n_x - (sums - sums_x) / (n - n_x)
+    defined = variance > 1e-12 * squares / n
+    return np.divide(difference, np.sqrt(variance), out=np.full(sums.shape, np.nan), where=defined)
 
 
 def _intervals(d: np.ndarray) -> list[Interval]:

@@ -7,15 +7,11 @@ from pathlib import Path
 import click
 
 from layertool.commands import delivery, output
-from layertool.commands.options import HELP, result_options
+from layertool.commands.options import HELP, names, result_options
 from layertool.commands.stores import STORES, open_all, say_to_person
 from layertool.errors import UsageError
 
 SIGNIFICANT = 0.05
-
-
-def _names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
 
 
 def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
@@ -30,7 +26,7 @@ def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
               help="Two groups of speakers, e.g. gender=female:male; or NAME=@FILE:@FILE, ids in text files. Repeatable.")  # fmt: skip
 @click.option("--attribute", "attributes", multiple=True, required=True, callback=_groups, metavar="COLUMN=A:B",
               help="Pleasant and unpleasant speech, e.g. valence=positive:negative. Repeatable.")  # fmt: skip
-@click.option("--aggregate", multiple=True, default=("mean", "each"), show_default="mean,each", callback=_names,
+@click.option("--aggregate", multiple=True, default=("mean", "each"), show_default="mean,each", callback=names,
               metavar="NAMES", help="Over layers: mean, normalized-mean, max, min, last, concat, speat-compat, each.")  # fmt: skip
 @click.option("--alternative", type=click.Choice(["greater", "less", "two-sided"]), default="greater", show_default=True,
               help="Of p: X nearer to A, nearer to B, or either.")  # fmt: skip
@@ -106,8 +102,8 @@ def _show(table) -> None:
             f"{kind} over layers, {first['unit']} rows"
             + (f", {first['target'].rpartition(', ')[2]}" if _one(part) else "")
         )
-        names = [target.rpartition(", ")[0] for target in targets] if _one(part) else targets
-        output.table(None, ["store" if folders else "model", "layers", *names], lines)
+        heads = [target.rpartition(", ")[0] for target in targets] if _one(part) else targets
+        output.table(None, ["store" if folders else "model", "layers", *heads], lines)
         _explain(part)
     effects = table[alone & table["variant"].str.startswith("SpEAT d")]
     if len(effects) and (together.empty or effects.groupby("store")["layer"].nunique().max() > 1):
@@ -171,8 +167,8 @@ def _draw(table, path: Path, x: str, reference: str) -> None:
     if x != "layer" and first.empty:
         raise UsageError(f"a figure over {x} takes one number for each model: add --aggregate mean")
     if x == "step":
-        names = figures.families(first["store"])  # a line for each folder of checkpoints
-        line = names if names.nunique() > 1 else "all layers"
+        families = figures.families(first["store"])  # a line for each folder of checkpoints
+        line = families if families.nunique() > 1 else "all layers"
         figures.series(first.assign(layer=line, store=""), path, x, "SpEAT d")
     elif x == "parameters":
         sizes = table[table["variant"] == PARAMETERS]

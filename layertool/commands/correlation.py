@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from layertool.commands import delivery, output
 from layertool.commands.options import (
     HELP,
     device_option,
+    names,
     result_options,
     sampling_of,
     sampling_options,
@@ -37,11 +38,11 @@ def _numbers(_ctx, _param, value: str | None) -> tuple[float, ...] | None:
         raise click.BadParameter(f"'{value}' is no list of numbers: type e.g. 1e-8,1e-6") from None
 
 
-def _variants(_ctx, _param, values: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
-    if not names:
+def _variants(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
+    found = names(ctx, param, values)
+    if not found:
         raise click.BadParameter("no variant is named: type e.g. --variant pwcca,mean")
-    return names
+    return found
 
 
 @click.command(context_settings=HELP)

@@ -23,9 +23,15 @@ def check_places(out: Path | None, plot: Path | None) -> None:
         there = path.parent
         while not there.exists() and there != there.parent:
             there = there.parent
-        if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            place, why = (path, "is a folder") if path.is_dir() else (there, "is no folder" if not there.is_dir() else "cannot be written to")  # fmt: skip
-            raise StoreError(f"{path} cannot be written, as {place} {why}: check the path")
+        if path.is_dir():
+            problem = f"{path} is a folder"
+        elif not there.is_dir():
+            problem = f"{there} is no folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            problem = f"{there} cannot be written to"
+        else:
+            continue
+        raise StoreError(f"{path} cannot be written, as {problem}: check the path")
 
 
 def deliver(

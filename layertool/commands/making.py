@@ -28,6 +28,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a cor
 
 
 def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
+    """Write a corpus that was made and say what is in it."""
     refuse(out, overwrite)
     made.write(out)
     if not quiet:
@@ -35,6 +36,7 @@ def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
 
 
 def refuse(out: Path, overwrite: bool) -> None:
+    """Raise CorpusError where a corpus would be replaced unasked."""
     from layertool.errors import CorpusError
 
     if (out / "utterances.parquet").exists() and not overwrite:
@@ -42,12 +44,14 @@ def refuse(out: Path, overwrite: bool) -> None:
 
 
 def label_rule(raw: bool):
+    """What is done to labels: nothing, or the published normalisation."""
     from layertool.corpora import labels
 
     return labels.raw if raw else labels.normalise
 
 
 def facts(made) -> dict:
+    """What there is to say of a corpus, for programs."""
     segments = made.segments.groupby("tier")["label"].agg(["size", "nunique"])
     return {
         "name": made.name,
@@ -63,6 +67,7 @@ def facts(made) -> dict:
 
 
 def show(made, out: Path) -> None:
+    """Print the same for a person."""
     known = facts(made)
     rows = [("utterances", f"{output.number(known['utterances'])}, {output.duration(known['seconds'])}")]
     for tier, counts in known["segments"].items():
@@ -85,9 +90,9 @@ def _brief(value) -> str:
     if isinstance(value, dict) and value.keys() == {"count", "ids"}:
         return f"{value['count']} ({_brief(value['ids'])})" if value["count"] else ""
     if isinstance(value, dict):
-        parts = {name: part if isinstance(part, (int, float)) else _brief(part) for name, part in value.items()}
         if any(isinstance(part, dict) and "reader" in part for part in value.values()):  # of joined corpora
             return ", ".join(f"{name} ({part.get('reader', '?')})" for name, part in value.items())
+        parts = {name: part if isinstance(part, (int, float)) else _brief(part) for name, part in value.items()}
         return ", ".join(f"{name} {part}" for name, part in parts.items() if part not in ("", 0))
     if isinstance(value, list):
         text = ", ".join(map(str, value[:5]))

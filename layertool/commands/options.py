@@ -47,42 +47,65 @@ device_option = click.option(
 )
 
 
-def result_options(command):
-    """The options of every analysis: where its rows go, its figure, its seed, which rows and layers it takes."""
-    for option in reversed(
-        (
-            click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
-            click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
-            where_option,
-            seed_option,
-            click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=None,
-                         metavar="FILE", help="Write the result rows as .csv, .parquet or .json."),
-            click.option("--plot", type=click.Path(path_type=Path), default=None, metavar="FILE",
-                         help="Draw the figure as .png, .pdf or .svg."),
-            json_option,
-            quiet_option,
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Callback of an option that takes names separated by commas and may be given again: each once."""
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
 
 
-def sampling_options(command):
-    """Which rows are drawn: the published rules, or others."""
-    for option in reversed(
-        (
-            click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
-                         help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
-            click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
-                         help="Draw so many utterances instead."),
-            click.option("--per-label", type=click.IntRange(min=1), default=None, metavar="N",
-                         help="Draw up to so many rows of each label instead."),
-            click.option("--top-labels", type=click.IntRange(min=2), default=None, metavar="N",
-                         help="Take only so many of the most frequent labels instead."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def _bundle(*options):
+    """Several options as one decorator; help shows them in this order."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# The options of every analysis: where its rows go, its figure, its seed, which rows and layers it takes.
+result_options = _bundle(
+    click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
+    click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
+    where_option,
+    seed_option,
+    click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=None,
+                 metavar="FILE", help="Write the result rows as .csv, .parquet or .json."),
+    click.option("--plot", type=click.Path(path_type=Path), default=None, metavar="FILE",
+                 help="Draw the figure as .png, .pdf or .svg."),
+    json_option,
+    quiet_option,
+)  # fmt: skip
+# Which rows are drawn: the published rules, or others.
+sampling_options = _bundle(
+    click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
+                 help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
+    click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
+                 help="Draw so many utterances instead."),
+    click.option("--per-label", type=click.IntRange(min=1), default=None, metavar="N",
+                 help="Draw up to so many rows of each label instead."),
+    click.option("--top-labels", type=click.IntRange(min=2), default=None, metavar="N",
+                 help="Take only so many of the most frequent labels instead."),
+)  # fmt: skip
+MEASURES = {
+    "cka": "linear CKA",
+    "cka-rbf": "RBF CKA",
+    "procrustes": "Procrustes distance",
+    "rsa": "RSA",
+    "cca": "PWCCA",
+}
+
+
+def measure_options(what: str):
+    """How layers are compared with layers; ``what``: the help of --measure."""
+    return _bundle(
+        click.option("--measure", type=click.Choice(list(MEASURES)), default="cka", show_default=True, help=what),
+        click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance."),
+        click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
+                     show_default=True, help="Of rows, for rsa."),
+        click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
+                     help="Sample of rows for cka-rbf and rsa, which compare all pairs."),
+    )  # fmt: skip
 
 
 def sampling_of(sample: str, max_utterances: int | None, per_label: int | None, top_labels: int | None):

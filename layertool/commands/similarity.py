@@ -12,7 +12,9 @@ from click.core import ParameterSource
 from layertool.commands import delivery, output
 from layertool.commands.options import (
     HELP,
+    MEASURES,
     device_option,
+    measure_options,
     result_options,
     sampling_of,
     sampling_options,
@@ -20,26 +22,12 @@ from layertool.commands.options import (
 from layertool.commands.stores import STORES, open_all, place_of, say_to_person
 from layertool.errors import UsageError
 
-MEASURES = {
-    "cka": "linear CKA",
-    "cka-rbf": "RBF CKA",
-    "procrustes": "Procrustes distance",
-    "rsa": "RSA",
-    "cca": "PWCCA",
-}
-
 
 @click.command(context_settings=HELP)
 @click.argument("store", type=STORES)
 @click.argument("store2", type=STORES, required=False)
-@click.option("--measure", type=click.Choice(list(MEASURES)), default="cka",
-              show_default=True, help="Linear or RBF CKA, Procrustes distance, RSA, or in-sample PWCCA.")  # fmt: skip
-@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
-@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
-              show_default=True, help="Of rows, for rsa.")  # fmt: skip
+@measure_options("Linear or RBF CKA, Procrustes distance, RSA, or in-sample PWCCA.")
 @click.option("--other-layers", default=None, metavar="LAYERS", help="Of STORE2.  [default: --layers]")
-@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
-              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
 @sampling_options
 @device_option
 @result_options
@@ -86,13 +74,7 @@ def _similarities(store, other, unit, layers, other_layers, options, quiet: bool
 @click.option("--target", default=None, metavar="NAME", help="Of result files: take only these rows.")
 @click.option("--variant", default=None, metavar="TEXT", help="Of result files: take only rows whose variant has it.")
 @click.option("--same-layer", is_flag=True, help="Of stores: only layers of the same name, as curves.")
-@click.option("--measure", type=click.Choice(list(MEASURES)), default="cka",
-              show_default=True, help="Of stores: how layers are compared.")  # fmt: skip
-@click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance.")
-@click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
-              show_default=True, help="Of rows, for rsa.")  # fmt: skip
-@click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
-              help="Sample of rows for cka-rbf and rsa, which compare all pairs.")  # fmt: skip
+@measure_options("Of stores: how layers are compared.")
 @sampling_options
 @device_option
 @result_options

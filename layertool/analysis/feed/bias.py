@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from layertool.analysis import layer_sets, speat
 from layertool.analysis import rows as row_rules
-from layertool.analysis.feed.common import Progress, Say, joined, result, said_once, silent, unit_of
+from layertool.analysis.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.analysis.rows import Condition, Rows
 from layertool.errors import FeatureError, UsageError
 from layertool.layers import summary
@@ -132,8 +133,10 @@ def speat_rows(
     options.check()
     say = said_once(say)
     # a test that is asked twice would make the family larger than it is
-    once = {store.path.resolve(): store for store in reversed(stores)}
-    stores = [store for store in stores if once[store.path.resolve()] is store]
+    once: dict[Path, FeatureStore] = {}
+    for store in stores:
+        once.setdefault(store.path.resolve(), store)
+    stores = list(once.values())
     targets, attributes = list(dict.fromkeys(targets)), list(dict.fromkeys(attributes))
     names = [str(groups) for groups in (*targets, *attributes)]
     for name in names:
@@ -162,16 +165,8 @@ def size_rows(stores: Sequence[FeatureStore], unit: str) -> list[Result]:
     for store in stores:
         n_nonzero = (store.about.get("parameters") or {}).get("nonzero")
         if n_nonzero is not None:
-            row = result(
-                store,
-                unit,
-                store.layers[0],
-                analysis="speat",
-                variant=PARAMETERS,
-                target="model",
-                value=float(n_nonzero),
-            )
-            out.append(replace(row, layer="model", layer_index=len(store.layers)))
+            size = {"analysis": "speat", "variant": PARAMETERS, "target": "model", "value": float(n_nonzero)}
+            out.append(result(store, unit, "model", len(store.layers), **size))
     return out
 
 
@@ -193,7 +188,6 @@ def _tests(
         except UsageError as error:
             raise UsageError(f"{x_y} are no pairs: {error}") from error
     sizes = [len(rows) for rows in members]
-    speat.check_sizes(*sizes)
     index = np.concatenate([rows.index for rows in members])
     held = {layer: store.read(unit, layer)[index].astype(np.float64) for layer in names}
     for name in names:
@@ -202,23 +196,18 @@ def _tests(
     n_x, n = sizes[0], sizes[0] + sizes[1]
     parts = [(rows[:n], rows[n : n + sizes[2]], rows[n + sizes[2] :]) for _, _, _, rows in sets]
     s = np.stack([speat.associations(*part) for part in parts])
-    for (_, label, _, _), row in zip(sets, s, strict=True):
-        if speat.all_alike(row):
-            raise FeatureError(f"layer {label}: all targets are associated alike, so that the effect size is undefined")
-    d = speat.effect_sizes(s, n_x)
+    d = speat.effect_sizes(s, n_x, [f"layer {label}: " for _, label, _, _ in sets])
     p, exact, n_permutations = speat.permutation_p(s, n_x, options.n_permutations, options.alternative, options.seed)
     strata = None
     if options.strata is not None:
         strata = np.concatenate([_filled(store, unit, rows, options.strata) for rows in members[:2]])
     intervals: list[speat.Interval] | list[None] = [None] * len(sets)
+    how_drawn = (n_x, options.n_resamples, options.seed, strata, options.pairs is not None)
     if options.resample == "targets":
-        intervals = speat.bootstrap(s, n_x, options.n_resamples, options.seed, strata, options.pairs is not None)
+        intervals = speat.bootstrap(s, *how_drawn)
     elif options.resample == "all":
-        paired, n_resamples = options.pairs is not None, options.n_resamples
-        intervals = [
-            speat.bootstrap_all(w[None], a[None], b[None], n_x, n_resamples, options.seed, strata, paired)[0]
-            for w, a, b in parts
-        ]
+        w, a, b = zip(*parts, strict=True)
+        intervals = speat.bootstrap_all(w, a, b, *how_drawn)
     return [
         _Outcome(
             store, f"{x_y}, {a_b}", how, label, place, float(d[k]), intervals[k], float(p[k]), exact, n_permutations, n
@@ -269,7 +258,8 @@ def _members(
         failed = [one["utterance"] for one in store.failures if one["utterance"] in ids]
         if failed:
             say(f"{store.path} lacks {len(failed)} of the list '{name}', which could not be extracted ({failed[0]})")
-        missing = [one for one in ids if one not in {*known, *failed}]
+        there = {*known, *failed}
+        missing = [one for one in ids if one not in there]
         if missing:
             raise UsageError(
                 f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave them out"
@@ -321,7 +311,7 @@ def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> 
 def _filled(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarray:
     """Values (n,) of a column as text. UsageError where one is missing."""
     values = row_rules.column(store, unit, rows, column)
-    missing = sum(value is None or value != value for value in values)
+    missing = int(pd.isna(values).sum())
     if missing:
         raise UsageError(f"{missing} of {len(values)} targets have no {column}: choose a column that all of them have")
     return values.astype(str)
@@ -334,8 +324,9 @@ def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result
         bonferroni, fdr = speat.corrected([one.p for one in family])
         for one, strict, mild in zip(family, bonferroni, fdr, strict=True):
             pooling = one.store.configuration["units"][unit]
-            where = f"where {' and '.join(map(str, options.where))}" if options.where else ""
-            context = joined([layer_sets.describe(how, one.layer), f"{pooling} over time", where])
+            context = joined(
+                [layer_sets.describe(how, one.layer), f"{pooling} over time", conditions_of(options.where)]
+            )
             count = (
                 f"exact over {one.n_permutations} relabellings" if one.exact else f"{one.n_permutations} relabellings"
             )
@@ -349,11 +340,9 @@ def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result
                 f"p (Benjamini-Hochberg), {context}, {test}, {n_family}": (float(mild), None, None),
             }
             for variant, (value, interval, chance) in made.items():
-                row = result(
-                    one.store, unit, one.store.layers[0], variant=variant, value=value, chance=chance,
-                    ci_low=interval.low if interval else None, ci_high=interval.high if interval else None, **common,
-                )  # fmt: skip
-                out.append(replace(row, layer=one.layer, layer_index=one.layer_index))
+                ends = {"ci_low": interval.low, "ci_high": interval.high} if interval else {}
+                row = {"variant": variant, "value": value, "chance": chance, **ends, **common}
+                out.append(result(one.store, unit, one.layer, one.layer_index, **row))
     return out
 
 
@@ -361,10 +350,6 @@ def _interval_name(options: Options) -> str:
     if options.resample == "none":
         return "no interval"
     what = "targets" if options.resample == "targets" else "targets and attributes"
-    how = "".join(
-        [
-            f" in pairs of {options.pairs}" if options.pairs else "",
-            f" within {options.strata}" if options.strata else "",
-        ]
-    )
-    return f"bootstrap of {what}{how}"
+    pairs = f" in pairs of {options.pairs}" if options.pairs else ""
+    strata = f" within {options.strata}" if options.strata else ""
+    return f"bootstrap of {what}{pairs}{strata}"

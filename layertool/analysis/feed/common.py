@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from layertool import layers as layer_names
+from layertool.analysis.rows import ALL, Condition, Sampling
 from layertool.errors import UsageError
 from layertool.results import Result
 from layertool.store import FeatureStore
@@ -100,8 +101,8 @@ def step_of(store: FeatureStore) -> int | None:
     return None
 
 
-def result(store: FeatureStore, unit: str, layer: str, **fields) -> Result:
-    """A result row with everything that the store knows filled in."""
+def result(store: FeatureStore, unit: str, layer: str, layer_index: int | None = None, **fields) -> Result:
+    """A result row with everything that the store knows filled in; ``layer_index``: of what is no layer of the store."""
     return Result(
         model=model_name(store),
         revision=store.configuration["model"].get("revision"),
@@ -109,7 +110,7 @@ def result(store: FeatureStore, unit: str, layer: str, **fields) -> Result:
         corpus=store.about["corpus"]["name"],
         unit=unit,
         layer=layer,
-        layer_index=store.layers.index(layer),
+        layer_index=store.layers.index(layer) if layer_index is None else layer_index,
         store=str(store.path),
         **fields,
     )
@@ -125,6 +126,16 @@ def said_once(say: Say) -> Say:
             say(text)
 
     return once
+
+
+def conditions_of(where: Sequence[Condition]) -> str:
+    """The conditions on rows, as part of a variant's name."""
+    return f"where {' and '.join(map(str, where))}" if where else ""
+
+
+def sampling_of(sampling: Sampling | None) -> str:
+    """How rows were drawn, as part of a variant's name."""
+    return {None: "published sampling", ALL: "all rows"}.get(sampling, "own sampling")
 
 
 def joined(parts: Iterable[str]) -> str:

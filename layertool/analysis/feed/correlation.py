@@ -15,17 +15,19 @@ from layertool.analysis.feed.common import (
     Say,
     check_comparable,
     check_pooling,
+    conditions_of,
     joined,
     layers_of,
     result,
     said_once,
+    sampling_of,
     silent,
     unit_of,
 )  # fmt: skip
-from layertool.analysis.feed.dealing import deal
+from layertool.analysis.feed.dealing import PERMUTED, TURNED, deal
 from layertool.analysis.moments import FoldMoments
 from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.analysis.views import LayerView, TableView, View, pair
+from layertool.analysis.views import LayerView, TableView, View, pair, turned
 from layertool.errors import UsageError
 from layertool.results import Result
 from layertool.store import FeatureStore
@@ -188,9 +190,9 @@ class Problems:
             kept, codes = np.unique(rows.table["label"], return_inverse=True)
             table = np.eye(len(kept))
             if self.unit == tier:
-                control, chance = TableView(random.permutation(codes), table), "labels permuted"
+                control, chance = TableView(random.permutation(codes), table), PERMUTED
             else:  # frames of one segment have one label and are alike: what is independent keeps its runs, too
-                control, chance = TableView(np.roll(codes, len(codes) // 2), table), "labels turned by half of the rows"
+                control, chance = TableView(turned(codes), table), TURNED
         else:
             present = np.unique(rows.table["label"])
             found = embeddings.read(target.path, list(names[present]))
@@ -356,6 +358,5 @@ def _variant(variant: str, options: Options, chance: str) -> str:
             [f"held-out, {options.n_folds} {options.folds} folds", f"{options.n_trials} trials", f"eps from {grid}"]
         )
     draws = f"{options.samples} samples" if options.samples > 1 else ""
-    drawn = {None: "published sampling", row_rules.ALL: "all rows"}.get(options.sampling, "own sampling")
-    where = f"where {' and '.join(map(str, options.where))}" if options.where else ""
+    drawn, where = sampling_of(options.sampling), conditions_of(options.where)
     return joined([name, how, draws, drawn, where, f"chance: {chance}"])

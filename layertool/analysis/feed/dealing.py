@@ -10,6 +10,8 @@ from layertool.analysis.rows import Rows
 from layertool.errors import UsageError
 from layertool.store import FeatureStore
 
+PERMUTED, TURNED = "labels permuted", "labels turned by half of the rows"  # controls, as variants name them
+
 
 def deal(
     store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, how: str, n_folds: int, seed: int,
@@ -18,8 +20,8 @@ def deal(
     """Fold (n,) of each row.
 
     ``how``: utterance-disjoint, random, type-disjoint, or COLUMN-disjoint; folds are balanced in the labels of
-    ``tier``, where the rows have them. ``types`` (n,): what type-disjoint folds keep together, if not the labels. ``candidates``: what the rows were drawn from. Raises UsageError
-    for folds that there are not, and for too few rows, utterances or labels.
+    ``tier``, where the rows have them. ``types`` (n,): what type-disjoint folds keep together, if not the labels.
+    ``candidates``: what the rows were drawn from. Raises UsageError for folds that there are not, and for too few rows, utterances or labels.
     """
     labels = rows.table["label"] if tier is not None else None
     if how == "random":
@@ -46,22 +48,16 @@ def by_utterance(
     """Fold (n,) of each row, whole utterances in one fold.
 
     Frames of 10 and of 20 ms are dealt alike, so that their scores compare: by the lengths of utterances or, where
-    frames are labelled, by the segments that they lie in.
+    frames are labelled, by the segments that they lie in (of all ``candidates``, as fewer may be drawn at one rate).
     """
-    if unit == "frame":
-        codes = np.unique(candidates.table["utterance"])
-        if tier is None:
-            lengths = store.utterances["n_samples"].to_numpy()[codes]
-            dealt = folds.by_utterance(codes, lengths, n_folds, seed)
-        else:
-            segments = store.row_table(tier)
-            segments = segments[np.isin(segments["utterance"], codes)]
-            of_segments = folds.disjoint(segments["utterance"], segments["label"], n_folds, seed, "utterances")
-            first = np.unique(segments["utterance"], return_index=True)[1]
-            dealt = of_segments[first]
-        return dealt[np.searchsorted(codes, rows.table["utterance"])]
-    which = np.unique(rows.table["utterance"], return_inverse=True)
-    if tier is not None:
-        return folds.disjoint(which[1], rows.table["label"], n_folds, seed, "utterances")
-    lengths = store.utterances["n_samples"].to_numpy()[which[0]]
-    return folds.by_utterance(which[0], lengths, n_folds, seed)[which[1]]
+    codes, which = np.unique(rows.table["utterance"], return_inverse=True)
+    if tier is None:
+        return folds.by_utterance(codes, store.utterances["n_samples"].to_numpy()[codes], n_folds, seed)[which]
+    if unit != "frame":
+        return folds.disjoint(which, rows.table["label"], n_folds, seed, "utterances")
+    codes = np.unique(candidates.table["utterance"])
+    segments = store.row_table(tier)
+    segments = segments[np.isin(segments["utterance"], codes)]
+    dealt = folds.disjoint(segments["utterance"], segments["label"], n_folds, seed, "utterances")
+    first = np.unique(segments["utterance"], return_index=True)[1]
+    return dealt[first][np.searchsorted(codes, rows.table["utterance"])]

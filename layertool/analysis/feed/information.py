@@ -6,19 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import pandas as pd
 
 from layertool.analysis import folds, mi
 from layertool.analysis import rows as row_rules
-from layertool.analysis.feed.common import Progress, Say, joined, layers_of, result, said_once, silent, unit_of
-from layertool.analysis.feed.dealing import by_utterance
-from layertool.analysis.protocols import LEVEL
+from layertool.analysis.feed.common import (
+    Progress,
+    Say,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    silent,
+    unit_of,
+)
+from layertool.analysis.feed.dealing import PERMUTED, TURNED, by_utterance
+from layertool.analysis.protocols import students_interval
 from layertool.analysis.rows import Condition, Rows
-from layertool.analysis.views import LayerView
+from layertool.analysis.views import LayerView, turned
 from layertool.errors import UsageError
 from layertool.results import Result
 from layertool.store import FeatureStore
 
+TIERS = ("phone", "word")  # other labels are columns
 ROWS_PER_CLUSTER = 5  # at least, where the number of clusters is not asked for
 
 # Each number of a score; its chance level is that of labels permuted row by row, unless rows come in runs.
@@ -85,7 +96,7 @@ def mi_rows(
     options = options or Options()
     options.check()
     say = said_once(say)
-    is_tier = labels in ("phone", "word")
+    is_tier = labels in TIERS
     unit = unit_of(store, unit, labels if is_tier else "utterance", only=is_tier)
     asked = layers_of(store, unit, layers)
     fit_store = options.fit_store or store
@@ -124,7 +135,7 @@ def mi_rows(
         f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
         f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
         ("published sampling" if options.published_sampling else "all rows") if is_tier else "",
-        f"where {' and '.join(map(str, options.where))}" if options.where else "",
+        conditions_of(options.where),
         f"chance: {_control_name(unit, labels)}",
     ])  # fmt: skip
     out = []
@@ -132,29 +143,20 @@ def mi_rows(
         for name, value_of, chance_of in METRICS.values():
             values = np.array([value_of(part) for part, _ in parts])
             chance = [chance_of(part) if control is None else value_of(control) for part, control in parts]
-            mean, (low, high) = float(values.mean()), _interval(values)
+            low, high = students_interval(values)
             out.append(
                 result(
-                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=mean, ci_low=low,
-                    ci_high=high, chance=float(np.mean(chance)), n=min(part.n for part, _ in parts), seed=options.seed,
+                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=float(values.mean()),
+                    ci_low=low, ci_high=high, chance=float(np.mean(chance)), n=min(part.n for part, _ in parts), seed=options.seed,
                 )
             )  # fmt: skip
     return out
 
 
-def _interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """Student's t over repeats."""
-    if len(values) < 2:
-        return None, None
-    mean = float(values.mean())
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return mean - reach, mean + reach
-
-
 def _control_name(unit: str, labels: str) -> str:
-    if labels in ("phone", "word"):
-        return "labels turned by half of the rows" if unit == "frame" else "labels permuted"
-    return "labels permuted" if unit == "utterance" else "labels turned by half of the rows"
+    """What chance is of: where neighbouring rows have one label, permuting single rows would not do."""
+    comes_in_runs = unit == "frame" if labels in TIERS else unit != "utterance"
+    return TURNED if comes_in_runs else PERMUTED
 
 
 def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str], say: Say) -> None:
@@ -184,12 +186,14 @@ def _sets(
     store: FeatureStore, fit_store: FeatureStore, unit: str, layer: str, labels: str, options: Options, seed: int
 ) -> tuple[Rows, Labelled]:
     """The rows that clusters are fitted on, and those that they are scored on, with labels."""
-    is_tier = labels in ("phone", "word")
+    is_tier = labels in TIERS
     scored = _rows(store, unit, layer, labels, options.where)
     if options.fit_store is not None or options.fit_where:
         # clusters need labels only where these decide which rows are drawn
-        of = _rows if is_tier else _any_rows
-        fit = of(fit_store, unit, layer, labels, options.fit_where)
+        if is_tier:
+            fit = _rows(fit_store, unit, layer, labels, options.fit_where)
+        else:
+            fit = row_rules.select(fit_store, unit, layer, options.fit_where)
         both = np.isin(_speech(store, scored), _speech(fit_store, fit))
         if both.all():
             raise UsageError(
@@ -216,8 +220,7 @@ def _sets(
             "choose them with --where and --fit-where"
         )
     # neighbours are alike, and so are their labels: what has no relation to the rows keeps its runs
-    runs = _control_name(unit, labels) != "labels permuted"
-    return fit, Labelled(scored, codes, np.roll(codes, len(codes) // 2) if runs else None)
+    return fit, Labelled(scored, codes, turned(codes) if _control_name(unit, labels) == TURNED else None)
 
 
 def _halves(store: FeatureStore, unit: str, labels: str, rows: Rows, seed: int) -> np.ndarray:
@@ -227,7 +230,7 @@ def _halves(store: FeatureStore, unit: str, labels: str, rows: Rows, seed: int) 
             f"{store.path}: one utterance has no half to fit clusters on: take more of them (--where), or fit on "
             "others (--fit-on, --fit-where)"
         )
-    if labels not in ("phone", "word"):
+    if labels not in TIERS:
         return folds.disjoint(rows.table["utterance"], _values(store, unit, rows, labels), 2, seed, "utterances")
     if np.bincount(rows.table["label"]).max() < 2:
         raise UsageError(
@@ -249,15 +252,10 @@ def _speech(store: FeatureStore, rows: Rows) -> np.ndarray:
     return names[rows.table["utterance"]]
 
 
-def _any_rows(store: FeatureStore, unit: str, layer: str, _labels: str, where: Sequence[Condition]) -> Rows:
-    return row_rules.select(store, unit, layer, where)
-
-
 def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:
-    if labels not in ("phone", "word"):
+    if labels not in TIERS:
         rows = row_rules.select(store, unit, layer, where)
-        values = row_rules.column(store, unit, rows, labels)
-        rows = rows.of(np.array([value is not None and value == value for value in values], bool))
+        rows = rows.of(~pd.isna(row_rules.column(store, unit, rows, labels)))
         if not len(rows):
             raise UsageError(f"{store.path}: no {unit} row has a value of {labels}")
         return rows

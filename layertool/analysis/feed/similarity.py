@@ -15,10 +15,12 @@ from layertool.analysis.feed.common import (
     Say,
     check_comparable,
     check_pooling,
+    conditions_of,
     joined,
     layers_of,
     result,
     said_once,
+    sampling_of,
     silent,
     unit_of,
 )
@@ -98,8 +100,8 @@ def similarity_rows(
         _name(options),
         f"{n} rows drawn" if options.measure in ("cka-rbf", "rsa") and n == options.max_rows else "",
         f"interval over {n_groups} groups of utterances" if n_groups > 1 else "no interval",
-        {None: "published sampling", row_rules.ALL: "all rows"}.get(options.sampling, "own sampling"),
-        f"where {' and '.join(map(str, options.where))}" if options.where else "",
+        sampling_of(options.sampling),
+        conditions_of(options.where),
     ])  # fmt: skip
     analysis = {"cka-rbf": "cka"}.get(options.measure, options.measure)
     return [
