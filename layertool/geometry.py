@@ -49,9 +49,12 @@ class FrameGeometry:
     offset: int = 0
     centred: bool = False
     extra_frame: bool = False  # centre-padded short-time Fourier transforms give 1 + n // hop frames
+    always: int | None = None  # so many frames whatever the length: Whisper's 30 s with their padding
 
     def n_frames(self, n_samples: int) -> int:
         """Number of frames that ``n_samples`` of audio give (0 when they are fewer than the field)."""
+        if self.always is not None:
+            return self.always
         if self.extra_frame:
             return 1 + n_samples // self.hop
         if self.centred:

@@ -19,7 +19,7 @@ from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
 from layertool.errors import AudioError, CorpusError, ModelError, StoreError, UsageError
 from layertool.extractors import run as running
-from layertool.extractors.checkpoints import files_sha256
+from layertool.models.checkpoints import files_sha256
 from layertool.extractors.load import open_extractor
 from layertool.store import FeatureStore, verify
 

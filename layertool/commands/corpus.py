@@ -32,7 +32,7 @@ def corpus() -> None:
     """
 
 
-for command in (published.librispeech, published.speech_accent_archive, published.mess):
+for command in (published.librispeech, published.speech_accent_archive, published.mess, published.eccc):
     corpus.add_command(command)
 
 

@@ -86,6 +86,8 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 )
 @click.option("--cmvn", is_flag=True, help="Per-utterance mean and variance normalisation of acoustic features.")
 @click.option("--language", default=None, help="Of the forced text, for Whisper's decoder layers.  [default: en]")
+@click.option("--encoder-window", type=click.Choice(["clip", "30s", "exact"]), default="clip", show_default=True,
+              help="Whisper: 30 s seen, the clip's frames kept; 30 s seen and kept (--units frame); only the clip seen.")  # fmt: skip
 @click.option("--mask-seed", type=int, default=None, metavar="SEED",
               help="Run with the time mask of pre-training on, and flag masked frames (wav2vec 2.0 kind).")  # fmt: skip
 @click.option("--mask-prob", type=click.FloatRange(0, 1, min_open=True), default=None,
@@ -134,7 +136,10 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         "mask_length",
     )
     decided = Options(**{name: options[name] for name in names})
-    compute = {name: options[name] for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language")}
+    compute = {
+        name: options[name]
+        for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language", "encoder_window")
+    }
     prepared = prepare(model, corpus, decided, **compute)
     if dry_run:
         _say_plan(prepared, out)

@@ -1,4 +1,4 @@
-"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, the Morgan Emotional Speech Set."""
+"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, MESS, the ECCC."""
 
 from __future__ import annotations
 
@@ -107,3 +107,28 @@ def mess(source, out, ratings, selection, n_per_speaker, seed, name, max_failure
     refuse(out, overwrite)
     seed = reader.SEED if seed is None else seed
     write(reader.read(source, ratings, selection, seed, n_per_speaker, name, max_failures), out, overwrite, quiet)
+
+
+@click.command(context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits.")
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def eccc(source, out, seed, name, max_failures, overwrite, quiet) -> None:
+    """From the English Consistent Confusion Corpus.
+
+    Words in noise with what listeners heard (responses, counts, confusion). The columns split and split_by_target
+    hold train, dev, test; in the second no target word is in two of them. Rows of the table that contradict
+    themselves count for --max-failures too.
+
+    \b
+    Example:
+      layertool corpus eccc EnglishCCC_v1.2/ -o confusions
+    """
+    from layertool.corpora import eccc as reader
+
+    refuse(out, overwrite)
+    write(reader.read(source, seed, name, max_failures), out, overwrite, quiet)

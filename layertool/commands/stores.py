@@ -16,7 +16,7 @@ def place_of(device: str) -> str:
     """Where float64 products are computed: a GPU of CUDA, or the CPU (others have no float64)."""
     if device == "cpu":
         return device
-    from layertool.extractors.checkpoints import choose_device
+    from layertool.models.computing import choose_device
 
     place = choose_device(device)
     return str(place) if place.type == "cuda" else "cpu"

@@ -67,6 +67,7 @@ class Extractor(ABC):
     n_nonzero: int | None = None
     min_samples: int = 1
     max_window: int | None = None
+    only_unit: str | None = None  # the one unit at which its rows mean something
     is_acoustic = False
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,18 +49,4 @@ def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
         for hook in hooks:
             register = hook.module.register_forward_pre_hook if hook.is_before else hook.module.register_forward_hook
             stack.callback(register(hook.function).remove)
-        yield
-
-
-@contextmanager
-def computing_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast to ``dtype``; float32 is true float32 on a GPU too (cuDNN's convolutions would use TF32)."""
-    is_plain = dtype == torch.float32
-    with (
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not is_plain),
-        torch.autocast(device.type, dtype, enabled=not is_plain),
-        warnings.catch_warnings(),
-    ):
-        # WavLM hands torch a boolean and a float mask together
-        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
         yield

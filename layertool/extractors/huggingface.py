@@ -17,10 +17,11 @@ from torch import nn
 
 from layertool.errors import ModelError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
-from layertool.extractors.checkpoints import load_model, split_revision
-from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
+from layertool.extractors.hooks import Hook, after, before, hooked
 from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
 from layertool.geometry import convolution_geometry
+from layertool.models.checkpoints import load_model, split_revision
+from layertool.models.computing import computing_in
 
 # transformers model types with this structure (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
 MODEL_TYPES = {

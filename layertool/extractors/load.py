@@ -5,14 +5,11 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-import torch
-
 from layertool.errors import ModelError, UsageError
 from layertool.extractors import acoustic
 from layertool.extractors.base import Extractor
-from layertool.extractors.checkpoints import choose_device, read_config
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from layertool.models.checkpoints import read_config
+from layertool.models.computing import DTYPES, check_dtype, choose_device
 
 
 def open_extractor(
@@ -24,10 +21,11 @@ def open_extractor(
     cmvn: bool = False,
     language: str | None = None,
     mask_seed: int | None = None,
+    encoder_window: str = "clip",
 ) -> Extractor:
     """The extractor for a Hugging Face id (``name@revision``), a local folder, or an acoustic feature's name.
 
-    ``normalise`` and ``mask_seed`` (wav2vec 2.0 kind), ``cmvn`` (acoustic) and ``language`` (Whisper) concern one
+    ``normalise`` and ``mask_seed`` (wav2vec 2.0 kind), ``cmvn`` (acoustic), ``language`` and ``encoder_window`` (Whisper) concern one
     kind of model each; the mask itself is the extractor's ``time_mask``. Raises ModelError or UsageError.
     """
     if dtype not in DTYPES:
@@ -39,6 +37,7 @@ def open_extractor(
 
         given = {
             "--random-init": random_init, "--normalise": normalise, "--language": language, "--mask-seed": mask_seed,
+            "--encoder-window": None if encoder_window == "clip" else encoder_window,
         }  # fmt: skip
         for option in (name for name, value in given.items() if value is not None):
             raise UsageError(f"{option} is for models; {model} is an acoustic feature")
@@ -55,13 +54,14 @@ def open_extractor(
         )
     from layertool.extractors import huggingface
 
-    if place.type == "cpu" and dtype == "float16":
-        raise UsageError("float16 compute is slow and coarse on a CPU: choose --dtype float32 or bfloat16")
+    compute = check_dtype(dtype, place)
     config = read_config(model)
     if language is not None and config.model_type != "whisper":
         raise UsageError(f"--language is for Whisper's decoder; {model} is of type '{config.model_type}'")
+    if encoder_window != "clip" and config.model_type != "whisper":
+        raise UsageError(f"--encoder-window is for Whisper; {model} is of type '{config.model_type}': leave it out")
     if config.model_type in huggingface.MODEL_TYPES:
-        return huggingface.SpeechExtractor(model, config, place, DTYPES[dtype], random_init, normalise)
+        return huggingface.SpeechExtractor(model, config, place, compute, random_init, normalise)
     if mask_seed is not None:
         raise UsageError(
             f"--mask-seed is for models of the wav2vec 2.0 kind, which are trained on masked frames; {model} is of type "
@@ -72,6 +72,6 @@ def open_extractor(
     if config.model_type == "whisper":
         from layertool.extractors.whisper import WhisperExtractor
 
-        return WhisperExtractor(model, config, place, DTYPES[dtype], random_init, language)
+        return WhisperExtractor(model, config, place, compute, random_init, language, encoder_window)
     known = ", ".join([*huggingface.MODEL_TYPES, "whisper"])
     raise ModelError(f"{model} is of type '{config.model_type}', which has no extractor here (there are: {known})")

@@ -77,6 +77,7 @@ def prepare(
     normalise: bool | None = None,
     cmvn: bool = False,
     language: str | None = None,
+    encoder_window: str = "clip",
 ) -> Prepared:
     """Check everything that can be checked before the first audio file is read."""
     if not isinstance(corpus, Corpus):
@@ -111,8 +112,14 @@ def prepare(
     extractor = (
         model
         if isinstance(model, Extractor)
-        else open_extractor(model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed)
+        else open_extractor(
+            model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed, encoder_window
+        )
     )
+    if extractor.only_unit and set(units) != {extractor.only_unit}:
+        raise UsageError(
+            f"--encoder-window {encoder_window} keeps frames of silence, which no segment holds: type --units {extractor.only_unit}"
+        )
     mask = None
     if options.mask_seed is not None:
         mask = extractor.time_mask(options.mask_seed, options.mask_prob, options.mask_length)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from layertool.errors import CorpusError, ModelError, UsageError
+from layertool.errors import CorpusError, UsageError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
-from layertool.extractors.checkpoints import load_model, split_revision
-from layertool.extractors.hooks import Hook, after, before, computing_in, hooked
+from layertool.extractors.hooks import Hook, after, before, hooked
 from layertool.geometry import FRAME_HOP, MODEL_HOP, SAMPLE_RATE, FrameGeometry
+from layertool.models.checkpoints import load_model, split_revision
+from layertool.models.computing import computing_in
+from layertool.models.whisper import (
+    WINDOW_POSITIONS,
+    WINDOW_SAMPLES,
+    WINDOWS,
+    check_language,
+    encode,
+    load_mel,
+    load_tokenizer,
+    n_positions,
+)
 
-WINDOW_SAMPLES = 30 * SAMPLE_RATE  # the encoder always sees 30 s
 # log-mel frames: 400 samples centred on every 160th; conv1 sees 3 of them, conv2 3 of conv1's
 CONV1 = FrameGeometry(FRAME_HOP, 400 + 2 * FRAME_HOP, -(200 + FRAME_HOP), centred=True)
 CONV2 = FrameGeometry(MODEL_HOP, 400 + 4 * FRAME_HOP, -(200 + 2 * FRAME_HOP), centred=True)
@@ -24,7 +35,8 @@ class WhisperExtractor(Extractor):
     """One Whisper checkpoint.
 
     Encoder layers C1, C2 (after GELU), T0 (with positions) to TL and ``final``; of the 1500 frames
-    those of the audio are kept: ceil(n/320). Decoder layers D0 to DM are the states at the tokens of
+    those of the audio are kept: ceil(n/320) (``encoder_window`` "30s": all of them; "exact": the encoder sees no
+    others). Decoder layers D0 to DM are the states at the tokens of
     the utterance's text, forced after the checkpoint's own prefix without timestamps; every word is
     tokenised with a leading space.
     """
@@ -39,38 +51,39 @@ class WhisperExtractor(Extractor):
         dtype: torch.dtype = torch.float32,
         random_init: int | None = None,
         language: str | None = None,
+        encoder_window: str = "clip",
     ):
-        from transformers import WhisperFeatureExtractor
-
+        if encoder_window not in WINDOWS:
+            raise UsageError(f"'{encoder_window}' is no encoder window: choose {', '.join(WINDOWS)}")
         self.network, provenance, _ = load_model(model, config, random_init)
         self._count_parameters(self.network)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.name, self.revision = split_revision(model)
-        self.language = language or "en"
-        if self.language != "en" and not self._is_multilingual():
-            raise UsageError(f"{self.name} is an English-only checkpoint: leave out --language {self.language}")
-        try:
-            self.mel = WhisperFeatureExtractor.from_pretrained(self.name, revision=self.revision or "main")
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"{self.name} has no preprocessor_config.json, so its log-mel input is unknown: add the file"
-            ) from error
+        self.language = check_language(self.name, config, language)
+        self.mel = load_mel(self.name, self.revision)
         self.provenance = {"family": "Whisper", **provenance}
         self._encoder_blocks, self._decoder_blocks = (
             list(self.network.encoder.layers),
             list(self.network.decoder.layers),
         )
         width = config.d_model
-        self.layers = {"C1": Layer(width, CONV1), "C2": Layer(width, CONV2)}
-        self.layers |= {f"T{k}": Layer(width, CONV2) for k in range(config.encoder_layers + 1)}
-        self.layers["final"] = Layer(width, CONV2)
+        self.encoder_window = encoder_window
+        conv1, conv2 = CONV1, CONV2
+        if encoder_window != "clip":
+            self.provenance["encoder_window"] = encoder_window
+        if encoder_window == "30s":
+            self.only_unit = "frame"
+            conv1, conv2 = replace(CONV1, always=2 * WINDOW_POSITIONS), replace(CONV2, always=WINDOW_POSITIONS)
+        self.layers = {"C1": Layer(width, conv1), "C2": Layer(width, conv2)}
+        self.layers |= {f"T{k}": Layer(width, conv2) for k in range(config.encoder_layers + 1)}
+        self.layers["final"] = Layer(width, conv2)
         self.layers |= {f"D{k}": Layer(width, None) for k in range(config.decoder_layers + 1)}
         self.max_tokens = config.max_target_positions
         self._tokenizer: Any = None
 
     def padded_samples(self, n_samples: int) -> int:
-        return WINDOW_SAMPLES
+        return n_samples if self.encoder_window == "exact" else WINDOW_SAMPLES
 
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer, and the decoder when none of its layers is asked."""
@@ -78,37 +91,19 @@ class WhisperExtractor(Extractor):
         self.provenance.pop("decoder_prefix", None)
         self._tokenizer = None
         if decoder:
-            self._tokenizer = self._load_tokenizer()
-            self.provenance["decoder_prefix"] = [int(token) for token in self._tokenizer.prefix_tokens]
+            self._tokenizer, prefix = load_tokenizer(self.name, self.revision, self.network.config, self.language)
+            self.provenance["decoder_prefix"] = prefix
         elif "final" not in layers:
             top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
             encoder = encoder[: max(top, 1)]
         self.network.encoder.layers = torch.nn.ModuleList(encoder)
         self.network.decoder.layers = torch.nn.ModuleList(self._decoder_blocks[: max([*decoder, 1])] if decoder else [])
 
-    def _load_tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        no_tokenizer = f"{self.name} has no tokenizer, which decoder layers need: add tokenizer.json"
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name, revision=self.revision, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelError(no_tokenizer) from error
-        if "<|startoftranscript|>" not in tokenizer.get_vocab():  # transformers makes an empty one without the file
-            raise ModelError(no_tokenizer)
-        if tokenizer.convert_tokens_to_ids("<|transcribe|>") in tokenizer.all_special_ids and self._is_multilingual():
-            try:
-                tokenizer.set_prefix_tokens(language=self.language, task="transcribe", predict_timestamps=False)
-            except ValueError as error:
-                raise ModelError(
-                    f"{self.name} does not know the language '{self.language}': choose another --language"
-                ) from error
-        return tokenizer
-
-    def _is_multilingual(self) -> bool:
-        return self.network.config.vocab_size >= 51865  # English-only checkpoints have 51864 entries
-
     def prepare(self, item: Item) -> None:
+        if self.encoder_window == "30s" and not item.is_whole:
+            raise CorpusError(
+                f"utterance '{item.utterance}' is longer than 30 s, the most that --encoder-window 30s can keep: cut it"
+            )
         if self._tokenizer is not None:
             item.tokens = self._tokens(item)
         features = self.mel(item.samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
@@ -127,7 +122,7 @@ class WhisperExtractor(Extractor):
                 f"utterance '{item.utterance}' is longer than 30 s, so its text cannot be forced in one piece: "
                 "cut it, or leave the D layers out"
             )
-        tokens = list(self._tokenizer.prefix_tokens)
+        tokens = list(self.provenance["decoder_prefix"])
         spans = []
         for word in words:
             ids = self._tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
@@ -148,7 +143,8 @@ class WhisperExtractor(Extractor):
         encoder, decoder = self.network.encoder, self.network.decoder
         wants_decoder = self._tokenizer is not None
         with hooked(self._hooks(layers, emit)), computing_in(self.device, self.dtype):
-            states = encoder(batch.to(self.device, non_blocking=True)).last_hidden_state
+            exact = [n_positions(len(item.samples)) for item in items] if self.encoder_window == "exact" else None
+            states = encode(encoder, batch.to(self.device, non_blocking=True), exact)
             if wants_decoder:
                 tokens = [item.tokens for item in items]
                 longest = max(map(len, tokens))

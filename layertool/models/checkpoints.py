@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from layertool.errors import ModelError, UsageError
+from layertool.errors import ModelError
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
@@ -85,16 +85,19 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, dict, list[str]]:
+def load_model(
+    model: str, config: Any, random_init: int | None, kind: str = "AutoModel"
+) -> tuple[Any, dict, list[str]]:
     """The model in evaluation mode and float32, its provenance (id, revision, sha256, random_init), and what it lacks.
 
+    ``kind``: the automatic class of transformers that opens it; AutoModel leaves an output layer out.
     It may lack parameters that only training uses; those hold random numbers, and are named. With
     ``random_init`` the weights are drawn anew from the configuration (the untrained control).
     Raises ModelError when weights are missing, have other shapes, or are not safe to read.
     """
     import transformers
-    from transformers import AutoModel
 
+    opener = getattr(transformers, kind)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     name, revision = split_revision(model)
@@ -108,11 +111,11 @@ def load_model(model: str, config: Any, random_init: int | None) -> tuple[Any, d
     if random_init is not None:
         generator_state = torch.get_rng_state()
         torch.manual_seed(random_init)
-        network = AutoModel.from_config(config, trust_remote_code=False).float().eval()
+        network = opener.from_config(config, trust_remote_code=False).float().eval()
         torch.set_rng_state(generator_state)
         return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
     try:
-        network, report = AutoModel.from_pretrained(
+        network, report = opener.from_pretrained(
             name,
             revision=revision,
             config=config,
@@ -171,24 +174,6 @@ def state_sha256(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def choose_device(device: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' as a torch device. Raises UsageError when it is not there."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda:0")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"'{device}' is no device: choose auto, cpu, cuda:N or mps") from error
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
-        chosen.type
-    )
-    if there is None or (chosen.index or 0) >= there:
-        raise UsageError(f"device '{device}' is not on this machine: choose auto or cpu")
-    return chosen
 
 
 def _first_line(error: BaseException) -> str:

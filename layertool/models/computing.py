@@ -1,0 +1,54 @@
+"""Where and in which precision networks compute."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from layertool.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' as a torch device. Raises UsageError when it is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"'{device}' is no device: choose auto, cpu, cuda:N or mps") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
+        chosen.type
+    )
+    if there is None or (chosen.index or 0) >= there:
+        raise UsageError(f"device '{device}' is not on this machine: choose auto or cpu")
+    return chosen
+
+
+def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a computation by its name. Raises UsageError for an unknown one, or float16 on a CPU."""
+    if dtype not in DTYPES:
+        raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
+    if device.type == "cpu" and dtype == "float16":
+        raise UsageError("float16 compute is slow and coarse on a CPU: choose --dtype float32 or bfloat16")
+    return DTYPES[dtype]
+
+
+@contextmanager
+def computing_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Autocast to ``dtype``; float32 is true float32 on a GPU too (cuDNN's convolutions would use TF32)."""
+    is_plain = dtype == torch.float32
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not is_plain),
+        torch.autocast(device.type, dtype, enabled=not is_plain),
+        warnings.catch_warnings(),
+    ):
+        # WavLM hands torch a boolean and a float mask together
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+        yield

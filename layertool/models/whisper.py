@@ -1,0 +1,259 @@
+"""Whisper in two halves: encode a clip once, then force any number of tokens through the decoder.
+
+The halves are transformers' modules; what is own here is how they are called. The encoder may see the
+clip alone instead of 30 s, in padded batches that change nothing. The decoder keeps the keys and values
+of one clip's states, and its tokens are a tree: a token sees its ancestors, so that words which begin
+alike share their beginning, and any set of words is one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from layertool.errors import AudioError, ModelError, UsageError
+from layertool.geometry import MODEL_HOP, SAMPLE_RATE
+
+WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
+WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
+# What the encoder sees, and what the decoder sees of it.
+WINDOWS = {
+    "30s": "30 s, padded with silence, all 1500 positions",
+    "clip": "30 s, padded with silence, but only the positions of the clip are kept",
+    "exact": "the clip alone",
+}
+ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more
+
+
+def n_positions(n_samples: int) -> int:
+    """Encoder positions that belong to ``n_samples`` of audio: one for every 20 ms begun."""
+    return -(-n_samples // MODEL_HOP)
+
+
+def is_multilingual(config: Any) -> bool:
+    """Whether a checkpoint's prefix has a language and a task."""
+    return config.vocab_size > ENGLISH_ONLY
+
+
+def load_mel(name: str, revision: str | None) -> Any:
+    """The checkpoint's own log-mel input. Raises ModelError where it is not said."""
+    from transformers import WhisperFeatureExtractor
+
+    try:
+        return WhisperFeatureExtractor.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name} has no preprocessor_config.json, so its log-mel input is unknown: add the file"
+        ) from error
+
+
+def load_tokenizer(
+    name: str, revision: str | None, config: Any, language: str = "en", timestamps: bool = False
+) -> tuple[Any, list[int]]:
+    """The checkpoint's tokenizer, and the tokens it puts before a transcription.
+
+    Multilingual: start, language, transcribe; English-only: start; and then, unless ``timestamps``, the
+    token that says there are none. Raises ModelError for a checkpoint without tokenizer or language.
+    """
+    from transformers import AutoTokenizer
+
+    lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(lacks) from error
+    if "<|startoftranscript|>" not in tokenizer.get_vocab():  # transformers makes an empty one without the file
+        raise ModelError(lacks)
+    has_tasks = is_multilingual(config) and (
+        tokenizer.convert_tokens_to_ids("<|transcribe|>") in tokenizer.all_special_ids
+    )
+    try:
+        if has_tasks:
+            tokenizer.set_prefix_tokens(language=language, task="transcribe", predict_timestamps=timestamps)
+        else:
+            tokenizer.set_prefix_tokens(predict_timestamps=timestamps)
+    except ValueError as error:
+        raise ModelError(f"{name} does not know the language '{language}': choose another --language") from error
+    return tokenizer, [int(token) for token in tokenizer.prefix_tokens]
+
+
+def check_language(name: str, config: Any, language: str | None) -> str:
+    """The language to put into the prefix. Raises UsageError for another than English with an English-only model."""
+    if language not in (None, "en") and not is_multilingual(config):
+        raise UsageError(f"{name} is an English-only checkpoint: leave out --language {language}")
+    return language or "en"
+
+
+def log_mel(mel: Any, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
+    """The encoder's input: waveforms (n_samples,) at 16 kHz, of up to 30 s each -> (clips, mel bands, 3000).
+
+    Raises AudioError for a clip that is longer.
+    """
+    for waveform in waveforms:
+        if len(waveform) > WINDOW_SAMPLES:
+            raise AudioError(
+                f"a clip of {len(waveform) / SAMPLE_RATE:.2f} s is longer than the 30 s that Whisper takes: cut it"
+            )
+    # one by one: a batch would be padded to the same 30 s
+    inputs = [
+        mel(waveform, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0] for waveform in waveforms
+    ]
+    return torch.from_numpy(np.stack(inputs))
+
+
+def encode(encoder: Any, features: torch.Tensor, positions: Sequence[int] | None = None) -> torch.Tensor:
+    """States of clips: features (clips, mel bands, 3000) -> (clips, positions, width), after the encoder's last norm.
+
+    ``positions``: None for the whole 30 s; else the encoder sees only so many positions of each clip, as if it were
+    alone: rows beyond a clip's own are padding. transformers' blocks and norms; hooks on them see every layer.
+    """
+    if positions is None:
+        return encoder(features).last_hidden_state
+    longest = max(positions)
+    inside = torch.arange(longest, device=features.device) < torch.tensor(positions, device=features.device)[:, None]
+    ragged = not bool(inside.all())
+    twice = inside.repeat_interleave(2, dim=1)[:, None]
+    hidden = functional.gelu(encoder.conv1(features[:, :, : 2 * longest] * twice)) * twice  # zeros, as at an end
+    hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[:longest]
+    away = torch.zeros(inside.shape, dtype=hidden.dtype, device=hidden.device)
+    mask = away.masked_fill(~inside, torch.finfo(hidden.dtype).min)[:, None, None] if ragged else None
+    for block in encoder.layers:
+        hidden = block(hidden, mask)
+    return encoder.layer_norm(hidden)
+
+
+def encoder_layers(
+    encoder: Any, features: torch.Tensor, positions: Sequence[int] | None, layers: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Layers T0 to TL (the blocks' inputs and outputs) and final of clips, as ``encode`` sees them: name -> states."""
+    found: dict[str, torch.Tensor] = {}
+    hooks = []
+
+    def keep(name: str, hidden: Any) -> None:
+        found[name] = hidden[0] if isinstance(hidden, tuple) else hidden
+
+    try:
+        for name in layers:
+            if name == "T0":
+                first = encoder.layers[0]
+                hooks.append(first.register_forward_pre_hook(lambda _module, inputs: keep("T0", inputs)))
+            elif name != "final":
+                block = encoder.layers[int(name[1:]) - 1]
+                hooks.append(block.register_forward_hook(lambda _module, _inputs, out, name=name: keep(name, out)))
+        last = encode(encoder, features, positions)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: last if name == "final" else found[name] for name in layers}
+
+
+class ForcedDecoder:
+    """The decoder of one network with the prefix of its transcriptions.
+
+    ``network``: transformers' WhisperForConditionalGeneration. ``prefix``: tokens before every word.
+    """
+
+    def __init__(self, network: Any, prefix: Sequence[int]):
+        self.decoder, self.project = network.model.decoder, network.proj_out
+        self.prefix = list(prefix)
+        self.n_layers = len(self.decoder.layers)
+        self.max_tokens = network.config.max_target_positions
+
+    def read(self, states: torch.Tensor, layer: int | None = None) -> Reading:
+        """Begin with one clip's states (positions, width); ``layer``: read the tokens after so many blocks, not all."""
+        return Reading(self, states, self.n_layers if layer is None else layer)
+
+
+class Reading:
+    """A tree of tokens on one clip. Node 0 is the last token of the prefix; every other has its parent.
+
+    Keys and values of the clip are computed once, those of each token once. Gradients flow.
+    """
+
+    def __init__(self, decoder: ForcedDecoder, states: torch.Tensor, n_layers: int):
+        self.of = decoder
+        self.blocks = decoder.decoder.layers[:n_layers]
+        self.crossed = [_keys_values(block.encoder_attn, states[None]) for block in self.blocks]
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.paths: list[list[int]] = []  # of each token, its ancestors' places and its own
+        prefix = decoder.prefix
+        self.start = self._extend(prefix, [k - 1 for k in range(len(prefix))])[-1:]  # node 0, read out
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes so far; the next one is numbered so."""
+        return len(self.paths) - len(self.of.prefix) + 1
+
+    def extend(self, tokens: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
+        """Add tokens below nodes, which may be among the new ones if they come earlier; nodes are numbered on.
+
+        Returns what is read after them, (len(tokens), width), normed. Raises ModelError for too long a sequence.
+        """
+        shift = len(self.of.prefix) - 1
+        return self._extend(list(tokens), [parent + shift for parent in parents])
+
+    def _extend(self, tokens: list[int], parents: list[int]) -> torch.Tensor:
+        first = len(self.paths)
+        for k, parent in enumerate(parents):
+            self.paths.append([*(self.paths[parent] if parent >= 0 else []), first + k])
+        paths = self.paths[first:]
+        longest = max(map(len, paths))
+        if longest > self.of.max_tokens:
+            raise ModelError(
+                f"a word of {longest} tokens (with the prefix) is more than the decoder takes ({self.of.max_tokens})"
+            )
+        decoder = self.of.decoder
+        device = decoder.embed_tokens.weight.device
+        places = torch.tensor([[*path, *[path[-1]] * (longest - len(path))] for path in paths], device=device)
+        depths = torch.tensor([len(path) - 1 for path in paths], device=device)
+        seen = torch.arange(longest, device=device) <= depths[:, None]
+        hidden = decoder.embed_tokens(torch.tensor(tokens, device=device)) + decoder.embed_positions.weight[depths]
+        for k, block in enumerate(self.blocks):
+            hidden = hidden + self._attend_to_path(k, block, hidden, places, seen)
+            hidden = hidden + _attend_to_clip(block, hidden, *self.crossed[k])
+            normed = block.final_layer_norm(hidden)
+            hidden = hidden + block.fc2(block.activation_fn(block.fc1(normed)))
+        return decoder.layer_norm(hidden)
+
+    def _attend_to_path(self, k: int, block: Any, hidden, places, seen) -> torch.Tensor:
+        attention = block.self_attn
+        normed = block.self_attn_layer_norm(hidden)
+        keys, values = attention.k_proj(normed), attention.v_proj(normed)
+        if k < len(self.kept):
+            keys, values = torch.cat([self.kept[k][0], keys]), torch.cat([self.kept[k][1], values])
+            self.kept[k] = (keys, values)
+        else:
+            self.kept.append((keys, values))
+        n, longest = places.shape
+        query = attention.q_proj(normed).view(n, 1, attention.num_heads, -1).transpose(1, 2)
+        keys, values = (
+            part[places].view(n, longest, attention.num_heads, -1).transpose(1, 2) for part in (keys, values)
+        )
+        out = functional.scaled_dot_product_attention(query, keys, values, attn_mask=seen[:, None, None])
+        return attention.out_proj(out.transpose(1, 2).reshape(n, -1))
+
+    def log_probs(self, read: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the next token: (n, width) -> (n, vocabulary), float32."""
+        return functional.log_softmax(self.of.project(read).float(), dim=-1)
+
+
+def _attend_to_clip(block: Any, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Cross-attention of all tokens at once: they do not see each other, so they are one row of queries."""
+    attention = block.encoder_attn
+    query = _heads(attention, attention.q_proj(block.encoder_attn_layer_norm(hidden))[None])
+    out = functional.scaled_dot_product_attention(query, keys, values)
+    return attention.out_proj(out.transpose(1, 2).reshape(len(hidden), -1))
+
+
+def _keys_values(attention: Any, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _heads(attention, attention.k_proj(states)), _heads(attention, attention.v_proj(states))
+
+
+def _heads(attention: Any, rows: torch.Tensor) -> torch.Tensor:
+    """(1, n, width) -> (1, heads, n, width of a head)."""
+    return rows.view(1, rows.shape[1], attention.num_heads, -1).transpose(1, 2)
