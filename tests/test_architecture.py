@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors"},
-    {"files", "layers"},
-    {"geometry", "audio", "store", "results", "models"},
+    {"files", "layers", "geometry"},
+    {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"extractors", "training", "report"},
     {"commands", "cli", "demo"},

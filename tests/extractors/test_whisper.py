@@ -351,7 +351,7 @@ def test_text_of_more_tokens_than_the_decoder_takes_is_an_error(english, tmp_pat
 
 
 def test_a_model_without_a_tokenizer_has_no_decoder_layers(plain, spoken, tmp_path):
-    with pytest.raises(ModelError, match="has no tokenizer, which decoder layers need"):
+    with pytest.raises(ModelError, match="has no tokenizer, which Whisper's decoder needs"):
         layertool.extract(str(plain), spoken[1], tmp_path / "store", layers="D1")
 
 
