@@ -22,6 +22,7 @@ COMMANDS = {
     "cka": "layertool.commands.similarity:cka",
     "mi": "layertool.commands.correlation:mi",
     "speat": "layertool.commands.bias:speat",
+    "lexical": "layertool.commands.lexical:lexical",
     "compare": "layertool.commands.similarity:compare",
     "demo": "layertool.commands.demo:demo",
 }
@@ -36,6 +37,7 @@ SUMMARIES = {
     "cka": "Compare every layer with every layer, of one store or of two (CKA, Procrustes, RSA).",
     "mi": "Mutual information of k-means clusters of every layer with phones, words, or other labels.",
     "speat": "Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?",
+    "lexical": "Does Whisper mishear words as listeners do? Score, rank, fine-tune, and read its layers.",
     "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
 }

@@ -116,6 +116,26 @@ def select(store: FeatureStore, unit: str, layer: str | None, where: Sequence[Co
     return rows
 
 
+def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndarray:
+    """Which rows of a table of utterances meet all conditions, a mask; ``what`` they are of, for errors.
+
+    Raises UsageError for a column that is not there, and when nothing is left.
+    """
+    chosen = np.ones(len(table), bool)
+    for condition in where:
+        if condition.column not in table:
+            raise UsageError(f"{what} has no column '{condition.column}': it has {', '.join(map(str, table.columns))}")
+        values = table[condition.column].to_numpy()
+        meets = _equal(values, condition.values)
+        chosen &= ~meets if condition.negated else meets
+        if not chosen.any():
+            there = sorted({str(value) for value in values if not pd.isna(value)})
+            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+            wanted = " and ".join(map(str, where))
+            raise UsageError(f"no utterance of {what} has {wanted} (values of {condition.column}: {shown})")
+    return chosen
+
+
 def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values of a column, and for each row which of them it has."""
     utterances = store.utterances

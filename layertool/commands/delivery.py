@@ -8,6 +8,7 @@ from pathlib import Path
 from layertool.commands import output
 from layertool.errors import StoreError, UsageError
 
+TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
 
 
@@ -20,18 +21,42 @@ def check_places(out: Path | None, plot: Path | None) -> None:
     if plot is not None and plot.suffix not in FIGURES:
         raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
     for path in filter(None, (out, plot)):
-        there = path.parent
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if path.is_dir():
-            problem = f"{path} is a folder"
-        elif not there.is_dir():
-            problem = f"{there} is no folder"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            problem = f"{there} cannot be written to"
-        else:
-            continue
-        raise StoreError(f"{path} cannot be written, as {problem}: check the path")
+        _check_place(path)
+
+
+def check_table(path: Path) -> None:
+    """The same for a table beside the rows."""
+    if path.suffix not in TABLES:
+        raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
+    _check_place(path)
+
+
+def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
+    """Write a table beside the rows, as .csv or .parquet."""
+    import pandas as pd
+
+    from layertool.files import whole_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(lines)
+    with whole_file(path) as temporary:
+        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else table.to_csv(temporary, index=False)
+    output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
+
+
+def _check_place(path: Path) -> None:
+    there = path.parent
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if path.is_dir():
+        problem = f"{path} is a folder"
+    elif not there.is_dir():
+        problem = f"{there} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problem = f"{there} cannot be written to"
+    else:
+        return
+    raise StoreError(f"{path} cannot be written, as {problem}: check the path")
 
 
 def deliver(

@@ -8,6 +8,7 @@ import click
 
 from layertool.commands import output
 
+_SHOWN = 10  # of what was left out
 PATH = click.Path(path_type=Path)
 source_argument = click.argument("source", type=PATH)
 name_option = click.option("--name", default=None, help="Name of the corpus in results.  [default: from the source]")
@@ -81,7 +82,9 @@ def show(made, out: Path) -> None:
     rows.append(("metadata (values)", metadata or "none"))
     brief = {key: _brief(value) for key, value in known["provenance"].items()}
     rows += [(key.replace("_", " "), text) for key, text in brief.items() if text not in ("", "0")]
-    rows += [("left out", f"{utterance}: {error}") for utterance, error in left_out.items()]
+    rows += [("left out", f"{utterance}: {error}") for utterance, error in list(left_out.items())[:_SHOWN]]
+    if len(left_out) > _SHOWN:
+        rows.append(("left out", f"… ({len(left_out)} in all; see corpus.json)"))
     output.facts(str(out), rows)
 
 

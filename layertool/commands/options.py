@@ -52,7 +52,7 @@ def names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
 
 
-def _bundle(*options):
+def bundle(*options):
     """Several options as one decorator; help shows them in this order."""
 
     def decorate(command):
@@ -63,12 +63,8 @@ def _bundle(*options):
     return decorate
 
 
-# The options of every analysis: where its rows go, its figure, its seed, which rows and layers it takes.
-result_options = _bundle(
-    click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
-    click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
-    where_option,
-    seed_option,
+# Where the rows of an analysis go.
+place_options = bundle(
     click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=None,
                  metavar="FILE", help="Write the result rows as .csv, .parquet or .json."),
     click.option("--plot", type=click.Path(path_type=Path), default=None, metavar="FILE",
@@ -76,8 +72,16 @@ result_options = _bundle(
     json_option,
     quiet_option,
 )  # fmt: skip
+# The options of every analysis of a store: which rows and layers it takes, its seed, where its rows go.
+result_options = bundle(
+    click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
+    click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
+    where_option,
+    seed_option,
+    place_options,
+)  # fmt: skip
 # Which rows are drawn: the published rules, or others.
-sampling_options = _bundle(
+sampling_options = bundle(
     click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
                  help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
     click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
@@ -98,7 +102,7 @@ MEASURES = {
 
 def measure_options(what: str):
     """How layers are compared with layers; ``what``: the help of --measure."""
-    return _bundle(
+    return bundle(
         click.option("--measure", type=click.Choice(list(MEASURES)), default="cka", show_default=True, help=what),
         click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance."),
         click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",

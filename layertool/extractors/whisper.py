@@ -140,17 +140,30 @@ class WhisperExtractor(Extractor):
         batch = torch.from_numpy(np.stack([item.model_input for item in items]))
         if self.device.type == "cuda":
             batch = batch.pin_memory()
-        encoder, decoder = self.network.encoder, self.network.decoder
-        wants_decoder = self._tokenizer is not None
-        with hooked(self._hooks(layers, emit)), computing_in(self.device, self.dtype):
-            exact = [n_positions(len(item.samples)) for item in items] if self.encoder_window == "exact" else None
-            states = encode(encoder, batch.to(self.device, non_blocking=True), exact)
-            if wants_decoder:
-                tokens = [item.tokens for item in items]
-                longest = max(map(len, tokens))
+        of_decoder = [name for name in layers if name.startswith("D")]
+        of_encoder = [name for name in layers if name not in of_decoder]
+        exact = [n_positions(len(item.samples)) for item in items] if self.encoder_window == "exact" else None
+        with computing_in(self.device, self.dtype):
+            with hooked(self._hooks(of_encoder, emit)):
+                states = encode(self.network.encoder, batch.to(self.device, non_blocking=True), exact)
+            if self._tokenizer is not None:
+                longest = max(len(item.tokens) for item in items)
                 # padding comes after the text, and attention is causal: it changes nothing
-                padded = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in tokens], device=self.device)
-                decoder(input_ids=padded, encoder_hidden_states=states, use_cache=False)
+                padded = [item.tokens + [item.tokens[-1]] * (longest - len(item.tokens)) for item in items]
+                self._decode(torch.tensor(padded, device=self.device), states, exact, of_decoder, emit)
+
+    def _decode(self, tokens, states, exact: list[int] | None, layers: list[str], emit: Emit) -> None:
+        decoder = self.network.decoder
+        if exact is None:
+            with hooked(self._hooks(layers, emit)):
+                decoder(input_ids=tokens, encoder_hidden_states=states, use_cache=False)
+            return
+        alone: dict[str, list[torch.Tensor]] = {}  # a clip's text must not hear the padding behind it
+        with hooked(self._hooks(layers, lambda name, hidden: alone.setdefault(name, []).append(hidden))):
+            for k, n in enumerate(exact):
+                decoder(input_ids=tokens[k : k + 1], encoder_hidden_states=states[k : k + 1, :n], use_cache=False)
+        for name, hidden in alone.items():
+            emit(name, torch.cat(hidden))
 
     def _hooks(self, layers: Sequence[str], emit: Emit) -> list[Hook]:
         encoder, decoder, hooks = self.network.encoder, self.network.decoder, []

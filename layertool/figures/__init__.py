@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from layertool.errors import UsageError
 from layertool.figures.bias import draw_bars, draw_removed
 from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series
+from layertool.figures.lexical import draw_distributions
 from layertool.figures.panels import plt
 from layertool.figures.table import families
 from layertool.files import whole_file
@@ -24,7 +25,9 @@ from layertool.files import whole_file
 __all__ = [
     "FORMATS",
     "bars",
+    "distributions",
     "draw_bars",
+    "draw_distributions",
     "draw_heatmaps",
     "draw_layer_curves",
     "draw_removed",
@@ -85,6 +88,11 @@ def bars(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Pat
 def removed(rows: pd.DataFrame, path: Path | str, reference: str, ylabel: str | None = None) -> Path:
     """Write numbers of compressed models over the parameters removed from the store ``reference``, as PNG, PDF or SVG."""
     return _write(path, lambda: draw_removed(rows, reference, ylabel))
+
+
+def distributions(rows: pd.DataFrame, path: Path | str) -> Path:
+    """Write violins of lexical results of single stimuli, for each model and masker, as PNG, PDF or SVG."""
+    return _write(path, lambda: draw_distributions(rows))
 
 
 def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:

@@ -71,6 +71,7 @@ def load_tokenizer(
     has_tasks = is_multilingual(config) and (
         tokenizer.convert_tokens_to_ids("<|transcribe|>") in tokenizer.all_special_ids
     )
+    tokenizer.language = tokenizer.task = None  # a fine-tuned checkpoint may have saved some
     try:
         if has_tasks:
             tokenizer.set_prefix_tokens(language=language, task="transcribe", predict_timestamps=timestamps)
@@ -96,12 +97,11 @@ def log_mel(mel: Any, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
     for waveform in waveforms:
         if len(waveform) > WINDOW_SAMPLES:
             raise AudioError(
-                f"a clip of {len(waveform) / SAMPLE_RATE:.2f} s is longer than the 30 s that Whisper takes: cut it"
+                f"a clip of {len(waveform)} samples ({len(waveform) / SAMPLE_RATE:.2f} s) is longer than the 30 s that "
+                f"Whisper takes ({WINDOW_SAMPLES}): cut it"
             )
-    # one by one: a batch would be padded to the same 30 s
-    inputs = [
-        mel(waveform, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0] for waveform in waveforms
-    ]
+    with torch.autocast("cpu", enabled=False):  # one by one: a batch would be padded to the same 30 s
+        inputs = [mel(one, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0] for one in waveforms]
     return torch.from_numpy(np.stack(inputs))
 
 
@@ -117,7 +117,7 @@ def encode(encoder: Any, features: torch.Tensor, positions: Sequence[int] | None
     inside = torch.arange(longest, device=features.device) < torch.tensor(positions, device=features.device)[:, None]
     ragged = not bool(inside.all())
     twice = inside.repeat_interleave(2, dim=1)[:, None]
-    hidden = functional.gelu(encoder.conv1(features[:, :, : 2 * longest] * twice)) * twice  # zeros, as at an end
+    hidden = functional.gelu(encoder.conv1(features[:, :, : 2 * longest] * twice))  # zeros, as at an end
     hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
     hidden = hidden + encoder.embed_positions.weight[:longest]
     away = torch.zeros(inside.shape, dtype=hidden.dtype, device=hidden.device)
@@ -199,14 +199,16 @@ class Reading:
 
     def _extend(self, tokens: list[int], parents: list[int]) -> torch.Tensor:
         first = len(self.paths)
+        paths: list[list[int]] = []
         for k, parent in enumerate(parents):
-            self.paths.append([*(self.paths[parent] if parent >= 0 else []), first + k])
-        paths = self.paths[first:]
+            before = [] if parent < 0 else self.paths[parent] if parent < first else paths[parent - first]
+            paths.append([*before, first + k])
         longest = max(map(len, paths))
         if longest > self.of.max_tokens:
             raise ModelError(
                 f"a word of {longest} tokens (with the prefix) is more than the decoder takes ({self.of.max_tokens})"
             )
+        self.paths += paths
         decoder = self.of.decoder
         device = decoder.embed_tokens.weight.device
         places = torch.tensor([[*path, *[path[-1]] * (longest - len(path))] for path in paths], device=device)

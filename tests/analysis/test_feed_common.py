@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from layertool.analysis.feed.common import step_of
@@ -36,11 +34,11 @@ from layertool.analysis.feed.common import step_of
 )
 def test_step(name, step):
     model = {"id": name, "revision": None}
-    assert step_of(SimpleNamespace(configuration={"model": model})) == step
+    assert step_of(model) == step
 
 
 def test_what_says_the_step_comes_first():
     say = {"id": "checkpoint-5", "revision": "step7", "step": 9}
-    assert step_of(SimpleNamespace(configuration={"model": say})) == 9
+    assert step_of(say) == 9
     del say["step"]
-    assert step_of(SimpleNamespace(configuration={"model": say})) == 7
+    assert step_of(say) == 7

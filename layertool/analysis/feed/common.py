@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from layertool import layers as layer_names
@@ -75,20 +75,19 @@ def check_pooling(first: FeatureStore, second: FeatureStore, unit: str, say: Say
         say(f"{unit} rows are pooled by {pooled[0]} in {first.path} and by {pooled[1]} in {second.path}")
 
 
-def model_name(store: FeatureStore) -> str:
-    """The model's id, and what makes it another model than that: drawn anew, or run with its time mask on."""
-    name = store.model
-    seed = store.configuration["model"].get("random_init")
-    if seed is not None:
-        name += f" (random init {seed})"
-    if store.configuration.get("mask_seed") is not None:
-        name += " (time mask on)"
-    return name
+def model_name(model: Mapping, masked: bool = False) -> str:
+    """The model's id, and what makes it another model than that: drawn anew, or run with its time mask on.
+
+    ``model``: what identifies it, as a store's configuration says.
+    """
+    name = model["id"]
+    if model.get("random_init") is not None:
+        name += f" (random init {model['random_init']})"
+    return f"{name} (time mask on)" if masked else name
 
 
-def step_of(store: FeatureStore) -> int | None:
+def step_of(model: Mapping) -> int | None:
     """Training step of the checkpoint, as its folder, file or revision says (checkpoint-4000, step_4000)."""
-    model = store.configuration["model"]
     if isinstance(model.get("step"), int):
         return model["step"]
     asked, _, revision = str(model["id"]).rpartition("@")
@@ -104,9 +103,9 @@ def step_of(store: FeatureStore) -> int | None:
 def result(store: FeatureStore, unit: str, layer: str, layer_index: int | None = None, **fields) -> Result:
     """A result row with everything that the store knows filled in; ``layer_index``: of what is no layer of the store."""
     return Result(
-        model=model_name(store),
+        model=model_name(store.configuration["model"], store.is_masked),
         revision=store.configuration["model"].get("revision"),
-        step=step_of(store),
+        step=step_of(store.configuration["model"]),
         corpus=store.about["corpus"]["name"],
         unit=unit,
         layer=layer,

@@ -11,12 +11,18 @@ import numpy as np
 from layertool.errors import UsageError
 
 # How a word is written for the model: the paper's Whisper puts capitals and full stops into transcriptions.
-SURFACES: dict[str, tuple[Callable[[str], str], ...]] = {
-    "lower": (str.lower,),
-    "capitalised": (lambda word: word.lower().capitalize(),),
-    "sentence": (lambda word: word.lower().capitalize() + ".",),
+_WRITINGS: dict[str, Callable[[str], str]] = {
+    "lower": str.lower,
+    "capitalised": lambda word: word.lower().capitalize(),
+    "sentence": lambda word: word.lower().capitalize() + ".",
 }
-SURFACES["marginal"] = SURFACES["lower"] + SURFACES["capitalised"] + SURFACES["sentence"]
+SURFACES = (*_WRITINGS, "marginal")
+
+
+def written(words: Sequence[str], surface: str) -> list[list[str]]:
+    """The different ways to write each word: one, or for "marginal" up to three ("'em" has no capital)."""
+    ways = list(_WRITINGS.values()) if surface == "marginal" else [_WRITINGS[surface]]
+    return [list(dict.fromkeys(way(word.strip()) for way in ways)) for word in words]
 
 
 @cache
@@ -69,11 +75,20 @@ class Pronunciations:
         return one.lower() == other.lower() or bool(self.of(one) & self.of(other))
 
 
+def in_tokens(
+    words: Sequence[str], surface: str, tokenise: Callable[[list[str]], list[list[int]]]
+) -> list[list[list[int]]]:
+    """Of each word, the tokens of every way of writing it."""
+    forms = written(words, surface)
+    tokens = iter(tokenise([form for ways in forms for form in ways]))
+    return [[next(tokens) for _ in ways] for ways in forms]
+
+
 class Lexicon:
     """Words as a prefix tree of tokens. Node 0 is the empty prefix; children of a node lie side by side, after it.
 
-    ``words``: each once, in lower case. ``token`` (nodes,): which leads to a node. ``forms``: for each way of writing,
-    the tokens of every word.
+    ``words``: each once, in lower case. ``token`` (nodes,): which leads to a node. ``forms``: of each word, the tokens
+    of every way of writing it; ``most_forms``: of any word.
     """
 
     def __init__(self, words: Sequence[str], tokenise: Callable[[list[str]], list[list[int]]], surface: str = "lower"):
@@ -82,8 +97,9 @@ class Lexicon:
         if not self.words:
             raise UsageError("a lexicon without words: give at least one")
         self.surface = surface
-        self.forms = [tokenise([write(word) for word in self.words]) for write in SURFACES[surface]]
-        entries = sorted((tuple(tokens), index) for form in self.forms for index, tokens in enumerate(form))
+        self.forms = in_tokens(self.words, surface, tokenise)
+        self.most_forms = max(map(len, self.forms))
+        entries = sorted((tuple(tokens), index) for index, forms in enumerate(self.forms) for tokens in forms)
         if not entries[0][0]:
             raise UsageError(f"the word '{self.words[entries[0][1]]}' has no tokens: take it out of the lexicon")
         tokens, depths, parents, ends = [-1], [0], [0], []

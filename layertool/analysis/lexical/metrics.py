@@ -21,9 +21,8 @@ def log_likelihood(log_p, counts) -> float:
     ``log_p``: natural log-probability of each different response, shape (n,), at most 0; ``counts``: how many listeners gave
     it, shape (n,), whole numbers. -inf when a response that was given has p = 0. Raises UsageError otherwise.
     """
-    log_p, counts = np.asarray(log_p, dtype=np.float64), _counts(counts)
-    if log_p.shape != counts.shape:
-        raise UsageError(f"{log_p.size} log-probabilities and {counts.size} counts: give one count for each response")
+    log_p, counts = np.asarray(log_p, dtype=np.float64).ravel(), _counts(counts)
+    _same_length(log_p.size, counts, "log-probabilities")
     if np.isnan(log_p).any() or (log_p > _OVER_ONE).any():
         raise UsageError(f"log-probabilities must be numbers up to 0, not {log_p[~(log_p <= _OVER_ONE)][0]:g}")
     said = counts > 0
@@ -36,6 +35,11 @@ def oracle(counts) -> float:
     total = counts.sum()
     with np.errstate(divide="ignore"):
         return log_likelihood(np.log(counts / total) if total else counts * 0.0, counts)
+
+
+def _same_length(n: int, counts: np.ndarray, what: str) -> None:
+    if n != counts.size:
+        raise UsageError(f"{n} {what} and {counts.size} counts: give one count for each response")
 
 
 def _counts(counts) -> np.ndarray:
@@ -58,6 +62,9 @@ def kendall(scores, counts) -> float:
     nan where the listeners rank nothing (one response, or equal counts); 0 for scores that are all equal.
     """
     counts, scores = _counts(counts), np.asarray(scores, dtype=np.float64)
+    _same_length(scores.size, counts, "scores")
+    if np.isnan(scores).any():
+        raise UsageError("a score that is no number (nan) has no rank: check what gave it")
     if len(set(counts.tolist())) < 2:
         return math.nan
     if len(set(scores.tolist())) < 2:
@@ -68,11 +75,14 @@ def kendall(scores, counts) -> float:
 def top_is_right(top: str, responses: Sequence[str], counts, words: Pronunciations) -> bool:
     """Whether the model's most likely word sounds like the listeners' most common response (any of those that tie)."""
     counts = _counts(counts)
-    most = counts.max()
+    _same_length(len(responses), counts, "responses")
+    most = max(counts.max(), 1)  # nobody's response is nobody's most common one
     return any(words.alike(top, response) for response, k in zip(responses, counts, strict=True) if k == most)
 
 
 def coverage(top: Sequence[str], responses: Sequence[str], words: Pronunciations) -> float:
     """Share of the responses that sound like one of the model's words ``top``, of which there should be as many."""
+    if not responses:
+        raise UsageError("a stimulus without responses has nothing to cover")
     sounds = {sound for word in top for sound in words.of(word)}
     return float(np.mean([any(sound in sounds for sound in words.of(response)) for response in responses]))

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from layertool.analysis.lexical import search
-from layertool.analysis.lexical.lexicon import SURFACES, Lexicon
+from layertool.analysis.lexical.lexicon import SURFACES, Lexicon, in_tokens
 from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.models import checkpoints, whisper
 from layertool.models.computing import check_dtype, choose_device, computing_in
 
-WORDS_AT_ONCE = 256
+CHECKED = 1000  # words of a lexicon, for whether they are in this model's tokens
 OUTPUT = "AutoModelForSpeechSeq2Seq"  # transformers' models with an output layer
 
 
@@ -112,17 +112,17 @@ class WhisperScorer:
     def tokenise(self, words: Sequence[str]) -> list[list[int]]:
         """Tokens of words, each with a space before it. Raises CorpusError for one that has none, or special ones."""
         tokens = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"] if words else []
-        special = set(self.tokenizer.all_special_ids)
+        first_special = int(self.tokenizer.eos_token_id)  # text comes before it, times and languages after it
         for word, ids in zip(words, tokens, strict=True):
-            if not ids or not word.strip():
+            if not ids:
                 raise CorpusError(f"the word '{word}' has no tokens, so it has no probability: take it out")
-            if special & set(ids):
+            if max(ids) >= first_special:
                 raise CorpusError(f"the word '{word}' is a special token of the model: take it out")
         return tokens
 
     def lexicon(self, words: Sequence[str]) -> Lexicon:
         """The prefix tree of words, for ``top_words`` on many clips."""
-        return Lexicon(words, self.tokenise, self.variant.surface)
+        return Lexicon(_words(words), self.tokenise, self.variant.surface)
 
     def encode(
         self, waveforms: Sequence[np.ndarray], layers: Sequence[str] = ("final",)
@@ -144,18 +144,16 @@ class WhisperScorer:
 
     def read(self, states: torch.Tensor, layer: str | None = None) -> whisper.Reading:
         """Begin to read words on one clip's states; ``layer``: a decoder layer D0 to DM to read the words from."""
+        if layer is not None and layer not in self.layers[-self.decoder.n_layers - 1 :]:
+            raise UsageError(f"words are read from decoder layers D0 to {self.output_layer}, not from {layer}")
         return self.decoder.read(states, None if layer is None else int(layer[1:]))
 
     def score(self, reading: whisper.Reading, words: Sequence[str], end_token: bool | None = None) -> np.ndarray:
         """Log-probability of words, shape (len(words),), float64; words that begin alike share the work."""
-        forms = [self.tokenise([write(word) for word in words]) for write in SURFACES[self.variant.surface]]
-        every = [tokens for form in forms for tokens in form]
-        order = sorted(range(len(every)), key=lambda k: every[k])
-        scores = np.empty(len(every))
-        for first in range(0, len(order), WORDS_AT_ONCE):
-            part = order[first : first + WORDS_AT_ONCE]
-            scores[part] = search.score_forms(reading, [every[k] for k in part], self._end(end_token))
-        return np.logaddexp.reduce(scores.reshape(len(forms), len(words)), axis=0)
+        if empty := [word for word in words if not word.strip()]:
+            raise CorpusError(f"the word '{empty[0]}' has no letters, so it has no probability: take it out")
+        forms = in_tokens(words, self.variant.surface, self.tokenise)
+        return search.score_words(reading, forms, self._end(end_token))
 
     def rank(
         self, reading: whisper.Reading, lexicon: Lexicon, n: int, most_prefixes: int = search.MOST_PREFIXES
@@ -174,7 +172,7 @@ class WhisperScorer:
         (default: as the variant says, which is yes). Section 3 of the spec; one encoder and one decoder pass.
         """
         with self.computing():
-            return self.score(self.read(self.encode([_clip(waveform)])["final"][0]), list(words), end_token)
+            return self.score(self.read(self.encode([_clip(waveform)])["final"][0]), _words(words), end_token)
 
     def top_words(self, waveform: np.ndarray, lexicon: Lexicon | Sequence[str], n: int) -> list[tuple[str, float]]:
         """The n most likely words of a lexicon on a clip, best first, each with its log-probability. Exact.
@@ -182,13 +180,15 @@ class WhisperScorer:
         ``lexicon``: words, or what ``lexicon()`` made of them once for many clips. Raises ModelError where the model
         knows so little that more than search.MOST_PREFIXES prefixes would have to be opened.
         """
-        if n < 1:
+        if not isinstance(n, int | np.integer) or n < 1:
             raise UsageError(f"{n} words cannot be ranked: ask for at least 1")
         if not isinstance(lexicon, Lexicon):
             lexicon = self.lexicon(lexicon)
-        elif lexicon.surface != self.variant.surface:
+        elif lexicon.surface != self.variant.surface or lexicon.forms[:CHECKED] != in_tokens(
+            lexicon.words[:CHECKED], lexicon.surface, self.tokenise
+        ):
             raise UsageError(
-                f"this lexicon is written '{lexicon.surface}', the scorer reads '{self.variant.surface}': make it with lexicon()"
+                "this lexicon was made for another model or surface form: make it with this one's lexicon()"
             )
         with self.computing():
             found = self.rank(self.read(self.encode([_clip(waveform)])["final"][0]), lexicon, n)
@@ -208,6 +208,12 @@ def read_whisper_config(model: str) -> Any:
             f"{model} is of type '{config.model_type}'; lexical responses need Whisper's decoder: give a Whisper checkpoint"
         )
     return config
+
+
+def _words(words: Sequence[str]) -> list[str]:
+    if isinstance(words, str):
+        raise UsageError(f"'{words}' is one word, a list of words is wanted: ['{words}']")
+    return list(words)
 
 
 def _clip(waveform: np.ndarray) -> np.ndarray:

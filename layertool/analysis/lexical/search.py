@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from layertool.analysis.lexical.lexicon import Lexicon
+from layertool.errors import ModelError
 from layertool.models.whisper import Reading
 
 MOST_PREFIXES = 20_000  # opened for one clip; a model that knows nothing would open all
 MOST_AT_ONCE = 512
 LEAST_AT_ONCE = 16
+FORMS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class _Search:
 
     def __init__(self, reading: Reading, lexicon: Lexicon, n: int, end: int | None):
         self.reading, self.lexicon, self.n, self.end = reading, lexicon, min(n, len(lexicon)), end
-        self.n_forms = len(lexicon.forms)
+        self.n_forms = lexicon.most_forms
         # a word of k forms is at most k times as likely as its best: forms that near the threshold count too
         self.slack = math.log(self.n_forms)
         self.open_score, self.open_node, self.open_parent = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
@@ -123,9 +125,7 @@ class _Search:
             words, score = self.form_word, self.form_score
         else:
             words = np.unique(self.form_word)
-            forms = [form[k] for k in words for form in self.lexicon.forms]
-            each = score_forms(self.reading, forms, self.end).reshape(len(words), self.n_forms)
-            score = np.logaddexp.reduce(each, axis=1)
+            score = score_words(self.reading, [self.lexicon.forms[k] for k in words], self.end)
         order = np.lexsort((words, -score))[: self.n]
         return words[order].tolist(), score[order].tolist()
 
@@ -133,16 +133,35 @@ class _Search:
 def _pick(log_p: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """log_p[rows[k], tokens[k]] as float64."""
     places = torch.from_numpy(rows).to(log_p.device), torch.from_numpy(tokens).to(log_p.device)
-    return log_p[places].double().cpu().numpy()
+    return _numbers(log_p[places])
 
 
-def score_forms(reading: Reading, forms: Sequence[Sequence[int]], end: int | None) -> np.ndarray:
-    """Log-probability of token sequences, shape (len(forms),), float64: one pass, beginnings shared."""
-    return forms_log_p(reading, forms, end).double().cpu().numpy()
+def _numbers(log_p: torch.Tensor) -> np.ndarray:
+    numbers = log_p.double().cpu().numpy()
+    if np.isnan(numbers).any():
+        raise ModelError("the model gives no probabilities (nan): its weights or the clip's states are not finite")
+    return numbers
+
+
+def score_words(reading: Reading, words: Sequence[Sequence[Sequence[int]]], end: int | None) -> np.ndarray:
+    """Log-probability of words, each given as the tokens of every way of writing it: shape (len(words),), float64.
+
+    One pass for many words, beginnings shared.
+    """
+    forms = [form for ways in words for form in ways]
+    of_word = np.repeat(np.arange(len(words)), [len(ways) for ways in words])
+    order = sorted(range(len(forms)), key=lambda k: list(forms[k]))
+    scores = np.empty(len(forms))
+    for first in range(0, len(order), FORMS_AT_ONCE):
+        part = order[first : first + FORMS_AT_ONCE]
+        scores[part] = _numbers(forms_log_p(reading, [forms[k] for k in part], end))
+    total = np.full(len(words), -math.inf)
+    np.logaddexp.at(total, of_word, scores)
+    return total
 
 
 def forms_log_p(reading: Reading, forms: Sequence[Sequence[int]], end: int | None) -> torch.Tensor:
-    """The same as a tensor, through which gradients flow."""
+    """Log-probability of token sequences, shape (len(forms),), through which gradients flow."""
     numbers: dict[tuple[int, ...], int] = {(): 0}
     tokens, parents = [], []
     wanted: list[tuple[int, int, int]] = []  # form, node, next token

@@ -1,0 +1,178 @@
+"""What a model, or a baseline, says to stimuli: from audio, or from a store of encoder states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from layertool import audio
+from layertool.analysis.feed.common import Progress
+from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
+from layertool.analysis.lexical.lexicon import Lexicon
+from layertool.analysis.lexical.scorer import WhisperScorer
+from layertool.analysis.lexical.search import MOST_PREFIXES
+from layertool.analysis.lexical.stimuli import Stimulus
+from layertool.corpora.corpus import Corpus
+from layertool.errors import AudioError, UsageError
+from layertool.geometry import SAMPLE_RATE
+from layertool.models.whisper import WINDOW_SAMPLES
+from layertool.store import FeatureStore
+
+AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}  # clips in one encoder batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says to one stimulus.
+
+    ``log_p`` of each response; ``target_p``: probability of the word that was spoken, nan where none is known; ``top``: as
+    many words as there are responses, the most likely ones, None where nothing was ranked; ``exact``: they are surely.
+    """
+
+    stimulus: Stimulus
+    log_p: np.ndarray
+    target_p: float = math.nan
+    top: Sequence[str] | None = None
+    exact: bool = True
+
+
+class States:
+    """Encoder layers of every utterance, out of a store that holds their frames."""
+
+    def __init__(self, store: FeatureStore, scorer: WhisperScorer, corpus: Corpus, layers: Iterable[str]):
+        """Raises UsageError for a store of another model, window or corpus, or one that lacks layers."""
+        self.store = store
+        made = store.configuration["model"]
+        for key in ("id", "revision", "sha256", "random_init"):
+            if made.get(key) != scorer.provenance.get(key):
+                raise UsageError(
+                    f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): give the "
+                    "store of this one, or a new folder"
+                )
+        if (window := made.get("encoder_window", "clip")) != scorer.variant.window:
+            raise UsageError(
+                f"{store.path} holds states of --encoder-window {window}, asked for is {scorer.variant.window}: type "
+                f"--encoder-window {window}, or give a new folder"
+            )
+        if store.configuration["corpus"] != corpus.fingerprint:
+            raise UsageError(f"{store.path} is of another corpus than {corpus.name}: give its store, or a new folder")
+        there = store.layers_of("frame") if "frame" in store.units else []
+        lacking = [layer for layer in layers if layer not in there]
+        if lacking:
+            raise UsageError(
+                f"{store.path} has no frames of layer {lacking[0]} (it has {', '.join(there) or 'none'}): extract again with "
+                f"--units frame --layers {','.join(layers)}, or give a new folder"
+            )
+        codes = store.row_table("frame", there[0])["utterance"]
+        names = store.utterances["utterance"].to_numpy()
+        first = np.searchsorted(codes, np.arange(len(names) + 1))
+        self.spans = {name: (int(a), int(b)) for name, a, b in zip(names, first[:-1], first[1:], strict=True) if b > a}
+
+    def of(self, utterance: str, layer: str, scorer: WhisperScorer) -> torch.Tensor:
+        """States of one utterance as the decoder reads them, (positions, width)."""
+        if utterance not in self.spans:
+            raise UsageError(f"{self.store.path} has no rows of '{utterance}' (it was left out): extract it again")
+        first, last = self.spans[utterance]
+        rows = np.concatenate(list(self._rows(layer, first, last)))
+        states = torch.from_numpy(rows.astype(np.float32)).to(scorer.device)
+        return states if layer == "final" else scorer.encoder.layer_norm(states)
+
+    def _rows(self, layer: str, first: int, last: int) -> Iterator[np.ndarray]:
+        for block in self.store.blocks("frame", layer, last - first, first):
+            yield block[: last - first]
+            first += len(block)
+            if first >= last:
+                return
+
+
+@dataclass
+class Listener:
+    """A scorer that goes through stimuli. ``lexicon``: to rank; ``states``: instead of the audio."""
+
+    scorer: WhisperScorer
+    corpus: Corpus
+    lexicon: Lexicon | None = None
+    states: States | None = None
+    most_prefixes: int = MOST_PREFIXES
+    at_once: int | None = None
+    n_opened: list[int] = field(default_factory=list)  # of every search
+
+    @property
+    def precision(self) -> str:
+        """What is not computed in float32, as part of a variant's name."""
+        dtype = str(self.scorer.dtype).removeprefix("torch.")
+        kept = self.states.store.configuration["store_dtype"] if self.states else "float32"
+        return ", ".join([*([dtype] if dtype != "float32" else []), *([f"{kept} states"] if kept != "float32" else [])])
+
+    @property
+    def source(self) -> str | None:
+        """The store that states were taken from."""
+        return str(self.states.store.path) if self.states else None
+
+    def listen(
+        self, stimuli: Sequence[Stimulus], layers: Sequence[str], progress: Progress | None = None
+    ) -> dict[str, list[Outcome]]:
+        """What each of ``layers`` says to each stimulus; the encoder runs once for all of them.
+
+        Encoder layers are read by the whole decoder, decoder layers read the encoder's final layer.
+        Raises AudioError for a clip over 30 s.
+        """
+        at_once = self.at_once or AT_ONCE[self.scorer.device.type]
+        of_encoder = ["final" if layer.startswith("D") else layer for layer in layers]
+        found: dict[str, list[Outcome]] = {layer: [] for layer in layers}
+        for first in range(0, len(stimuli), at_once):
+            block = stimuli[first : first + at_once]
+            states = self._states(block, list(dict.fromkeys(of_encoder)))
+            with self.scorer.computing():
+                for k, stimulus in enumerate(block):
+                    for layer, source in zip(layers, of_encoder, strict=True):
+                        read = layer if layer.startswith("D") else None
+                        found[layer].append(self._outcome(stimulus, self.scorer.read(states[source][k], read)))
+                    if progress:
+                        progress(first + k + 1, len(stimuli))
+        return found
+
+    def _states(self, block: Sequence[Stimulus], layers: list[str]) -> dict[str, list[torch.Tensor]]:
+        states = self.states
+        if states is not None:
+            with self.scorer.computing():
+                return {name: [states.of(one.utterance, name, self.scorer) for one in block] for name in layers}
+        return self.scorer.encode([self._waveform(one) for one in block], layers)
+
+    def _waveform(self, stimulus: Stimulus) -> np.ndarray:
+        row = self.corpus.utterances.iloc[stimulus.place]
+        if row["n_samples"] > WINDOW_SAMPLES:
+            raise AudioError(
+                f"utterance '{stimulus.utterance}' lasts {row['n_samples'] / SAMPLE_RATE:.2f} s, Whisper takes up to 30 s: cut it"
+            )
+        return audio.read(row["audio"], SAMPLE_RATE, _given(row["channel"]), _given(row["start"]), _given(row["end"]))
+
+    def _outcome(self, stimulus: Stimulus, reading) -> Outcome:
+        words = list(stimulus.responses) + ([stimulus.target] if stimulus.target else [])
+        log_p = self.scorer.score(reading, words)
+        n = len(stimulus.responses)
+        target_p = float(np.exp(log_p[n])) if stimulus.target else math.nan
+        if self.lexicon is None:
+            return Outcome(stimulus, log_p[:n], target_p)
+        ranked = self.scorer.rank(reading, self.lexicon, n, self.most_prefixes)
+        self.n_opened.append(ranked.n_opened)
+        return Outcome(stimulus, log_p[:n], target_p, ranked.words, ranked.exact)
+
+
+def _given(value):
+    return None if value is None or value != value else value
+
+
+def answers(predictor: Uniform | Multinomial | Oracle, stimuli: Sequence[Stimulus]) -> list[Outcome]:
+    """What a baseline says to stimuli."""
+    outcomes = []
+    for stimulus in stimuli:
+        log_p = predictor.log_p(stimulus, [*stimulus.responses, *([stimulus.target] if stimulus.target else [])])
+        n = len(stimulus.responses)
+        target_p = float(np.exp(log_p[n])) if stimulus.target else math.nan
+        outcomes.append(Outcome(stimulus, log_p[:n], target_p, predictor.top(stimulus)))
+    return outcomes

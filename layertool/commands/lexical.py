@@ -1,0 +1,297 @@
+"""lexical: does Whisper mishear words as listeners do?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from layertool.commands import delivery, lexical_tables, output
+from layertool.commands.options import HELP, bundle, place_options, seed_option, where_option
+from layertool.errors import UsageError
+
+PATH = click.Path(path_type=Path)
+disjoint_option = click.option(
+    "--target-disjoint", is_flag=True, help="--split is of the split in which no target word is in two parts."
+)
+stimuli_options = bundle(
+    click.option("--split", type=click.Choice(["train", "dev", "test"]), default=None,
+                 help="Only this part of the corpus.  [default: all stimuli]"),
+    disjoint_option,
+    where_option,
+)  # fmt: skip
+variant_options = bundle(
+    click.option("--end-token/--no-end-token", default=True, show_default=True,
+                 help="Whether P(word) has the probability that the word ends there."),
+    click.option("--surface", type=click.Choice(["lower", "capitalised", "sentence", "marginal"]), default="lower",
+                 show_default=True, help="How words are written: drink, Drink, Drink., or the sum of the three."),
+    click.option("--timestamps", is_flag=True, help="Leave <|notimestamps|> out of the prefix."),
+    click.option("--encoder-window", type=click.Choice(["30s", "clip", "exact"]), default="30s", show_default=True,
+                 help="30 s seen by encoder and decoder; by the encoder only; only the clip (fast, other numbers)."),
+    click.option("--language", default=None, help="Of the prefix of multilingual models.  [default: en]"),
+)  # fmt: skip
+model_options = bundle(
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps."),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
+                 show_default=True, help="Of the computation."),
+    click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew."),
+    click.option("--states", type=PATH, default=None, metavar="STORE",
+                 help="Keep the encoder's states there, or take them from there (one model)."),
+)  # fmt: skip
+
+
+def ranking_options(most_prefixes: int):
+    """What is ranked, and when the search for one stimulus is given up."""
+    return bundle(
+        click.option("--lexicon", type=PATH, default=None, metavar="FILE",
+                     help="Words to rank, one a line.  [default: the 126 052 of CMUdict]"),
+        click.option("--most-prefixes", type=click.IntRange(min=1), default=most_prefixes, show_default=True,
+                     help="End the search for one stimulus after so many, and say so: what knows nothing opens all."),
+    )  # fmt: skip
+
+
+models_argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+corpus_argument = click.argument("corpus", type=PATH)
+
+
+@click.group(context_settings=HELP)
+def lexical() -> None:
+    """Does Whisper mishear words as listeners do? Score, rank, fine-tune, and read its layers.
+
+    \b
+    The corpus says what listeners heard (layertool corpus eccc). A model gives P(word | noisy clip); the score of a
+    stimulus is the log multinomial probability of all its responses (Cuervo and Marxer).
+    """
+
+
+@lexical.command(context_settings=HELP)
+@models_argument
+@corpus_argument
+@stimuli_options
+@variant_options
+@model_options
+@click.option("--responses", type=PATH, default=None, metavar="FILE",
+              help="Write the log-probability of each response, too (.csv, .parquet).")  # fmt: skip
+@seed_option
+@place_options
+def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -> None:
+    """How likely is what the listeners said? Log-likelihood of their responses, and Kendall's tau-b.
+
+    \b
+    Examples:
+      layertool lexical score openai/whisper-small eccc -o zero_shot.csv --plot zero_shot.pdf
+      layertool lexical score openai/whisper-small tuned eccc --split test
+    """
+    from layertool.analysis.lexical import cmudict_words
+
+    check(out, plot, responses)
+    task = task_of(corpus, seed, asked)
+    chance = len(cmudict_words())
+    rows, said = _all_models(task, models, asked, quiet, chance)
+    _hand_over(rows, out, plot, as_json, quiet)
+    if responses is not None:
+        delivery.write_table(lexical_tables.responses(said), responses, quiet)
+
+
+@lexical.command(context_settings=HELP)
+@models_argument
+@corpus_argument
+@stimuli_options
+@variant_options
+@model_options
+@ranking_options(20_000)
+@click.option("--words", "ranked", type=PATH, default=None, metavar="FILE",
+              help="Write the ranked words, too (.csv, .parquet).")  # fmt: skip
+@seed_option
+@place_options
+def rank(models, corpus, ranked, out, plot, as_json, quiet, seed, **asked) -> None:
+    """Which words does the model hear? Exact top words of a lexicon against the listeners' responses.
+
+    \b
+    Top-1 accuracy, top-n coverage (n: a stimulus's different responses), Kendall's tau-b, log-likelihood.
+    Homophones match, by CMUdict.
+    Example:
+      layertool lexical rank openai/whisper-small eccc --split test -o ranks.csv
+    """
+    check(out, plot, ranked)
+    task = task_of(corpus, seed, asked)
+    words, name = _vocabulary(asked["lexicon"])
+    rows, said = _all_models(task, models, asked, quiet, len(words), words, name)
+    _hand_over(rows, out, plot, as_json, quiet)
+    if ranked is not None:
+        delivery.write_table(lexical_tables.ranked_words(said), ranked, quiet)
+
+
+@lexical.command(context_settings=HELP)
+@models_argument
+@corpus_argument
+@click.option("--split", type=click.Choice(["train", "dev", "test", "all"]), default="test", show_default=True,
+              help="The part to score; the multinomial is fitted on train.")  # fmt: skip
+@disjoint_option
+@where_option
+@click.option("--smoothing", type=click.FloatRange(min=0), default=1.0, show_default=True,
+              help="Of the multinomial: added to the count of every word of the vocabulary.")  # fmt: skip
+@variant_options
+@model_options
+@ranking_options(20_000)
+@seed_option
+@place_options
+def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **asked) -> None:
+    """The paper's table: chance, word frequencies, the untrained model, the models, and the best possible.
+
+    \b
+    The first MODEL is run with weights drawn anew, too. Fine-tuned models and those trained from scratch are
+    further MODELs.
+    Example:
+      layertool lexical baselines openai/whisper-small tuned eccc -o table.csv
+    """
+    from layertool.analysis.feed.lexical import baseline_rows
+
+    check(out, plot)
+    task = task_of(corpus, seed, asked)
+    words, name = _vocabulary(asked["lexicon"])
+    below, oracle = baseline_rows(task, words, name, smoothing)
+    if task.split not in ("dev", "test"):
+        output.note("no multinomial: it is fitted on train, and would be scored on what it was fitted on", quiet)
+    untrained: list = []
+    if asked["random_init"] is None:
+        # all words are alike to it: what it finds first is chance, and an exact search would open them all
+        control = asked | {"random_init": seed, "states": None, "most_prefixes": UNTRAINED_PREFIXES}
+        untrained, _ = _all_models(task, models[:1], control, quiet, len(words), words, name)
+    rows, _ = _all_models(task, models, asked, quiet, len(words), words, name)
+    _hand_over([*below, *untrained, *rows, *oracle], out, plot, as_json, quiet)
+
+
+UNTRAINED_PREFIXES = 100
+
+
+@lexical.command(context_settings=HELP)
+@click.argument("model")
+@corpus_argument
+@click.option("--layers", default="all", show_default=True, metavar="LAYERS",
+              help="Encoder T0 to TL and final, decoder D0 to DM, e.g. T0-T4,D4.")  # fmt: skip
+@click.option("--rank/--no-rank", "ranking", default=True, show_default=True, help="Top words of every layer, too.")
+@stimuli_options
+@variant_options
+@model_options
+@ranking_options(500)
+@seed_option
+@place_options
+def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **asked) -> None:
+    """Where in the network do human-like confusions arise? Words read from every layer.
+
+    \b
+    An encoder layer goes through the encoder's last norm to the unchanged decoder; a decoder layer through the
+    decoder's last norm to the output. The last one of each is the model itself.
+    Example:
+      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv --plot lens.pdf
+    """
+    check(out, plot)
+    task = task_of(corpus, seed, asked)
+    words, name = _vocabulary(asked["lexicon"])
+    ranking_words = words if ranking else None
+    rows, _ = _all_models(task, [model], asked, quiet, len(words), ranking_words, name if ranking else "", layers)
+    _hand_over(rows, out, plot, as_json, quiet)
+
+
+def check(*paths: Path | None) -> None:
+    """Refuse places that cannot be written before the work: of rows, of a figure, of a table beside them."""
+    out, plot, *tables = paths
+    delivery.check_places(out, plot)
+    for path in filter(None, tables):
+        delivery.check_table(path)
+
+
+def task_of(folder: Path, seed: int, asked: dict):
+    """The corpus and the stimuli that were asked for."""
+    from layertool.analysis.feed.lexical import Task
+    from layertool.corpora.corpus import Corpus
+
+    split = None if asked["split"] == "all" else asked["split"]
+    if asked["target_disjoint"] and split is None:
+        raise UsageError("--target-disjoint chooses one of two splits: add --split train, dev or test")
+    task = Task(Corpus.read(folder), split, asked["target_disjoint"], asked["where"], seed)
+    task.stimuli()  # what is wrong with them is said before a model is loaded
+    return task
+
+
+def variant_of(asked: dict):
+    """The variant of the likelihood that was asked for."""
+    from layertool.analysis.lexical.scorer import Variant
+
+    return Variant(
+        asked["end_token"], asked["surface"], asked["timestamps"], asked["encoder_window"], asked["language"]
+    )
+
+
+def _vocabulary(path: Path | None) -> tuple[list[str], str]:
+    """The words to rank, and what they are called."""
+    from layertool.analysis.lexical.lexicon import cmudict_words, read_words
+
+    words = cmudict_words() if path is None else read_words(path)
+    return words, f"{len(words)} words of {'CMUdict' if path is None else path.name}"
+
+
+def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None, name: str = "", layers=None):
+    """Rows of every model, and what each said: (model, layer, outcomes)."""
+    from layertool.analysis.feed.lexical import listener_rows
+    from layertool.analysis.feed.listening import Listener
+    from layertool.analysis.lexical.scorer import WhisperScorer
+    from layertool.layers import select
+
+    if len(models) > 1 and asked["states"] is not None:
+        raise UsageError("--states is a store of one model's states: give one MODEL")
+    alike = len({Path(model).name for model in models}) < len(models)  # then their paths tell them apart
+    rows: list = []
+    said: list = []
+    for model in models:
+        scorer = WhisperScorer(model, variant_of(asked), asked["device"], asked["dtype"], asked["random_init"])
+        if alike:
+            scorer.provenance["id"] = model
+        chosen = None
+        if layers is not None:
+            chosen = scorer.layers if layers == "all" else select(layers, scorer.layers, model)
+        states = None
+        if asked["states"] is not None:
+            states = _states(model, scorer, task.corpus, chosen or ["final"], asked, quiet)
+        lexicon = scorer.lexicon(words) if words is not None else None
+        listener = Listener(scorer, task.corpus, lexicon, states, asked.get("most_prefixes", 0))
+        with output.progress_bar(quiet, "stimuli") as progress:
+            own, found = listener_rows(listener, task, chance, name, chosen, progress)
+        rows += own
+        said += [(own[0].model, layer, outcomes) for layer, outcomes in found.items()]
+        if listener.n_opened:
+            opened = sorted(listener.n_opened)
+            middle, most = (output.number(opened[k]) for k in (len(opened) // 2, -1))
+            of = output.number(lexicon.n_prefixes if lexicon else 0)
+            output.note(
+                f"{own[0].model}: {middle} of {of} prefixes opened for a stimulus (median; at most {most})", quiet
+            )
+    return rows, said
+
+
+def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):
+    """The store of the encoder's states: the one that is there, or a new one, which is made whole first."""
+    from layertool.analysis.feed.listening import States
+    from layertool.extractors.run import extract
+    from layertool.store import FeatureStore
+
+    path = asked["states"]
+    needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
+    if not path.exists() or not FeatureStore(path, allow_unfinished=True).finished:
+        output.note(f"keeping the encoder's states of {corpus.name} in {path}", quiet)
+        with output.progress_bar(quiet) as progress:
+            extract(
+                model, corpus, path, ("frame",), needed, dtype=asked["dtype"], device=asked["device"],
+                random_init=asked["random_init"], encoder_window=asked["encoder_window"], progress=progress,
+            )  # fmt: skip
+    return States(FeatureStore(path), scorer, corpus, needed)
+
+
+def _hand_over(rows, out, plot, as_json: bool, quiet: bool) -> None:
+    from layertool import results
+
+    table = results.table(rows)
+    delivery.hand_over(
+        table, lexical_tables.show, lambda path: lexical_tables.draw(table, path), out, plot, as_json, quiet
+    )

@@ -1,0 +1,134 @@
+"""How lexical results are shown: the paper's table, numbers per masker, curves of the lens, violins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from layertool.commands import output
+
+HEADS = {"log-likelihood": "log-likelihood", "top-1 accuracy": "top-1", "top-n coverage": "top-n", "Kendall tau-b": "tau-b",
+         "frequency minus probability of the target": "freq. - prob."}  # fmt: skip
+
+
+def show(table) -> None:
+    """Print models and maskers down and metrics across; lenses as layers down."""
+    from layertool.analysis.feed.lexical import ANALYSIS, EVERYTHING, IMPOSSIBLE, LENS
+
+    metric, how = table["variant"].str.split(", ").str[0], table["variant"].str.partition(", ")[2]
+    table = table.assign(metric=metric, how=how)
+    alone = table["target"].map(_is_stimulus(table))
+    means = table[(table["analysis"] == ANALYSIS) & ~alone]
+    if len(means):
+        _metrics(means)
+        for _, row in means[(means["metric"] == IMPOSSIBLE) & (means["target"] == EVERYTHING)].iterrows():
+            output.note(f"{row['model']}: {row['value']:.0f} of {row['n']} stimuli have a response of probability 0")
+        _notes(means)
+    curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
+    if len(curves):
+        output.scores(curves.drop(columns=["metric", "how"]))
+
+
+def _is_stimulus(table):
+    """Whether a target is a stimulus ("SSN: T_1", or "T_1" in a corpus without maskers) or a mean over many."""
+    from layertool.analysis.feed.lexical import EVERYTHING
+
+    named = table["target"].str.contains(": ", regex=False).any()
+    return (lambda target: ": " in target) if named else (lambda target: target != EVERYTHING)
+
+
+def _metrics(means) -> None:
+    """A line for each model, and one for each masker, with every metric."""
+    names = [name for name in HEADS if (means["metric"] == name).any()]
+    groups = list(dict.fromkeys(means["target"]))
+    lines = []
+    for group in groups:
+        for (model, how), mine in _models(means[means["target"] == group]):
+            n = int(mine["n"].max())
+            cells = [_cell(mine[mine["metric"] == name]) for name in names]
+            lines.append([group, _label(means, model, how), n, *cells])
+    heads = ["model", "stimuli", *(HEADS[name] for name in names)]
+    click.echo("means over stimuli, 95 % bootstrap intervals")
+    if len(groups) > 1:
+        output.table(None, ["masker", *heads], lines)
+    else:
+        output.table(None, heads, [line[1:] for line in lines])
+
+
+def _notes(means) -> None:
+    """Which variants these are, and what chance is."""
+    from layertool.analysis.feed.lexical import EVERYTHING
+
+    for how, part in means.groupby("how", sort=False):
+        click.echo(f"  {', '.join(dict.fromkeys(part['model']))}: {how}")
+    lucky = means[means["chance"].notna() & (means["target"] == EVERYTHING)].drop_duplicates("metric")
+    shown = [f"{HEADS[row['metric']]} {row['chance']:.3g}" for _, row in lucky.iterrows() if row["metric"] in HEADS]
+    if shown:
+        click.echo(f"  chance: {', '.join(shown)}")
+
+
+def _models(rows):
+    """Models in order, each of its variants apart; what only one metric says of itself does not count."""
+    return rows.assign(how=rows["how"].map(_basic)).groupby(["model", "how"], sort=False)
+
+
+def _basic(how: str) -> str:
+    return how.partition(", search cut short")[0]
+
+
+def _label(means, model: str, how: str) -> str:
+    """The model, and its variant where it stands there in several."""
+    several = means.loc[means["model"] == model, "how"].map(_basic).nunique() > 1
+    return f"{model} ({how})" if several else model
+
+
+def _cell(rows) -> str:
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    digits = 1 if abs(row["value"]) >= 10 else 2
+    value, low, high = (_brief(row[name], digits) for name in ("value", "ci_low", "ci_high"))
+    return f"{value} [{low}, {high}]" if low else value
+
+
+def _brief(value, digits: int) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.{digits}f}".replace("-0.00", "0.00") if abs(value) < 0.005 else f"{value:.{digits}f}"
+
+
+def draw(table, path: Path) -> None:
+    """Violins of single stimuli, or the lens's curves over layers."""
+    from layertool import figures
+    from layertool.analysis.feed.lexical import EVERYTHING, LENS, SURPLUS
+
+    curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
+    if len(curves):
+        figures.layer_curves(curves[~curves["variant"].str.startswith(SURPLUS)], path)
+    else:
+        figures.distributions(table, path)
+
+
+def responses(said: Sequence[tuple]) -> list[dict]:
+    """A line for each response: how often it was given, and what the model thinks of it."""
+    return [
+        {
+            "model": model, "utterance": one.stimulus.utterance, "masker": one.stimulus.group,
+            "target": one.stimulus.target, "response": word, "count": k, "log_p": float(log_p),
+        }
+        for model, _, outcomes in said
+        for one in outcomes
+        for word, k, log_p in zip(one.stimulus.responses, one.stimulus.counts, one.log_p, strict=True)
+    ]  # fmt: skip
+
+
+def ranked_words(said: Sequence[tuple]) -> list[dict]:
+    """A line for each ranked word."""
+    return [
+        {"model": model, "utterance": one.stimulus.utterance, "rank": k, "word": word}
+        for model, _, outcomes in said
+        for one in outcomes
+        for k, word in enumerate(one.top, 1)
+    ]

@@ -1,0 +1,84 @@
+"""Figures of listeners' lexical responses: how likely they are, and how often listeners hear the target (Cuervo and Marxer, figures 2 and 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from layertool.errors import UsageError
+from layertool.figures.panels import COLOURS, plt, shades, text_length
+from layertool.figures.table import tidy
+
+LABELS = {
+    "log-likelihood": "log-likelihood",
+    "frequency minus probability of the target": "frequency minus probability\nof the target word",
+}
+EVERYTHING = "all"
+SEPARATOR = ": "  # of the masker and the stimulus in a target
+
+
+def is_stimulus(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of one stimulus, rather than a mean of many."""
+    groups = rows["target"].str.partition(SEPARATOR)[1] != ""
+    return groups if groups.any() else rows["target"] != EVERYTHING
+
+
+def draw_distributions(rows: pd.DataFrame) -> Figure:
+    """Violins of each stimulus's number for each model and masker, with their quartiles; one panel for each metric.
+
+    ``rows``: with those of single stimuli. Numbers of -inf are counted beside the violin, not drawn.
+    """
+    rows = tidy(rows)
+    metric = rows["variant"].str.split(", ").str[0]
+    rows = rows.assign(metric=metric)[is_stimulus(rows) & metric.isin(LABELS)]
+    if rows.empty:
+        raise UsageError(
+            "these results have no numbers of single stimuli to draw: draw what 'layertool lexical score' writes"
+        )
+    rows["group"] = rows["target"].str.rpartition(SEPARATOR)[0]
+    groups = [EVERYTHING, *sorted(set(rows["group"]) - {""})]
+    metrics = [name for name in LABELS if (rows["metric"] == name).any()]
+    # one model may stand there in several variants
+    kinds = rows["variant"].str.partition(", ")[2]
+    if rows.assign(kind=kinds).groupby("curve")["kind"].nunique().max() > 1:
+        rows["curve"] = rows["curve"] + ", " + kinds
+    curves = list(dict.fromkeys(rows["curve"]))
+    colours: list = list(COLOURS) if len(curves) <= len(COLOURS) else shades(len(curves))
+    width = max(4.2, 0.35 * len(curves) * len(groups) + 1.4)
+    figure = plt.figure(figsize=(width + 0.4, 2.6 * len(metrics) + 0.3 + 0.2 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, name in zip(axes, metrics, strict=True):
+        for k, curve in enumerate(curves):
+            part = rows[(rows["curve"] == curve) & (rows["metric"] == name)]
+            for g, group in enumerate(groups):
+                values = part["value"] if group == EVERYTHING else part["value"][part["group"] == group]
+                place = g + (k - (len(curves) - 1) / 2) * 0.8 / len(curves)
+                _violin(axis, place, 0.72 / len(curves), values.to_numpy(), colours[k])
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylabel(LABELS[name], fontsize=9)
+        axis.tick_params(labelsize=8)
+        if name != metrics[0] or (len(metrics) == 1 and name != "log-likelihood"):
+            axis.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes[-1].set_xticks(range(len(groups)), groups, fontsize=9)
+    columns = max(1, int(width / (text_length(curves) + 0.6)))
+    handles = [Patch(color=colours[k], label=curve) for k, curve in enumerate(curves)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    return figure
+
+
+def _violin(axis: Axes, place: float, width: float, values: np.ndarray, colour) -> None:
+    finite = values[np.isfinite(values)]
+    if len(finite) > 1 and np.ptp(finite) > 0:
+        drawn = axis.violinplot(finite, [place], widths=width, showextrema=False, points=200)
+        for body in drawn["bodies"]:  # type: ignore[attr-defined]
+            body.set(facecolor=colour, alpha=0.45, linewidth=0)
+    if len(finite):
+        low, middle, high = np.quantile(finite, [0.25, 0.5, 0.75])
+        axis.vlines(place, low, high, color=colour, linewidth=2.5)
+        axis.plot(place, middle, marker="o", markersize=4, color="white", markeredgecolor=colour, markeredgewidth=1.2)
+    if len(finite) < len(values):
+        text = f"{len(values) - len(finite)} at −∞"
+        axis.annotate(text, (place, 0), xycoords=("data", "axes fraction"), fontsize=6, ha="center", va="bottom")
