@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
 from layertool.errors import AudioError, UsageError
+from layertool.geometry import SAMPLE_RATE
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"})
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -130,6 +132,14 @@ def read(
     if info.sample_rate != sample_rate:
         mono = soxr.resample(mono, info.sample_rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_utterance(row: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Read the audio of one row of a corpus's utterances. Errors as ``read``."""
+    channel, start, end = (
+        None if (value := row[name]) is None or value != value else value for name in ("channel", "start", "end")
+    )
+    return read(row["audio"], sample_rate, channel, start, end)
 
 
 def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:

@@ -7,51 +7,22 @@ from pathlib import Path
 import click
 
 from layertool.commands import delivery, lexical_tables, output
-from layertool.commands.options import HELP, bundle, place_options, seed_option, where_option
-from layertool.errors import UsageError
-
-PATH = click.Path(path_type=Path)
-disjoint_option = click.option(
-    "--target-disjoint", is_flag=True, help="--split is of the split in which no target word is in two parts."
-)
-stimuli_options = bundle(
-    click.option("--split", type=click.Choice(["train", "dev", "test"]), default=None,
-                 help="Only this part of the corpus.  [default: all stimuli]"),
+from layertool.commands.lexical_options import (
+    PATH,
+    check,
+    corpus_argument,
     disjoint_option,
-    where_option,
-)  # fmt: skip
-variant_options = bundle(
-    click.option("--end-token/--no-end-token", default=True, show_default=True,
-                 help="Whether P(word) has the probability that the word ends there."),
-    click.option("--surface", type=click.Choice(["lower", "capitalised", "sentence", "marginal"]), default="lower",
-                 show_default=True, help="How words are written: drink, Drink, Drink., or the sum of the three."),
-    click.option("--timestamps", is_flag=True, help="Leave <|notimestamps|> out of the prefix."),
-    click.option("--encoder-window", type=click.Choice(["30s", "clip", "exact"]), default="30s", show_default=True,
-                 help="30 s seen by encoder and decoder; by the encoder only; only the clip (fast, other numbers)."),
-    click.option("--language", default=None, help="Of the prefix of multilingual models.  [default: en]"),
-)  # fmt: skip
-model_options = bundle(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps."),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
-                 show_default=True, help="Of the computation."),
-    click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew."),
-    click.option("--states", type=PATH, default=None, metavar="STORE",
-                 help="Keep the encoder's states there, or take them from there (one model)."),
-)  # fmt: skip
-
-
-def ranking_options(most_prefixes: int):
-    """What is ranked, and when the search for one stimulus is given up."""
-    return bundle(
-        click.option("--lexicon", type=PATH, default=None, metavar="FILE",
-                     help="Words to rank, one a line.  [default: the 126 052 of CMUdict]"),
-        click.option("--most-prefixes", type=click.IntRange(min=1), default=most_prefixes, show_default=True,
-                     help="End the search for one stimulus after so many, and say so: what knows nothing opens all."),
-    )  # fmt: skip
-
-
-models_argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-corpus_argument = click.argument("corpus", type=PATH)
+    model_options,
+    models_argument,
+    ranking_options,
+    stimuli_options,
+    task_of,
+    variant_of,
+    variant_options,
+)
+from layertool.commands.lexical_training import finetune
+from layertool.commands.options import HELP, place_options, seed_option, where_option
+from layertool.errors import UsageError
 
 
 @click.group(context_settings=HELP)
@@ -62,6 +33,9 @@ def lexical() -> None:
     The corpus says what listeners heard (layertool corpus eccc). A model gives P(word | noisy clip); the score of a
     stimulus is the log multinomial probability of all its responses (Cuervo and Marxer).
     """
+
+
+lexical.add_command(finetune)
 
 
 @lexical.command(context_settings=HELP)
@@ -192,36 +166,6 @@ def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **aske
     ranking_words = words if ranking else None
     rows, _ = _all_models(task, [model], asked, quiet, len(words), ranking_words, name if ranking else "", layers)
     _hand_over(rows, out, plot, as_json, quiet)
-
-
-def check(*paths: Path | None) -> None:
-    """Refuse places that cannot be written before the work: of rows, of a figure, of a table beside them."""
-    out, plot, *tables = paths
-    delivery.check_places(out, plot)
-    for path in filter(None, tables):
-        delivery.check_table(path)
-
-
-def task_of(folder: Path, seed: int, asked: dict):
-    """The corpus and the stimuli that were asked for."""
-    from layertool.analysis.feed.lexical import Task
-    from layertool.corpora.corpus import Corpus
-
-    split = None if asked["split"] == "all" else asked["split"]
-    if asked["target_disjoint"] and split is None:
-        raise UsageError("--target-disjoint chooses one of two splits: add --split train, dev or test")
-    task = Task(Corpus.read(folder), split, asked["target_disjoint"], asked["where"], seed)
-    task.stimuli()  # what is wrong with them is said before a model is loaded
-    return task
-
-
-def variant_of(asked: dict):
-    """The variant of the likelihood that was asked for."""
-    from layertool.analysis.lexical.scorer import Variant
-
-    return Variant(
-        asked["end_token"], asked["surface"], asked["timestamps"], asked["encoder_window"], asked["language"]
-    )
 
 
 def _vocabulary(path: Path | None) -> tuple[list[str], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -50,6 +51,16 @@ device_option = click.option(
 def names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of an option that takes names separated by commas and may be given again: each once."""
     return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+
+
+def typed(names: set[str]) -> list[str]:
+    """Those of the running command's options that a person typed."""
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
+    ]
 
 
 def bundle(*options):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from layertool.commands import delivery, output
 from layertool.commands.options import (
@@ -18,6 +17,7 @@ from layertool.commands.options import (
     result_options,
     sampling_of,
     sampling_options,
+    typed,
 )
 from layertool.commands.stores import STORES, open_all, place_of, say_to_person
 from layertool.errors import UsageError
@@ -120,11 +120,9 @@ OF_STORES = {"where", "measure", "same_layer", "biased", "distance", "max_rows",
 
 def _refuse(names: set[str], inputs: str) -> None:
     """Raise UsageError for an option that was typed and would do nothing."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        if parameter.name in names and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE:
-            instead = ", and choose among results with --analysis, --target, --variant" if names is OF_STORES else ""
-            raise UsageError(f"{parameter.opts[0]} does nothing for {inputs}: leave it out{instead}")
+    for option in typed(names):
+        instead = ", and choose among results with --analysis, --target, --variant" if names is OF_STORES else ""
+        raise UsageError(f"{option} does nothing for {inputs}: leave it out{instead}")
 
 
 def _merged(paths: Sequence[Path], unit, layers: str, asked: dict):

@@ -149,7 +149,7 @@ class Listener:
             raise AudioError(
                 f"utterance '{stimulus.utterance}' lasts {row['n_samples'] / SAMPLE_RATE:.2f} s, Whisper takes up to 30 s: cut it"
             )
-        return audio.read(row["audio"], SAMPLE_RATE, _given(row["channel"]), _given(row["start"]), _given(row["end"]))
+        return audio.read_utterance(row)
 
     def _outcome(self, stimulus: Stimulus, reading) -> Outcome:
         words = list(stimulus.responses) + ([stimulus.target] if stimulus.target else [])
@@ -161,10 +161,6 @@ class Listener:
         ranked = self.scorer.rank(reading, self.lexicon, n, self.most_prefixes)
         self.n_opened.append(ranked.n_opened)
         return Outcome(stimulus, log_p[:n], target_p, ranked.words, ranked.exact)
-
-
-def _given(value):
-    return None if value is None or value != value else value
 
 
 def answers(predictor: Uniform | Multinomial | Oracle, stimuli: Sequence[Stimulus]) -> list[Outcome]:

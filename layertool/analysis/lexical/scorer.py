@@ -159,7 +159,12 @@ class WhisperScorer:
         self, reading: whisper.Reading, lexicon: Lexicon, n: int, most_prefixes: int = search.MOST_PREFIXES
     ) -> search.Found:
         """The n most likely words of a lexicon, in order."""
-        return search.most_likely(reading, lexicon, n, self._end(None), most_prefixes)
+        return search.most_likely(reading, lexicon, n, self.end, most_prefixes)
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a word, None where the variant has none."""
+        return self._end(None)
 
     def _end(self, end_token: bool | None) -> int | None:
         wanted = self.variant.end_token if end_token is None else end_token
