@@ -26,6 +26,7 @@ bench: $(VENV)/test.installed
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/correlation.py
 	$(BIN)/python benchmarks/speat.py
+	$(BIN)/python benchmarks/lexical.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -62,7 +62,7 @@ def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -
     task = task_of(corpus, seed, asked)
     chance = len(cmudict_words())
     rows, said = _all_models(task, models, asked, quiet, chance)
-    _hand_over(rows, out, plot, as_json, quiet)
+    lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if responses is not None:
         delivery.write_table(lexical_tables.responses(said), responses, quiet)
 
@@ -91,7 +91,7 @@ def rank(models, corpus, ranked, out, plot, as_json, quiet, seed, **asked) -> No
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
     rows, said = _all_models(task, models, asked, quiet, len(words), words, name)
-    _hand_over(rows, out, plot, as_json, quiet)
+    lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if ranked is not None:
         delivery.write_table(lexical_tables.ranked_words(said), ranked, quiet)
 
@@ -124,7 +124,7 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     check(out, plot)
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
-    below, oracle = baseline_rows(task, words, name, smoothing)
+    below, oracle = baseline_rows(task, words, name.partition(" words of ")[2], smoothing)
     if task.split not in ("dev", "test"):
         output.note("no multinomial: it is fitted on train, and would be scored on what it was fitted on", quiet)
     untrained: list = []
@@ -133,7 +133,7 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
         control = asked | {"random_init": seed, "states": None, "most_prefixes": UNTRAINED_PREFIXES}
         untrained, _ = _all_models(task, models[:1], control, quiet, len(words), words, name)
     rows, _ = _all_models(task, models, asked, quiet, len(words), words, name)
-    _hand_over([*below, *untrained, *rows, *oracle], out, plot, as_json, quiet)
+    lexical_tables.deliver([*below, *untrained, *rows, *oracle], out, plot, as_json, quiet)
 
 
 UNTRAINED_PREFIXES = 100
@@ -165,7 +165,7 @@ def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **aske
     words, name = _vocabulary(asked["lexicon"])
     ranking_words = words if ranking else None
     rows, _ = _all_models(task, [model], asked, quiet, len(words), ranking_words, name if ranking else "", layers)
-    _hand_over(rows, out, plot, as_json, quiet)
+    lexical_tables.deliver(rows, out, plot, as_json, quiet)
 
 
 def _vocabulary(path: Path | None) -> tuple[list[str], str]:
@@ -230,12 +230,3 @@ def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):
                 random_init=asked["random_init"], encoder_window=asked["encoder_window"], progress=progress,
             )  # fmt: skip
     return States(FeatureStore(path), scorer, corpus, needed)
-
-
-def _hand_over(rows, out, plot, as_json: bool, quiet: bool) -> None:
-    from layertool import results
-
-    table = results.table(rows)
-    delivery.hand_over(
-        table, lexical_tables.show, lambda path: lexical_tables.draw(table, path), out, plot, as_json, quiet
-    )

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import click
 
-from layertool.commands import output
+from layertool.commands import delivery, output
 
 HEADS = {"log-likelihood": "log-likelihood", "top-1 accuracy": "top-1", "top-n coverage": "top-n", "Kendall tau-b": "tau-b",
          "frequency minus probability of the target": "freq. - prob."}  # fmt: skip
+
+
+def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
+    """Print, write and draw lexical results."""
+    from layertool import results
+
+    table = results.table(rows) if isinstance(rows, list) else rows
+    delivery.hand_over(table, show, lambda path: draw(table, path), out, plot, as_json, quiet)
 
 
 def show(table) -> None:
@@ -61,7 +69,10 @@ def _notes(means) -> None:
     """Which variants these are, and what chance is."""
     from layertool.analysis.feed.lexical import EVERYTHING
 
-    for how, part in means.groupby("how", sort=False):
+    longest = means.loc[
+        means["how"].str.len().groupby([means["model"], means["how"].map(_basic)]).idxmax()
+    ].sort_index()
+    for how, part in longest.groupby("how", sort=False):
         click.echo(f"  {', '.join(dict.fromkeys(part['model']))}: {how}")
     lucky = means[means["chance"].notna() & (means["target"] == EVERYTHING)].drop_duplicates("metric")
     shown = [f"{HEADS[row['metric']]} {row['chance']:.3g}" for _, row in lucky.iterrows() if row["metric"] in HEADS]
@@ -75,13 +86,15 @@ def _models(rows):
 
 
 def _basic(how: str) -> str:
-    return how.partition(", search cut short")[0]
+    """What all metrics of one model and variant have in common."""
+    return how.partition(", among ")[0].partition(", search cut short")[0]
 
 
 def _label(means, model: str, how: str) -> str:
-    """The model, and its variant where it stands there in several."""
-    several = means.loc[means["model"] == model, "how"].map(_basic).nunique() > 1
-    return f"{model} ({how})" if several else model
+    """The model, and what is its own of the variant where it stands there in several."""
+    variants = [basic.split(", ") for basic in dict.fromkeys(means.loc[means["model"] == model, "how"].map(_basic))]
+    own = [part for part in how.split(", ") if not all(part in other for other in variants)]
+    return f"{model} ({', '.join(own)})" if own else model
 
 
 def _cell(rows) -> str:

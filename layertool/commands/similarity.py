@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from layertool.commands import delivery, output
+from layertool.commands import delivery, lexical_tables, output
 from layertool.commands.options import (
     HELP,
     MEASURES,
@@ -101,7 +101,11 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
         )
     _refuse(OF_STORES if all(are_files) else OF_FILES, "result files" if all(are_files) else "stores")
     if all(are_files):
-        delivery.deliver(_merged(inputs, unit, layers, asked), out, plot, as_json, quiet, None, x)
+        rows = _merged(inputs, unit, layers, asked)
+        if x == "layer" and set(rows["analysis"]) <= {LEXICAL}:  # stimuli and maskers, no layers
+            lexical_tables.deliver(rows, out, plot, as_json, quiet)
+        else:
+            delivery.deliver(rows, out, plot, as_json, quiet, None, x)
         return
     if plot is not None and x != "layer" and len(inputs) < 3:
         raise UsageError(
@@ -113,6 +117,7 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     delivery.deliver(rows, out, plot, as_json, quiet, MEASURES[asked["measure"]], x)
 
 
+LEXICAL = "lexical"
 OF_FILES = {"analysis", "target", "variant"}
 OF_STORES = {"where", "measure", "same_layer", "biased", "distance", "max_rows", "sample", "max_utterances", "per_label",
              "top_labels", "seed", "device"}  # fmt: skip

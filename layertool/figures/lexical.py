@@ -1,4 +1,4 @@
-"""Figures of listeners' lexical responses: how likely they are, and how often listeners hear the target (Cuervo and Marxer, figures 2 and 3)."""
+"""Figures of listeners' lexical responses: how likely they are, and how often listeners hear the target (Cuervo and Marxer, figure 3)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,12 @@ from layertool.store.layout import differences
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 
 SCHEDULES = ("cosine", "linear")
-RECORD, CHECKPOINTS = "finetune.json", "checkpoints"
+RECORD, BEFORE, CHECKPOINTS, PART = "finetune.json", "before.json", "checkpoints", ".model.part"
+MODEL_FILES = (
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "normalizer.json", "chat_template.*",
+)  # fmt: skip
 # The paper's search space.
 GRID = {
     "learning_rate": (1e-3, 1e-4, 1e-5),
@@ -157,7 +162,7 @@ def fine_tune(
     _be_quiet(trainer)
     network.to(place)
     scorer.device = place
-    known = out / "before.json"
+    known = out / BEFORE
     if not known.exists():
         write_json(known, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
     before = read_json(known, "the log-likelihood before training")["dev"]
@@ -240,10 +245,19 @@ def _open(out: Path, record: dict, overwrite: bool) -> Tuned | None:
             history = [Epoch(**epoch) for epoch in old["history"]]
             return Tuned(out, history, history[old["best_epoch"]], was_there=True)
         if differ or overwrite:
-            shutil.rmtree(out)
+            _clear(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(there, record | {"finished": False})
     return None
+
+
+def _clear(out: Path) -> None:
+    """Take away what a run wrote, and nothing else; its record last."""
+    for folder in (CHECKPOINTS, PART):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for pattern in (BEFORE, *MODEL_FILES, RECORD):
+        for path in out.glob(pattern):
+            path.unlink()
 
 
 def _arguments(out: Path, recipe: Recipe, place: torch.device, keep_checkpoints: bool) -> TrainingArguments:
@@ -287,7 +301,7 @@ def _keep(network: Network, scorer: WhisperScorer, model: str, out: Path) -> Non
         raise ModelError(
             "the weights are not finite after training: lower the learning rate and start again with --overwrite"
         )
-    temporary = out / ".model.part"
+    temporary = out / PART
     shutil.rmtree(temporary, ignore_errors=True)
     plain = WhisperForConditionalGeneration(network.config)
     plain.load_state_dict(network.state_dict())

@@ -70,6 +70,7 @@ class About:
     seed: int = 0
     n_resamples: int = N_RESAMPLES
     vocabulary: int | None = None  # words to guess among: chance
+    ranked: str = ""  # what words were ranked, where that is not in ``how``
     stimuli_too: bool = True  # rows for each stimulus
 
 
@@ -95,7 +96,8 @@ def listener_rows(
             revision=scorer.provenance.get("revision"),
             step=step_of(scorer.provenance),
             corpus=task.corpus.name,
-            how=joined([str(scorer.variant), listener.precision, lexicon_name and f"among {lexicon_name}", str(task)]),
+            how=joined([str(scorer.variant), listener.precision, str(task)]),
+            ranked=lexicon_name,
             analysis=ANALYSIS if layers is None else LENS,
             layer=layer,
             layer_index=scorer.layers.index(layer),
@@ -120,7 +122,7 @@ def baseline_rows(
     stimuli, every = task.stimuli(), stimuli_of(task.corpus)
     said = [word for one in every for word in (*one.responses, *([one.target] if one.target else []))]
     known = unique([*vocabulary, *said])
-    among = f"{len(known)} words of {lexicon_name} and the corpus"
+    among = f"{len(known)} words ({lexicon_name} and the corpus)"
 
     def rows(model: str, predictor: Uniform | Multinomial | Oracle, how: str) -> list[Result]:
         about = About(
@@ -192,7 +194,9 @@ def _measures(outcomes: Sequence[Outcome], about: About, words: Pronunciations |
     measures = [_Measure(LIKELIHOOD, likelihood, each(guessed)), _Measure(TAU, tau, np.zeros(len(tau)))]
     if words is not None and all(outcome.top is not None for outcome in outcomes):
         cut = sum(not outcome.exact for outcome in outcomes)
-        note = f"search cut short for {cut} of {len(outcomes)}" if cut else ""
+        note = joined(
+            [about.ranked and f"among {about.ranked}", f"search cut short for {cut} of {len(outcomes)}" if cut else ""]
+        )
         first = each(lambda one: _first_is_right(one, words))
         share = each(lambda one: metrics.coverage(one.top or (), one.stimulus.responses, words))
         measures.append(_Measure(TOP_1, first, np.full(len(first), 1 / size), note))
