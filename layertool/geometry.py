@@ -50,6 +50,7 @@ class FrameGeometry:
     centred: bool = False
     extra_frame: bool = False  # centre-padded short-time Fourier transforms give 1 + n // hop frames
     always: int | None = None  # so many frames whatever the length: Whisper's 30 s with their padding
+    least: int | None = None  # samples that suffice for a frame, where the last may reach beyond the audio (MelHuBERT)
 
     def n_frames(self, n_samples: int) -> int:
         """Number of frames that ``n_samples`` of audio give (0 when they are fewer than the field)."""
@@ -59,7 +60,7 @@ class FrameGeometry:
             return 1 + n_samples // self.hop
         if self.centred:
             return -(-n_samples // self.hop)
-        return max(0, (n_samples - self.field) // self.hop + 1)
+        return max(0, (n_samples - (self.least or self.field)) // self.hop + 1)
 
     def spans(self, n_frames: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """First and one-past-last sample seen by each of ``n_frames`` frames, from frame ``first`` on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -57,8 +58,11 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
 
 
 def records(rows: pd.DataFrame) -> list[dict]:
-    """Results as plain dicts, with None for what is missing."""
-    return rows.astype(object).where(rows.notna(), None).to_dict("records")
+    """Results as plain dicts for JSON, with None for what is missing; JSON has no infinity, so it is text ("-inf")."""
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    for row in plain:
+        row |= {name: str(value) for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
+    return plain
 
 
 def is_matrix(rows: pd.DataFrame) -> bool:
@@ -123,4 +127,8 @@ def _read(path: Path) -> pd.DataFrame:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("it holds no list of records")
-    return pd.DataFrame(found)
+    table = pd.DataFrame(found)
+    for column in ("value", "ci_low", "ci_high"):  # "-inf"
+        if column in table:
+            table[column] = pd.to_numeric(table[column])
+    return table

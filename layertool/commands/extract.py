@@ -107,8 +107,9 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
     """Run a model over a corpus once and write its layers into a store.
 
     \b
-    MODEL is a Hugging Face id (facebook/wav2vec2-base, name@revision), a local folder, or an acoustic
-    feature: stft, spectrogram, mel, mfcc, fbank, or a variant such as mel:pasad.
+    MODEL is a Hugging Face id (facebook/wav2vec2-base, name@revision), a local folder, fairseq:FILE,
+    melhubert:FILE, or an acoustic feature: stft, spectrogram, mel, mfcc, fbank, or a variant such as mel:pasad.
+    With * or ? in it, all checkpoints of that name, each into a store of its own: a series.
     Families: wav2vec 2.0 (XLS-R, MMS), HuBERT (DistilHuBERT), WavLM, data2vec-audio, UniSpeech(-SAT),
     wav2vec2-conformer, Whisper.
     \b
@@ -117,8 +118,20 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
       layertool extract openai/whisper-small corpus -o whisper --layers all,D0-D12
       layertool extract mel corpus -o mel --units phone,word
       layertool extract facebook/wav2vec2-base corpus -o untrained --random-init 0 --units phone,word
+      layertool extract 'melhubert:run/*.ckpt' corpus -o series --units phone,utterance
       layertool extract facebook/wav2vec2-base corpus -o masked --units frame --layers T0-T12 --mask-seed 0
     """
+    from layertool.extractors.series import members
+
+    found = members(model)
+    if len(found) > 1 or found[0][0] is not None:
+        output.note(f"{output.count(len(found), 'checkpoint')}, each into a store of its own in {out}", quiet)
+    for name, member in found:
+        _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options)
+
+
+def _extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, options: dict) -> None:
+    """One model into one store."""
     from layertool.extractors.prepare import Options, prepare
     from layertool.extractors.run import carry_out
 

@@ -148,7 +148,7 @@ UNTRAINED_PREFIXES = 100
 @stimuli_options
 @variant_options
 @model_options
-@ranking_options(500)
+@ranking_options(200)
 @seed_option
 @place_options
 def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **asked) -> None:
@@ -183,6 +183,7 @@ def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None,
     from layertool.analysis.lexical.scorer import WhisperScorer
     from layertool.layers import select
 
+    models = list(dict.fromkeys(models))
     if len(models) > 1 and asked["states"] is not None:
         raise UsageError("--states is a store of one model's states: give one MODEL")
     alike = len({Path(model).name for model in models}) < len(models)  # then their paths tell them apart

@@ -59,6 +59,9 @@ def check(*paths: Path | None) -> None:
     """Refuse places that cannot be written before the work: of rows, of a figure, of a table beside them."""
     out, plot, *tables = paths
     delivery.check_places(out, plot)
+    named = [path.resolve() for path in paths if path is not None]
+    if len(set(named)) < len(named):
+        raise UsageError("two of the files to write have the same name: give each its own")
     for path in filter(None, tables):
         delivery.check_table(path)
 

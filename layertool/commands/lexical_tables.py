@@ -9,8 +9,9 @@ import click
 
 from layertool.commands import delivery, output
 
+SURPLUS = "frequency minus probability of the target"
 HEADS = {"log-likelihood": "log-likelihood", "top-1 accuracy": "top-1", "top-n coverage": "top-n", "Kendall tau-b": "tau-b",
-         "frequency minus probability of the target": "freq. - prob."}  # fmt: skip
+         SURPLUS: "freq. - prob."}  # fmt: skip
 
 
 def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
@@ -27,7 +28,7 @@ def show(table) -> None:
 
     metric, how = table["variant"].str.split(", ").str[0], table["variant"].str.partition(", ")[2]
     table = table.assign(metric=metric, how=how)
-    alone = table["target"].map(_is_stimulus(table))
+    alone = table["target"].str.contains(": ", regex=False)  # "SSN: T_1" is a stimulus
     means = table[(table["analysis"] == ANALYSIS) & ~alone]
     if len(means):
         _metrics(means)
@@ -36,15 +37,24 @@ def show(table) -> None:
         _notes(means)
     curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
     if len(curves):
-        output.scores(curves.drop(columns=["metric", "how"]))
+        _lens(curves)
 
 
-def _is_stimulus(table):
-    """Whether a target is a stimulus ("SSN: T_1", or "T_1" in a corpus without maskers) or a mean over many."""
-    from layertool.analysis.feed.lexical import EVERYTHING
-
-    named = table["target"].str.contains(": ", regex=False).any()
-    return (lambda target: ": " in target) if named else (lambda target: target != EVERYTHING)
+def _lens(curves) -> None:
+    """Layers down, metrics across."""
+    names = [name for name in HEADS if name != SURPLUS and (curves["metric"] == name).any()]
+    layers = list(dict.fromkeys(curves.sort_values("layer_index", kind="stable")["layer"]))
+    lines = [
+        [layer, *(_cell(curves[(curves["layer"] == layer) & (curves["metric"] == name)]) for name in names)]
+        for layer in layers
+    ]
+    click.echo(f"words read from the layers of {curves['model'].iloc[0]}: means over {curves['n'].max()} stimuli")
+    output.table(None, ["layer", *(HEADS[name] for name in names)], lines)
+    shared = (
+        _basic(curves["how"].iloc[0]).replace(", read by the decoder", "").replace(", read by the output layer", "")
+    )
+    click.echo(f"  {shared}; encoder layers read by the decoder, decoder layers by the output layer")
+    _chances(curves)
 
 
 def _metrics(means) -> None:
@@ -74,10 +84,15 @@ def _notes(means) -> None:
     ].sort_index()
     for how, part in longest.groupby("how", sort=False):
         click.echo(f"  {', '.join(dict.fromkeys(part['model']))}: {how}")
-    lucky = means[means["chance"].notna() & (means["target"] == EVERYTHING)].drop_duplicates("metric")
+    _chances(means[means["target"] == EVERYTHING])
+
+
+def _chances(means) -> None:
+    """What a guess would give: among the words of the lexicon, or of CMUdict where nothing was ranked."""
+    lucky = means[means["chance"].notna()].drop_duplicates("metric")
     shown = [f"{HEADS[row['metric']]} {row['chance']:.3g}" for _, row in lucky.iterrows() if row["metric"] in HEADS]
     if shown:
-        click.echo(f"  chance: {', '.join(shown)}")
+        click.echo(f"  chance, a guess among the vocabulary: {', '.join(shown)}")
 
 
 def _models(rows):
@@ -87,7 +102,7 @@ def _models(rows):
 
 def _basic(how: str) -> str:
     """What all metrics of one model and variant have in common."""
-    return how.partition(", among ")[0].partition(", search cut short")[0]
+    return how.partition(", among ")[0].partition(", search ended")[0]
 
 
 def _label(means, model: str, how: str) -> str:
@@ -115,7 +130,7 @@ def _brief(value, digits: int) -> str:
 def draw(table, path: Path) -> None:
     """Violins of single stimuli, or the lens's curves over layers."""
     from layertool import figures
-    from layertool.analysis.feed.lexical import EVERYTHING, LENS, SURPLUS
+    from layertool.analysis.feed.lexical import EVERYTHING, LENS
 
     curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
     if len(curves):

@@ -17,14 +17,13 @@ from layertool.errors import MissingExtraError, UsageError
 @click.option("--objective", type=click.Choice(["all", "top"]), default="all", show_default=True,
               help="The distribution of all responses, or the most common one.")  # fmt: skip
 @click.option("--train", "modules", multiple=True, callback=names, metavar="PARTS",
-              show_default="decoder,encoder,convolutions", help="Parts to train, the rest is frozen.")  # fmt: skip
+              help="Parts to train, the rest is frozen.  [default: decoder,encoder,convolutions]")  # fmt: skip
 @click.option("--from-scratch", is_flag=True, help="Control: begin with weights drawn anew.")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
     default=1e-5,
-    show_default="1e-5",
-    help="At its peak.",
+    help="At its peak.  [default: 1e-5]",
 )
 @click.option(
     "--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True, help="Share of the steps."
@@ -61,8 +60,11 @@ def finetune(
     """
     _require_trainer()
     from layertool.corpora.corpus import Corpus
-    from layertool.training.lexical import Recipe, fine_tune, search_grid
+    from layertool.training.lexical import Recipe, Tuned, fine_tune
+    from layertool.training.lexical_grid import search_grid
 
+    if not modules and typed({"modules"}):
+        raise UsageError("--train names no part: choose among decoder, encoder, convolutions")
     if grid and (twice := typed({"learning_rate", "warmup", "schedule", "epochs"})):
         raise UsageError(f"--grid tries several values of {twice[0]}: leave one of the two out")
     recipe = Recipe(
@@ -85,13 +87,15 @@ def finetune(
         else:
             tuned = fine_tune(model, there, out, recipe, progress=progress, **options)
     if grid:
-        lines.sort(key=lambda line: -line[1].best.dev)
+        done = sorted((line for line in lines if isinstance(line[1], Tuned)), key=lambda line: -line[1].best.dev)
         click.echo("log-likelihood of the dev part at the best epoch")
-        output.table(None, ["run", "best epoch", "dev"], [[name, run.best.epoch, run.best.dev] for name, run in lines])
+        output.table(None, ["run", "best epoch", "dev"], [[name, run.best.epoch, run.best.dev] for name, run in done])
+        for name, error in (line for line in lines if not isinstance(line[1], Tuned)):
+            output.note(f"{name}: {error}", quiet)
     _show(tuned)
     if not quiet and not tuned.was_there:
         output.note(
-            f"see the test part with: layertool lexical score {tuned.folder} {corpus} --split test{_like(asked)}"
+            f"see the test part with: layertool lexical score {tuned.folder} {corpus} --split test{_like(asked, target_disjoint)}"
         )
 
 
@@ -110,9 +114,10 @@ def _show(tuned) -> None:
         )
 
 
-def _like(asked: dict) -> str:
+def _like(asked: dict, target_disjoint: bool) -> str:
     """The options with which the model was trained, where they are not the usual ones."""
-    text = "" if asked["encoder_window"] == "30s" else f" --encoder-window {asked['encoder_window']}"
+    text = " --target-disjoint" if target_disjoint else ""
+    text += "" if asked["encoder_window"] == "30s" else f" --encoder-window {asked['encoder_window']}"
     text += "" if asked["end_token"] else " --no-end-token"
     text += "" if asked["surface"] == "lower" else f" --surface {asked['surface']}"
     text += " --timestamps" if asked["timestamps"] else ""

@@ -59,24 +59,25 @@ class ClipGroupNorm(nn.Module):
 class SpeechExtractor(Extractor):
     """One encoder of the wav2vec 2.0 kind.
 
-    ``normalise``: whether the waveform gets zero mean and unit variance over the whole utterance;
-    None follows the checkpoint's preprocessor.
+    ``network``: transformers' model, in evaluation mode; ``provenance``: what identifies it; ``normalises``: whether the
+    waveform gets zero mean and unit variance over the whole utterance; ``lacking``: parameters that only training
+    uses, and that the checkpoint had not.
     """
 
     def __init__(
         self,
-        model: str,
-        config: Any,
+        network: Any,
+        provenance: dict,
+        normalises: bool,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        random_init: int | None = None,
-        normalise: bool | None = None,
+        lacking: Sequence[str] = (),
     ):
-        self.network, provenance, self._lacking = load_model(model, config, random_init)
+        self.network, self._lacking, config = network, list(lacking), network.config
         self._count_parameters(self.network)
         self.network.to(device)
         self.device, self.dtype = device, dtype
-        self.normalises = _wants_normalisation(model, config) if normalise is None else normalise
+        self.normalises = normalises
         self.provenance = {"family": MODEL_TYPES[config.model_type], **provenance, "normalise": self.normalises}
         convolutions = self.network.feature_extractor.conv_layers
         geometry = convolution_geometry(config.conv_kernel, config.conv_stride)
@@ -100,6 +101,21 @@ class SpeechExtractor(Extractor):
         for module in self.network.encoder.modules():
             if isinstance(module, nn.Conv1d) and module.padding != (0,):
                 module.register_forward_pre_hook(self._zero_padding)
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        config: Any,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        random_init: int | None = None,
+        normalise: bool | None = None,
+    ) -> SpeechExtractor:
+        """The extractor of a Hugging Face checkpoint; ``normalise``: None follows its preprocessor."""
+        network, provenance, lacking = load_model(model, config, random_init)
+        normalises = _wants_normalisation(model, config) if normalise is None else normalise
+        return cls(network, provenance, normalises, device, dtype, lacking)
 
     def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
         if self._mask is None:

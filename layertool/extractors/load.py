@@ -61,7 +61,7 @@ def open_extractor(
     if encoder_window != "clip" and config.model_type != "whisper":
         raise UsageError(f"--encoder-window is for Whisper; {model} is of type '{config.model_type}': leave it out")
     if config.model_type in huggingface.MODEL_TYPES:
-        return huggingface.SpeechExtractor(model, config, place, compute, random_init, normalise)
+        return huggingface.SpeechExtractor.open(model, config, place, compute, random_init, normalise)
     if mask_seed is not None:
         raise UsageError(
             f"--mask-seed is for models of the wav2vec 2.0 kind, which are trained on masked frames; {model} is of type "

@@ -17,13 +17,13 @@ LABELS = {
     "frequency minus probability of the target": "frequency minus probability\nof the target word",
 }
 EVERYTHING = "all"
+FEW = 5  # values that are drawn as points, not as a violin
 SEPARATOR = ": "  # of the masker and the stimulus in a target
 
 
 def is_stimulus(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are of one stimulus, rather than a mean of many."""
-    groups = rows["target"].str.partition(SEPARATOR)[1] != ""
-    return groups if groups.any() else rows["target"] != EVERYTHING
+    """Which rows are of one stimulus ("SSN: T_1"), rather than a mean of many ("SSN", "all")."""
+    return rows["target"].str.contains(SEPARATOR, regex=False)
 
 
 def draw_distributions(rows: pd.DataFrame) -> Figure:
@@ -39,7 +39,8 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
             "these results have no numbers of single stimuli to draw: draw what 'layertool lexical score' writes"
         )
     rows["group"] = rows["target"].str.rpartition(SEPARATOR)[0]
-    groups = [EVERYTHING, *sorted(set(rows["group"]) - {""})]
+    groups = sorted(set(rows["group"]))
+    groups = [EVERYTHING, *(groups if len(groups) > 1 else [])]
     metrics = [name for name in LABELS if (rows["metric"] == name).any()]
     # one model may stand there in several variants
     kinds = rows["variant"].str.partition(", ")[2]
@@ -71,14 +72,23 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
 
 def _violin(axis: Axes, place: float, width: float, values: np.ndarray, colour) -> None:
     finite = values[np.isfinite(values)]
-    if len(finite) > 1 and np.ptp(finite) > 0:
+    if len(finite) < FEW:
+        axis.plot([place] * len(finite), finite, ".", color=colour, markersize=5)
+    elif np.ptp(finite) > 0:
         drawn = axis.violinplot(finite, [place], widths=width, showextrema=False, points=200)
         for body in drawn["bodies"]:  # type: ignore[attr-defined]
             body.set(facecolor=colour, alpha=0.45, linewidth=0)
-    if len(finite):
-        low, middle, high = np.quantile(finite, [0.25, 0.5, 0.75])
-        axis.vlines(place, low, high, color=colour, linewidth=2.5)
+    if not len(values):
+        return
+    # of all values: -inf is the smallest; a quartile that is -inf has no place on the axis
+    low, middle, high = np.quantile(
+        values, [0.25, 0.5, 0.75], method="linear" if len(finite) == len(values) else "lower"
+    )
+    if np.isfinite(high):
+        axis.vlines(place, max(low, finite.min()), high, color=colour, linewidth=2.5)
+    if np.isfinite(middle):
         axis.plot(place, middle, marker="o", markersize=4, color="white", markeredgecolor=colour, markeredgewidth=1.2)
     if len(finite) < len(values):
         text = f"{len(values) - len(finite)} at −∞"
-        axis.annotate(text, (place, 0), xycoords=("data", "axes fraction"), fontsize=6, ha="center", va="bottom")
+        where = ("data", "axes fraction")
+        axis.annotate(text, (place, 0), xycoords=where, fontsize=8, color=colour, rotation=90, ha="center", va="bottom")

@@ -105,6 +105,8 @@ def curve_names(rows: pd.DataFrame) -> pd.Series:
         for column in differ:
             if group.duplicated(chosen).any():
                 chosen.append(column)
+        if "model" in chosen:  # it ends in the short name
+            chosen.remove("short")
         names |= {k: ", ".join(filter(None, words)) for k, *words in group[chosen].itertuples()}
     return number.map(names)
 

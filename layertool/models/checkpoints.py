@@ -109,10 +109,7 @@ def load_model(
         "description_sha256": files_sha256(Path(name), _DESCRIPTIONS) if is_local else None,
     }
     if random_init is not None:
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(random_init)
-        network = opener.from_config(config, trust_remote_code=False).float().eval()
-        torch.set_rng_state(generator_state)
+        network = draw_anew(config, random_init, kind)
         return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
     try:
         network, report = opener.from_pretrained(
@@ -154,6 +151,17 @@ def load_model(
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
     return network.eval(), {**provenance, "random_init": None}, unused
+
+
+def draw_anew(config: Any, seed: int, kind: str = "AutoModel") -> Any:
+    """A network of this configuration with weights drawn from ``seed``, in evaluation mode and float32."""
+    import transformers
+
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    network = getattr(transformers, kind).from_config(config, trust_remote_code=False).float().eval()
+    torch.set_rng_state(generator_state)
+    return network
 
 
 def files_sha256(folder: Path, patterns: Sequence[str]) -> str:

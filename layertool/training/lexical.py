@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperForConditionalGeneration
+from transformers.trainer_callback import PrinterCallback
 
 from layertool import audio
 from layertool.analysis.lexical.metrics import log_likelihood
 from layertool.analysis.lexical.scorer import OUTPUT, Variant, WhisperScorer, read_whisper_config
 from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
 from layertool.corpora.corpus import Corpus
-from layertool.errors import ModelError, StoreError, UsageError
+from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.files import read_json, write_json
 from layertool.models import checkpoints, whisper
 from layertool.models.computing import check_dtype, choose_device
-from layertool.store.layout import differences
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
+from layertool.training.runs import CHECKPOINTS, RunFolder
 
 SCHEDULES = ("cosine", "linear")
-RECORD, BEFORE, CHECKPOINTS, PART = "finetune.json", "before.json", "checkpoints", ".model.part"
+RECORD, BEFORE, DIVERGED = "finetune.json", "before.json", "diverged.json"
 MODEL_FILES = (
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "preprocessor_config.json",
     "processor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "normalizer.json", "chat_template.*",
 )  # fmt: skip
-# The paper's search space.
-GRID = {
-    "learning_rate": (1e-3, 1e-4, 1e-5),
-    "warmup": (0.1, 0.5),
-    "schedule": ("linear", "cosine"),
-    "epochs": (1, 4, 8, 12, 16),
-}
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,17 @@ class Recipe:
                 raise UsageError(f"'{value}' is no {what}: choose among {', '.join(known)}")
         if not self.modules:
             raise UsageError(f"nothing is to be trained: choose among {', '.join(MODULES)}")
+        object.__setattr__(self, "modules", tuple(name for name in MODULES if name in self.modules))
+        for what, number, fits, wanted in (
+            ("learning rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a number above 0"),
+            ("warm-up", self.warmup, 0 <= self.warmup < 1, "a share of the steps, from 0 to less than 1"),
+            ("number of epochs", self.epochs, self.epochs >= 1, "1 or more"),
+            ("batch size", self.batch_size, self.batch_size >= 1, "1 or more"),
+            ("largest gradient norm", self.max_gradient_norm, self.max_gradient_norm >= 0, "0 (never clipped) or more"),
+            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+        ):
+            if not fits:
+                raise UsageError(f"{number} is no {what}: give {wanted}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,10 @@ class Tuned:
     was_there: bool = False
 
 
+class Diverged(ModelError):
+    """Training led to weights that are no numbers."""
+
+
 class _Trainer(Trainer):
     """Evaluates by the log-likelihood of the dev part; the rest is transformers'."""
 
@@ -104,10 +113,36 @@ class _Trainer(Trainer):
         self.dev = dev
 
     def evaluate(self, *_arguments, **_options) -> dict[str, float]:
-        metrics = {"eval_log_likelihood": self.dev()}
+        try:
+            metrics = {"eval_log_likelihood": self.dev()}
+        except ModelError as error:
+            raise Diverged(
+                f"training diverged at step {self.state.global_step} ({error}): lower the learning rate"
+            ) from error
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class _Saved(TrainerCallback):
+    """Makes every checkpoint a whole MODEL, and keeps the last and the best one, or all."""
+
+    def __init__(self, folder: RunFolder, scorer: WhisperScorer, keep_all: bool):
+        self.folder, self.scorer, self.keep_all = folder, scorer, keep_all
+
+    def on_save(self, args, state, control, **_) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.keep_all:
+            described = read_json(checkpoint / "config.json", "the configuration of a checkpoint")
+            write_json(
+                checkpoint / "config.json", described | {"architectures": [WhisperForConditionalGeneration.__name__]}
+            )
+            self.scorer.mel.save_pretrained(checkpoint)
+            self.scorer.tokenizer.save_pretrained(checkpoint)
+        self.folder.mark_whole(checkpoint)
+        if not self.keep_all:
+            best = max(_history(state.log_history), key=lambda epoch: epoch.dev)
+            self.folder.keep_only([best.step, state.global_step])
 
 
 class _Progress(TrainerCallback):
@@ -129,54 +164,107 @@ def fine_tune(
     overwrite: bool = False,
     keep_checkpoints: bool = False,
     progress: Callable[[float, float], object] | None = None,
+    weights_needed: bool = True,
 ) -> Tuned:
     """Fine-tune on the train part of a corpus, keep the model of the epoch with the best dev part, in ``out``.
 
     ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: the recipe, the history,
     and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with the same numbers;
     one that is finished is returned as it is. ``by_target``: the target-disjoint split. ``keep_checkpoints``: all epochs.
-    Raises UsageError for a split that is not there, StoreError for a folder with something else, ModelError.
+    ``weights_needed``: a finished run whose weights were removed is done again.
+    Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
+    if Path(model).exists() and (
+        out.resolve() == Path(model).resolve() or out.resolve() in Path(model).resolve().parents
+    ):
+        raise UsageError(f"the model {model} lies in {out}, which is to be written: choose another -o")
     place = choose_device(device)
     if place.type == "cuda" and (place.index or 0) > 0:
         raise UsageError(
             f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it"
         )
     check_dtype(recipe.precision, place)
-    parts = {part: stimuli_of(corpus, part, by_target) for part in ("train", "dev", "test")}
-    scorer = _scorer(model, recipe)
-    record = _record(scorer, corpus, recipe, parts, by_target)
-    finished = _open(out, record, overwrite)
-    if finished is not None:
-        return finished
+    parts = _parts(corpus, by_target)
+    with _random_states_kept():
+        scorer = _scorer(model, recipe)
+        decided = _decided(scorer, corpus, recipe, parts, by_target)
+        with RunFolder(out, RECORD, decided, MODEL_FILES, (BEFORE, DIVERGED), overwrite) as folder:
+            if folder.finished is not None:
+                there = _finished(folder)
+                if not weights_needed or any(out.glob("model*.safetensors")):
+                    folder.tidy(keep_checkpoints)
+                    return there
+                folder.restart()  # without its weights
+            return _train(folder, scorer, corpus, recipe, parts, place, keep_checkpoints, progress)
+
+
+def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
+    """Stimuli of train, dev and, where there is one, test."""
+    column = "split_by_target" if by_target else "split"
+    there = set(corpus.utterances[column]) if column in corpus.utterances else set()
+    for part in ("train", "dev"):
+        if part not in there:
+            raise CorpusError(
+                f"the corpus {corpus.name} has no part {part} (column '{column}'), which fine-tuning needs: make it with "
+                "'layertool corpus eccc', or add the column"
+            )
+    return {part: stimuli_of(corpus, part, by_target) for part in ("train", "dev", "test") if part in there}
+
+
+def _train(
+    folder: RunFolder, scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, parts: dict[str, list[Stimulus]],
+    place: torch.device, keep_checkpoints: bool, progress: Callable[[float, float], object] | None,
+) -> Tuned:  # fmt: skip
     network = scorer.network
     network.set_up(scorer, recipe.modules, recipe.objective)
+    caches = network.config.use_cache  # which the Trainer turns off
     n_trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     data = StimulusData(corpus, parts["train"], scorer.mel, recipe.objective == "top")
     trainer = _Trainer(
-        model=network, args=_arguments(out, recipe, place, keep_checkpoints), train_dataset=data, eval_dataset=data,
-        data_collator=batch, callbacks=[_Progress(progress)],
+        model=network, args=_arguments(folder.path, recipe, place), train_dataset=data, eval_dataset=data,
+        data_collator=batch, callbacks=[_Progress(progress), _Saved(folder, scorer, keep_checkpoints)],
         dev=lambda: dev_likelihood(scorer, corpus, parts["dev"]),
     )  # fmt: skip
-    _be_quiet(trainer)
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     network.to(place)
     scorer.device = place
-    known = out / BEFORE
-    if not known.exists():
-        write_json(known, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
-    before = read_json(known, "the log-likelihood before training")["dev"]
-    last = _last_checkpoint(out)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    history = [Epoch(0, 0, None, before), *_history(trainer.state.log_history)]
+    before = folder.path / BEFORE
+    if not before.exists():
+        write_json(before, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
+    first = Epoch(0, 0, None, read_json(before, "the log-likelihood before training")["dev"])
+    whole = list(folder.checkpoints().values())
+    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    history = [first, *_history(trainer.state.log_history)]
     best = max(history[1:], key=lambda epoch: epoch.dev)
-    _keep(network, scorer, model, out)
+    _keep(folder, best, network, scorer, caches)
     facts = {"history": [asdict(epoch) for epoch in history], "best_epoch": best.epoch, "trained_parameters": n_trained}
-    write_json(out / RECORD, record | facts | {"finished": True})
-    known.unlink()
-    if not keep_checkpoints:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    return Tuned(out, history, best)
+    folder.finish(keep_checkpoints, **facts)
+    return Tuned(folder.path, history, best)
+
+
+def _finished(folder: RunFolder) -> Tuned:
+    """What a finished run said. Raises StoreError for a damaged record."""
+    record = folder.finished or {}
+    try:
+        history = [Epoch(**epoch) for epoch in record["history"]]
+        return Tuned(folder.path, history, history[record["best_epoch"]], was_there=True)
+    except (KeyError, TypeError, IndexError) as error:
+        raise StoreError(
+            f"{folder.file} is damaged ({error!r}): choose another -o, or start again with --overwrite"
+        ) from error
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """The Trainer seeds the generators of the whole process: leave them as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stimulus]) -> float:
@@ -214,7 +302,7 @@ def _scorer(model: str, recipe: Recipe) -> WhisperScorer:
     return scorer
 
 
-def _record(
+def _decided(
     scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, parts: dict[str, list[Stimulus]], by_target: bool
 ) -> dict:
     """Everything that decides the numbers of a run."""
@@ -229,63 +317,18 @@ def _record(
     }
 
 
-def _open(out: Path, record: dict, overwrite: bool) -> Tuned | None:
-    """Begin, or go on, or return what is finished. Raises StoreError for a folder of something else."""
-    there = out / RECORD
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not there.exists()):
-        raise StoreError(f"{out} holds other things than a fine-tuned model: choose another -o")
-    if there.exists():
-        old = read_json(there, "the record of a fine-tuning")
-        differ = differences({key: old.get(key) for key in record}, record)
-        if differ and not overwrite:
-            raise StoreError(
-                f"{out} was fine-tuned otherwise ({'; '.join(differ[:3])}): choose another -o, or start again with --overwrite"
-            )
-        if not differ and not overwrite and old.get("finished"):
-            history = [Epoch(**epoch) for epoch in old["history"]]
-            return Tuned(out, history, history[old["best_epoch"]], was_there=True)
-        if differ or overwrite:
-            _clear(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(there, record | {"finished": False})
-    return None
-
-
-def _clear(out: Path) -> None:
-    """Take away what a run wrote, and nothing else; its record last."""
-    for folder in (CHECKPOINTS, PART):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for pattern in (BEFORE, *MODEL_FILES, RECORD):
-        for path in out.glob(pattern):
-            path.unlink()
-
-
-def _arguments(out: Path, recipe: Recipe, place: torch.device, keep_checkpoints: bool) -> TrainingArguments:
+def _arguments(out: Path, recipe: Recipe, place: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINTS), num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.batch_size, warmup_steps=recipe.warmup, lr_scheduler_type=recipe.schedule,
         optim="adamw_torch", adam_beta1=0.9, adam_beta2=0.999, weight_decay=0.0,  # which is Adam
         max_grad_norm=recipe.max_gradient_norm, seed=recipe.seed, data_seed=recipe.seed,
         bf16=recipe.precision == "bfloat16", fp16=recipe.precision == "float16", use_cpu=place.type == "cpu",
-        eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=None if keep_checkpoints else 2,
-        load_best_model_at_end=True, metric_for_best_model="eval_log_likelihood", greater_is_better=True,
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda",
+        eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", report_to=[], disable_tqdm=True,
+        remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda",
     )  # fmt: skip
     arguments._n_gpu = min(arguments.n_gpu, 1)  # lists of words cannot be scattered over GPUs; accelerate launch can
     return arguments
-
-
-def _be_quiet(trainer: Trainer) -> None:
-    """Without the callback that prints every log as a dict."""
-    from transformers.trainer_callback import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-
-
-def _last_checkpoint(out: Path) -> Path | None:
-    """The last epoch that was saved whole: the Trainer writes its state last."""
-    found = [path for path in (out / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _history(log: list[dict]) -> Iterator[Epoch]:
@@ -295,54 +338,21 @@ def _history(log: list[dict]) -> Iterator[Epoch]:
             yield Epoch(round(entry["epoch"]), entry["step"], losses.get(entry["step"]), entry["eval_log_likelihood"])
 
 
-def _keep(network: Network, scorer: WhisperScorer, model: str, out: Path) -> None:
+def _keep(folder: RunFolder, best: Epoch, network: Network, scorer: WhisperScorer, caches: bool) -> None:
     """Write the best model as any Whisper: whole or not at all, its configuration last."""
-    if not all(math.isfinite(float(p.detach().abs().max())) for p in network.parameters()):
-        raise ModelError(
-            "the weights are not finite after training: lower the learning rate and start again with --overwrite"
+    checkpoint = folder.checkpoints().get(best.step)
+    if checkpoint is None:
+        raise StoreError(
+            f"the checkpoint of the best epoch ({best.epoch}, step {best.step}) is not in {folder.path / CHECKPOINTS} or is "
+            "damaged: start again with --overwrite"
         )
-    temporary = out / PART
-    shutil.rmtree(temporary, ignore_errors=True)
-    plain = WhisperForConditionalGeneration(network.config)
-    plain.load_state_dict(network.state_dict())
+    shutil.rmtree(folder.part, ignore_errors=True)
+    plain = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    if not all(bool(parameter.isfinite().all()) for parameter in plain.parameters()):
+        raise Diverged("the weights are not finite after training: lower the learning rate")
     plain.generation_config = network.generation_config
-    plain.save_pretrained(temporary)
-    scorer.mel.save_pretrained(temporary)
-    scorer.tokenizer.save_pretrained(temporary)
-    for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(out / path.name)
-    temporary.rmdir()
-
-
-def grid(recipe: Recipe) -> dict[str, Recipe]:
-    """The paper's search space around a recipe: a name and a recipe for each of its 60 points."""
-    points = {}
-    for values in product(*GRID.values()):
-        changed: Any = dict(zip(GRID, values, strict=True))
-        point = replace(recipe, **changed)
-        name = f"lr{point.learning_rate:.0e}-warmup{point.warmup:g}-{point.schedule}-{point.epochs}epochs"
-        points[name] = point
-    return points
-
-
-def search_grid(
-    model: str, corpus: Corpus, out: Path | str, recipe: Recipe, tell: Callable[[str, Tuned], object], **options
-) -> tuple[str, Tuned]:
-    """Fine-tune at every point of the grid, each in a folder of its own, and keep the best model's weights, there.
-
-    ``tell``: called after each. Returns the name and the run of the best. Points that are finished are not run again.
-    """
-    out = Path(out)
-    best: tuple[str, Tuned] | None = None
-    for name, point in grid(recipe).items():
-        tuned = fine_tune(model, corpus, out / name, point, **options)
-        tell(name, tuned)
-        worse: Path | None = tuned.folder
-        if best is None or tuned.best.dev > best[1].best.dev:
-            worse = best[1].folder if best else None
-            best = name, tuned
-        for weights in worse.glob("*.safetensors") if worse else ():
-            weights.unlink()
-    if best is None:
-        raise UsageError("the grid has no points")
-    return best
+    plain.config.use_cache = caches
+    plain.save_pretrained(folder.part)
+    scorer.mel.save_pretrained(folder.part)
+    scorer.tokenizer.save_pretrained(folder.part)
+    folder.put_in_place("config.json")

@@ -13,9 +13,8 @@ from layertool.analysis.feed.listening import Listener, Outcome, answers
 from layertool.analysis.lexical import metrics
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
-from layertool.analysis.lexical.stimuli import Stimulus, relative_frequency, stimuli_of
+from layertool.analysis.lexical.stimuli import Corpus, Stimulus, relative_frequency, stimuli_of
 from layertool.analysis.rows import Condition
-from layertool.corpora.corpus import Corpus
 from layertool.results import Result
 
 ANALYSIS, LENS = "lexical", "lexical lens"
@@ -43,9 +42,13 @@ class Task:
     seed: int = 0
     n_resamples: int = N_RESAMPLES
 
-    def stimuli(self, split: str | None = None) -> list[Stimulus]:
-        """Its stimuli, or those of another part. Errors as ``stimuli_of``."""
-        return stimuli_of(self.corpus, split or self.split, self.by_target, self.where)
+    def stimuli(self) -> list[Stimulus]:
+        """Its stimuli. Errors as ``stimuli_of``."""
+        return stimuli_of(self.corpus, self.split, self.by_target, self.where)
+
+    def training(self) -> list[Stimulus]:
+        """All stimuli of the train part; conditions are on what is scored."""
+        return stimuli_of(self.corpus, "train", self.by_target)
 
     def __str__(self) -> str:
         part = f"{'target-disjoint ' if self.by_target else ''}{self.split} part" if self.split else ""
@@ -70,6 +73,7 @@ class About:
     seed: int = 0
     n_resamples: int = N_RESAMPLES
     vocabulary: int | None = None  # words to guess among: chance
+    most_prefixes: int = 0  # where a search was ended
     ranked: str = ""  # what words were ranked, where that is not in ``how``
     stimuli_too: bool = True  # rows for each stimulus
 
@@ -96,7 +100,8 @@ def listener_rows(
             revision=scorer.provenance.get("revision"),
             step=step_of(scorer.provenance),
             corpus=task.corpus.name,
-            how=joined([str(scorer.variant), listener.precision, str(task)]),
+            how=joined([str(scorer.variant), listener.precision, str(task), "" if layers is None else _reading(layer)]),
+            most_prefixes=listener.most_prefixes,
             ranked=lexicon_name,
             analysis=ANALYSIS if layers is None else LENS,
             layer=layer,
@@ -109,6 +114,11 @@ def listener_rows(
         )
         rows += rows_of(outcomes, about, words)
     return rows, found
+
+
+def _reading(layer: str) -> str:
+    """How the lens reads words from a layer."""
+    return "read by the output layer" if layer.startswith("D") else "read by the decoder"
 
 
 def baseline_rows(
@@ -133,8 +143,10 @@ def baseline_rows(
 
     below = rows("random", Uniform(known, task.seed), f"uniform over {among}")
     if task.split in ("dev", "test"):
-        fitted = Multinomial(task.stimuli("train"), known, smoothing)
-        below += rows("multinomial", fitted, f"frequencies in the train part, {smoothing:g} added to each of {among}")
+        fitted = Multinomial(task.training(), known, smoothing)
+        below += rows(
+            "multinomial", fitted, f"frequencies in the whole train part, {smoothing:g} added to each of {among}"
+        )
     return below, rows("oracle", Oracle(), "relative frequencies of the responses")
 
 
@@ -194,13 +206,12 @@ def _measures(outcomes: Sequence[Outcome], about: About, words: Pronunciations |
     measures = [_Measure(LIKELIHOOD, likelihood, each(guessed)), _Measure(TAU, tau, np.zeros(len(tau)))]
     if words is not None and all(outcome.top is not None for outcome in outcomes):
         cut = sum(not outcome.exact for outcome in outcomes)
-        note = joined(
-            [about.ranked and f"among {about.ranked}", f"search cut short for {cut} of {len(outcomes)}" if cut else ""]
-        )
+        ended = f"search ended after {about.most_prefixes} prefixes for {cut} of {len(outcomes)}"
+        note = joined([about.ranked and f"among {about.ranked}", ended if cut else ""])
         first = each(lambda one: _first_is_right(one, words))
         share = each(lambda one: metrics.coverage(one.top or (), one.stimulus.responses, words))
         measures.append(_Measure(TOP_1, first, np.full(len(first), 1 / size), note))
-        measures.append(_Measure(TOP_N, share, n_responses / size, note))
+        measures.append(_Measure(TOP_N, share, np.minimum(n_responses / size, 1), note))
     surplus = each(_surplus)
     if not np.isnan(surplus).all():
         measures.append(_Measure(SURPLUS, surplus, np.full(len(surplus), math.nan)))
@@ -220,16 +231,20 @@ def _first_is_right(outcome: Outcome, words: Pronunciations) -> float:
 def _groups(stimuli: Sequence[Stimulus]) -> dict[str, np.ndarray]:
     """Places of all stimuli, and of those with each masker where there are several."""
     groups = {EVERYTHING: np.arange(len(stimuli))}
-    names = sorted({stimulus.group for stimulus in stimuli})
+    names = sorted({_masker(stimulus) for stimulus in stimuli})
     if len(names) > 1:
-        groups |= {
-            name or "no masker": np.array([k for k, one in enumerate(stimuli) if one.group == name]) for name in names
-        }
+        groups |= {name: np.array([k for k, one in enumerate(stimuli) if _masker(one) == name]) for name in names}
     return groups
 
 
+def _masker(stimulus: Stimulus) -> str:
+    """The masker as rows name it: never the name of all, nor with what parts it from the stimulus."""
+    name = stimulus.group.replace(": ", ":") or "no masker"
+    return f"masker {name}" if name == EVERYTHING else name
+
+
 def _target_of(stimulus: Stimulus) -> str:
-    return f"{stimulus.group}: {stimulus.utterance}" if stimulus.group else stimulus.utterance
+    return f"{_masker(stimulus)}: {stimulus.utterance}"
 
 
 def _mean(values: np.ndarray, chance: np.ndarray, variant: str, target: str, about: About) -> list[Result]:

@@ -15,8 +15,7 @@ from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Lexicon
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import MOST_PREFIXES
-from layertool.analysis.lexical.stimuli import Stimulus
-from layertool.corpora.corpus import Corpus
+from layertool.analysis.lexical.stimuli import Corpus, Stimulus
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import SAMPLE_RATE
 from layertool.models.whisper import WINDOW_SAMPLES
@@ -47,12 +46,19 @@ class States:
         """Raises UsageError for a store of another model, window or corpus, or one that lacks layers."""
         self.store = store
         made = store.configuration["model"]
-        for key in ("id", "revision", "sha256", "random_init"):
+        drawn = made.get("random_init") is not None  # then the hashes are of networks with and without an output layer
+        for key in ("id", "revision", "random_init", *(() if drawn else ("sha256",))):
             if made.get(key) != scorer.provenance.get(key):
                 raise UsageError(
                     f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): give the "
                     "store of this one, or a new folder"
                 )
+        dtype = str(scorer.dtype).removeprefix("torch.")
+        if store.configuration["dtype"] != dtype:
+            raise UsageError(
+                f"{store.path} was computed in {store.configuration['dtype']}, asked for is {dtype}: type --dtype "
+                f"{store.configuration['dtype']}, or give a new folder"
+            )
         if (window := made.get("encoder_window", "clip")) != scorer.variant.window:
             raise UsageError(
                 f"{store.path} holds states of --encoder-window {window}, asked for is {scorer.variant.window}: type "
@@ -147,7 +153,7 @@ class Listener:
         row = self.corpus.utterances.iloc[stimulus.place]
         if row["n_samples"] > WINDOW_SAMPLES:
             raise AudioError(
-                f"utterance '{stimulus.utterance}' lasts {row['n_samples'] / SAMPLE_RATE:.2f} s, Whisper takes up to 30 s: cut it"
+                f"utterance '{stimulus.utterance}' lasts {row['n_samples'] / SAMPLE_RATE:.4f} s, Whisper takes up to 30 s: cut it"
             )
         return audio.read_utterance(row)
 

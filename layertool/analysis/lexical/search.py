@@ -69,7 +69,7 @@ class _Search:
         while len(self.open_score):
             if self.n_opened >= most_prefixes:
                 return False
-            chosen = self._choose()
+            chosen = self._choose(most_prefixes - self.n_opened)
             score, node, parent = self.open_score[chosen], self.open_node[chosen], self.open_parent[chosen]
             kept = np.ones(len(self.open_score), bool)
             kept[chosen] = False
@@ -81,9 +81,11 @@ class _Search:
             self._spread(score, node, at, read)
         return True
 
-    def _choose(self) -> np.ndarray:
+    def _choose(self, most: int) -> np.ndarray:
         """Places of the prefixes to open next: the best ones, more and more at a time."""
-        size = min(max(LEAST_AT_ONCE, 2 * self.n) << max(self.n_batches - 1, 0), MOST_AT_ONCE, len(self.open_score))
+        size = min(
+            max(LEAST_AT_ONCE, 2 * self.n) << max(self.n_batches - 1, 0), MOST_AT_ONCE, most, len(self.open_score)
+        )
         return np.argpartition(-self.open_score, size - 1)[:size]
 
     def _spread(self, score: np.ndarray, node: np.ndarray, at: np.ndarray, read: torch.Tensor) -> None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pandas as pd
 
 from layertool.analysis.rows import Condition, holds
-from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
 
-PARTS = ("train", "dev", "test")
 _REQUIRED = ("responses", "counts")
+
+
+class Corpus(Protocol):
+    """What is needed of a corpus: a layertool.Corpus is one."""
+
+    utterances: pd.DataFrame
+    name: str
+    provenance: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,11 @@ def stimuli_of(
 def _stimulus(place: int, utterance: str, cells: dict) -> Stimulus:
     # a table made by hand may hold counts as numbers
     given = {
-        name: "" if cell is None or pd.isna(cell) else f"{cell:g}" if isinstance(cell, float) else str(cell)
+        name: ""
+        if cell is None or pd.isna(cell)
+        else f"{cell:.0f}"
+        if isinstance(cell, float) and cell.is_integer()
+        else str(cell)
         for name, cell in cells.items()
     }
     responses = tuple(part.strip() for part in given["responses"].split("|"))
@@ -74,7 +88,7 @@ def _stimulus(place: int, utterance: str, cells: dict) -> Stimulus:
         raise CorpusError(f"utterance '{utterance}' has a response twice: add their counts up in one")
     if len(parts) != len(responses) or not all(part.isdecimal() and int(part) for part in parts):
         raise CorpusError(
-            f"utterance '{utterance}' has {len(responses)} responses and the counts '{given['counts']}': give a whole "
+            f"utterance '{utterance}' has {len(responses)} response{'s' * (len(responses) != 1)} and the counts '{given['counts']}': give a whole "
             "number above 0 for each response"
         )
     return Stimulus(

@@ -1,0 +1,30 @@
+"""Kaldi's log mel energies, by kaldi-native-fbank, in blocks of frames: memory does not grow with the audio."""
+
+from __future__ import annotations
+
+import kaldi_native_fbank
+import numpy as np
+
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
+
+GEOMETRY = FrameGeometry(FRAME_HOP, FRAME_FIELD)  # 25 ms every 10 ms, only where the whole window is audio
+_BLOCK_FRAMES = 4096
+
+
+def fbank(waveform: np.ndarray, n_mels: int, window: str = "povey") -> np.ndarray:
+    """Log mel energies of 25 ms every 10 ms, without dither: float32 (n_samples,) -> float32 (frames, n_mels).
+
+    Frames: 1 + (n_samples - 400) // 160, none below 400 samples. ``window``: Kaldi's name of it.
+    """
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.window_type = window
+    options.mel_opts.num_bins = n_mels
+    n_frames = GEOMETRY.n_frames(len(waveform))
+    values = np.empty((n_frames, n_mels), np.float32)
+    for first in range(0, n_frames, _BLOCK_FRAMES):
+        last = min(first + _BLOCK_FRAMES, n_frames)
+        online = kaldi_native_fbank.OnlineFbank(options)
+        online.accept_waveform(SAMPLE_RATE, waveform[first * FRAME_HOP : (last - 1) * FRAME_HOP + FRAME_FIELD])
+        values[first:last] = [online.get_frame(k) for k in range(last - first)]
+    return values

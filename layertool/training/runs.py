@@ -1,0 +1,159 @@
+"""The folder of a training run: what decides it, its checkpoints, and what is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import xxhash
+
+from layertool.errors import StoreError
+from layertool.files import read_json, write_json
+from layertool.store.layout import differences
+
+CHECKPOINTS, PART, LOCK, WHOLE = "checkpoints", ".model.part", ".lock", "whole.json"
+
+
+class RunFolder:
+    """One process's hold on the folder of a run.
+
+    ``record``: name of the JSON file that says what decides the run (``decided``, whose "kind" names what sort of
+    training it is) and, once it is finished, what came out; ``outputs``: patterns of the other files that a run writes;
+    ``passing``: files that only an unfinished run has.
+    Raises StoreError for a folder that holds something else, a run decided otherwise, or one that is being written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: str,
+        decided: dict,
+        outputs: Sequence[str],
+        passing: Sequence[str] = (),
+        overwrite: bool = False,
+    ):
+        self.path, self.file, self.decided = path, path / record, decided
+        self.outputs, self.passing = outputs, passing
+        if path.is_file():
+            raise StoreError(f"{path} is a file, a trained model is a folder: choose another -o")
+        if path.is_dir() and not self.file.exists() and any(p.name != LOCK for p in path.iterdir()):
+            raise StoreError(f"{path} holds other things than a trained model: choose another -o")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"{path} is being trained by another process: wait for it, or choose another -o"
+                ) from error
+            self._begin(overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, overwrite: bool) -> None:
+        old: dict = {}
+        if self.file.exists():
+            old = read_json(self.file, "the record of a training run")
+            if not isinstance(old, dict) or old.get("kind") != self.decided["kind"]:
+                raise StoreError(f"{self.file} is no record of {self.decided['kind']}: choose another -o")
+            differ = differences({key: old.get(key) for key in self.decided}, self.decided)
+            if differ and not overwrite:
+                raise StoreError(
+                    f"{self.path} was trained otherwise ({'; '.join(differ[:3])}): choose another -o, or start again with "
+                    "--overwrite"
+                )
+            if overwrite:
+                write_json(
+                    self.file, self.decided | {"finished": False}
+                )  # a kill now leaves nothing that looks finished
+                old = {}
+                self._clear()
+        self.finished: dict | None = old if old.get("finished") is True else None
+        if not old:
+            write_json(self.file, self.decided | {"finished": False})
+
+    def _clear(self) -> None:
+        """Take away what a run wrote, and nothing else."""
+        for folder in (CHECKPOINTS, PART):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for pattern in (*self.outputs, *self.passing):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    def restart(self) -> None:
+        """Begin again: what is finished is not there any more."""
+        self._clear()
+        self.finished = None
+        write_json(self.file, self.decided | {"finished": False})
+
+    def mark_whole(self, checkpoint: Path) -> None:
+        """Say that a checkpoint is whole: called when all of its files are written."""
+        sums = {
+            path.name: _checksum(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE
+        }
+        write_json(checkpoint / WHOLE, sums)
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Whole checkpoints by their step; a damaged or half-written one is none."""
+        found = {}
+        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
+            step = path.name.rpartition("-")[2]
+            if step.isdecimal() and (path / WHOLE).exists():
+                sums = read_json(path / WHOLE, "the checksums of a checkpoint")
+                if all((path / name).is_file() and _checksum(path / name) == sums[name] for name in sums):
+                    found[int(step)] = path
+        return dict(sorted(found.items()))
+
+    def keep_only(self, steps: Iterable[int]) -> None:
+        """Remove checkpoints of other steps."""
+        names = {f"checkpoint-{step}" for step in steps}
+        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
+            if path.name not in names:
+                shutil.rmtree(path)
+
+    def put_in_place(self, last: str) -> None:
+        """Move the files of the model, which were written to ``part``, to the folder; ``last`` comes last."""
+        for path in sorted(self.part.iterdir(), key=lambda path: path.name == last):
+            path.replace(self.path / path.name)
+        self.part.rmdir()
+
+    @property
+    def part(self) -> Path:
+        """Where the model is written before it is whole."""
+        return self.path / PART
+
+    def finish(self, keep_checkpoints: bool, **facts) -> None:
+        """Say what came out, and tidy up."""
+        write_json(self.file, self.decided | facts | {"finished": True})
+        self.tidy(keep_checkpoints)
+
+    def tidy(self, keep_checkpoints: bool) -> None:
+        """Remove what only an unfinished run needs."""
+        for name in self.passing:
+            (self.path / name).unlink(missing_ok=True)
+        if not keep_checkpoints:
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if not self._lock.closed:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _checksum(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
