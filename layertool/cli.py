@@ -15,6 +15,7 @@ from layertool.errors import LayertoolError
 COMMANDS = {
     "corpus": "layertool.commands.corpus:corpus",
     "extract": "layertool.commands.extract:extract",
+    "convert": "layertool.commands.convert:convert",
     "info": "layertool.commands.store:info",
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
@@ -30,6 +31,7 @@ COMMANDS = {
 SUMMARIES = {
     "corpus": "Make a corpus folder from audio and labels, align it, look at it.",
     "extract": "Run a model over a corpus once and write its layers into a store.",
+    "convert": "Write a fairseq or MelHuBERT checkpoint as safetensors and a configuration.",
     "info": "Say what is in a store.",
     "verify": "Check that a store is whole and sound.",
     "export": "Write a store as .npy files (one per layer) or .npz files (one per unit).",

@@ -88,6 +88,8 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.option("--language", default=None, help="Of the forced text, for Whisper's decoder layers.  [default: en]")
 @click.option("--encoder-window", type=click.Choice(["clip", "30s", "exact"]), default="clip", show_default=True,
               help="Whisper: 30 s seen, the clip's frames kept; 30 s seen and kept (--units frame); only the clip seen.")  # fmt: skip
+@click.option("--statistics", default=None, metavar="HOURS|FILE",
+              help="Of MelHuBERT's input: 100, 360 or 960 hours of LibriSpeech, or a .npy file.  [default: 960]")  # fmt: skip
 @click.option("--mask-seed", type=int, default=None, metavar="SEED",
               help="Run with the time mask of pre-training on, and flag masked frames (wav2vec 2.0 kind).")  # fmt: skip
 @click.option("--mask-prob", type=click.FloatRange(0, 1, min_open=True), default=None,
@@ -111,7 +113,7 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
     melhubert:FILE, or an acoustic feature: stft, spectrogram, mel, mfcc, fbank, or a variant such as mel:pasad.
     With * or ? in it, all checkpoints of that name, each into a store of its own: a series.
     Families: wav2vec 2.0 (XLS-R, MMS), HuBERT (DistilHuBERT), WavLM, data2vec-audio, UniSpeech(-SAT),
-    wav2vec2-conformer, Whisper.
+    wav2vec2-conformer, Whisper, MelHuBERT.
     \b
     Examples:
       layertool extract facebook/wav2vec2-base corpus -o w2v2 --units phone,word
@@ -151,7 +153,7 @@ def _extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, op
     decided = Options(**{name: options[name] for name in names})
     compute = {
         name: options[name]
-        for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language", "encoder_window")
+        for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language", "encoder_window", "statistics")
     }
     prepared = prepare(model, corpus, decided, **compute)
     if dry_run:

@@ -17,6 +17,7 @@ from scipy.fft import dct
 
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
+from layertool.models import kaldi
 
 BLOCK_FRAMES = 4096  # frames transformed at once: tens of megabytes, however long the audio
 KALDI_FLOOR = float(np.finfo(np.float32).eps)  # of every energy under a logarithm, in Kaldi
@@ -304,16 +305,16 @@ def _kaldi(waveform: np.ndarray, options, online, width: int, order: int) -> np.
     return values
 
 
-def _kaldi_fbank(waveform: np.ndarray, n_mels: int, order: int, window: str = "povey") -> np.ndarray:
+def _kaldi_fbank(waveform: np.ndarray) -> np.ndarray:
+    """80 log mel energies with their first and second deltas, which need the whole utterance."""
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
-    options.frame_opts.window_type = window
-    options.mel_opts.num_bins = n_mels
-    return _kaldi(waveform, options, kaldi_native_fbank.OnlineFbank, n_mels, order)
+    options.mel_opts.num_bins = 80
+    return _kaldi(waveform, options, kaldi_native_fbank.OnlineFbank, 80, 2)
 
 
 def _melhubert(waveform: np.ndarray) -> np.ndarray:
-    return _kaldi_fbank(INT16_SCALE * waveform, 40, order=0, window="hamming")
+    return kaldi.fbank(INT16_SCALE * waveform, 40, "hamming")
 
 
 def _kaldi_mfcc(waveform: np.ndarray, order: int) -> np.ndarray:
@@ -364,8 +365,8 @@ PRESETS: dict[str, Preset] = {
         ("mel:torchaudio", 128, _TORCHAUDIO, partial(_mel, hop=200, n_mels=128, log=False)),
         ("mel:pasad", 80, KALDI_GEOMETRY, partial(_mel_pasad, geometry=KALDI_GEOMETRY)),
         ("mel:pasad-centred", 80, _SPECTRUM, partial(_mel_pasad, geometry=_SPECTRUM)),
-        ("fbank", 240, KALDI_GEOMETRY, partial(_kaldi_fbank, n_mels=80, order=2)),
-        ("fbank:static", 80, KALDI_GEOMETRY, partial(_kaldi_fbank, n_mels=80, order=0)),
+        ("fbank", 240, KALDI_GEOMETRY, _kaldi_fbank),
+        ("fbank:static", 80, KALDI_GEOMETRY, partial(kaldi.fbank, n_mels=80)),
         ("fbank:melhubert", 40, KALDI_GEOMETRY, _melhubert),
         ("mfcc", 39, KALDI_GEOMETRY, partial(_kaldi_mfcc, order=2)),
         ("mfcc:static", 13, KALDI_GEOMETRY, partial(_kaldi_mfcc, order=0)),

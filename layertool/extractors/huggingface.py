@@ -33,7 +33,7 @@ MODEL_TYPES = {
     "unispeech-sat": "UniSpeech-SAT",
     "wav2vec2-conformer": "wav2vec2-conformer",
 }
-_EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
+EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
 
 
 class ClipGroupNorm(nn.Module):
@@ -61,7 +61,7 @@ class SpeechExtractor(Extractor):
 
     ``network``: transformers' model, in evaluation mode; ``provenance``: what identifies it; ``normalises``: whether the
     waveform gets zero mean and unit variance over the whole utterance; ``lacking``: parameters that only training
-    uses, and that the checkpoint had not.
+    uses, and that the checkpoint had not; ``epsilon``: added to the variance (fairseq's is another).
     """
 
     def __init__(
@@ -72,12 +72,13 @@ class SpeechExtractor(Extractor):
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         lacking: Sequence[str] = (),
+        epsilon: float = EPSILON,
     ):
         self.network, self._lacking, config = network, list(lacking), network.config
         self._count_parameters(self.network)
         self.network.to(device)
         self.device, self.dtype = device, dtype
-        self.normalises = normalises
+        self.normalises, self.epsilon = normalises, epsilon
         self.provenance = {"family": MODEL_TYPES[config.model_type], **provenance, "normalise": self.normalises}
         convolutions = self.network.feature_extractor.conv_layers
         geometry = convolution_geometry(config.conv_kernel, config.conv_stride)
@@ -126,7 +127,7 @@ class SpeechExtractor(Extractor):
         if not self.normalises:
             return waveform
         mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-        return ((waveform - mean) / np.sqrt(variance + _EPSILON)).astype(np.float32)
+        return ((waveform - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
 
     def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
         """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""

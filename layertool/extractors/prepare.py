@@ -78,6 +78,7 @@ def prepare(
     cmvn: bool = False,
     language: str | None = None,
     encoder_window: str = "clip",
+    statistics: str | None = None,
 ) -> Prepared:
     """Check everything that can be checked before the first audio file is read."""
     if not isinstance(corpus, Corpus):
@@ -113,7 +114,7 @@ def prepare(
         model
         if isinstance(model, Extractor)
         else open_extractor(
-            model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed, encoder_window
+            model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed, encoder_window, statistics
         )
     )
     if extractor.only_unit and set(units) != {extractor.only_unit}:

@@ -88,7 +88,7 @@ def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarr
     extractor, options = prepared.extractor, prepared.options
     n_samples = len(waveform)
     needed = {
-        f"{name} at unit {unit}": g.field
+        f"{name} at unit {unit}": g.least or g.field
         for (unit, name), g in prepared.pooler.geometry.items()
         if g and g.n_frames(n_samples) < 1
     }

@@ -46,6 +46,7 @@ def extract(
     mask_prob: float | None = None,
     mask_length: int | None = None,
     encoder_window: str = "clip",
+    statistics: str | None = None,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
@@ -57,14 +58,16 @@ def extract(
     may fail before the run does. ``mask_seed``: run a model of the wav2vec 2.0 kind with the time
     mask of its pre-training on; frame rows then have a column ``masked``. ``mask_prob``,
     ``mask_length`` (frames): other values than pre-training's. ``encoder_window``: what
-    Whisper's encoder sees and which frames are kept (models.whisper.WINDOWS). A run that was stopped goes on where
+    Whisper's encoder sees and which frames are kept (models.whisper.WINDOWS). ``statistics``: of MelHuBERT's input. A run that was stopped goes on where
     it was; ``overwrite`` starts again. Raises a LayertoolError that says what to do.
     """
     options = Options(
         units, layers, store_dtype, dict(pooling or {}), channel, window_seconds, overlap_seconds, shard_seconds,
         mask_seed, mask_prob, mask_length,
     )  # fmt: skip
-    prepared = prepare(model, corpus, options, device, dtype, random_init, normalise, cmvn, language, encoder_window)
+    prepared = prepare(
+        model, corpus, options, device, dtype, random_init, normalise, cmvn, language, encoder_window, statistics
+    )
     return carry_out(prepared, out, batch_seconds, workers, overwrite, max_failures, progress)
 
 

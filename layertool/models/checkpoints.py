@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from layertool.errors import ModelError
+from layertool.files import read_json
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
@@ -150,6 +151,8 @@ def load_model(
         )
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
+        if (Path(name) / "source.json").exists():  # of `layertool convert`
+            provenance["step"] = read_json(Path(name) / "source.json", "the source of a converted model").get("step")
     return network.eval(), {**provenance, "random_init": None}, unused
 
 

@@ -68,7 +68,7 @@ def read_checkpoint(path: Path | str) -> dict:
     while True:
         try:
             with torch.serialization.safe_globals([(thing, name) for name, thing in allowed.items()]):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             break
         except pickle.UnpicklingError as error:
             found = _REFUSED.search(str(error))

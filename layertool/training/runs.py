@@ -40,6 +40,7 @@ class RunFolder:
             raise StoreError(f"{path} is a file, a trained model is a folder: choose another -o")
         if path.is_dir() and not self.file.exists() and any(p.name != LOCK for p in path.iterdir()):
             raise StoreError(f"{path} holds other things than a trained model: choose another -o")
+        self._read()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
         try:
@@ -54,13 +55,21 @@ class RunFolder:
             self.close()
             raise
 
+    def _read(self) -> dict:
+        """The record that is there. Raises StoreError for one of another kind: the folder is not touched then."""
+        if not self.file.exists():
+            return {}
+        old = read_json(self.file, "the record of a training run")
+        if not isinstance(old, dict) or old.get("kind") != self.decided["kind"]:
+            raise StoreError(f"{self.file} is no record of {self.decided['kind']}: choose another -o")
+        return old
+
     def _begin(self, overwrite: bool) -> None:
-        old: dict = {}
-        if self.file.exists():
-            old = read_json(self.file, "the record of a training run")
-            if not isinstance(old, dict) or old.get("kind") != self.decided["kind"]:
-                raise StoreError(f"{self.file} is no record of {self.decided['kind']}: choose another -o")
+        old = self._read()
+        if old:
             differ = differences({key: old.get(key) for key in self.decided}, self.decided)
+            if differ and old.get("finished") is not True and not self.checkpoints():
+                overwrite = True  # an earlier run stopped before its first checkpoint: nothing is lost
             if differ and not overwrite:
                 raise StoreError(
                     f"{self.path} was trained otherwise ({'; '.join(differ[:3])}): choose another -o, or start again with "

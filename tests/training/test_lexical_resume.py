@@ -249,7 +249,7 @@ def test_overwrite_does_not_delete_a_corpus_in_the_folder(model, tmp_path):
     assert tuning.contents(tmp_path / "o/corpus") == before
 
 
-@pytest.mark.parametrize("n", range(1, 8))
+@pytest.mark.parametrize("n", range(1, 7))
 def test_stopped_while_starting_again(model, corpus, whole, tmp_path, monkeypatch, n):
     """What --overwrite leaves, at whatever moment, --overwrite can clear away; and it is not called finished."""
     out = shutil.copytree(whole.folder, tmp_path / "o")

@@ -1,0 +1,37 @@
+"""Run by the python of the fairseq environment, with layertool on its path: fairseq-native on what write_and_run.py wrote.
+
+FAIRSEQ_PYTHON run_native.py FOLDER NAME...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from layertool.extractors.base import Item
+from layertool.extractors.fairseq_native import FairseqNativeExtractor
+from layertool.geometry import Window
+
+
+def main(folder: Path, names: list[str]) -> None:
+    for name in names:
+        extractor = FairseqNativeExtractor(folder / f"{name}.pt", torch.device("cpu"), normalise=False)
+        written = np.load(folder / f"{name}.npz")
+        clips = [written[key] for key in written.files if key.startswith("waveform/")]
+        items = [
+            Item(k, f"clip{k}", len(clip), Window(0, len(clip), 0, len(clip)), clip) for k, clip in enumerate(clips)
+        ]
+        arrays: dict[str, np.ndarray] = {}
+        extractor.forward(
+            items, list(extractor.layers), lambda layer, frames, to=arrays: to.update({layer: frames.numpy()})
+        )
+        arrays["step"] = np.array(extractor.provenance["step"])
+        np.savez(folder / f"{name}.native.npz", **arrays)
+        print(name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
