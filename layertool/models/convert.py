@@ -19,6 +19,9 @@ def convert(kind: str, path: Path | str, out: Path | str) -> Path:
     ``kind``: "fairseq" gives a folder for transformers (tensors that only training uses are left out), "melhubert" one for
     ``layertool.models.melhubert``. source.json names the file, its sha256 and its step. Raises ModelError and StoreError.
     """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     path, out = Path(path), Path(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise StoreError(f"{out} is there already and not empty: choose another -o")

@@ -299,6 +299,7 @@ def _scorer(model: str, recipe: Recipe) -> WhisperScorer:
     scorer = WhisperScorer.of(network.eval(), tokenizer, prefix, whisper.load_mel(name, revision), variant)
     scorer.provenance = provenance
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     return scorer
 
 
