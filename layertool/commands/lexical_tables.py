@@ -36,8 +36,8 @@ def show(table) -> None:
             output.note(f"{row['model']}: {row['value']:.0f} of {row['n']} stimuli have a response of probability 0")
         _notes(means)
     curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
-    if len(curves):
-        _lens(curves)
+    for _, of_model in curves.groupby(["model", "step"], sort=False, dropna=False):
+        _lens(of_model)
 
 
 def _lens(curves) -> None:
@@ -130,11 +130,11 @@ def _brief(value, digits: int) -> str:
 def draw(table, path: Path) -> None:
     """Violins of single stimuli, or the lens's curves over layers."""
     from layertool import figures
-    from layertool.analysis.feed.lexical import EVERYTHING, LENS
+    from layertool.analysis.feed.lexical import LENS
 
-    curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
+    curves = table[table["analysis"] == LENS]
     if len(curves):
-        figures.layer_curves(curves[~curves["variant"].str.startswith(SURPLUS)], path)
+        figures.lens(curves, path)
     else:
         figures.distributions(table, path)
 

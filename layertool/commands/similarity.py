@@ -102,7 +102,7 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     _refuse(OF_STORES if all(are_files) else OF_FILES, "result files" if all(are_files) else "stores")
     if all(are_files):
         rows = _merged(inputs, unit, layers, asked)
-        if x == "layer" and set(rows["analysis"]) <= {LEXICAL}:  # stimuli and maskers, no layers
+        if x == "layer" and set(rows["analysis"]) <= LEXICAL:  # stimuli and maskers, no layers
             lexical_tables.deliver(rows, out, plot, as_json, quiet)
         else:
             delivery.deliver(rows, out, plot, as_json, quiet, None, x)
@@ -117,7 +117,7 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     delivery.deliver(rows, out, plot, as_json, quiet, MEASURES[asked["measure"]], x)
 
 
-LEXICAL = "lexical"
+LEXICAL = {"lexical", "lexical lens"}
 OF_FILES = {"analysis", "target", "variant"}
 OF_STORES = {"where", "measure", "same_layer", "biased", "distance", "max_rows", "sample", "max_utterances", "per_label",
              "top_labels", "seed", "device"}  # fmt: skip

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from layertool.errors import UsageError
 from layertool.figures.bias import draw_bars, draw_removed
 from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series
+from layertool.figures.lens import draw_lens
 from layertool.figures.lexical import draw_distributions
 from layertool.figures.panels import plt
 from layertool.figures.table import families
@@ -30,11 +31,13 @@ __all__ = [
     "draw_distributions",
     "draw_heatmaps",
     "draw_layer_curves",
+    "draw_lens",
     "draw_removed",
     "draw_series",
     "families",
     "heatmaps",
     "layer_curves",
+    "lens",
     "removed",
     "series",
 ]
@@ -93,6 +96,11 @@ def removed(rows: pd.DataFrame, path: Path | str, reference: str, ylabel: str | 
 def distributions(rows: pd.DataFrame, path: Path | str) -> Path:
     """Write violins of lexical results of single stimuli, for each model and masker, as PNG, PDF or SVG."""
     return _write(path, lambda: draw_distributions(rows))
+
+
+def lens(rows: pd.DataFrame, path: Path | str) -> Path:
+    """Write the lexical lens: metrics over encoder layers and over decoder layers, as PNG, PDF or SVG."""
+    return _write(path, lambda: draw_lens(rows))
 
 
 def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:
