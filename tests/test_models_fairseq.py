@@ -200,7 +200,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("architecture", "size"), COUNTS)
-def test_parameter_counts_of_table_2(architecture, size, tmp_path):
+def test_parameter_counts_of_table_2(architecture, size, tmp_path, monkeypatch):
     """Whole pre-training models: what is read, and the training-only tensors that are named."""
     layers, width, ffn, heads = SIZES[size]
     from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -221,6 +221,7 @@ def test_parameter_counts_of_table_2(architecture, size, tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"cfg": cfg, "model": {**network, **training}}, path)
     assert path.stat().st_size < 1_000_000
+    monkeypatch.setattr(fairseq, "check_tensors", lambda *_: None)  # which refuses to make much of a small file
     read, facts = fairseq.read(path)
     assert set(facts.training_only) == set(training)
     total = sum(p.numel() for p in read.parameters()) + sum(value.numel() for value in training.values())

@@ -60,7 +60,7 @@ def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -
 
     check(out, plot, responses)
     task = task_of(corpus, seed, asked)
-    chance = len(cmudict_words())
+    chance = len(task.vocabulary(cmudict_words()))
     rows, said = _all_models(task, models, asked, quiet, chance)
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if responses is not None:
@@ -90,7 +90,8 @@ def rank(models, corpus, ranked, out, plot, as_json, quiet, seed, **asked) -> No
     check(out, plot, ranked)
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
-    rows, said = _all_models(task, models, asked, quiet, len(words), words, name)
+    chance = len(task.vocabulary(words))
+    rows, said = _all_models(task, models, asked, quiet, chance, words, name)
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if ranked is not None:
         delivery.write_table(lexical_tables.ranked_words(said), ranked, quiet)
@@ -124,6 +125,7 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     check(out, plot)
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
+    chance = len(task.vocabulary(words))
     below, oracle = baseline_rows(task, words, name.partition(" words of ")[2], smoothing)
     if task.split not in ("dev", "test"):
         output.note("no multinomial: it is fitted on train, and would be scored on what it was fitted on", quiet)
@@ -131,8 +133,8 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     if asked["random_init"] is None:
         # all words are alike to it: what it finds first is chance, and an exact search would open them all
         control = asked | {"random_init": seed, "states": None, "most_prefixes": UNTRAINED_PREFIXES}
-        untrained, _ = _all_models(task, models[:1], control, quiet, len(words), words, name)
-    rows, _ = _all_models(task, models, asked, quiet, len(words), words, name)
+        untrained, _ = _all_models(task, models[:1], control, quiet, chance, words, name)
+    rows, _ = _all_models(task, models, asked, quiet, chance, words, name)
     lexical_tables.deliver([*below, *untrained, *rows, *oracle], out, plot, as_json, quiet)
 
 
@@ -163,29 +165,36 @@ def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **aske
     check(out, plot)
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
+    chance = len(task.vocabulary(words))
     ranking_words = words if ranking else None
-    rows, _ = _all_models(task, [model], asked, quiet, len(words), ranking_words, name if ranking else "", layers)
+    rows, _ = _all_models(task, [model], asked, quiet, chance, ranking_words, name if ranking else "", layers)
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
 
 
 def _vocabulary(path: Path | None) -> tuple[list[str], str]:
-    """The words to rank, and what they are called."""
+    """The words to rank, and what they are called: lists of one name are told apart by their words."""
+    import xxhash
+
     from layertool.analysis.lexical.lexicon import cmudict_words, read_words
 
     words = cmudict_words() if path is None else read_words(path)
-    return words, f"{len(words)} words of {'CMUdict' if path is None else path.name}"
+    if path is None:
+        return words, f"{len(words)} words of CMUdict"
+    return words, f"{len(words)} words of {path.name} ({xxhash.xxh3_64_hexdigest(chr(10).join(words).encode())[:6]})"
 
 
 def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None, name: str = "", layers=None):
     """Rows of every model, and what each said: (model, layer, outcomes)."""
     from layertool.analysis.feed.lexical import listener_rows
     from layertool.analysis.feed.listening import Listener
-    from layertool.analysis.lexical.scorer import WhisperScorer
+    from layertool.analysis.lexical.scorer import WhisperScorer, read_whisper_config
     from layertool.layers import select
 
     models = list(dict.fromkeys(models))
     if len(models) > 1 and asked["states"] is not None:
         raise UsageError("--states is a store of one model's states: give one MODEL")
+    for model in models:  # what is wrong with the last one is said before the work on the first
+        read_whisper_config(model)
     alike = len({Path(model).name for model in models}) < len(models)  # then their paths tell them apart
     rows: list = []
     said: list = []
@@ -202,7 +211,9 @@ def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None,
         lexicon = scorer.lexicon(words) if words is not None else None
         listener = Listener(scorer, task.corpus, lexicon, states, asked.get("most_prefixes", 0))
         with output.progress_bar(quiet, "stimuli") as progress:
-            own, found = listener_rows(listener, task, chance, name, chosen, progress)
+            own, found = listener_rows(
+                listener, task, chance, name, chosen, progress, _learned(model, scorer, task, quiet)
+            )
         rows += own
         said += [(own[0].model, layer, outcomes) for layer, outcomes in found.items()]
         if listener.n_opened:
@@ -213,6 +224,32 @@ def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None,
                 f"{own[0].model}: {middle} of {of} prefixes opened for a stimulus (median; at most {most})", quiet
             )
     return rows, said
+
+
+def _learned(model: str, scorer, task, quiet: bool) -> str:
+    """What is to be said of a fine-tuned model: what it was trained on, and how."""
+    from dataclasses import asdict
+
+    from layertool.files import read_json
+
+    record = Path(model) / "finetune.json"
+    if not record.is_file() or asked_anew(scorer):
+        return ""
+    known = read_json(record, "the record of a fine-tuning")
+    learned = (known.get("recipe") or {}).get("variant")
+    if learned and learned != asdict(scorer.variant):
+        output.note(f"{model} learned in another variant than it is scored in ({learned}): see docs/lexical.md", quiet)
+    trained = set((known.get("split") or {}).get("train", ()))
+    n = sum(one.utterance in trained for one in task.stimuli())
+    if not n:
+        return ""
+    output.note(f"{model} was trained on {n} of these {len(task.stimuli())} stimuli: type --split test", quiet)
+    return f"trained on {n} of the stimuli"
+
+
+def asked_anew(scorer) -> bool:
+    """Whether the weights were drawn anew."""
+    return scorer.provenance.get("random_init") is not None
 
 
 def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):

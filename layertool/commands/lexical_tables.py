@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from layertool.commands import delivery, output
+from layertool.errors import UsageError
 
 SURPLUS = "frequency minus probability of the target"
 HEADS = {"log-likelihood": "log-likelihood", "top-1 accuracy": "top-1", "top-n coverage": "top-n", "Kendall tau-b": "tau-b",
@@ -24,16 +25,23 @@ def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: boo
 
 def show(table) -> None:
     """Print models and maskers down and metrics across; lenses as layers down."""
-    from layertool.analysis.feed.lexical import ANALYSIS, EVERYTHING, IMPOSSIBLE, LENS
+    from layertool.analysis.feed.lexical import ANALYSIS, EVERYTHING, IMPOSSIBLE, LENS, UNFINISHED
 
     metric, how = table["variant"].str.split(", ").str[0], table["variant"].str.partition(", ")[2]
     table = table.assign(metric=metric, how=how)
+    # models of one name are told apart by their weights
+    several = table.groupby("model")["revision"].transform("nunique") > 1
+    table["model"] = table["model"].where(~several, table["model"] + " " + table["revision"].astype(str))
     alone = table["target"].str.contains(": ", regex=False)  # "SSN: T_1" is a stimulus
     means = table[(table["analysis"] == ANALYSIS) & ~alone]
     if len(means):
         _metrics(means)
         for _, row in means[(means["metric"] == IMPOSSIBLE) & (means["target"] == EVERYTHING)].iterrows():
             output.note(f"{row['model']}: {row['value']:.0f} of {row['n']} stimuli have a response of probability 0")
+        for _, row in means[(means["metric"] == UNFINISHED) & (means["target"] == EVERYTHING)].iterrows():
+            output.note(
+                f"{row['model']}: the search for top words was ended for {row['value']:.0f} of {row['n']} stimuli"
+            )
         _notes(means)
     curves = table[(table["analysis"] == LENS) & (table["target"] == EVERYTHING)]
     for _, of_model in curves.groupby(["model", "step"], sort=False, dropna=False):
@@ -102,7 +110,7 @@ def _models(rows):
 
 def _basic(how: str) -> str:
     """What all metrics of one model and variant have in common."""
-    return how.partition(", among ")[0].partition(", search ended")[0]
+    return how.partition(", among ")[0].partition(", search of up to")[0]
 
 
 def _label(means, model: str, how: str) -> str:
@@ -115,6 +123,11 @@ def _label(means, model: str, how: str) -> str:
 def _cell(rows) -> str:
     if rows.empty:
         return ""
+    if len(rows) > 1 and rows["value"].nunique() > 1:
+        raise UsageError(
+            f"these results have {len(rows)} numbers for one model, variant and masker ({', '.join(rows['corpus'].unique())}, "
+            f"seeds {', '.join(map(str, rows['seed'].unique()))}): compare fewer files"
+        )
     row = rows.iloc[0]
     digits = 1 if abs(row["value"]) >= 10 else 2
     value, low, high = (_brief(row[name], digits) for name in ("value", "ci_low", "ci_high"))

@@ -175,7 +175,8 @@ def _stimulus(row: Mapping[str, str], table: str) -> dict:
     whole("Length")
     responses = [one.strip() for one in row["Responses"].split("|")]
     counts, listeners = row["Counts"].split(), whole("N-Listeners")
-    repeated = [one for k, one in enumerate(responses) if one in responses[:k]]
+    lower = [one.lower() for one in responses]
+    repeated = [one for k, one in enumerate(responses) if lower[k] in lower[:k]]
     no_counts = [count for count in counts if not _is_positive(count)]
     if "" in responses:
         raise wrong(f"Responses '{row['Responses']}' has an empty response")

@@ -116,7 +116,8 @@ class SpeechExtractor(Extractor):
         """The extractor of a Hugging Face checkpoint; ``normalise``: None follows its preprocessor."""
         network, provenance, lacking = load_model(model, config, random_init)
         normalises = _wants_normalisation(model, config) if normalise is None else normalise
-        return cls(network, provenance, normalises, device, dtype, lacking)
+        epsilon = provenance.get("normalisation_epsilon") or EPSILON
+        return cls(network, provenance, normalises, device, dtype, lacking, epsilon)
 
     def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
         if self._mask is None:

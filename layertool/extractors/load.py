@@ -122,7 +122,7 @@ def _open_fairseq(
     network, facts = fairseq.read(path)
     provenance = {
         "id": path.name, "revision": None, "sha256": file_sha256(path), "step": facts.step,
-        "is_finetuned": facts.is_finetuned, "random_init": random_init,
+        "is_finetuned": facts.is_finetuned, "random_init": random_init, "normalisation_epsilon": fairseq.EPSILON,
     }  # fmt: skip
     if random_init is not None:
         network = draw_anew(network.config, random_init)

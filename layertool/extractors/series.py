@@ -6,41 +6,46 @@ import glob
 import re
 from pathlib import Path
 
-from layertool.errors import ModelError
+from layertool.errors import ModelError, UsageError
 
 KINDS = ("fairseq", "melhubert", "fairseq-native")  # of MODELs that name a file: KIND:FILE
+ENDINGS = (".pt", ".ckpt", ".pth", ".bin")
 _PATTERN = re.compile(r"[*?\[]")
 
 
 def split_kind(model: str) -> tuple[str | None, str]:
-    """'melhubert:FILE' -> ('melhubert', FILE); (None, model) for every other MODEL."""
+    """'melhubert:FILE' -> ('melhubert', FILE); (None, model) for every other MODEL. Raises UsageError without a FILE."""
     kind, colon, path = model.partition(":")
-    return (kind, path) if colon and kind in KINDS else (None, model)
+    if not colon or kind not in KINDS:
+        return None, model
+    if not path.strip():
+        raise UsageError(f"'{model}' names no file: type {kind}:FILE")
+    return kind, path
 
 
 def members(model: str) -> list[tuple[str | None, str]]:
     """The MODELs that a pattern names, each with a name for its store, in the order of the numbers in their names.
 
-    A MODEL without a pattern is its only member, and has no name. Raises ModelError where nothing has such a name.
+    A MODEL without a pattern is its only member, and has no name. Of KIND:PATTERN only files count, of others only
+    folders. Raises ModelError where nothing has such a name.
     """
     kind, pattern = split_kind(model)
     if not _PATTERN.search(pattern) or Path(pattern).exists():
         return [(None, model)]
-    found = sorted(map(Path, glob.glob(pattern)), key=lambda path: _natural(str(path)))
-    if kind is None:  # checkpoints of Hugging Face are folders
-        found = [path for path in found if path.is_dir()]
+    found = [path for path in map(Path, glob.glob(pattern)) if path.is_dir() == (kind is None)]
+    found.sort(key=lambda path: _natural(str(path)))
     if not found:
         raise ModelError(f"no checkpoint is called {pattern}: check the pattern, and keep it in quotes")
-    parts = 1
-    while len({_name(path, parts) for path in found}) < len(found) and parts < max(len(p.parts) for p in found):
-        parts += 1
-    return [(_name(path, parts), f"{kind}:{path}" if kind else str(path)) for path in found]
+    return [(name, f"{kind}:{path}" if kind else str(path)) for name, path in zip(_names(found), found, strict=True)]
 
 
-def _name(path: Path, parts: int) -> str:
-    """As many last parts of a path as tell it from the others, without the suffix of a file."""
-    whole = path if path.is_dir() else path.with_suffix("")
-    return "-".join(whole.parts[-parts:])
+def _names(found: list[Path]) -> list[str]:
+    """A name for each path that is one part of a path: as much of its end as tells it from the others."""
+    stems = [path.with_suffix("") if path.suffix in ENDINGS and not path.is_dir() else path for path in found]
+    candidates = [[path.name for path in stems], [path.name for path in found]]
+    parts = [[part for part in path.resolve().parts if part != path.anchor] for path in found]
+    candidates += [["-".join(own[-k:]) for own in parts] for k in range(2, max(map(len, parts)) + 1)]
+    return next(names for names in candidates if len(set(names)) == len(names))
 
 
 def _natural(text: str) -> list:

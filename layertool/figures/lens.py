@@ -12,7 +12,7 @@ from layertool.figures.table import layer_order, only_once, tidy
 
 METRICS = ("log-likelihood", "Kendall tau-b", "top-n coverage", "top-1 accuracy")
 HALVES = {"encoder layers, read by the decoder": False, "decoder layers, read by the output": True}
-ENDED = "search ended"  # in the variant of layers whose top words are not surely the best
+ENDED = "stimuli whose search for top words was ended"  # rows of layers whose top words are not surely the best
 WIDTH, HEIGHT = 3.0, 2.0  # inches of a panel
 
 
@@ -23,7 +23,9 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
     """
     rows = tidy(rows)
     rows["metric"] = rows["variant"].str.split(", ").str[0]
-    rows = rows[(rows["target"] == "all") & rows["metric"].isin(METRICS)]
+    rows = rows[rows["target"] == "all"]
+    cut = set(rows.loc[rows["metric"] == ENDED, ["curve", "layer"]].itertuples(index=False, name=None))
+    rows = rows[rows["metric"].isin(METRICS)]
     if rows.empty:
         raise UsageError("these results have no layers of the lexical lens: draw what 'layertool lexical lens' writes")
     only_once(rows, ["metric", "target", "curve", "layer"])
@@ -43,7 +45,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
                 points = part[part["curve"] == curve]
                 colour = COLOURS[k % len(COLOURS)]
                 draw_curve(axis, points["layer"].map(layers.index), points, label=curve, color=colour, marker="o")
-                ended = points[points["variant"].str.contains(ENDED)]
+                ended = points[[metric.startswith("top") and (curve, layer) in cut for layer in points["layer"]]]
                 axis.plot(
                     ended["layer"].map(layers.index), ended["value"], "o", markersize=3.5, color="white",
                     markeredgecolor=colour, zorder=3,

@@ -63,6 +63,7 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
         axis.tick_params(labelsize=8)
         if name != metrics[0] or (len(metrics) == 1 and name != "log-likelihood"):
             axis.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes[-1].set_xlim(-0.5, len(groups) - 0.5)
     axes[-1].set_xticks(range(len(groups)), groups, fontsize=9)
     columns = max(1, int(width / (text_length(curves) + 0.6)))
     handles = [Patch(color=colours[k], label=curve) for k, curve in enumerate(curves)]

@@ -152,7 +152,8 @@ def load_model(
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
         if (Path(name) / "source.json").exists():  # of `layertool convert`
-            provenance["step"] = read_json(Path(name) / "source.json", "the source of a converted model").get("step")
+            source = read_json(Path(name) / "source.json", "the source of a converted model")
+            provenance |= {key: source.get(key) for key in ("step", "normalisation_epsilon")}
     return network.eval(), {**provenance, "random_init": None}, unused
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from layertool.errors import StoreError
-from layertool.files import temporary_path, write_json
+from layertool.files import read_json, temporary_path, write_json
 from layertool.models import fairseq, melhubert
 from layertool.models.foreign import file_sha256
 
@@ -23,6 +23,9 @@ def convert(kind: str, path: Path | str, out: Path | str) -> Path:
 
     transformers.utils.logging.disable_progress_bar()
     path, out = Path(path), Path(out)
+    sha256 = file_sha256(path) if path.is_file() else None
+    if (out / SOURCE).exists() and read_json(out / SOURCE, "the source of a converted model").get("sha256") == sha256:
+        return out  # it is done
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise StoreError(f"{out} is there already and not empty: choose another -o")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +46,13 @@ def convert(kind: str, path: Path | str, out: Path | str) -> Path:
                     "sampling_rate": 16_000, "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
                 },
             )  # fmt: skip
-            facts = {"step": known.step, "is_finetuned": known.is_finetuned, "left_out": list(known.training_only)}
-        write_json(temporary / SOURCE, {"file": path.name, "sha256": file_sha256(path), **facts})
+            facts = {
+                "step": known.step,
+                "normalisation_epsilon": fairseq.EPSILON,
+                "is_finetuned": known.is_finetuned,
+                "left_out": list(known.training_only),
+            }
+        write_json(temporary / SOURCE, {"file": path.name, "sha256": sha256, **facts})
         if out.exists():
             out.rmdir()
         temporary.replace(out)

@@ -21,7 +21,7 @@ from layertool.models.fairseq_names import (
     transformers_names,
     transformers_options,
 )
-from layertool.models.foreign import read_checkpoint
+from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
 # fairseq's names of architectures -> transformers' model types
@@ -117,6 +117,7 @@ def take_apart(path: Path | str) -> Parts:
             f"are); its keys are {_listed(checkpoint)}, its tensors begin with {_listed({name.split('.')[0] for name in stored})}"
         )
     tensors, training_only = _sorted_out(path, stored, FINETUNED if is_finetuned else "")
+    check_tensors(tensors, path)
     try:
         normalise = _normalise(outer, inner)
     except ModelError as error:
@@ -197,18 +198,16 @@ def _step(checkpoint: Mapping) -> int | None:
     history, extra = checkpoint.get("optimizer_history"), checkpoint.get("extra_state")
     places = [history[-1]] if isinstance(history, (list, tuple)) and history else []
     for place in (*places, extra):
-        found = place.get("num_updates") if isinstance(place, Mapping) else None
-        if isinstance(found, (int, float)) and not isinstance(found, bool):
-            return int(found)
+        found = whole_step(place.get("num_updates")) if isinstance(place, Mapping) else None
+        if found is not None:
+            return found
     optimizer = checkpoint.get("last_optimizer_state")
     states = optimizer.get("state") if isinstance(optimizer, Mapping) else None
     steps = (
         [one.get("step") for one in states.values() if isinstance(one, Mapping)] if isinstance(states, Mapping) else []
     )
-    numbers = [
-        int(step) for step in steps if isinstance(step, (int, float, torch.Tensor)) and not isinstance(step, bool)
-    ]
-    return max(numbers, default=None)
+    steps = [step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step for step in steps]
+    return max((step for step in map(whole_step, steps) if step is not None), default=None)
 
 
 def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:

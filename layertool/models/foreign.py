@@ -12,7 +12,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,14 @@ _SETTINGS = re.compile(
     r"(argparse\.Namespace|typing\.\w+|pathlib\.(Posix|Pure)?\w*Path|collections\.(defaultdict|Counter)|"
     r"(omegaconf|fairseq|examples|data2vec|hydra)(\.\w+)+|enum\.\w+|builtins\.(dict|list|int|str|float|bool|tuple|set|object|complex|bytes))"
 )
-# numpy's arrays and random states, whose reconstruction is harmless
+# numpy's names, for which there are stand-ins, too
 _NUMPY = re.compile(
     r"numpy\.(core|_core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.(ndarray|dtype|dtypes\.\w+)"
 )
+_NUMBER_KIND = re.compile(r"[<>=|]?[biuf][1248]")  # booleans, whole and broken numbers of up to 8 bytes
 _REFUSED = re.compile(r"(?:Unsupported global: GLOBAL |load unsupported GLOBAL )([\w.<>]+)")
 _MOST_NAMES = 200
+_DEEPEST = 60
 
 
 class Kept:
@@ -63,8 +64,7 @@ def read_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelError(f"{path} {what}: give the file of one checkpoint")
-    # objects of these come out of numpy.dtype, and are filled without their names standing in the file
-    allowed: dict[str, Any] = {f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__}
+    allowed: dict[str, Any] = {}
     while True:
         try:
             with torch.serialization.safe_globals([(thing, name) for name, thing in allowed.items()]):
@@ -88,7 +88,10 @@ def read_checkpoint(path: Path | str) -> dict:
             ) from error
     if not isinstance(loaded, Mapping):
         raise ModelError(f"{path} holds a {type(loaded).__name__}, a checkpoint is a dict: give another file")
-    return plain(loaded)
+    try:
+        return plain(loaded)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _full_name(name: str) -> str:
@@ -113,41 +116,117 @@ def _empty_dict(*_arguments: Any) -> dict:
     return {}
 
 
+class _NumberKind:
+    """Stands for numpy.dtype: only its text is kept, and only that of plain numbers. What is filled into it is left aside.
+
+    NumPy's own dtype and scalar, called by a file, can be made to take its bytes for the address of an object.
+    """
+
+    def __init__(self, text: Any = "", *_rest: Any) -> None:
+        self.text = text if isinstance(text, str) and _NUMBER_KIND.fullmatch(text) else ""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in (">", "<") and self.text:
+            self.text = state[1] + self.text.lstrip("<>=|")
+
+
+def _number(kind: Any, content: Any = b"") -> float | int | bool | None:
+    """Stands for numpy's scalar: a Python number from a plain kind and the bytes of one, None for all else."""
+    content = content.encode("latin-1", errors="replace") if isinstance(content, str) else content
+    if not isinstance(kind, _NumberKind) or not kind.text or not isinstance(content, bytes):
+        return None
+    of = np.dtype(kind.text)
+    return np.frombuffer(content, of)[0].item() if len(content) == of.itemsize else None
+
+
 def _numpy(name: str) -> Any:
-    """NumPy's own object, whatever its module was called in the version that wrote the file."""
+    """Numbers of NumPy come back as Python's; its arrays (states of random generators) are not read."""
     last = name.rpartition(".")[2]
-    if last in ("_reconstruct", "scalar"):
-        return getattr(import_module("numpy._core.multiarray"), last)
-    if last == "_frombuffer":
-        return import_module("numpy._core.numeric")._frombuffer
-    return getattr(np.dtypes, last, None) if ".dtypes." in name else getattr(np, last)
+    if last == "scalar":
+        return _number
+    return _NumberKind if last == "dtype" else type(last, (Kept,), {"name": name})
 
 
 def plain(value: Any) -> Any:
-    """Stand-ins as plain Python: namespaces and configurations as dicts and lists, nodes and enums as their values."""
-    if isinstance(value, Kept):
-        return _plain_kept(value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return type(value)(plain(item) for item in value)
-    return value
+    """Stand-ins as plain Python: namespaces and configurations as dicts and lists, nodes and enums as their values.
+
+    What stands there several times is made plain once. Raises ModelError for what holds itself, or is nested too deep.
+    """
+    return _Plain().of(value, 0)
 
 
-def _plain_kept(kept: Kept) -> Any:
-    state = kept.state
-    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
-        state = {**(state[0] or {}), **state[1]}
-    if isinstance(state, Mapping):
-        if "_content" in state:  # omegaconf's dicts and lists
-            return plain(state["_content"])
-        if "_val" in state:  # its leaves
-            return plain(state["_val"])
-        if state:
-            return {str(key): plain(item) for key, item in state.items()}
-    if len(kept.arguments) == 1:  # an enum's value
-        return plain(kept.arguments[0])
-    return plain(list(kept.arguments)) if kept.arguments else {}
+class _Plain:
+    def __init__(self) -> None:
+        self.done: dict[int, Any] = {}
+        self.open: set[int] = set()
+
+    def of(self, value: Any, depth: int) -> Any:
+        if not isinstance(value, (Kept, Mapping, list, tuple, set)):
+            return value
+        key = id(value)
+        if key in self.done:
+            return self.done[key]
+        if key in self.open or depth > _DEEPEST:
+            raise ModelError(
+                "its settings hold themselves, or are nested too deep: this is no checkpoint of a known tool"
+            )
+        self.open.add(key)
+        if isinstance(value, Kept):
+            made = self._kept(value, depth + 1)
+        elif isinstance(value, Mapping):
+            made = {self._key(name): self.of(item, depth + 1) for name, item in value.items()}
+        else:
+            made = [self.of(item, depth + 1) for item in value]
+            made = made if isinstance(value, list) else tuple(made)
+        self.open.discard(key)
+        self.done[key] = made
+        return made
+
+    def _key(self, name: Any) -> Any:
+        return repr(name) if isinstance(name, (Kept, set)) else name
+
+    def _kept(self, kept: Kept, depth: int) -> Any:
+        state = kept.state
+        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
+            state = {**(state[0] if isinstance(state[0], Mapping) else {}), **state[1]}
+        if isinstance(state, Mapping):
+            for name in ("_content", "_val"):  # omegaconf's dicts and lists, and its leaves
+                if name in state:
+                    return self.of(state[name], depth)
+            if state:
+                return {str(key): self.of(item, depth) for key, item in state.items()}
+        if len(kept.arguments) == 1:  # an enum's value
+            return self.of(kept.arguments[0], depth)
+        return [self.of(item, depth) for item in kept.arguments] if kept.arguments else {}
+
+
+def whole_step(value: Any) -> int | None:
+    """A training step as a checkpoint says it: a whole number from 0 to 2^53, None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53 else None
+
+
+def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = True) -> None:
+    """Raise ModelError for tensors that are no plain, finite numbers, or that pretend to be larger than the file."""
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ModelError(f"{path} has {name!r} among its tensors, which is none: give another file")
+        plain_kind = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain_kind or tensor.is_complex():
+            raise ModelError(
+                f"{path}: the tensor {name} is of a kind that no such network has ({tensor.dtype}, {tensor.layout})"
+            )
+        if (
+            0 in tensor.stride()
+            and tensor.numel() > 1
+            and any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+        ):
+            raise ModelError(f"{path}: the tensor {name} repeats a few numbers many times: write the checkpoint anew")
+        if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is damaged"
+            )
 
 
 def file_sha256(path: Path | str) -> str:

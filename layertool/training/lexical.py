@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperFor
 from transformers.trainer_callback import PrinterCallback
 
 from layertool import audio
+from layertool.analysis.feed.listening import check_lengths
 from layertool.analysis.lexical.metrics import log_likelihood
 from layertool.analysis.lexical.scorer import OUTPUT, Variant, WhisperScorer, read_whisper_config
 from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
@@ -209,7 +210,9 @@ def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
                 f"the corpus {corpus.name} has no part {part} (column '{column}'), which fine-tuning needs: make it with "
                 "'layertool corpus eccc', or add the column"
             )
-    return {part: stimuli_of(corpus, part, by_target) for part in ("train", "dev", "test") if part in there}
+    parts = {part: stimuli_of(corpus, part, by_target) for part in ("train", "dev", "test") if part in there}
+    check_lengths(corpus, [*parts["train"], *parts["dev"]])
+    return parts
 
 
 def _train(
@@ -328,7 +331,7 @@ def _arguments(out: Path, recipe: Recipe, place: torch.device) -> TrainingArgume
         eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", report_to=[], disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda",
     )  # fmt: skip
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # lists of words cannot be scattered over GPUs; accelerate launch can
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # lists of words cannot be scattered over GPUs
     return arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,7 +127,10 @@ class RunFolder:
 
     def put_in_place(self, last: str) -> None:
         """Move the files of the model, which were written to ``part``, to the folder; ``last`` comes last."""
+        umask = os.umask(0)
+        os.umask(umask)
         for path in sorted(self.part.iterdir(), key=lambda path: path.name == last):
+            path.chmod(0o666 & ~umask)  # safetensors' files are for their owner alone
             path.replace(self.path / path.name)
         self.part.rmdir()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ TAU = "Kendall tau-b"
 TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
 SURPLUS = "frequency minus probability of the target"
 IMPOSSIBLE = "stimuli with a response of probability 0"
+UNFINISHED = "stimuli whose search for top words was ended"
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 
@@ -49,6 +50,12 @@ class Task:
     def training(self) -> list[Stimulus]:
         """All stimuli of the train part; conditions are on what is scored."""
         return stimuli_of(self.corpus, "train", self.by_target)
+
+    def vocabulary(self, words: Sequence[str]) -> list[str]:
+        """Words, and those of the corpus that they lack: what a guess is among."""
+        every = stimuli_of(self.corpus)
+        said = [word for one in every for word in (*one.responses, *([one.target] if one.target else []))]
+        return unique([*words, *said])
 
     def __str__(self) -> str:
         part = f"{'target-disjoint ' if self.by_target else ''}{self.split} part" if self.split else ""
@@ -85,11 +92,12 @@ def listener_rows(
     lexicon_name: str = "",
     layers: Sequence[str] | None = None,
     progress: Progress | None = None,
+    remark: str = "",
 ) -> tuple[list[Result], dict[str, list[Outcome]]]:
     """Rows of a model, and what it said in each layer.
 
     ``layers``: None for the model itself, else the layers of the lens, whose rows are means only. ``vocabulary``: words
-    to guess among, for chance. ``lexicon_name``: of what is ranked, for the variant. Raises UsageError and AudioError.
+    to guess among, for chance. ``lexicon_name``: of what is ranked, and ``remark``: what else is to be said, for the variant. Raises UsageError and AudioError.
     """
     scorer, words = listener.scorer, Pronunciations() if listener.lexicon is not None else None
     found = listener.listen(task.stimuli(), layers or [scorer.output_layer], progress)
@@ -97,10 +105,12 @@ def listener_rows(
     for layer, outcomes in found.items():
         about = About(
             model=model_name(scorer.provenance),
-            revision=scorer.provenance.get("revision"),
+            revision=_revision(scorer.provenance),
             step=step_of(scorer.provenance),
             corpus=task.corpus.name,
-            how=joined([str(scorer.variant), listener.precision, str(task), "" if layers is None else _reading(layer)]),
+            how=joined(
+                [str(scorer.variant), listener.precision, str(task), remark, "" if layers is None else _reading(layer)]
+            ),
             most_prefixes=listener.most_prefixes,
             ranked=lexicon_name,
             analysis=ANALYSIS if layers is None else LENS,
@@ -116,6 +126,11 @@ def listener_rows(
     return rows, found
 
 
+def _revision(model: Mapping) -> str | None:
+    """The revision of a hub's model; of a local one the beginning of its weights' sha256, as many are called 'tuned'."""
+    return model.get("revision") or (f"sha256:{model['sha256'][:12]}" if model.get("sha256") else None)
+
+
 def _reading(layer: str) -> str:
     """How the lens reads words from a layer."""
     return "read by the output layer" if layer.startswith("D") else "read by the decoder"
@@ -129,9 +144,7 @@ def baseline_rows(
     The vocabulary is ``vocabulary`` and the words of the corpus that it lacks. The multinomial is fitted on the part
     train, and left out where that is (among) what is scored.
     """
-    stimuli, every = task.stimuli(), stimuli_of(task.corpus)
-    said = [word for one in every for word in (*one.responses, *([one.target] if one.target else []))]
-    known = unique([*vocabulary, *said])
+    stimuli, known = task.stimuli(), task.vocabulary(vocabulary)
     among = f"{len(known)} words ({lexicon_name} and the corpus)"
 
     def rows(model: str, predictor: Uniform | Multinomial | Oracle, how: str) -> list[Result]:
@@ -165,7 +178,7 @@ def rows_of(outcomes: Sequence[Outcome], about: About, words: Pronunciations | N
 
     Log-likelihood and Kendall's tau-b; with ranked words top-1 accuracy and top-n coverage; where targets are known the
     listeners' relative frequency of the target minus its probability. Intervals: percentile bootstrap over stimuli.
-    Where responses have probability 0, a row says of how many stimuli.
+    Where responses have probability 0, or the search for words was ended, a row says of how many stimuli.
     """
     groups = _groups([outcome.stimulus for outcome in outcomes])
     rows: list[Result] = []
@@ -177,6 +190,8 @@ def rows_of(outcomes: Sequence[Outcome], about: About, words: Pronunciations | N
             if measure.name == LIKELIHOOD and (impossible := np.isneginf(measure.values[places])).any():
                 variant_too = joined([IMPOSSIBLE, about.how])
                 rows.append(_row(about, variant_too, target, impossible.sum(), n=len(places)))
+            if measure.name == TOP_N and (ended := sum(not outcomes[k].exact for k in places)):
+                rows.append(_row(about, joined([UNFINISHED, about.how, measure.note]), target, ended, n=len(places)))
         if about.stimuli_too:
             alone += [
                 _row(
@@ -205,9 +220,8 @@ def _measures(outcomes: Sequence[Outcome], about: About, words: Pronunciations |
     tau = each(lambda one: metrics.kendall(one.log_p, one.stimulus.counts))
     measures = [_Measure(LIKELIHOOD, likelihood, each(guessed)), _Measure(TAU, tau, np.zeros(len(tau)))]
     if words is not None and all(outcome.top is not None for outcome in outcomes):
-        cut = sum(not outcome.exact for outcome in outcomes)
-        ended = f"search ended after {about.most_prefixes} prefixes for {cut} of {len(outcomes)}"
-        note = joined([about.ranked and f"among {about.ranked}", ended if cut else ""])
+        limit = f"search of up to {about.most_prefixes} prefixes" if about.most_prefixes else ""
+        note = joined([about.ranked and f"among {about.ranked}", limit])
         first = each(lambda one: _first_is_right(one, words))
         share = each(lambda one: metrics.coverage(one.top or (), one.stimulus.responses, words))
         measures.append(_Measure(TOP_1, first, np.full(len(first), 1 / size), note))

@@ -127,6 +127,8 @@ class Listener:
         Encoder layers are read by the whole decoder, decoder layers read the encoder's final layer.
         Raises AudioError for a clip over 30 s.
         """
+        check_lengths(self.corpus, stimuli)
+        self.scorer.tokenise(list(dict.fromkeys(word.lower() for one in stimuli for word in one.responses)))
         at_once = self.at_once or AT_ONCE[self.scorer.device.type]
         of_encoder = ["final" if layer.startswith("D") else layer for layer in layers]
         found: dict[str, list[Outcome]] = {layer: [] for layer in layers}
@@ -150,12 +152,7 @@ class Listener:
         return self.scorer.encode([self._waveform(one) for one in block], layers)
 
     def _waveform(self, stimulus: Stimulus) -> np.ndarray:
-        row = self.corpus.utterances.iloc[stimulus.place]
-        if row["n_samples"] > WINDOW_SAMPLES:
-            raise AudioError(
-                f"utterance '{stimulus.utterance}' lasts {row['n_samples'] / SAMPLE_RATE:.4f} s, Whisper takes up to 30 s: cut it"
-            )
-        return audio.read_utterance(row)
+        return audio.read_utterance(self.corpus.utterances.iloc[stimulus.place])
 
     def _outcome(self, stimulus: Stimulus, reading) -> Outcome:
         words = list(stimulus.responses) + ([stimulus.target] if stimulus.target else [])
@@ -167,6 +164,16 @@ class Listener:
         ranked = self.scorer.rank(reading, self.lexicon, n, self.most_prefixes)
         self.n_opened.append(ranked.n_opened)
         return Outcome(stimulus, log_p[:n], target_p, ranked.words, ranked.exact)
+
+
+def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:
+    """Raise AudioError for a clip that is longer than Whisper takes: before the work, not in the midst of it."""
+    lengths = corpus.utterances["n_samples"].to_numpy()
+    for one in stimuli:
+        if lengths[one.place] > WINDOW_SAMPLES:
+            raise AudioError(
+                f"utterance '{one.utterance}' lasts {lengths[one.place] / SAMPLE_RATE:.4f} s, Whisper takes up to 30 s: cut it"
+            )
 
 
 def answers(predictor: Uniform | Multinomial | Oracle, stimuli: Sequence[Stimulus]) -> list[Outcome]:

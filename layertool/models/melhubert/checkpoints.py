@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import whole_file, write_json
-from layertool.models.foreign import read_checkpoint
+from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
 from layertool.models.melhubert.network import Config, MelHuBERT
 
 MODEL_TYPE = "melhubert"
@@ -118,8 +117,8 @@ def _read_original(path: Path) -> tuple[State, dict]:
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ModelError(f"{path} has values that are no tensors among its weights ({_listed(others)}): copy it again")
-    step = checkpoint.get("Step")
-    return _plain_state(state, path), {**settings, "step": int(step) if isinstance(step, Integral) else None}
+    step = whole_step(checkpoint.get("Step"))
+    return _plain_state(state, path), {**settings, "step": step}
 
 
 def _refuse_others(checkpoint: Mapping, path: Path) -> None:
@@ -147,6 +146,7 @@ def _refuse_others(checkpoint: Mapping, path: Path) -> None:
 
 def _plain_state(state: Mapping[str, torch.Tensor], path: Path) -> State:
     """Original names and values as the network has them: masks applied, weight norm respelled, float32."""
+    check_tensors(state, path, finite=False)
     kept = {name: value for name, value in state.items() if not _LEFT_OUT.fullmatch(name)}
     out: State = {}
     for name, value in kept.items():
@@ -166,6 +166,7 @@ def _plain_state(state: Mapping[str, torch.Tensor], path: Path) -> State:
         if name in out:
             raise ModelError(f"{path} has {name} in two spellings: leave one")
         out[name] = value.float()
+    check_tensors(out, path)
     return out
 
 
