@@ -9,6 +9,7 @@ import click
 
 from layertool.commands import output
 from layertool.commands.options import HELP, output_folder, quiet_option
+from layertool.errors import ModelError, UsageError
 
 
 def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
@@ -128,8 +129,22 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
     found = members(model)
     if len(found) > 1 or found[0][0] is not None:
         output.note(f"{output.count(len(found), 'checkpoint')}, each into a store of its own in {out}", quiet)
+    if len(found) > 1 and options["random_init"] is not None:
+        raise UsageError("--random-init draws the same weights for every checkpoint of a series: give one of them")
+    failed = []
     for name, member in found:
-        _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options)
+        try:
+            _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options)
+        except ModelError as error:
+            if name is None:
+                raise
+            failed.append(name)
+            output.note(f"left out: {error}")
+    if failed:
+        raise ModelError(
+            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:5])}): restore or remove "
+            "them, and run the same command again; the others are done"
+        )
 
 
 def _extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, options: dict) -> None:

@@ -37,6 +37,7 @@ def info(store: Path, as_json: bool) -> None:
     state = "complete" if opened.finished else f"unfinished: {len(opened.index)} of {about['n_shards']} shards"
     facts = [
         ("model", f"{model['id']} ({model['family']}{untrained}; {identity})"),
+        *([("statistics", f"{model['statistics']} (of MelHuBERT's input)")] if model.get("statistics") else []),
         *([("step", output.number(model["step"]))] if isinstance(model.get("step"), int) else []),
         ("corpus", f"{about['corpus']['name']}: {about['corpus']['n_utterances']} utterances, "
                    f"{output.duration(about['corpus']['seconds'])}"),

@@ -122,7 +122,9 @@ def _genuine(parts: Parts, shape: Sequence[tuple[int, int, int]]) -> tuple[Any, 
         from fairseq.models.hubert import HubertConfig, HubertModel
         from fairseq.models.wav2vec import Wav2Vec2Config, Wav2Vec2Model
     except ImportError as error:
-        raise MissingExtraError("fairseq-fixed", "fairseq", "fairseq-native:FILE, which docs/checkpoints.md says how to build,") from error
+        raise MissingExtraError(
+            "fairseq-fixed", "fairseq", "fairseq-native:FILE, which docs/checkpoints.md says how to build,"
+        ) from error
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it tells every setting of every network
     settings = parts.settings
     config = {"wav2vec2": Wav2Vec2Config, "hubert": HubertConfig, "data2vec-audio": Data2VecAudioConfig}[parts.family]()
