@@ -16,6 +16,8 @@ from commands import run
 
 from layertool import results
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 DATA, USAGE = 1, 2
 FAST = ["--encoder-window", "exact"]
 WORDS = ["--lexicon", "words.txt"]

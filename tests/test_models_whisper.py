@@ -15,6 +15,8 @@ from layertool.analysis.lexical.search import forms_log_p, score_words
 from layertool.errors import AudioError, ModelError
 from layertool.models import whisper
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 LENGTHS = (16_000, 16_001, 161, 1, 70_003, 321)
 LAYERS = ["T0", "T1", "T2", "final"]
 PREFIX, END = [260, 366], 256  # of the small English-only tokenizer: start, notimestamps; end-of-text

@@ -23,6 +23,8 @@ from layertool.analysis.rows import parse_where
 from layertool.errors import AudioError, UsageError
 from layertool.figures.lexical import is_stimulus
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 SURPLUS = "frequency minus probability of the target"
 CLIPS = heard.CLIPS[4:]
 EXACT = Variant(window="exact")

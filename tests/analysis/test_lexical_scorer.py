@@ -19,6 +19,8 @@ from layertool.analysis.lexical import WhisperScorer, cmudict_words
 from layertool.analysis.lexical.scorer import Variant
 from layertool.errors import AudioError, CorpusError, ModelError, UsageError
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 CLIP = models.speech_like(12_345, 1)
 WRITE = {
     "lower": lambda word: [word],

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 import layertool
 from layertool.errors import CorpusError, StoreError, UsageError
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 LENGTHS = (16_000, 16_001, 319, 1, 70_003)
 ENCODER = ["C1", "C2", "T0", "T1", "T2", "final"]
 

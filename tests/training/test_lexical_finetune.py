@@ -16,6 +16,8 @@ from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.errors import CorpusError
 from layertool.training.lexical import fine_tune
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

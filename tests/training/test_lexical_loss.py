@@ -18,6 +18,8 @@ from layertool.models import whisper
 from layertool.training.lexical import Recipe, _scorer
 from layertool.training.responses import StimulusData, batch
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 CHECKED = (
     "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight", "model.decoder.layer_norm.weight",
     "model.decoder.layers.0.self_attn.k_proj.weight", "model.decoder.layers.1.encoder_attn.v_proj.weight",

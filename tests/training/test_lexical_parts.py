@@ -14,6 +14,8 @@ from layertool.errors import UsageError
 from layertool.training import lexical, lexical_grid
 from layertool.training.lexical import MODULES, fine_tune
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 SUBSETS = [names for n in (1, 2, 3) for names in itertools.combinations(MODULES, n)]
 
 

@@ -14,6 +14,8 @@ from layertool.training import lexical_grid
 from layertool.training.lexical import Recipe, fine_tune
 from layertool.training.lexical_grid import search_grid
 
+pytestmark = pytest.mark.slow  # networks are run, or trained
+
 QUICK = ("--encoder-window", "exact", "--batch-size", "4", "--quiet", "--device", "cpu")
 
 
