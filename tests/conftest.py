@@ -18,3 +18,11 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the shared folder is not here (set LAYERTOOL_SHARED)")
     return folder.resolve()
+
+
+@pytest.fixture(autouse=True)
+def _figures_closed():
+    """Figures that a test draws and does not save stay open in matplotlib, and would be warned of in another test."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
