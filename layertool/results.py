@@ -17,6 +17,14 @@ from layertool.files import whole_file
 
 _LAYER = re.compile(r"[CTD]\d+|final")
 PARAMETERS = "parameters that are not 0"  # the variant of rows that say how large a model is
+# What lexical rows are of: the first part of their variants.
+LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"
+TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
+SURPLUS = "frequency minus probability of the target"
+IMPOSSIBLE = "stimuli with a response of probability 0"
+UNFINISHED = "stimuli whose search for top words was ended"
+EVERYTHING = "all"  # the target of rows over all stimuli
+SEPARATOR = ": "  # of masker and stimulus in the target of a row of one stimulus
 FORMATS = (".csv", ".parquet", ".json")
 
 
@@ -63,6 +71,16 @@ def records(rows: pd.DataFrame) -> list[dict]:
     for row in plain:
         row |= {name: str(value) for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
     return plain
+
+
+def metrics_of(rows: pd.DataFrame) -> pd.Series:
+    """What each row is of: the first part of its variant."""
+    return rows["variant"].str.split(", ").str[0]
+
+
+def is_stimulus(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of one stimulus ("SSN: T_1"), rather than a mean of many ("SSN", "all")."""
+    return rows["target"].str.contains(SEPARATOR, regex=False)
 
 
 def is_matrix(rows: pd.DataFrame) -> bool:

@@ -56,12 +56,9 @@ def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -
       layertool lexical score openai/whisper-small eccc -o zero_shot.csv --plot zero_shot.pdf
       layertool lexical score openai/whisper-small tuned eccc --split test
     """
-    from layertool.analysis.lexical import cmudict_words
-
     check(out, plot, responses)
     task = task_of(corpus, seed, asked)
-    chance = len(task.vocabulary(cmudict_words()))
-    rows, said = _all_models(task, models, asked, quiet, chance)
+    rows, said = _all_models(task, models, asked, quiet, *_vocabulary(None), ranking=False)
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if responses is not None:
         delivery.write_table(lexical_tables.responses(said), responses, quiet)
@@ -89,9 +86,7 @@ def rank(models, corpus, ranked, out, plot, as_json, quiet, seed, **asked) -> No
     """
     check(out, plot, ranked)
     task = task_of(corpus, seed, asked)
-    words, name = _vocabulary(asked["lexicon"])
-    chance = len(task.vocabulary(words))
-    rows, said = _all_models(task, models, asked, quiet, chance, words, name)
+    rows, said = _all_models(task, models, asked, quiet, *_vocabulary(asked["lexicon"]))
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if ranked is not None:
         delivery.write_table(lexical_tables.ranked_words(said), ranked, quiet)
@@ -125,16 +120,15 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     check(out, plot)
     task = task_of(corpus, seed, asked)
     words, name = _vocabulary(asked["lexicon"])
-    chance = len(task.vocabulary(words))
-    below, oracle = baseline_rows(task, words, name.partition(" words of ")[2], smoothing)
+    below, oracle = baseline_rows(task, words, name, smoothing)
     if task.split not in ("dev", "test"):
         output.note("no multinomial: it is fitted on train, and would be scored on what it was fitted on", quiet)
     untrained: list = []
     if asked["random_init"] is None:
         # all words are alike to it: what it finds first is chance, and an exact search would open them all
         control = asked | {"random_init": seed, "states": None, "most_prefixes": UNTRAINED_PREFIXES}
-        untrained, _ = _all_models(task, models[:1], control, quiet, chance, words, name)
-    rows, _ = _all_models(task, models, asked, quiet, chance, words, name)
+        untrained, _ = _all_models(task, models[:1], control, quiet, words, name)
+    rows, _ = _all_models(task, models, asked, quiet, words, name)
     lexical_tables.deliver([*below, *untrained, *rows, *oracle], out, plot, as_json, quiet)
 
 
@@ -164,27 +158,29 @@ def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **aske
     """
     check(out, plot)
     task = task_of(corpus, seed, asked)
-    words, name = _vocabulary(asked["lexicon"])
-    chance = len(task.vocabulary(words))
-    ranking_words = words if ranking else None
-    rows, _ = _all_models(task, [model], asked, quiet, chance, ranking_words, name if ranking else "", layers)
+    rows, _ = _all_models(task, [model], asked, quiet, *_vocabulary(asked["lexicon"]), ranking, layers)
     lexical_tables.deliver(rows, out, plot, as_json, quiet)
 
 
 def _vocabulary(path: Path | None) -> tuple[list[str], str]:
-    """The words to rank, and what they are called: lists of one name are told apart by their words."""
+    """The words to rank, and whose they are: lists of one name are told apart by their words."""
     import xxhash
 
     from layertool.analysis.lexical.lexicon import cmudict_words, read_words
 
-    words = cmudict_words() if path is None else read_words(path)
     if path is None:
-        return words, f"{len(words)} words of CMUdict"
-    return words, f"{len(words)} words of {path.name} ({xxhash.xxh3_64_hexdigest(chr(10).join(words).encode())[:6]})"
+        return cmudict_words(), "CMUdict"
+    words = read_words(path)
+    return words, f"{path.name} ({xxhash.xxh3_64_hexdigest(chr(10).join(words).encode())[:6]})"
 
 
-def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None, name: str = "", layers=None):
-    """Rows of every model, and what each said: (model, layer, outcomes)."""
+def _all_models(
+    task, models, asked: dict, quiet: bool, words: list[str], name: str, ranking: bool = True, layers: str | None = None
+):
+    """Rows of every model, and what each said: (model, layer, outcomes).
+
+    ``words``: to guess among and, with ``ranking``, to rank; ``name``: whose they are.
+    """
     from layertool.analysis.feed.lexical import listener_rows
     from layertool.analysis.feed.listening import Listener
     from layertool.analysis.lexical.scorer import WhisperScorer, read_whisper_config
@@ -196,6 +192,7 @@ def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None,
     for model in models:  # what is wrong with the last one is said before the work on the first
         read_whisper_config(model)
     alike = len({Path(model).name for model in models}) < len(models)  # then their paths tell them apart
+    chance, ranked = len(task.vocabulary(words)), f"{len(words)} words of {name}" if ranking else ""
     rows: list = []
     said: list = []
     for model in models:
@@ -208,11 +205,11 @@ def _all_models(task, models, asked: dict, quiet: bool, chance: int, words=None,
         states = None
         if asked["states"] is not None:
             states = _states(model, scorer, task.corpus, chosen or ["final"], asked, quiet)
-        lexicon = scorer.lexicon(words) if words is not None else None
+        lexicon = scorer.lexicon(words) if ranking else None
         listener = Listener(scorer, task.corpus, lexicon, states, asked.get("most_prefixes", 0))
         with output.progress_bar(quiet, "stimuli") as progress:
             own, found = listener_rows(
-                listener, task, chance, name, chosen, progress, _learned(model, scorer, task, quiet)
+                listener, task, chance, ranked, chosen, progress, _learned(model, scorer, task, quiet)
             )
         rows += own
         said += [(own[0].model, layer, outcomes) for layer, outcomes in found.items()]
@@ -233,7 +230,7 @@ def _learned(model: str, scorer, task, quiet: bool) -> str:
     from layertool.files import read_json
 
     record = Path(model) / "finetune.json"
-    if not record.is_file() or asked_anew(scorer):
+    if not record.is_file() or scorer.provenance.get("random_init") is not None:  # drawn anew
         return ""
     known = read_json(record, "the record of a fine-tuning")
     learned = (known.get("recipe") or {}).get("variant")
@@ -245,11 +242,6 @@ def _learned(model: str, scorer, task, quiet: bool) -> str:
         return ""
     output.note(f"{model} was trained on {n} of these {len(task.stimuli())} stimuli: type --split test", quiet)
     return f"trained on {n} of the stimuli"
-
-
-def asked_anew(scorer) -> bool:
-    """Whether the weights were drawn anew."""
-    return scorer.provenance.get("random_init") is not None
 
 
 def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):

@@ -9,10 +9,20 @@ import click
 
 from layertool.commands import delivery, output
 from layertool.errors import UsageError
+from layertool.results import (
+    EVERYTHING,
+    IMPOSSIBLE,
+    LIKELIHOOD,
+    SURPLUS,
+    TAU,
+    TOP_1,
+    TOP_N,
+    UNFINISHED,
+    is_stimulus,
+    metrics_of,
+)  # fmt: skip
 
-SURPLUS = "frequency minus probability of the target"
-HEADS = {"log-likelihood": "log-likelihood", "top-1 accuracy": "top-1", "top-n coverage": "top-n", "Kendall tau-b": "tau-b",
-         SURPLUS: "freq. - prob."}  # fmt: skip
+HEADS = {LIKELIHOOD: "log-likelihood", TOP_1: "top-1", TOP_N: "top-n", TAU: "tau-b", SURPLUS: "freq. - prob."}
 
 
 def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
@@ -25,15 +35,13 @@ def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: boo
 
 def show(table) -> None:
     """Print models and maskers down and metrics across; lenses as layers down."""
-    from layertool.analysis.feed.lexical import ANALYSIS, EVERYTHING, IMPOSSIBLE, LENS, UNFINISHED
+    from layertool.analysis.feed.lexical import ANALYSIS, LENS
 
-    metric, how = table["variant"].str.split(", ").str[0], table["variant"].str.partition(", ")[2]
-    table = table.assign(metric=metric, how=how)
+    table = table.assign(metric=metrics_of(table), how=table["variant"].str.partition(", ")[2])
     # models of one name are told apart by their weights
     several = table.groupby("model")["revision"].transform("nunique") > 1
     table["model"] = table["model"].where(~several, table["model"] + " " + table["revision"].astype(str))
-    alone = table["target"].str.contains(": ", regex=False)  # "SSN: T_1" is a stimulus
-    means = table[(table["analysis"] == ANALYSIS) & ~alone]
+    means = table[(table["analysis"] == ANALYSIS) & ~is_stimulus(table)]
     if len(means):
         _metrics(means)
         for _, row in means[(means["metric"] == IMPOSSIBLE) & (means["target"] == EVERYTHING)].iterrows():
@@ -85,8 +93,6 @@ def _metrics(means) -> None:
 
 def _notes(means) -> None:
     """Which variants these are, and what chance is."""
-    from layertool.analysis.feed.lexical import EVERYTHING
-
     longest = means.loc[
         means["how"].str.len().groupby([means["model"], means["how"].map(_basic)]).idxmax()
     ].sort_index()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from layertool.errors import UsageError
-from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, plt, shades
+from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, palette, plt
 from layertool.figures.table import PANEL, families, only_once, tidy
 from layertool.results import PARAMETERS
 
@@ -20,7 +20,7 @@ def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     rows = tidy(rows)
     only_once(rows, ["analysis", "variant", "target", "curve"])
     targets, curves = (list(dict.fromkeys(rows[column])) for column in ("target", "curve"))
-    colours = COLOURS if len(curves) <= len(COLOURS) else shades(len(curves))
+    colours = palette(len(curves))
     width = max(3.4, max(_BAR_INCHES * (len(curves) + 1), _GROUP_INCHES) * len(targets) + 0.8)
     figure = plt.figure(figsize=(width + 2.2, 3.2), layout="constrained")
     axis = figure.add_subplot()

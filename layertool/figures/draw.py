@@ -28,6 +28,7 @@ from layertool.figures.panels import (
     n_columns,
     name_ticks,
     new_panels,
+    palette,
     plt,
     scale_x,
     shades,
@@ -68,7 +69,7 @@ def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     layers = layer_order(rows[on_axis])
     curves = list(dict.fromkeys([*rows["curve"][on_axis], *rows["curve"]]))
     few = len(curves) <= len(COLOURS)
-    colours = dict(zip(curves, COLOURS if few else shades(len(curves)), strict=False))
+    colours = dict(zip(curves, palette(len(curves)), strict=False))
     width = min(max(3.4, len(layers) / LINES_PER_INCH + MARGIN), 6.5)
     figure, panels = new_panels(rows, PANEL, width, 0 if few else text_length(curves) + 0.6, ylabel)
     for axis, part in panels:

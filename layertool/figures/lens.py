@@ -7,12 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from layertool.errors import UsageError
-from layertool.figures.panels import COLOURS, add_legend, draw_curve, name_ticks, plt
+from layertool.figures.panels import add_legend, draw_curve, name_ticks, palette, plt
 from layertool.figures.table import layer_order, only_once, tidy
+from layertool.results import EVERYTHING, LIKELIHOOD, TAU, TOP_1, TOP_N, UNFINISHED, metrics_of
 
-METRICS = ("log-likelihood", "Kendall tau-b", "top-n coverage", "top-1 accuracy")
+METRICS = (LIKELIHOOD, TAU, TOP_N, TOP_1)
 HALVES = {"encoder layers, read by the decoder": False, "decoder layers, read by the output": True}
-ENDED = "stimuli whose search for top words was ended"  # rows of layers whose top words are not surely the best
 WIDTH, HEIGHT = 3.0, 2.0  # inches of a panel
 
 
@@ -22,9 +22,9 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
     Hollow marks: the search for top words was ended early for some stimuli. Raises UsageError for no rows of the lens.
     """
     rows = tidy(rows)
-    rows["metric"] = rows["variant"].str.split(", ").str[0]
-    rows = rows[rows["target"] == "all"]
-    cut = set(rows.loc[rows["metric"] == ENDED, ["curve", "layer"]].itertuples(index=False, name=None))
+    rows["metric"] = metrics_of(rows)
+    rows = rows[rows["target"] == EVERYTHING]
+    cut = set(rows.loc[rows["metric"] == UNFINISHED, ["curve", "layer"]].itertuples(index=False, name=None))
     rows = rows[rows["metric"].isin(METRICS)]
     if rows.empty:
         raise UsageError("these results have no layers of the lexical lens: draw what 'layertool lexical lens' writes")
@@ -35,6 +35,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
     figure = plt.figure(figsize=(WIDTH * len(halves) + 0.6, HEIGHT * len(metrics) + 0.7), layout="constrained")
     axes = figure.subplots(len(metrics), len(halves), squeeze=False, sharex="col")
     curves = list(dict.fromkeys(rows["curve"]))
+    colours = palette(len(curves))
     panels = []
     for column, (title, half) in enumerate(halves.items()):
         layers = layer_order(rows[rows["of_decoder"] == half].assign(variant="", target=""))
@@ -43,9 +44,9 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
             axis, part = axes[line, column], rows[(rows["metric"] == metric) & (rows["of_decoder"] == half)]
             for k, curve in enumerate(curves):
                 points = part[part["curve"] == curve]
-                colour = COLOURS[k % len(COLOURS)]
+                colour = colours[k]
                 draw_curve(axis, points["layer"].map(layers.index), points, label=curve, color=colour, marker="o")
-                ended = points[[metric.startswith("top") and (curve, layer) in cut for layer in points["layer"]]]
+                ended = points[[metric in (TOP_1, TOP_N) and (curve, layer) in cut for layer in points["layer"]]]
                 axis.plot(
                     ended["layer"].map(layers.index), ended["value"], "o", markersize=3.5, color="white",
                     markeredgecolor=colour, zorder=3,
@@ -53,7 +54,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
             chance = part["chance"].to_numpy()
             if np.isfinite(chance).any():
                 axis.axhline(np.nanmean(chance), color="0.5", linewidth=1, linestyle=(0, (2, 2)), label="chance")
-            if metric.startswith("top"):
+            if metric in (TOP_1, TOP_N):
                 own = rows.loc[rows["metric"] == metric, ["value", "ci_high"]].to_numpy()
                 axis.set_ylim(-0.02 * (top := max(0.1, float(np.nanmax(own)))), 1.05 * top)
             axis.spines[["top", "right"]].set_visible(False)

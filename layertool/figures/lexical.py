@@ -9,21 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from layertool.errors import UsageError
-from layertool.figures.panels import COLOURS, plt, shades, text_length
+from layertool.figures.panels import palette, plt, text_length
 from layertool.figures.table import tidy
+from layertool.results import EVERYTHING, LIKELIHOOD, SEPARATOR, SURPLUS, is_stimulus, metrics_of
 
 LABELS = {
-    "log-likelihood": "log-likelihood",
-    "frequency minus probability of the target": "frequency minus probability\nof the target word",
+    LIKELIHOOD: LIKELIHOOD,
+    SURPLUS: "frequency minus probability\nof the target word",
 }
-EVERYTHING = "all"
 FEW = 5  # values that are drawn as points, not as a violin
-SEPARATOR = ": "  # of the masker and the stimulus in a target
-
-
-def is_stimulus(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are of one stimulus ("SSN: T_1"), rather than a mean of many ("SSN", "all")."""
-    return rows["target"].str.contains(SEPARATOR, regex=False)
 
 
 def draw_distributions(rows: pd.DataFrame) -> Figure:
@@ -32,7 +26,7 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
     ``rows``: with those of single stimuli. Numbers of -inf are counted beside the violin, not drawn.
     """
     rows = tidy(rows)
-    metric = rows["variant"].str.split(", ").str[0]
+    metric = metrics_of(rows)
     rows = rows.assign(metric=metric)[is_stimulus(rows) & metric.isin(LABELS)]
     if rows.empty:
         raise UsageError(
@@ -47,7 +41,7 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
     if rows.assign(kind=kinds).groupby("curve")["kind"].nunique().max() > 1:
         rows["curve"] = rows["curve"] + ", " + kinds
     curves = list(dict.fromkeys(rows["curve"]))
-    colours: list = list(COLOURS) if len(curves) <= len(COLOURS) else shades(len(curves))
+    colours = palette(len(curves))
     width = max(4.2, 0.35 * len(curves) * len(groups) + 1.4)
     figure = plt.figure(figsize=(width + 0.4, 2.6 * len(metrics) + 0.3 + 0.2 * len(curves)), layout="constrained")
     axes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
@@ -61,7 +55,7 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylabel(LABELS[name], fontsize=9)
         axis.tick_params(labelsize=8)
-        if name != metrics[0] or (len(metrics) == 1 and name != "log-likelihood"):
+        if name != metrics[0] or (len(metrics) == 1 and name != LIKELIHOOD):
             axis.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes[-1].set_xlim(-0.5, len(groups) - 0.5)
     axes[-1].set_xticks(range(len(groups)), groups, fontsize=9)

@@ -108,6 +108,11 @@ def shades(n: int) -> list[tuple[float, ...]]:
     return [tuple(colour) for colour in matplotlib.colormaps[COLOUR_MAP](np.linspace(0, DARK, n))]
 
 
+def palette(n: int) -> list[Any]:
+    """Colours of n curves: those that can be told apart by everybody, or shades where there are too many."""
+    return list(COLOURS) if n <= len(COLOURS) else shades(n)
+
+
 def text_length(texts: Iterable[str]) -> float:
     """Inches that the longest text takes."""
     return max(map(len, texts)) / CHARACTERS_PER_INCH

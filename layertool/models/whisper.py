@@ -164,21 +164,41 @@ class ForcedDecoder:
         self.n_layers = len(self.decoder.layers)
         self.max_tokens = network.config.max_target_positions
 
-    def read(self, states: torch.Tensor, layer: int | None = None) -> Reading:
-        """Begin with one clip's states (positions, width); ``layer``: read the tokens after so many blocks, not all."""
-        return Reading(self, states, self.n_layers if layer is None else layer)
+    def hear(self, states: torch.Tensor) -> Heard:
+        """One clip's states (positions, width), to be read more than once."""
+        return Heard(self, states)
+
+    def read(self, heard: Heard | torch.Tensor, layer: int | None = None) -> Reading:
+        """Begin with one clip, or its states (positions, width); ``layer``: read the tokens after so many blocks, not all."""
+        heard = heard if isinstance(heard, Heard) else self.hear(heard)
+        return Reading(self, heard, self.n_layers if layer is None else layer)
+
+
+class Heard:
+    """One clip at the decoder: keys and values of its states for each block, computed when first asked for, once."""
+
+    def __init__(self, decoder: ForcedDecoder, states: torch.Tensor):
+        self._blocks, self._states = decoder.decoder.layers, states[None]
+        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keys_values(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of block ``k``, each (1, heads, positions, width of a head)."""
+        if k not in self._known:
+            attention = self._blocks[k].encoder_attn
+            keys, values = attention.k_proj(self._states), attention.v_proj(self._states)
+            self._known[k] = _heads(attention, keys), _heads(attention, values)
+        return self._known[k]
 
 
 class Reading:
     """A tree of tokens on one clip. Node 0 is the last token of the prefix; every other has its parent.
 
-    Keys and values of the clip are computed once, those of each token once. Gradients flow.
+    Keys and values of each token are computed once. Gradients flow.
     """
 
-    def __init__(self, decoder: ForcedDecoder, states: torch.Tensor, n_layers: int):
-        self.of = decoder
+    def __init__(self, decoder: ForcedDecoder, heard: Heard, n_layers: int):
+        self.of, self.heard = decoder, heard
         self.blocks = decoder.decoder.layers[:n_layers]
-        self.crossed = [_keys_values(block.encoder_attn, states[None]) for block in self.blocks]
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.paths: list[list[int]] = []  # of each token, its ancestors' places and its own
         prefix = decoder.prefix
@@ -217,7 +237,7 @@ class Reading:
         hidden = decoder.embed_tokens(torch.tensor(tokens, device=device)) + decoder.embed_positions.weight[depths]
         for k, block in enumerate(self.blocks):
             hidden = hidden + self._attend_to_path(k, block, hidden, places, seen)
-            hidden = hidden + _attend_to_clip(block, hidden, *self.crossed[k])
+            hidden = hidden + _attend_to_clip(block, hidden, *self.heard.keys_values(k))
             normed = block.final_layer_norm(hidden)
             hidden = hidden + block.fc2(block.activation_fn(block.fc1(normed)))
         return decoder.layer_norm(hidden)
@@ -250,10 +270,6 @@ def _attend_to_clip(block: Any, hidden: torch.Tensor, keys: torch.Tensor, values
     query = _heads(attention, attention.q_proj(block.encoder_attn_layer_norm(hidden))[None])
     out = functional.scaled_dot_product_attention(query, keys, values)
     return attention.out_proj(out.transpose(1, 2).reshape(len(hidden), -1))
-
-
-def _keys_values(attention: Any, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return _heads(attention, attention.k_proj(states)), _heads(attention, attention.v_proj(states))
 
 
 def _heads(attention: Any, rows: torch.Tensor) -> torch.Tensor:

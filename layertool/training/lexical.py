@@ -16,15 +16,12 @@ import xxhash
 from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperForConditionalGeneration
 from transformers.trainer_callback import PrinterCallback
 
-from layertool import audio
-from layertool.analysis.feed.listening import check_lengths
-from layertool.analysis.lexical.metrics import log_likelihood
-from layertool.analysis.lexical.scorer import OUTPUT, Variant, WhisperScorer, read_whisper_config
+from layertool.analysis.feed.listening import Listener, check_lengths
+from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.files import read_json, write_json
-from layertool.models import checkpoints, whisper
 from layertool.models.computing import check_dtype, choose_device
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 from layertool.training.runs import CHECKPOINTS, RunFolder
@@ -273,36 +270,18 @@ def _random_states_kept() -> Iterator[None]:
 def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stimulus]) -> float:
     """Mean log-likelihood of stimuli (equation 1), as ``layertool lexical score`` computes it."""
     scorer.network.eval()
-    values = []
-    for first in range(0, len(stimuli), 8):
-        block = stimuli[first : first + 8]
-        waveforms = [audio.read_utterance(corpus.utterances.iloc[one.place]) for one in block]
-        states = scorer.encode(waveforms)["final"]
-        with scorer.computing():
-            for one, own in zip(block, states, strict=True):
-                log_p = scorer.score(scorer.read(own), one.responses)
-                values.append(log_likelihood(np.minimum(log_p, 0), one.counts))
-    return float(np.mean(values))
+    outcomes = Listener(scorer, corpus).listen(stimuli, [scorer.output_layer])[scorer.output_layer]
+    return float(np.mean([outcome.log_likelihood for outcome in outcomes]))
 
 
 def _scorer(model: str, recipe: Recipe) -> WhisperScorer:
     """A scorer of a network that can learn; float32, whatever the precision of training."""
-    import transformers
-
-    config = read_whisper_config(model)
-    seed = recipe.seed if recipe.from_scratch else None
-    loaded, provenance, _ = checkpoints.load_model(model, config, seed, OUTPUT)
-    network = Network(config)
-    network.load_state_dict(loaded.state_dict())
-    network.generation_config = loaded.generation_config
-    name, revision = checkpoints.split_revision(model)
-    variant = recipe.variant
-    whisper.check_language(name, config, variant.language)
-    tokenizer, prefix = whisper.load_tokenizer(name, revision, config, variant.language or "en", variant.timestamps)
-    scorer = WhisperScorer.of(network.eval(), tokenizer, prefix, whisper.load_mel(name, revision), variant)
-    scorer.provenance = provenance
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    opened = WhisperScorer(model, recipe.variant, "cpu", random_init=recipe.seed if recipe.from_scratch else None)
+    network = Network(opened.network.config)
+    network.load_state_dict(opened.network.state_dict())
+    network.generation_config = opened.network.generation_config
+    scorer = WhisperScorer.of(network.eval(), opened.tokenizer, opened.decoder.prefix, opened.mel, recipe.variant)
+    scorer.provenance = opened.provenance
     return scorer
 
 

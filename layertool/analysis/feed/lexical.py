@@ -15,16 +15,20 @@ from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus, relative_frequency, stimuli_of
 from layertool.analysis.rows import Condition
-from layertool.results import Result
+from layertool.results import (
+    EVERYTHING,
+    IMPOSSIBLE,
+    LIKELIHOOD,
+    SEPARATOR,
+    SURPLUS,
+    TAU,
+    TOP_1,
+    TOP_N,
+    UNFINISHED,
+    Result,
+)  # fmt: skip
 
 ANALYSIS, LENS = "lexical", "lexical lens"
-EVERYTHING = "all"  # the target of rows over all stimuli
-LIKELIHOOD = "log-likelihood"
-TAU = "Kendall tau-b"
-TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
-SURPLUS = "frequency minus probability of the target"
-IMPOSSIBLE = "stimuli with a response of probability 0"
-UNFINISHED = "stimuli whose search for top words was ended"
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 
@@ -54,8 +58,7 @@ class Task:
     def vocabulary(self, words: Sequence[str]) -> list[str]:
         """Words, and those of the corpus that they lack: what a guess is among."""
         every = stimuli_of(self.corpus)
-        said = [word for one in every for word in (*one.responses, *([one.target] if one.target else []))]
-        return unique([*words, *said])
+        return unique([*words, *(word for one in every for word in one.words)])
 
     def __str__(self) -> str:
         part = f"{'target-disjoint ' if self.by_target else ''}{self.split} part" if self.split else ""
@@ -215,8 +218,7 @@ def _measures(outcomes: Sequence[Outcome], about: About, words: Pronunciations |
             return math.nan
         return metrics.log_likelihood(np.full(len(one.stimulus.counts), -math.log(size)), one.stimulus.counts)
 
-    # log-probabilities can be above 0 by rounding
-    likelihood = each(lambda one: metrics.log_likelihood(np.minimum(one.log_p, 0), one.stimulus.counts))
+    likelihood = each(lambda one: one.log_likelihood)
     tau = each(lambda one: metrics.kendall(one.log_p, one.stimulus.counts))
     measures = [_Measure(LIKELIHOOD, likelihood, each(guessed)), _Measure(TAU, tau, np.zeros(len(tau)))]
     if words is not None and all(outcome.top is not None for outcome in outcomes):
@@ -253,12 +255,12 @@ def _groups(stimuli: Sequence[Stimulus]) -> dict[str, np.ndarray]:
 
 def _masker(stimulus: Stimulus) -> str:
     """The masker as rows name it: never the name of all, nor with what parts it from the stimulus."""
-    name = stimulus.group.replace(": ", ":") or "no masker"
+    name = stimulus.group.replace(SEPARATOR, ":") or "no masker"
     return f"masker {name}" if name == EVERYTHING else name
 
 
 def _target_of(stimulus: Stimulus) -> str:
-    return f"{_masker(stimulus)}: {stimulus.utterance}"
+    return f"{_masker(stimulus)}{SEPARATOR}{stimulus.utterance}"
 
 
 def _mean(values: np.ndarray, chance: np.ndarray, variant: str, target: str, about: About) -> list[Result]:

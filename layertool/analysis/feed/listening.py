@@ -13,12 +13,13 @@ from layertool import audio
 from layertool.analysis.feed.common import Progress
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Lexicon
+from layertool.analysis.lexical.metrics import log_likelihood
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import MOST_PREFIXES
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import SAMPLE_RATE
-from layertool.models.whisper import WINDOW_SAMPLES
+from layertool.models.whisper import WINDOW_SAMPLES, Reading
 from layertool.store import FeatureStore
 
 AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}  # clips in one encoder batch
@@ -37,6 +38,17 @@ class Outcome:
     target_p: float = math.nan
     top: Sequence[str] | None = None
     exact: bool = True
+
+    @classmethod
+    def of(cls, stimulus: Stimulus, log_p: np.ndarray, top: Sequence[str] | None = None, exact: bool = True) -> Outcome:
+        """``log_p``: of ``stimulus.words``, the responses and the target."""
+        n = len(stimulus.responses)
+        return cls(stimulus, log_p[:n], float(np.exp(log_p[n])) if stimulus.target else math.nan, top, exact)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of what the listeners said; log-probabilities can be above 0 by rounding."""
+        return log_likelihood(np.minimum(self.log_p, 0), self.stimulus.counts)
 
 
 class States:
@@ -130,16 +142,23 @@ class Listener:
         check_lengths(self.corpus, stimuli)
         self.scorer.tokenise(list(dict.fromkeys(word.lower() for one in stimuli for word in one.responses)))
         at_once = self.at_once or AT_ONCE[self.scorer.device.type]
-        of_encoder = ["final" if layer.startswith("D") else layer for layer in layers]
+        # each layer by the encoder layer that is heard and the decoder layer that is read: "final" is the last of these
+        whole = self.scorer.output_layer
+        ways = {layer: ("final", layer) if layer.startswith("D") else (layer, whole) for layer in layers}
+        of_encoder = list(dict.fromkeys(source for source, _ in ways.values()))
         found: dict[str, list[Outcome]] = {layer: [] for layer in layers}
         for first in range(0, len(stimuli), at_once):
             block = stimuli[first : first + at_once]
-            states = self._states(block, list(dict.fromkeys(of_encoder)))
+            states = self._states(block, of_encoder)
             with self.scorer.computing():
                 for k, stimulus in enumerate(block):
-                    for layer, source in zip(layers, of_encoder, strict=True):
-                        read = layer if layer.startswith("D") else None
-                        found[layer].append(self._outcome(stimulus, self.scorer.read(states[source][k], read)))
+                    heard = {source: self.scorer.hear(states[source][k]) for source in of_encoder}
+                    outcomes = {
+                        way: self._outcome(stimulus, self.scorer.read(heard[way[0]], way[1]))
+                        for way in dict.fromkeys(ways.values())
+                    }
+                    for layer, way in ways.items():
+                        found[layer].append(outcomes[way])
                     if progress:
                         progress(first + k + 1, len(stimuli))
         return found
@@ -149,21 +168,16 @@ class Listener:
         if states is not None:
             with self.scorer.computing():
                 return {name: [states.of(one.utterance, name, self.scorer) for one in block] for name in layers}
-        return self.scorer.encode([self._waveform(one) for one in block], layers)
+        rows = (self.corpus.utterances.iloc[one.place] for one in block)
+        return self.scorer.encode([audio.read_utterance(row) for row in rows], layers)
 
-    def _waveform(self, stimulus: Stimulus) -> np.ndarray:
-        return audio.read_utterance(self.corpus.utterances.iloc[stimulus.place])
-
-    def _outcome(self, stimulus: Stimulus, reading) -> Outcome:
-        words = list(stimulus.responses) + ([stimulus.target] if stimulus.target else [])
-        log_p = self.scorer.score(reading, words)
-        n = len(stimulus.responses)
-        target_p = float(np.exp(log_p[n])) if stimulus.target else math.nan
+    def _outcome(self, stimulus: Stimulus, reading: Reading) -> Outcome:
+        log_p = self.scorer.score(reading, stimulus.words)
         if self.lexicon is None:
-            return Outcome(stimulus, log_p[:n], target_p)
-        ranked = self.scorer.rank(reading, self.lexicon, n, self.most_prefixes)
+            return Outcome.of(stimulus, log_p)
+        ranked = self.scorer.rank(reading, self.lexicon, len(stimulus.responses), self.most_prefixes)
         self.n_opened.append(ranked.n_opened)
-        return Outcome(stimulus, log_p[:n], target_p, ranked.words, ranked.exact)
+        return Outcome.of(stimulus, log_p, ranked.words, ranked.exact)
 
 
 def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:
@@ -178,10 +192,4 @@ def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:
 
 def answers(predictor: Uniform | Multinomial | Oracle, stimuli: Sequence[Stimulus]) -> list[Outcome]:
     """What a baseline says to stimuli."""
-    outcomes = []
-    for stimulus in stimuli:
-        log_p = predictor.log_p(stimulus, [*stimulus.responses, *([stimulus.target] if stimulus.target else [])])
-        n = len(stimulus.responses)
-        target_p = float(np.exp(log_p[n])) if stimulus.target else math.nan
-        outcomes.append(Outcome(stimulus, log_p[:n], target_p, predictor.top(stimulus)))
-    return outcomes
+    return [Outcome.of(one, predictor.log_p(one, one.words), predictor.top(one)) for one in stimuli]

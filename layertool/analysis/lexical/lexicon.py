@@ -140,8 +140,7 @@ class Lexicon:
 
     def children(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Children of nodes: which of ``nodes`` each belongs to, and their numbers."""
-        owner, place = _stretches(self._first_child, nodes)
-        return owner, place
+        return _stretches(self._first_child, nodes)
 
     def words_at(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Words that end at nodes: which of ``nodes`` each belongs to, and their places in ``words``."""

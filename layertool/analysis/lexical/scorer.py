@@ -142,11 +142,15 @@ class WhisperScorer:
         kept = [slice(None) if self.variant.window == "30s" else slice(n) for n in own]
         return {name: [hidden[k, part] for k, part in enumerate(kept)] for name, hidden in found.items()}
 
-    def read(self, states: torch.Tensor, layer: str | None = None) -> whisper.Reading:
-        """Begin to read words on one clip's states; ``layer``: a decoder layer D0 to DM to read the words from."""
+    def hear(self, states: torch.Tensor) -> whisper.Heard:
+        """One clip's states (positions, width), to be read from several decoder layers."""
+        return self.decoder.hear(states)
+
+    def read(self, heard: whisper.Heard | torch.Tensor, layer: str | None = None) -> whisper.Reading:
+        """Begin to read words on one clip, or its states; ``layer``: a decoder layer D0 to DM to read the words from."""
         if layer is not None and layer not in self.layers[-self.decoder.n_layers - 1 :]:
             raise UsageError(f"words are read from decoder layers D0 to {self.output_layer}, not from {layer}")
-        return self.decoder.read(states, None if layer is None else int(layer[1:]))
+        return self.decoder.read(heard, None if layer is None else int(layer[1:]))
 
     def score(self, reading: whisper.Reading, words: Sequence[str], end_token: bool | None = None) -> np.ndarray:
         """Log-probability of words, shape (len(words),), float64; words that begin alike share the work."""

@@ -39,6 +39,11 @@ class Stimulus:
     group: str = ""
     target: str | None = None
 
+    @property
+    def words(self) -> list[str]:
+        """The responses, and after them the target where one is known."""
+        return [*self.responses, *([self.target] if self.target else [])]
+
 
 def stimuli_of(
     corpus: Corpus, split: str | None = None, by_target: bool = False, where: Sequence[Condition] = ()
