@@ -13,6 +13,7 @@ FLOORS = [
     {"files", "layers", "geometry"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
+    {"feed"},
     {"extractors", "training", "report"},
     {"commands", "cli", "demo"},
 ]
@@ -51,11 +52,11 @@ def test_imports_go_down(path):
 
 
 def test_analysis_and_probes_never_import_an_extractor():
-    for folder in ("analysis", "probes"):
+    for folder in ("analysis", "feed", "probes"):
         for path in (PACKAGE / folder).glob("**/*.py"):
             assert "extractors" not in imports(path)
     for path in (PACKAGE / "extractors").glob("**/*.py"):
-        assert not imports(path) & {"analysis", "probes"}
+        assert not imports(path) & {"analysis", "feed", "probes"}
 
 
 def test_help_loads_nothing_heavy():

@@ -8,7 +8,7 @@ import pytest
 from commands import run, succeeds
 
 from layertool import FeatureStore
-from layertool.analysis.feed.common import step_of
+from layertool.feed.common import step_of
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from commands import run
 
 import layertool
 from layertool import FeatureStore, results
-from layertool.analysis.feed import bias
-from layertool.analysis.feed.bias import Options, parse_groups, speat_rows
 from layertool.analysis.rows import parse_where
+from layertool.feed import bias
+from layertool.feed.bias import Options, parse_groups, speat_rows
 from layertool.results import PARAMETERS
 
 USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28

@@ -15,7 +15,7 @@ SIGNIFICANT = 0.05
 
 
 def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
-    from layertool.analysis.feed.bias import parse_groups
+    from layertool.feed.bias import parse_groups
 
     return [parse_groups(value) for value in values]
 
@@ -58,7 +58,7 @@ def speat(
       layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
     """
     from layertool import results
-    from layertool.analysis.feed.bias import Options, speat_rows
+    from layertool.feed.bias import Options, speat_rows
 
     if (reference is not None) != (x == "parameters"):
         raise UsageError(

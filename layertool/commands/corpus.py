@@ -32,7 +32,13 @@ def corpus() -> None:
     """
 
 
-for command in (published.librispeech, published.speech_accent_archive, published.mess, published.eccc):
+for command in (
+    published.librispeech,
+    published.speech_accent_archive,
+    published.mess,
+    published.eccc,
+    published.spoken_sts,
+):
     corpus.add_command(command)
 
 

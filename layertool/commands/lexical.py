@@ -115,7 +115,7 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     Example:
       layertool lexical baselines openai/whisper-small tuned eccc -o table.csv
     """
-    from layertool.analysis.feed.lexical import baseline_rows
+    from layertool.feed.lexical import baseline_rows
 
     check(out, plot)
     task = task_of(corpus, seed, asked)
@@ -181,9 +181,9 @@ def _all_models(
 
     ``words``: to guess among and, with ``ranking``, to rank; ``name``: whose they are.
     """
-    from layertool.analysis.feed.lexical import listener_rows
-    from layertool.analysis.feed.listening import Listener
     from layertool.analysis.lexical.scorer import WhisperScorer, read_whisper_config
+    from layertool.feed.lexical import listener_rows
+    from layertool.feed.listening import Listener
     from layertool.layers import select
 
     models = list(dict.fromkeys(models))
@@ -246,8 +246,8 @@ def _learned(model: str, scorer, task, quiet: bool) -> str:
 
 def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):
     """The store of the encoder's states: the one that is there, or a new one, which is made whole first."""
-    from layertool.analysis.feed.listening import States
     from layertool.extractors.run import extract
+    from layertool.feed.listening import States
     from layertool.store import FeatureStore
 
     path = asked["states"]

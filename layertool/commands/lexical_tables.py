@@ -35,7 +35,7 @@ def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: boo
 
 def show(table) -> None:
     """Print models and maskers down and metrics across; lenses as layers down."""
-    from layertool.analysis.feed.lexical import ANALYSIS, LENS
+    from layertool.feed.lexical import ANALYSIS, LENS
 
     table = table.assign(metric=metrics_of(table), how=table["variant"].str.partition(", ")[2])
     # models of one name are told apart by their weights
@@ -149,7 +149,7 @@ def _brief(value, digits: int) -> str:
 def draw(table, path: Path) -> None:
     """Violins of single stimuli, or the lens's curves over layers."""
     from layertool import figures
-    from layertool.analysis.feed.lexical import LENS
+    from layertool.feed.lexical import LENS
 
     curves = table[table["analysis"] == LENS]
     if len(curves):

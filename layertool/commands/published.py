@@ -1,4 +1,4 @@
-"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, MESS, the ECCC."""
+"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, MESS, the ECCC, Spoken STS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from layertool.commands import output
 from layertool.commands.making import (
     PATH,
+    channel_option,
     failures_option,
     label_rule,
     name_option,
@@ -132,3 +133,32 @@ def eccc(source, out, seed, name, max_failures, overwrite, quiet) -> None:
 
     refuse(out, overwrite)
     write(reader.read(source, seed, name, max_failures), out, overwrite, quiet)
+
+
+@click.command("spoken-sts", context_settings=HELP)
+@click.argument("source")
+@output_folder("Corpus")
+@click.option("--split", default=None, help="Which split of the dataset.  [default: test, or the only one]")
+@click.option("--config", default=None, help="Which configuration of the dataset.")
+@channel_option
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def spoken_sts(source, out, split, config, channel, name, max_failures, overwrite, quiet) -> None:
+    """From Spoken STS: sentence pairs with human similarity scores.
+
+    SOURCE is a copy of the Hugging Face dataset juice500/spoken_sts (a folder written by save_to_disk, a parquet
+    file or a folder of them) or its hub id. The columns pair, side (a, b), speaker and similarity say which
+    utterances are compared. Pairs without a score are left out and counted.
+
+    \b
+    Example:
+      layertool corpus spoken-sts juice500/spoken_sts -o sts
+    """
+    from layertool.corpora import spoken_sts as reader
+
+    refuse(out, overwrite)
+    with output.progress_bar(quiet, "utterances") as progress:
+        made = reader.read(source, out, split, config, name, channel, max_failures, progress)
+    write(made, out, overwrite, quiet)

@@ -48,7 +48,7 @@ def cka(store, store2, quiet, out, plot, as_json, unit, layers, where, seed, dev
 
 
 def _similarity_options(asked: dict, where, seed: int, device: str):
-    from layertool.analysis.feed.similarity import Options
+    from layertool.feed.similarity import Options
 
     options = Options(
         measure=asked["measure"], debiased=not asked["biased"], distance=asked["distance"], where=where,
@@ -60,7 +60,7 @@ def _similarity_options(asked: dict, where, seed: int, device: str):
 
 
 def _similarities(store, other, unit, layers, other_layers, options, quiet: bool) -> list:
-    from layertool.analysis.feed.similarity import similarity_rows
+    from layertool.feed.similarity import similarity_rows
 
     with output.progress_bar(quiet, "rows" if options.measure not in ("rsa", "cka-rbf") else "groups") as show:
         return similarity_rows(store, other, unit, layers, other_layers, options, say_to_person(quiet), show)
@@ -157,7 +157,7 @@ def _merged(paths: Sequence[Path], unit, layers: str, asked: dict):
 def _stores_compared(stores, unit, layers: str, x: str, options, asked: dict, quiet: bool) -> list:
     if len(stores) < 2:
         raise UsageError("one store has nothing to be compared with: give two or more, or use 'layertool cka STORE'")
-    from layertool.analysis.feed.common import unit_of
+    from layertool.feed.common import unit_of
     from layertool.layers import select
 
     first, *others = stores

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -70,34 +71,25 @@ def read(
     """
     channel = audio.check_channel(channel)
     source = str(source)
-    local = _is_local(source)
-    dataset, origin = _load(source, local, split, config)
+    local = is_local(source)
+    dataset, origin = load(source, local, split, config)
     column = _audio_column(dataset, audio_column, source)
-    scalars = [c for c, feature in dataset.features.items() if c != column and _is_scalar(feature)]
-    table = _scalar_table(dataset, scalars)
+    scalars = [c for c, feature in dataset.features.items() if c != column and is_scalar(feature)]
+    table = scalar_table(dataset, scalars)
     ids, id_column = _ids(table, len(dataset), id_column, source)
     metadata = _metadata(table, id_column, text_column, source)
 
     folder = Path(out) / "audio"
     folder.mkdir(parents=True, exist_ok=True)
     root = Path(source).resolve() if local else None
-    feature = dataset.features[column]
-    arrays = isinstance(feature, dict) and "bytes" not in feature
     paths: list[Path] = []
-    stems = _stems(ids)
-    for batch in dataset.select_columns([column]).with_format("arrow").iter(_BATCH):
-        for item in batch.column(column):
-            row = len(paths)
-            where = f"utterance '{ids[row]}' of {source}"
-            paths.append(
-                _write_array(item, folder / stems[row], where)
-                if arrays
-                else _write_file(item.as_py(), folder / stems[row], root, where)
-            )
-            if row == 0:  # now, not after the last of all rows
-                audio.require_channel(paths[0], audio.probe(paths[0]).channels, channel)
-            if progress is not None:
-                progress(row + 1, len(ids))
+    stems = file_stems(ids)
+    for row, (item,) in enumerate(arrow_rows(dataset, [column])):
+        paths.append(write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}"))
+        if row == 0:  # now, not after the last of all rows
+            audio.require_channel(paths[0], audio.probe(paths[0]).channels, channel)
+        if progress is not None:
+            progress(row + 1, len(ids))
 
     left_out = [c for c in dataset.column_names if c != column and c not in scalars]
     provenance: dict = {"reader": "huggingface", "source": source if root is None else str(root), **origin}
@@ -109,9 +101,10 @@ def read(
     return Corpus.build(utterances, None, name or default_name, provenance)
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str, suffixes: tuple[str, ...] = ()) -> bool:
+    """Whether ``source`` is a folder, or a file with one of the ``suffixes``, and not a hub id. Raises CorpusError."""
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in suffixes):
         return True
     if path.exists():
         raise CorpusError(f"{source} is a file: give the folder that it is in")
@@ -120,8 +113,14 @@ def _is_local(source: str) -> bool:
     return False
 
 
-def _load(source: str, local: bool, split: str | None, config: str | None) -> tuple[Dataset, dict]:
-    """One split of a dataset, and the facts of where it came from."""
+def load(
+    source: str, local: bool, split: str | None, config: str | None, usual_split: str | None = None
+) -> tuple[Dataset, dict]:
+    """One split of a dataset, and the facts of where it came from (config, revision, split).
+
+    ``source``: a folder, a hub id or one parquet file. ``usual_split``: which to take of several if ``split`` is None.
+    Raises MissingExtraError, CorpusError.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -139,6 +138,11 @@ def _load(source: str, local: bool, split: str | None, config: str | None) -> tu
     try:
         if local and any((Path(source) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(Path(source).resolve()))
+        elif local and Path(source).is_file():
+            files = {usual_split or "train": str(Path(source).resolve())}
+            builder = datasets.load_dataset_builder("parquet", name=config, data_files=files)
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
         else:
             path, _, revision = (str(Path(source).resolve()), "", "") if local else source.partition("@")
             builder = datasets.load_dataset_builder(path, name=config, revision=revision or None)
@@ -152,7 +156,7 @@ def _load(source: str, local: bool, split: str | None, config: str | None) -> tu
                 origin["revision"] = commit[0] if commit else revision or None
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise CorpusError(_load_message(source, local, error)) from error
-    dataset, origin["split"] = _choose_split(loaded, split, source)
+    dataset, origin["split"] = _choose_split(loaded, split, usual_split, source)
     return dataset, origin
 
 
@@ -175,7 +179,9 @@ def _load_message(source: str, local: bool, error: Exception) -> str:
     return f"{source} cannot be read as a dataset ({text}): {remedy}"
 
 
-def _choose_split(loaded: Dataset | DatasetDict, split: str | None, source: str) -> tuple[Dataset, str | None]:
+def _choose_split(
+    loaded: Dataset | DatasetDict, split: str | None, usual: str | None, source: str
+) -> tuple[Dataset, str | None]:
     if not isinstance(loaded, dict):
         there = None if loaded.split is None else str(loaded.split)
         if split not in (None, there):
@@ -184,6 +190,8 @@ def _choose_split(loaded: Dataset | DatasetDict, split: str | None, source: str)
             )
         return loaded, there
     names = ", ".join(loaded)
+    if split is None and usual in loaded:
+        split = usual
     if split is None:
         if len(loaded) > 1:
             raise CorpusError(f"{source} has the splits {names}: choose one with --split NAME")
@@ -200,12 +208,7 @@ def _audio_column(dataset: Dataset, audio_column: str | None, source: str) -> st
     if audio_column is not None:
         if audio_column not in features:
             raise CorpusError(f"{source} has no column '{audio_column}': choose from {there} with --audio-column NAME")
-        if not _is_audio(features[audio_column]) and getattr(features[audio_column], "dtype", "") not in (
-            "string",
-            "large_string",
-            "binary",
-            "large_binary",
-        ):
+        if not may_hold_audio(features[audio_column]):
             raise CorpusError(
                 f"the column '{audio_column}' of {source} holds no audio, paths or bytes: "
                 f"choose another of {there} with --audio-column NAME"
@@ -222,6 +225,11 @@ def _audio_column(dataset: Dataset, audio_column: str | None, source: str) -> st
     return found[0]
 
 
+def may_hold_audio(feature) -> bool:
+    """Whether a feature is audio, or text (paths) or bytes, which may be."""
+    return _is_audio(feature) or getattr(feature, "dtype", "") in ("string", "large_string", "binary", "large_binary")
+
+
 def _is_audio(feature) -> bool:
     """Whether a feature is Audio, or a dict of the same content without that name."""
     from datasets import Audio
@@ -231,7 +239,8 @@ def _is_audio(feature) -> bool:
     )
 
 
-def _is_scalar(feature) -> bool:
+def is_scalar(feature) -> bool:
+    """Whether a feature is text, numbers, truth values or class labels."""
     from datasets import ClassLabel, Value
 
     return isinstance(feature, ClassLabel) or (
@@ -239,7 +248,7 @@ def _is_scalar(feature) -> bool:
     )
 
 
-def _scalar_table(dataset: Dataset, columns: list[str]) -> dict[str, list]:
+def scalar_table(dataset: Dataset, columns: list[str]) -> dict[str, list]:
     """The scalar columns as lists; class labels by their names, missing ones None."""
     from datasets import ClassLabel
 
@@ -297,7 +306,7 @@ def _metadata(table: dict[str, list], id_column: str | None, text_column: str | 
     return metadata
 
 
-def _stems(ids: list[str]) -> list[str]:
+def file_stems(ids: list[str]) -> list[str]:
     """File names without suffix: the ids where they are safe and differ in more than case, else with a hash."""
     stems, taken = [], set()
     for utterance in ids:
@@ -307,6 +316,23 @@ def _stems(ids: list[str]) -> list[str]:
         taken.add(stem.lower())
         stems.append(stem)
     return stems
+
+
+def arrow_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[pa.Scalar, ...]]:
+    """The cells of ``columns`` row by row, undecoded; few rows are in memory at once."""
+    for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(_BATCH):
+        yield from zip(*(batch.column(column) for column in columns), strict=True)
+
+
+def write_audio(item: pa.Scalar, stem: Path, root: Path | None, where: str) -> Path:
+    """Write what a cell of an audio column holds as the file ``stem`` with a suffix; return its path.
+
+    Embedded files are written unchanged, arrays as 32-bit float WAV; of a file that a local dataset, with the folder
+    ``root``, only names, the path is returned. ``where`` begins the messages. Raises CorpusError, AudioError.
+    """
+    if pa.types.is_struct(item.type) and item.type.get_field_index("bytes") < 0:
+        return _write_array(item, stem, where)
+    return _write_file(item.as_py(), stem, root, where)
 
 
 def _write_file(value, stem: Path, root: Path | None, where: str) -> Path:

@@ -16,11 +16,11 @@ import xxhash
 from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperForConditionalGeneration
 from transformers.trainer_callback import PrinterCallback
 
-from layertool.analysis.feed.listening import Listener, check_lengths
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
+from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
 from layertool.models.computing import check_dtype, choose_device
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch

@@ -10,10 +10,10 @@ import pytest
 import torch
 import tuning
 
-from layertool.analysis.feed.lexical import LIKELIHOOD, Task, listener_rows
-from layertool.analysis.feed.listening import Listener
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.errors import CorpusError
+from layertool.feed.lexical import LIKELIHOOD, Task, listener_rows
+from layertool.feed.listening import Listener
 from layertool.training.lexical import fine_tune
 
 pytestmark = pytest.mark.slow  # networks are run, or trained

@@ -10,7 +10,11 @@ import pandas as pd
 
 from layertool.analysis import folds, mi
 from layertool.analysis import rows as row_rules
-from layertool.analysis.feed.common import (
+from layertool.analysis.protocols import students_interval
+from layertool.analysis.rows import Condition, Rows
+from layertool.analysis.views import LayerView, turned
+from layertool.errors import UsageError
+from layertool.feed.common import (
     Progress,
     Say,
     conditions_of,
@@ -21,11 +25,7 @@ from layertool.analysis.feed.common import (
     silent,
     unit_of,
 )
-from layertool.analysis.feed.dealing import PERMUTED, TURNED, by_utterance
-from layertool.analysis.protocols import students_interval
-from layertool.analysis.rows import Condition, Rows
-from layertool.analysis.views import LayerView, turned
-from layertool.errors import UsageError
+from layertool.feed.dealing import PERMUTED, TURNED, by_utterance
 from layertool.results import Result
 from layertool.store import FeatureStore
 

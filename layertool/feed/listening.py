@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from layertool import audio
-from layertool.analysis.feed.common import Progress
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Lexicon
 from layertool.analysis.lexical.metrics import log_likelihood
@@ -18,6 +17,7 @@ from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import MOST_PREFIXES
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus
 from layertool.errors import AudioError, UsageError
+from layertool.feed.common import Progress
 from layertool.geometry import SAMPLE_RATE
 from layertool.models.whisper import WINDOW_SAMPLES, Reading
 from layertool.store import FeatureStore

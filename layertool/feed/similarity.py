@@ -10,7 +10,10 @@ import numpy as np
 from layertool.analysis import cka, folds, matrix, similarity
 from layertool.analysis import rows as row_rules
 from layertool.analysis.cca import InSampleCCA
-from layertool.analysis.feed.common import (
+from layertool.analysis.rows import Condition, Rows, Sampling
+from layertool.analysis.views import LayerView, pair
+from layertool.errors import UsageError
+from layertool.feed.common import (
     Progress,
     Say,
     check_comparable,
@@ -24,9 +27,6 @@ from layertool.analysis.feed.common import (
     silent,
     unit_of,
 )
-from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.analysis.views import LayerView, pair
-from layertool.errors import UsageError
 from layertool.results import Result
 from layertool.store import FeatureStore
 

@@ -16,11 +16,11 @@ import torch
 
 import layertool
 from layertool import results
-from layertool.analysis.feed.lexical import Task, bootstrap_mean, listener_rows
-from layertool.analysis.feed.listening import Listener, States
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.analysis.rows import parse_where
 from layertool.errors import AudioError, UsageError
+from layertool.feed.lexical import Task, bootstrap_mean, listener_rows
+from layertool.feed.listening import Listener, States
 from layertool.figures.lexical import is_stimulus
 
 pytestmark = pytest.mark.slow  # networks are run, or trained

@@ -11,9 +11,9 @@ import pandas as pd
 
 from layertool.analysis import layer_sets, speat
 from layertool.analysis import rows as row_rules
-from layertool.analysis.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.analysis.rows import Condition, Rows
 from layertool.errors import FeatureError, UsageError
+from layertool.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.layers import summary
 from layertool.results import PARAMETERS, Result
 from layertool.store import FeatureStore

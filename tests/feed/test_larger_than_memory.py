@@ -65,7 +65,7 @@ SCRIPT = """
 import json, resource, sys
 import numpy as np
 from layertool.analysis import rows
-from layertool.analysis.feed import correlation, similarity
+from layertool.feed import correlation, similarity
 from layertool.store import FeatureStore
 
 store, task, margin = FeatureStore(sys.argv[1]), sys.argv[2], float(sys.argv[3])

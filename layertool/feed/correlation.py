@@ -10,7 +10,11 @@ import numpy as np
 
 from layertool.analysis import embeddings, folds, protocols
 from layertool.analysis import rows as row_rules
-from layertool.analysis.feed.common import (
+from layertool.analysis.moments import FoldMoments
+from layertool.analysis.rows import Condition, Rows, Sampling
+from layertool.analysis.views import LayerView, TableView, View, pair, turned
+from layertool.errors import UsageError
+from layertool.feed.common import (
     Progress,
     Say,
     check_comparable,
@@ -24,11 +28,7 @@ from layertool.analysis.feed.common import (
     silent,
     unit_of,
 )  # fmt: skip
-from layertool.analysis.feed.dealing import PERMUTED, TURNED, deal
-from layertool.analysis.moments import FoldMoments
-from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.analysis.views import LayerView, TableView, View, pair, turned
-from layertool.errors import UsageError
+from layertool.feed.dealing import PERMUTED, TURNED, deal
 from layertool.results import Result
 from layertool.store import FeatureStore
 

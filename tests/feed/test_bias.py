@@ -12,9 +12,9 @@ from scipy import stats
 import layertool
 from layertool import FeatureStore
 from layertool.analysis import speat
-from layertool.analysis.feed.bias import Options, parse_groups, speat_rows
 from layertool.analysis.rows import parse_where
 from layertool.errors import UsageError
+from layertool.feed.bias import Options, parse_groups, speat_rows
 from layertool.results import PARAMETERS
 
 N, N_TARGETS = 40, 22

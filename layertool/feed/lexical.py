@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.analysis.feed.common import Progress, conditions_of, joined, model_name, step_of
-from layertool.analysis.feed.listening import Listener, Outcome, answers
 from layertool.analysis.lexical import metrics
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus, relative_frequency, stimuli_of
 from layertool.analysis.rows import Condition
+from layertool.feed.common import Progress, conditions_of, joined, model_name, step_of
+from layertool.feed.listening import Listener, Outcome, answers
 from layertool.results import (
     EVERYTHING,
     IMPOSSIBLE,
