@@ -16,6 +16,7 @@ from layertool.errors import UsageError
 from layertool.files import whole_file
 
 _LAYER = re.compile(r"[CTD]\d+|final")
+BASELINE = "baseline"  # the layer of rows of what is compared with all layers of models: a line across figures
 PARAMETERS = "parameters that are not 0"  # the variant of rows that say how large a model is
 # What lexical rows are of: the first part of their variants.
 LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"

@@ -10,9 +10,8 @@ import pandas as pd
 
 from layertool.errors import UsageError
 from layertool.store import FeatureStore
-from layertool.store.layout import NO_LABEL
+from layertool.store.layout import NO_LABEL, NO_SPEECH
 
-NO_SPEECH = frozenset({"SIL", "sil", "sp", "spn", "<unk>", "<UNK>"})  # labels that stand for no phone and no word
 _SHOWN = 8  # values named in an error
 
 
@@ -187,6 +186,18 @@ def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
     """Values (n,) of a column of the rows or of their utterances' metadata; errors as ``select``."""
     values, codes = _column(store, unit, rows.table, name)
     return values[codes]
+
+
+def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
+    """The same (n,) as text. UsageError where a value is missing."""
+    values = column(store, unit, rows, name)
+    missing = int(pd.isna(values).sum())
+    if missing:
+        raise UsageError(
+            f"{store.path}: {missing} of {len(values)} {unit} rows have no {name}: choose a column that all of them have, or "
+            "leave them out with --where"
+        )
+    return values.astype(str)
 
 
 def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where: Sequence[Condition] = ()) -> Rows:

@@ -66,25 +66,28 @@ def deliver(
     import pandas as pd
 
     from layertool import results
+    from layertool.commands.probe_tables import show
 
     table = rows if isinstance(rows, pd.DataFrame) else results.table(rows)
 
     def draw(path: Path) -> None:
         from layertool import figures
+        from layertool.commands.probe_tables import drawn
 
-        are_maps = {results.is_matrix(part) for _, part in table.groupby(["analysis", "unit"])}
+        rows = drawn(table)
+        are_maps = {results.is_matrix(part) for _, part in rows.groupby(["analysis", "unit"])}
         if len(are_maps) > 1 and x == "layer":
             raise UsageError(
                 "these results hold layer by layer tables and curves, which are two figures: choose with --analysis or --unit"
             )
         if x != "layer":
-            figures.series(table, path, x, ylabel)
-        elif results.is_matrix(table):
-            figures.heatmaps(table, path, ylabel)
+            figures.series(rows, path, x, ylabel)
+        elif results.is_matrix(rows):
+            figures.heatmaps(rows, path, ylabel)
         else:
-            figures.layer_curves(table, path, ylabel)
+            figures.layer_curves(rows, path, ylabel)
 
-    hand_over(table, output.scores, draw, out, plot, as_json, quiet)
+    hand_over(table, show, draw, out, plot, as_json, quiet)
 
 
 def hand_over(table, show, draw, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:

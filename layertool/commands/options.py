@@ -91,16 +91,20 @@ result_options = bundle(
     seed_option,
     place_options,
 )  # fmt: skip
-# Which rows are drawn: the published rules, or others.
-sampling_options = bundle(
-    click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
-                 help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
+# How many rows are drawn of all there are.
+draw_options = bundle(
     click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
                  help="Draw so many utterances instead."),
     click.option("--per-label", type=click.IntRange(min=1), default=None, metavar="N",
                  help="Draw up to so many rows of each label instead."),
     click.option("--top-labels", type=click.IntRange(min=2), default=None, metavar="N",
                  help="Take only so many of the most frequent labels instead."),
+)  # fmt: skip
+# The same, or what the papers drew.
+sampling_options = bundle(
+    click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
+                 help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
+    draw_options,
 )  # fmt: skip
 MEASURES = {
     "cka": "linear CKA",

@@ -135,11 +135,16 @@ def scores(rows) -> None:
 
 
 def _curves(title: str, rows) -> None:
+    rows, below = without_baselines(rows)
+    if rows.empty:
+        click.echo("\n".join([title, *below, ""]))
+        return
     several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
     columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
     if len(columns) > _MAX_CURVES and "store" in several:
         for store, part in rows.groupby("store", sort=False, dropna=False):
             _curves(f"{title} of {_short('store', store)}", part)
+        click.echo("".join(f"{line}\n" for line in below), nl=False)
         return
     names = ["value"]
     if several:
@@ -161,7 +166,29 @@ def _curves(title: str, rows) -> None:
         lines.append(["chance (highest)", *(_number(part["chance"].max()) for _, part in columns)])
     click.echo(title)
     table(None, headers, lines)
+    for line in below:
+        click.echo(line)
     click.echo(f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}\n")
+
+
+def without_baselines(rows) -> tuple:
+    """The rows of layers, and a line for each of the others."""
+    from layertool.results import BASELINE
+
+    are = rows["layer"] == BASELINE
+    lines = []
+    for model, mine in rows[are].groupby("model", sort=False):
+        same = mine["value"].nunique() == 1
+        for _, row in mine.iterrows():
+            which = "" if same else f" ({_parted(row['variant'], rows['variant'])})"
+            lines.append(f"  baseline, {model}{which}: {_value(row, brief=False)}")
+    return rows[~are], list(dict.fromkeys(lines))
+
+
+def _parted(variant: str, variants) -> str:
+    """What one variant's name has and not all others."""
+    parts = [set(other.split(", ")) for other in dict.fromkeys(variants)]
+    return ", ".join(part for part in variant.split(", ") if not all(part in other for other in parts))
 
 
 def _in_common(variants: Sequence[str]) -> str:

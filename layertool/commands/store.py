@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -130,7 +131,9 @@ def verify(store: Path, quiet: bool) -> None:
 @click.command(context_settings=HELP)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
-@click.option("--to", "layout", type=click.Choice(["npy", "npz"]), default="npy", show_default=True, help="Layout.")
+@click.option(
+    "--to", "layout", type=click.Choice(["npy", "npz", "fastabx"]), default="npy", show_default=True, help="Layout."
+)
 @click.option("--layers", default=None, metavar="LAYERS", help="Only these, e.g. T0-T12,C7  [default: all there are]")
 @click.option("--units", default=None, metavar="UNITS", help="Only these, e.g. phone,word  [default: all there are]")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote.")
@@ -138,20 +141,43 @@ def verify(store: Path, quiet: bool) -> None:
 def export(
     store: Path, out: Path, layout: str, layers: str | None, units: str | None, overwrite: bool, quiet: bool
 ) -> None:
-    """Write a store as .npy files (one per layer) or .npz files (one per unit).
+    """Write a store as .npy, .npz, or the files of fastabx.
 
     \b
-    npy: the folder layout of Pasad et al.'s code, MODEL/CORPUS/contextualized/word_level/0/layer_7.npy
-    with labels_0.lst beside it. npz: UNIT.npz with one array per layer and the row columns.
+    npy: one file per layer in the folder layout of Pasad et al.'s code,
+    MODEL/CORPUS/contextualized/word_level/0/layer_7.npy with labels_0.lst beside it.
+    npz: UNIT.npz with one array per layer and the row columns.
+    fastabx: LAYER/UTTERANCE.pt with the frames, and phone.item (word.item) with the segments, for ABX
+    discrimination with the package fastabx; the store needs --units frame,phone and speakers.
     Example:
       layertool export w2v2 -o arrays/ --to npz --units word --layers T0-T12
+      layertool export w2v2 -o abx/ --to fastabx --layers T0-T12
     """
     from layertool.store import FeatureStore
+    from layertool.store.abx import export_fastabx
     from layertool.store.export import export_npy, export_npz
 
     opened = FeatureStore(store)
-    write = export_npy if layout == "npy" else export_npz
+    write = {"npy": export_npy, "npz": export_npz, "fastabx": export_fastabx}[layout]
     with output.progress_bar(quiet, "layers") as progress:
         written = write(opened, out, units.split(",") if units else None, layers, overwrite, progress)
     for path in written:
         click.echo(path)
+    if layout == "fastabx":
+        _say_what_is_next(out, quiet)
+
+
+def _say_what_is_next(out: Path, quiet: bool) -> None:
+    """What an export to fastabx left out, and the command that scores its last layer."""
+    from layertool.files import read_json
+    from layertool.store.abx import DESCRIPTION
+
+    about = read_json(out / DESCRIPTION, "the description of an export")
+    for tier, counts in about["items"].items():
+        short = counts["left_out_too_short"]
+        left_out = f"; {output.count(short, tier)} shorter than a frame left out" if short else ""
+        output.note(f"{tier}: {output.count(counts['n_items'], 'item')}{left_out}", quiet)
+    layer, facts = list(about["layers"].items())[-1]
+    if isinstance(facts["frequency"], int):  # its command line takes no other
+        files = shlex.join([str(out / f"{next(iter(about['items']))}.item"), str(out / layer)])
+        output.note(f"score a layer with: fastabx {files} --frequency {facts['frequency']} --max-size-group 10", quiet)

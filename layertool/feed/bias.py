@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from layertool.analysis import layer_sets, speat
 from layertool.analysis import rows as row_rules
@@ -200,7 +199,7 @@ def _tests(
     p, exact, n_permutations = speat.permutation_p(s, n_x, options.n_permutations, options.alternative, options.seed)
     strata = None
     if options.strata is not None:
-        strata = np.concatenate([_filled(store, unit, rows, options.strata) for rows in members[:2]])
+        strata = np.concatenate([row_rules.filled(store, unit, rows, options.strata) for rows in members[:2]])
     intervals: list[speat.Interval] | list[None] = [None] * len(sets)
     how_drawn = (n_x, options.n_resamples, options.seed, strata, options.pairs is not None)
     if options.resample == "targets":
@@ -292,7 +291,7 @@ def _check_members(store: FeatureStore, members: Sequence[Rows], x_y: Groups, a_
 
 def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> list[Rows]:
     """Both groups in the order of their pairs. UsageError where they are none."""
-    names = [_filled(store, unit, rows, column) for rows in (x, y)]
+    names = [row_rules.filled(store, unit, rows, column) for rows in (x, y)]
     for name in names:
         repeated, counts = np.unique(name, return_counts=True)
         if (counts > 1).any():
@@ -306,15 +305,6 @@ def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> 
         )
     return [replace(rows, index=rows.index[order], table=rows.table[order])
             for rows, order in ((x, np.argsort(names[0])), (y, np.argsort(names[1])))]  # fmt: skip
-
-
-def _filled(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarray:
-    """Values (n,) of a column as text. UsageError where one is missing."""
-    values = row_rules.column(store, unit, rows, column)
-    missing = int(pd.isna(values).sum())
-    if missing:
-        raise UsageError(f"{missing} of {len(values)} targets have no {column}: choose a column that all of them have")
-    return values.astype(str)
 
 
 def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result]:

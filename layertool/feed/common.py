@@ -68,6 +68,17 @@ def check_comparable(first: FeatureStore, second: FeatureStore) -> None:
         )
 
 
+def check_same_model(store: FeatureStore, fit: FeatureStore, what: str) -> None:
+    """Raise UsageError unless what is fitted on one store can be used on the other: both hold one model."""
+    mine, theirs = ({k: v for k, v in s.configuration["model"].items() if k != "decoder_prefix"} for s in (store, fit))
+    if mine != theirs:
+        other = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
+        raise UsageError(
+            f"{fit.path} and {store.path} hold different models ({other}: {theirs.get(other)}, {mine.get(other)}): "
+            f"{what} of one say nothing about the other"
+        )
+
+
 def check_pooling(first: FeatureStore, second: FeatureStore, unit: str, say: Say) -> None:
     """Tell when the rows of two stores are pooled differently: it is allowed, and it is part of the answer."""
     pooled = [store.configuration["units"].get(unit) for store in (first, second)]

@@ -17,6 +17,7 @@ from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
+    check_same_model,
     conditions_of,
     joined,
     layers_of,
@@ -163,13 +164,7 @@ def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: 
     if fit is store:
         return
     unit_of(fit, unit, unit)
-    mine, theirs = ({k: v for k, v in s.configuration["model"].items() if k != "decoder_prefix"} for s in (store, fit))
-    if mine != theirs:
-        other = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
-        raise UsageError(
-            f"{fit.path} and {store.path} hold different models ({other}: {theirs.get(other)}, {mine.get(other)}): "
-            "clusters of one say nothing about the other"
-        )
+    check_same_model(store, fit, "clusters")
     if (a := fit.configuration["units"][unit]) != (b := store.configuration["units"][unit]):
         raise UsageError(
             f"{unit} rows are pooled by {a} in {fit.path} and by {b} in {store.path}: extract both with one --pooling"

@@ -28,6 +28,7 @@ COLOUR_MAP = "viridis"
 DARK = 0.88  # the part of the colour map that can be seen as a line on white
 MAX_COLUMNS = 4
 SHARE_TOP = 1.05  # an axis that need not go higher ends at 1: accuracies and correlations, with their intervals
+LOWEST_THIRD = 1 / 3  # unless curves would lie so low that nothing can be told of them
 LOG_RATIO = 100
 CHARACTERS_PER_INCH, LINES_PER_INCH = 14, 7.5  # at 8 to 9 points
 MARGIN = 0.8  # inches that labels take beside the axes
@@ -86,7 +87,7 @@ def axis_limits(
     low = 0.0 if low > -1e-9 else low  # rounding
     room *= high - min(low, 0.0) or 1.0
     texts = (*rows["analysis"].head(1), *rows["variant"].head(1), label or "")
-    share = 0 <= high <= SHARE_TOP and not any(_NOT_A_SHARE.search(text) for text in texts)
+    share = LOWEST_THIRD <= high <= SHARE_TOP and not any(_NOT_A_SHARE.search(text) for text in texts)
     return low - room if low < 0 else 0.0, max(1.0, high) if share else high + room
 
 

@@ -6,25 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import NearestCentroid, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from layertool.errors import UsageError
+from layertool.errors import FeatureError, UsageError
+from layertool.probes import resampling
 
 METHODS = ("centroid", "knn")
-_BOOTSTRAP = 1000
+N_PERMUTATIONS = 5
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Share of rows whose label was found, with its 95 % interval over groups and two chance levels.
 
-    ``majority``: share of the most frequent label; ``permuted``: the same classifier on permuted labels.
+    ``majority``: share of the most frequent label; ``permuted``: the same classifier on permuted labels (a mean over
+    permutations).
     """
 
     value: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     majority: float
     permuted: float
     n: int
@@ -44,39 +46,68 @@ def classify(
 
     ``features``: (n, width); ``labels``, ``groups``: (n,). No group (utterance, speaker, sentence) is
     in both parts of a fold. Each dimension is scaled to zero mean and unit variance on the training
-    part. The interval is a percentile bootstrap over groups. Raises UsageError for fewer than two
-    groups or labels.
+    part; distances are Euclidean. Of labels that as many of the k neighbours have, the one with the nearest of them
+    is taken. A label that the training part lacks is never found. Labels that are the same in all rows of every
+    group (the gender of a speaker) are permuted among groups, others among rows. The interval is a percentile
+    bootstrap over groups. Raises UsageError for fewer than two groups or labels, FeatureError for values that are
+    not finite.
     """
     labels, groups = np.asarray(labels).astype(str), np.asarray(groups).astype(str)
-    n_groups, n_labels = len(np.unique(groups)), len(np.unique(labels))
+    codes, of_group = (np.unique(names, return_inverse=True)[1] for names in (labels, groups))
+    n_groups, n_labels = (int(c.max(initial=-1)) + 1 for c in (of_group, codes))
     if method not in METHODS:
         raise UsageError(f"'{method}' is no method: choose {' or '.join(METHODS)}")
+    if n_neighbours < 1 or n_folds < 2:
+        raise UsageError(f"{n_neighbours} neighbours and {n_folds} folds: at least 1 and 2 are needed")
     if n_groups < 2 or n_labels < 2:
         raise UsageError(f"{n_labels} labels in {n_groups} groups: at least two of each are needed to compare them")
     folds = min(n_folds, n_groups)
     features = np.asarray(features, dtype=np.float64)
-    hits = _hits(features, labels, groups, method, n_neighbours, folds)
+    if not np.isfinite(features).all():
+        at = int(np.argmin(np.isfinite(features).all(1)))
+        raise FeatureError(f"row {at} is not all finite: leave its utterance out with --where, or extract it again")
     random = np.random.default_rng(seed)
-    permuted = _hits(features, random.permutation(labels), groups, method, n_neighbours, folds)
-    _, codes = np.unique(groups, return_inverse=True)
-    right, total = np.bincount(codes, hits), np.bincount(codes)
-    drawn = random.integers(0, n_groups, size=(_BOOTSTRAP, n_groups))
-    low, high = np.quantile(right[drawn].sum(1) / total[drawn].sum(1), [0.025, 0.975])
-    majority = np.unique(labels, return_counts=True)[1].max() / len(labels)
-    return Accuracy(
-        float(hits.mean()), float(low), float(high), float(majority), float(permuted.mean()), len(labels), folds
-    )
+    labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(N_PERMUTATIONS))])
+    hits = _hits(features, labellings, of_group, method, n_neighbours, folds)
+    right, total = np.bincount(of_group, hits[0]), np.bincount(of_group)
+    drawn = resampling.counts(n_groups, seed)
+    low, high = resampling.interval((drawn @ right) / (drawn @ total))
+    majority = float(np.bincount(codes).max() / len(codes))
+    return Accuracy(float(hits[0].mean()), low, high, majority, float(hits[1:].mean()), len(codes), folds)
 
 
-def _hits(features, labels, groups, method: str, n_neighbours: int, n_folds: int) -> np.ndarray:
-    """1.0 where the label of a row was found from the other folds, else 0.0."""
-    hits = np.zeros(len(labels))
-    for train, test in GroupKFold(n_folds).split(features, labels, groups):
-        if len(np.unique(labels[train])) < 2:
-            hits[test] = labels[test] == labels[train][0]
-            continue
+def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Labels without their relation to the rows, but still one for each group where that is how they are."""
+    of_group = np.zeros(int(groups.max()) + 1, codes.dtype)
+    of_group[groups] = codes
+    if (of_group[groups] == codes).all():
+        return random.permutation(of_group)[groups]
+    return random.permutation(codes)
+
+
+def _hits(
+    features: np.ndarray, labellings: np.ndarray, groups: np.ndarray, method: str, n_neighbours: int, n_folds: int
+) -> np.ndarray:
+    """1.0 where the label of a row was found from the other folds, else 0.0: (n_labellings, n)."""
+    hits = np.zeros(labellings.shape)
+    for train, test in GroupKFold(n_folds).split(features, groups=groups):
         scaler = StandardScaler().fit(features[train])
-        model = NearestCentroid() if method == "centroid" else KNeighborsClassifier(min(n_neighbours, len(train)))
-        model.fit(scaler.transform(features[train]), labels[train])
-        hits[test] = model.predict(scaler.transform(features[test])) == labels[test]
+        known, asked = scaler.transform(features[train]), scaler.transform(features[test])
+        if method == "knn":
+            search = NearestNeighbors(n_neighbors=min(n_neighbours, len(train)), algorithm="brute").fit(known)
+            nearest = train[search.kneighbors(asked, return_distance=False)]
+        for k, codes in enumerate(labellings):
+            if len(np.unique(codes[train])) < 2:
+                found = np.full(len(test), codes[train[0]])
+            elif method == "knn":
+                found = _vote(codes[nearest])
+            else:
+                found = NearestCentroid().fit(known, codes[train]).predict(asked)
+            hits[k, test] = found == codes[test]
     return hits
+
+
+def _vote(nearest: np.ndarray) -> np.ndarray:
+    """The most frequent label (n,) of each row of (n, k) labels, nearest first; of equally frequent ones the nearest."""
+    votes = np.stack([(nearest == nearest[:, [k]]).sum(1) for k in range(nearest.shape[1])], axis=1)
+    return nearest[np.arange(len(nearest)), votes.argmax(1)]

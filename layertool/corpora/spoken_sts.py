@@ -1,0 +1,186 @@
+"""Spoken STS: pairs of sentences read aloud, and how similar people find their meanings (spec layerwise.md 5.4)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from layertool import audio
+from layertool.corpora import huggingface, textgrid
+from layertool.corpora.corpus import Corpus, check_unique
+from layertool.corpora.matching import counted
+from layertool.errors import AudioError, CorpusError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLIT = "test"  # the only one of juice500/spoken_sts
+KEY = ["task", "subtask", "pair_id"]  # joined by underscores they name a pair, as in the authors' code
+SCALARS = [*KEY, "speaker_id", "similarity"]
+SIDES = {"a": "audio_a", "b": "audio_b"}
+
+
+def read(
+    source: Path | str,
+    out: Path | str,
+    split: str | None = None,
+    config: str | None = None,
+    name: str | None = None,
+    channel: str | None = None,
+    max_failures: int = 0,
+    progress: textgrid.Progress | None = None,
+) -> Corpus:
+    """Make a corpus of the dataset juice500/spoken_sts, of whose rows each is one speaker reading both sentences.
+
+    ``source``: a folder (written by ``save_to_disk``, or of parquet files), one parquet file, or a hub id, optionally
+    ``id@revision``. ``split``: by default ``SPLIT``, or the only one. Audio is written to ``out``/audio, unchanged or,
+    from arrays, as 32-bit float WAV, at its own rate; files that a local dataset only names stay where they are.
+
+    One utterance for each pair, speaker and side, with the id PAIR_SPEAKER_SIDE, ordered by them and not as the rows
+    are. Columns: pair (``task_subtask_pairid``), side (a, b), speaker, similarity (the human score: one per pair),
+    task, subtask. A pair may have any number of speakers. Pairs without a similarity are left out and counted in
+    ``provenance["pairs_without_a_similarity"]``.
+
+    Up to ``max_failures`` utterances with unusable audio are left out, with their errors in
+    ``provenance["left_out"]``; a pair that has no reading of one side any more is left out with them. ``progress``:
+    called with the number of utterances done and of all.
+
+    Raises MissingExtraError, UsageError (``channel``), CorpusError (fields are missing, rows contradict each other:
+    before anything is written) or AudioError.
+    """
+    channel = audio.check_channel(channel)
+    source = str(source)
+    local = huggingface.is_local(source, (".parquet",))
+    dataset, origin = huggingface.load(source, local, split, config, SPLIT)
+    _check_fields(dataset, source)
+    readings, unscored = _readings(huggingface.scalar_table(dataset, SCALARS), source)
+    pairs, speakers = readings["pair"], readings["speaker"]
+    ids = [f"{pair}_{speaker}_{side}" for pair, speaker in zip(pairs, speakers, strict=True) for side in SIDES]
+    check_unique(pd.Series(ids), source)
+
+    place = Path(source).resolve()
+    root = None if not local else place if place.is_dir() else place.parent
+    folder = Path(out) / "audio"
+    folder.mkdir(parents=True, exist_ok=True)
+    stems = huggingface.file_stems(ids)
+    utterances: list[dict] = []
+    left_out: dict[str, str] = {}
+    rows = huggingface.arrow_rows(dataset.select(readings["row"].tolist()), list(SIDES.values()))
+    for k, (reading, items) in enumerate(zip(readings.drop(columns="row").to_dict("records"), rows, strict=True)):
+        for n, (side, item) in enumerate(zip(SIDES, items, strict=True), len(SIDES) * k):
+            try:
+                path = huggingface.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
+                audio.require_channel(path, audio.probe(path).channels, channel)
+            except (AudioError, CorpusError) as error:
+                left_out[ids[n]] = str(error)
+                if len(left_out) > max_failures:
+                    raise
+            else:
+                where = {"utterance": ids[n], "audio": str(path), "channel": channel}
+                utterances.append(where | {"pair": reading["pair"], "side": side} | reading)
+            if progress is not None:
+                progress(n + 1, len(ids))
+
+    # what has lost all its readings of one sentence has nothing to be compared with
+    sides = pd.DataFrame(utterances, columns=["pair", "side"]).groupby("pair")["side"].nunique()
+    complete = set(sides.index[sides == len(SIDES)])
+    if not complete:
+        raise CorpusError(f"no pair of {source} has usable audio of both sentences: {next(iter(left_out.values()))}")
+    utterances = [one for one in utterances if one["pair"] in complete]
+    provenance: dict = {"reader": "spoken-sts", "source": str(place) if local else source, **origin}
+    provenance |= {
+        "pairs": len(complete),
+        "pairs_without_a_similarity": counted(unscored),
+        "pairs_that_lost_a_side": counted(sorted(set(pairs) - complete)),
+    }
+    if left_out:
+        provenance["left_out"] = left_out
+    return Corpus.build(utterances, None, name or "spoken-sts", provenance)
+
+
+def _check_fields(dataset: Dataset, source: str) -> None:
+    """Raise CorpusError when the dataset lacks a field or one holds something else."""
+    features = dataset.features
+    there = ", ".join(features)
+    missing = [field for field in (*SCALARS, *SIDES.values()) if field not in features]
+    if missing:
+        raise CorpusError(
+            f"{source} has no {', '.join(missing)} (fields there: {there}): "
+            "give the split test of juice500/spoken_sts, or rename the fields"
+        )
+    for field in SCALARS:
+        if not huggingface.is_scalar(features[field]):
+            raise CorpusError(f"the field '{field}' of {source} holds no text or numbers: correct it in the dataset")
+    for field in SIDES.values():
+        if not huggingface.may_hold_audio(features[field]):
+            raise CorpusError(
+                f"the field '{field}' of {source} holds no audio: give it as bytes and path, or as array and "
+                "sampling_rate"
+            )
+
+
+def _readings(fields: dict[str, list], source: str) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of pairs with a score, in the order of pairs and speakers; and the pairs without one.
+
+    Columns: row (in the dataset, from 0), pair, speaker, similarity, task, subtask. Raises CorpusError where rows
+    lack what names them or contradict each other.
+    """
+    table = pd.DataFrame({field: pd.Series(values, dtype=object) for field, values in fields.items()})
+    names = [*KEY, "speaker_id"]
+    for field in names:
+        empty = [pd.isna(value) or not str(value).strip() for value in table[field]]
+        if any(empty):
+            raise CorpusError(
+                f"row {empty.index(True)} of {source} has no '{field}' ({sum(empty)} such rows, counted from 0): "
+                "fill it in or take the row out"
+            )
+    table["pair"] = ["_".join(map(str, key)) for key in table[KEY].itertuples(index=False, name=None)]
+    table["row"] = range(len(table))
+    table = table.sort_values(names, kind="stable")
+    again = table[table.duplicated(names)]
+    if len(again):
+        first = again.iloc[0]
+        raise CorpusError(
+            f"the pair '{first['pair']}' of {source} has the speaker '{first['speaker_id']}' more than once "
+            f"({len(again)} such rows): keep one row for each pair and speaker"
+        )
+    table["similarity"] = [_score(v, pair, source) for v, pair in zip(table["similarity"], table["pair"], strict=True)]
+    for pair, own in table.groupby("pair", sort=False):
+        if len(own[KEY].drop_duplicates()) > 1:
+            raise CorpusError(
+                f"the pair '{pair}' of {source} could be two, because an underscore in a name reads like one between "
+                f"names: change one of its {', '.join(KEY)}"
+            )
+        scores = own["similarity"].unique()
+        if len(scores) > 1:
+            given = " and ".join("none" if math.isnan(score) else str(score) for score in scores)
+            raise CorpusError(
+                f"the pair '{pair}' of {source} has several similarities ({given}), but people gave it one: "
+                "correct its rows"
+            )
+    unscored = table["similarity"].isna()
+    if unscored.all():
+        raise CorpusError(f"no row of {source} has a similarity: give a split with human scores")
+    kept = table[~unscored].rename(columns={"speaker_id": "speaker"})
+    for column in ("speaker", "task", "subtask"):
+        kept[column] = kept[column].map(str)
+    columns = ["row", "pair", "speaker", "similarity", "task", "subtask"]
+    return kept[columns], list(table.loc[unscored, "pair"].unique())
+
+
+def _score(value, pair: str, source: str) -> float:
+    """A similarity as a number, NaN where there is none. Raises CorpusError for what is no number."""
+    if pd.isna(value) or not str(value).strip():
+        return math.nan
+    try:
+        score = float(value)
+    except ValueError:
+        score = math.inf
+    if math.isinf(score):
+        raise CorpusError(
+            f"the pair '{pair}' of {source} has the similarity '{value}', which is no number: correct it in the dataset"
+        )
+    return score

@@ -1,0 +1,151 @@
+"""Which label has a row? Nearest neighbours and nearest centroids of every layer of a store, on unseen speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from layertool.analysis import rows as row_rules
+from layertool.analysis.rows import ALL, PUBLISHED, Condition, Rows, Sampling
+from layertool.errors import UsageError
+from layertool.feed.common import (
+    Progress,
+    Say,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    sampling_of,
+    silent,
+    unit_of,
+)
+from layertool.feed.information import TIERS
+from layertool.feed.parallel import each_layer
+from layertool.probes import neighbours as probe
+from layertool.results import BASELINE, Result
+from layertool.store import FeatureStore
+
+ANALYSIS = "neighbours"
+MAJORITY = "most frequent label"
+SPEAKER = "speaker"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are classified; see ``neighbour_rows``. ``sampling``: None is the published one of the labels' unit."""
+
+    methods: Sequence[str] = probe.METHODS
+    n_neighbours: int = 5
+    n_folds: int = 5
+    groups: str | None = None
+    sampling: Sampling | None = None
+    where: Sequence[Condition] = ()
+    seed: int = 0
+    n_workers: int | None = None
+
+
+def neighbour_rows(
+    store: FeatureStore,
+    labels: str,
+    unit: str | None = None,
+    layers: str = "all",
+    options: Options | None = None,
+    say: Say = silent,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Accuracy of naming the label of a row from rows of other groups, for each layer and method.
+
+    ``labels``: phone, word, or a metadata column (then of utterance rows, unless ``unit`` says otherwise). Folds keep
+    ``options.groups`` whole: a column, by default the utterance, and the speaker for labels that each speaker has only
+    one of (gender), which a model that knows voices would find without knowing the label. Chance is the same
+    classifier on permuted labels; rows of ``BASELINE`` hold the share of the most frequent label.
+    Raises UsageError, in one sentence, for missing units and columns, and for too few labels or groups.
+    """
+    options = options or Options()
+    say = said_once(say)
+    is_tier = labels in TIERS
+    unit = unit_of(store, unit, labels if is_tier else "utterance", only=is_tier)
+    asked = layers_of(store, unit, layers)
+    by_table: dict[str, tuple[Rows, np.ndarray]] = {}
+    for layer in asked:  # frames of another rate are other rows
+        table = store.table_of(unit, layer)
+        if table not in by_table:
+            by_table[table] = _rows(store, unit, layer, labels, options)
+            for note in by_table[table][0].notes:
+                say(note)
+    rows, names = next(iter(by_table.values()))
+    groups = options.groups or _usual_groups(store, unit, rows, names, labels)
+    group_of = {table: row_rules.filled(store, unit, mine, groups) for table, (mine, _) in by_table.items()}
+    for each in group_of.values():
+        if len(np.unique(each)) < 2:
+            raise UsageError(
+                f"{store.path}: all rows are of one {groups}, so none is left to learn from: choose other --groups"
+            )
+
+    def compute(layer: str) -> list[probe.Accuracy]:
+        table = store.table_of(unit, layer)
+        mine, codes = by_table[table]
+        features = store.read(unit, layer)[mine.index]
+        return [
+            probe.classify(
+                features, codes, group_of[table], method, options.n_neighbours, options.n_folds, options.seed
+            )
+            for method in options.methods
+        ]
+
+    found = each_layer(store, asked, compute, options.n_workers, progress)
+    out = []
+    for k, method in enumerate(options.methods):
+        how = joined([
+            f"{options.n_neighbours} nearest neighbours" if method == "knn" else "nearest centroid",
+            "accuracy",
+            f"{found[0][k].n_folds} {groups}-disjoint folds",
+            sampling_of(options.sampling) if labels in PUBLISHED else "",
+            conditions_of(options.where),
+            "chance: permuted labels",
+        ])  # fmt: skip
+        shared: dict[str, Any] = {"analysis": ANALYSIS, "variant": how, "target": labels, "seed": options.seed}
+        for layer, accuracies in zip(asked, found, strict=True):
+            one = accuracies[k]
+            out.append(
+                result(store, unit, layer, value=one.value, ci_low=one.ci_low, ci_high=one.ci_high, chance=one.permuted,
+                       n=one.n, **shared)
+            )  # fmt: skip
+        first = found[0][k]
+        out.append(
+            Result(model=MAJORITY, corpus=store.about["corpus"]["name"], unit=unit, layer=BASELINE, layer_index=0,
+                   value=first.majority, n=first.n, **shared)
+        )  # fmt: skip
+    return out
+
+
+def _rows(store: FeatureStore, unit: str, layer: str, labels: str, options: Options) -> tuple[Rows, np.ndarray]:
+    """The rows, and the label (n,) of each."""
+    if labels in TIERS:
+        rows = row_rules.with_labels(store, labels, row_rules.labelled(store, unit, layer, labels, options.where), 2)
+        rows = row_rules.draw(rows, PUBLISHED[labels] if options.sampling is None else options.sampling, options.seed)
+        return rows, np.array(store.labels[labels], dtype=object)[rows.table["label"]].astype(str)
+    rows = row_rules.select(store, unit, layer, options.where)
+    missing = pd.isna(row_rules.column(store, unit, rows, labels))
+    rows = rows.of(~missing, f"left out: {int(missing.sum())} {unit} rows without {labels}" if missing.any() else "")
+    if not len(rows):
+        raise UsageError(f"{store.path}: no {unit} row has a value of {labels}")
+    sampling = options.sampling or ALL
+    if sampling.per_label is not None or sampling.top_labels is not None:
+        raise UsageError("rows are drawn by label where labels are phones or words: draw utterances (--max-utterances)")
+    rows = row_rules.draw(rows, sampling, options.seed)
+    return rows, row_rules.filled(store, unit, rows, labels)
+
+
+def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray, labels: str) -> str:
+    """utterance; speaker where each speaker has one label, and there are two speakers of one of the labels."""
+    if labels == SPEAKER or SPEAKER not in store.utterances or store.utterances[SPEAKER].isna().any():
+        return "utterance"
+    speakers = row_rules.filled(store, unit, rows, SPEAKER)
+    both = {(speaker, name) for speaker, name in zip(speakers, names, strict=True)}
+    return SPEAKER if len(both) == len(np.unique(speakers)) and len(both) > 1 else "utterance"

@@ -1,0 +1,260 @@
+"""Word segmentation of every layer of a store: boundaries where frames differ, tuned on other speech than they are scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from layertool.analysis import rows as row_rules
+from layertool.analysis.rows import PUBLISHED, Condition, Sampling
+from layertool.errors import UsageError
+from layertool.feed.common import (
+    Progress,
+    Say,
+    check_same_model,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    silent,
+    unit_of,
+)
+from layertool.feed.frames import FrameRows
+from layertool.feed.parallel import each_layer
+from layertool.probes import resampling, segmentation
+from layertool.probes.segmentation import Cell, Counts, Speech
+from layertool.results import Result
+from layertool.store import FeatureStore
+from layertool.store.layout import NO_SPEECH
+
+ANALYSIS = "word segmentation"
+CRITERIA = ("F1", "R-value", "lenient F1", "token F1")
+RESAMPLED = ("utterances", "speakers", "none")
+CHOSEN = "chosen"  # variants of rows that say which cell of the grid was taken begin with it
+TARGET = "word boundaries"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How segmentation is tuned and scored; see ``segmentation_rows``."""
+
+    cells: Sequence[Cell] = ()
+    tune_store: FeatureStore | None = None
+    criterion: str = "F1"
+    tolerance: int = segmentation.TOLERANCE
+    resample: str = "utterances"
+    sampling: Sampling = PUBLISHED["frame"]
+    where: Sequence[Condition] = ()
+    seed: int = 0
+    n_workers: int | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for options that no data could satisfy."""
+        if self.criterion not in CRITERIA:
+            raise UsageError(f"'{self.criterion}' is nothing to tune for: choose {', '.join(CRITERIA)}")
+        if self.resample not in RESAMPLED:
+            raise UsageError(f"'{self.resample}' cannot be resampled: choose {', '.join(RESAMPLED)}")
+
+
+@dataclass(frozen=True)
+class _Swept:
+    """Counts (n_cells, n_utterances) of all cells, and of their chance."""
+
+    found: Counts
+    chance: Counts
+
+    def best(self, which: np.ndarray, criterion: str) -> int:
+        """The first cell with the best score over the utterances for which ``which`` holds."""
+        return int(np.argmax(segmentation.scores(_sums(self.found, which))[criterion]))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Cells taken, and counts (n_utterances,) of each utterance with the cell that was tuned without it."""
+
+    cells: list[Cell]
+    found: Counts
+    chance: Counts
+
+
+def segmentation_rows(
+    store: FeatureStore,
+    layers: str = "all",
+    options: Options | None = None,
+    say: Say = silent,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Scores of word boundaries found without training, for each layer.
+
+    The cell of the grid with the best ``options.criterion`` on ``tune_store`` (the same model on another corpus) is used;
+    without it, each half of the utterances is scored with the cell that is best on the other half; a grid of one cell
+    needs no tuning. Utterances without words, or with words that are not known (``spn``, ``<unk>``), are left out,
+    frames and references alike. Chance: as many boundaries, turned by half of their utterance. Intervals resample
+    utterances or speakers; tuning is not repeated.
+    Raises UsageError, in one sentence, for stores without frames or words, and too few utterances.
+    """
+    options = options or Options()
+    options.check()
+    say = said_once(say)
+    unit_of(store, "word", "word")
+    unit_of(store, "frame", "frame")
+    asked = layers_of(store, "frame", layers)
+    cells = list(options.cells) or segmentation.grid()
+    tune = options.tune_store
+    if tune is not None:
+        check_same_model(store, tune, "boundaries tuned on")
+        for unit in ("word", "frame"):
+            unit_of(tune, unit, unit)
+        missing = [layer for layer in asked if layer not in tune.layers_of("frame")]
+        if missing:
+            raise UsageError(f"{tune.path} has no frames of {missing[0]}: type --layers without it")
+    codes = _utterances(store, options, say)
+    tune_codes = None if tune is None else _utterances(tune, options, say, where=())
+    halves = _halves(len(codes), options.seed) if tune is None and len(cells) > 1 else None
+    clusters = _clusters(store, codes, options)
+
+    def compute(layer: str) -> _Scored:
+        if tune is not None and tune_codes is not None:
+            tuned = _sweep(tune, layer, tune_codes, cells, options.tolerance)
+            best = cells[tuned.best(np.ones(len(tune_codes), bool), options.criterion)]
+            mine = _sweep(store, layer, codes, [best], options.tolerance)
+            return _Scored([best], _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
+        mine = _sweep(store, layer, codes, cells, options.tolerance)
+        if halves is None:
+            return _Scored(cells, _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
+        taken = np.array([mine.best(halves != half, options.criterion) for half in (0, 1)])
+        return _Scored(
+            [cells[k] for k in taken], _of_cell(mine.found, taken[halves]), _of_cell(mine.chance, taken[halves])
+        )
+
+    found = each_layer(store, asked, compute, options.n_workers, progress)
+    drawn = None if clusters is None else resampling.counts(int(clusters.max()) + 1, options.seed)[:, clusters]
+    tuned_on = (
+        f"tuned on {tune.about['corpus']['name']}" if tune is not None else "tuned on the other half of the utterances"
+    )
+    how = joined(
+        [
+            f"±{options.tolerance * 1000 / segmentation.SAMPLE_RATE:g} ms",
+            f"{tuned_on} for {options.criterion} over {len(cells)} cells" if len(cells) > 1 else str(cells[0]),
+            conditions_of(options.where),
+        ]
+    )
+    out = []
+    for layer, one in zip(asked, found, strict=True):
+        out += _rows(store, layer, one, how, drawn, options)
+    return out
+
+
+def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, drawn, options: Options) -> list[Result]:
+    everything = np.ones(len(one.found.words))
+    values = segmentation.scores(one.found.of(everything))
+    chances = segmentation.scores(one.chance.of(everything))
+    resampled = {} if drawn is None else segmentation.scores(one.found.of(drawn))
+    out = []
+    for name, value in values.items():
+        matching = "" if name.startswith("lenient") else ", one to one" if "token" not in name else ", both ends"
+        low, high = resampling.interval(resampled[name]) if name in resampled else (None, None)
+        out.append(
+            result(
+                store, "frame", layer, analysis=ANALYSIS, target=TARGET, variant=f"{name}{matching}, {how}", value=float(value),
+                ci_low=low, ci_high=high, chance=float(chances[name]), n=int(one.found.references.sum()), seed=options.seed,
+            )
+        )  # fmt: skip
+    if len(one.cells) > 1 or options.tune_store is not None:
+        for k, cell in enumerate(one.cells, start=1):
+            half = f", half {k}" if len(one.cells) > 1 else ""
+            for name, number in (
+                ("prominence", cell.prominence),
+                ("frames of smoothing", cell.window),
+                ("distance (0 euclidean, 1 cosine)", segmentation.DISTANCES.index(cell.distance)),
+            ):
+                out.append(
+                    result(store, "frame", layer, analysis=ANALYSIS, target=TARGET, variant=f"{CHOSEN} {name}{half}, {how}",
+                           value=float(number), n=len(one.found.words), seed=options.seed)
+                )  # fmt: skip
+    return out
+
+
+def _utterances(
+    store: FeatureStore, options: Options, say: Say, where: Sequence[Condition] | None = None
+) -> np.ndarray:
+    """Codes of the utterances that are scored, in order: those with words, all of them known."""
+    rows = row_rules.select(store, "word", None, options.where if where is None else where)
+    names = store.labels["word"]
+    unknown = np.array([name.lower() == "spn" or name.startswith("<") for name in names])
+    codes = np.unique(rows.table["utterance"])
+    bad = np.unique(rows.table["utterance"][unknown[rows.table["label"]]])
+    of_speech = row_rules.of_speech(store, "word", rows)
+    if len(bad):
+        say(f"left out: {len(bad)} utterances of {store.path} with words that are not known (spn, <unk>)")
+    without = len(store.utterances) - len(np.unique(store.row_table("word")["utterance"]))
+    if without:
+        say(f"left out: {without} utterances of {store.path} without words")
+    of_speech = of_speech.of(~np.isin(of_speech.table["utterance"], bad))
+    drawn = row_rules.draw(of_speech, options.sampling, options.seed)
+    for note in drawn.notes:
+        say(note)
+    codes = np.unique(drawn.table["utterance"])
+    if len(codes) < 2:
+        raise UsageError(
+            f"{store.path}: {len(codes)} utterances have known words: segmentation takes two or more (--where, or a larger corpus)"
+        )
+    return codes
+
+
+def _halves(n: int, seed: int) -> np.ndarray:
+    """0 or 1 for each utterance, at random."""
+    return np.random.default_rng(seed).permutation(n) % 2
+
+
+def _clusters(store: FeatureStore, codes: np.ndarray, options: Options) -> np.ndarray | None:
+    """What is resampled: a number for each utterance."""
+    if options.resample == "none":
+        return None
+    if options.resample == "utterances":
+        return np.arange(len(codes))
+    table = store.utterances
+    if "speaker" not in table:
+        raise UsageError(f"{store.path} has no column 'speaker': type --resample utterances")
+    names = table["speaker"].iloc[codes]
+    if names.isna().any():
+        raise UsageError(
+            f"{store.path}: {int(names.isna().sum())} utterances have no speaker: type --resample utterances"
+        )
+    return np.unique(names.astype(str), return_inverse=True)[1]
+
+
+def _sweep(store: FeatureStore, layer: str, codes: np.ndarray, cells: Sequence[Cell], tolerance: int) -> _Swept:
+    frames = FrameRows.of(store, layer)
+    mine = np.isin(frames.utterance, codes)
+    words = store.row_table("word")
+    silent_label = np.array([name in NO_SPEECH for name in store.labels["word"]] + [True])  # -1 is the last: no label
+    words = words[np.isin(words["utterance"], codes) & ~silent_label[words["label"]]]
+    words = words[np.lexsort((words["start"], words["utterance"]))]
+    speech = Speech(
+        np.searchsorted(codes, frames.utterance[mine]),
+        frames.centres[mine],
+        store.utterances["n_samples"].to_numpy()[codes],
+        np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]]).astype(np.float64),
+    )
+    counts = [(found, chance) for _, found, chance in
+              segmentation.sweep(store.read("frame", layer)[mine], speech, cells, tolerance)]  # fmt: skip
+    return _Swept(*(_stacked(column) for column in zip(*counts, strict=True)))
+
+
+def _stacked(counts: Sequence[Counts]) -> Counts:
+    return Counts(*(np.stack(column) for column in zip(*(vars(one).values() for one in counts), strict=True)))
+
+
+def _sums(counts: Counts, which: np.ndarray) -> Counts:
+    """Over the utterances for which ``which`` holds, of each cell."""
+    return Counts(*(values[:, which].sum(1) for values in vars(counts).values()))
+
+
+def _of_cell(counts: Counts, cell: int | np.ndarray) -> Counts:
+    """Of one cell, or of one for each utterance."""
+    n = next(iter(vars(counts).values())).shape[1]
+    return Counts(*(values[cell, np.arange(n)] for values in vars(counts).values()))

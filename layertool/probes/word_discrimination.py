@@ -1,0 +1,282 @@
+"""Acoustic word discrimination: are two tokens of one word nearer to each other than tokens of different words?
+
+Average precision over all pairs of tokens as the threshold varies (Carlin et al. 2011; Pasad et al. 2021, section 4.2;
+spec layerwise.md 5.1). Tied pairs enter together: the precision of a pair counts all pairs that are as near as it
+or nearer, so the order of rows cannot matter. Chance is the share of pairs that are of one word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from layertool.errors import FeatureError, UsageError
+from layertool.probes import resampling
+
+Progress = Callable[[float, float], object]
+# Distances (rows, columns), float32, of tokens by their positions.
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_PAIRS_AT_ONCE = 2**22
+_NO_DISTANCE = 1e-12  # cosines of equal vectors differ from 1 by rounding
+_MOST_CLUSTERS = 200  # more are put together for the bootstrap, whose memory grows with their square
+_N_BINS = 128  # of distances, in the bootstrap
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """Average precision with its 95 % interval; ``chance``: the share of the ``n_pairs`` that are of one word."""
+
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    chance: float
+    n_pairs: int
+    n_same: int
+
+
+def cosine(vectors: np.ndarray) -> Distance:
+    """1 - cos of pooled vectors (n, width), in float64, then rounded to float32: pairs that differ by less are tied.
+
+    Raises FeatureError for vectors of zeros or with values that are not finite.
+    """
+    unit = _directions(np.asarray(vectors, np.float64), "vector")
+
+    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        distances = 1 - unit[rows] @ unit[columns].T
+        distances[distances < _NO_DISTANCE] = 0
+        return distances.astype(np.float32)
+
+    return between
+
+
+def warped(tokens: Sequence[np.ndarray]) -> Distance:
+    """Dynamic time warping of frames, each token (frames, width): the least sum of 1 - cos along a path of steps
+    (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; computed in float32.
+
+    Raises FeatureError for frames of zeros or with values that are not finite, and tokens without frames.
+    """
+    lengths = np.array([len(token) for token in tokens])
+    if not lengths.all():
+        raise FeatureError(f"token {int(np.argmin(lengths))} has no frame to warp: leave it out")
+    frames = _directions(np.concatenate(tokens).astype(np.float32), "frame")
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), len(columns)), np.float32)
+        # tokens of like length together: what is padded is computed in vain
+        order = columns[np.argsort(lengths[columns], kind="stable")]
+        place = np.argsort(np.argsort(lengths[columns], kind="stable"))
+        for begin in range(0, len(order), _COLUMNS_AT_ONCE):
+            some = order[begin : begin + _COLUMNS_AT_ONCE]
+            longest = int(lengths[some].max())
+            # (longest, columns): the frames of each token, the last repeated
+            index = first[some] + np.minimum(np.arange(longest)[:, None], lengths[some] - 1)
+            theirs = frames[index.ravel()].T
+            for k, row in enumerate(rows):
+                mine = frames[first[row] : first[row] + lengths[row]]
+                costs = np.maximum(1 - mine @ theirs, 0).reshape(len(mine), longest, len(some))
+                out[k, begin : begin + len(some)] = _least_costs(costs, lengths[some]) / (lengths[some] + len(mine))
+        return out[:, place]
+
+    return between
+
+
+_COLUMNS_AT_ONCE = 512
+
+
+def _least_costs(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Of the best path through each of the matrices ``costs[:, :lengths[k], k]``."""
+    total = np.cumsum(costs[0], axis=0)
+    for cost in costs[1:]:
+        before = total.copy()
+        np.minimum(before[1:], total[:-1], out=before[1:])
+        total[0] = before[0] + cost[0]
+        for u in range(1, len(total)):
+            np.minimum(before[u], total[u - 1], out=total[u])
+            total[u] += cost[u]
+    return total[lengths - 1, np.arange(len(lengths))]
+
+
+def _directions(rows: np.ndarray, what: str) -> np.ndarray:
+    """Rows of length 1."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = ~np.isfinite(length[:, 0]) | (length[:, 0] == 0)
+    if bad.any():
+        at = int(np.argmax(bad))
+        how = "is all zeros, which have no direction" if length[at, 0] == 0 else "is not all finite"
+        raise FeatureError(f"{what} {at} {how}: leave its utterance out with --where, or extract it again")
+    return rows / length
+
+
+def average_precision(
+    distance: Distance,
+    words: np.ndarray,
+    speakers: np.ndarray | None = None,
+    cross_speaker: bool = False,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Discrimination:
+    """Average precision of "one word" over all pairs of n tokens, nearest first.
+
+    ``words``, ``speakers`` (n,): of each token. ``cross_speaker``: pairs of one speaker, of one word or of two, are
+    left out. ``clusters`` (n,): what the interval resamples, words or speakers; None for no interval. A pair counts as
+    often as both its clusters are drawn, pairs within one cluster as often as that one is; more than 200 clusters are
+    put together at random into 200. Memory is that of a few million pairs at a time.
+    Raises UsageError where no pair is of one word, or all are.
+    """
+    words = np.unique(np.asarray(words), return_inverse=True)[1]
+    if cross_speaker and speakers is None:
+        raise UsageError("pairs across speakers need the speaker of each token: give speakers")
+    voices = np.unique(np.asarray(speakers), return_inverse=True)[1] if cross_speaker else None
+    groups = _clusters(clusters, len(words), seed)
+    order = np.argsort(groups, kind="stable")  # then a block of rows is of one cluster
+    words, groups = words[order], groups[order]
+    voices = None if voices is None else voices[order]
+    same = _same_pairs(distance, order, words, voices)
+    thresholds, n_at = np.unique(same.distances, return_counts=True)
+    n_same = int(n_at.sum())
+    if not n_same:
+        across = " by different speakers" if cross_speaker else ""
+        raise UsageError(f"no word stands twice{across} among {len(words)} tokens: take more of them, or shorter words")
+    counted = _Counted(thresholds, groups, clusters is not None)
+    done, total = 0, len(words) * (len(words) - 1) // 2
+    n_different = 0
+    for rows in _blocks(groups):
+        columns = np.arange(rows[0] + 1, len(words))
+        if not len(columns):
+            break
+        found = distance(order[rows], order[columns])
+        wanted = (columns > rows[:, None]) & (words[columns] != words[rows][:, None])
+        if voices is not None:
+            wanted &= voices[columns] != voices[rows][:, None]
+        counted.add(found, wanted, groups[rows[0]], groups[columns])
+        n_different += int(wanted.sum())
+        done += int((len(words) - 1 - rows).sum())
+        if progress:
+            progress(done, total)
+    if not n_different:
+        raise UsageError(f"all {len(words)} tokens are of one word: there is nothing to tell them from")
+    above = counted.at_most()
+    hits = np.cumsum(n_at)
+    value = float((n_at * (hits / (hits + above))).sum() / n_same)
+    low, high = (None, None) if clusters is None else counted.interval(same, groups, value, seed)
+    return Discrimination(value, low, high, n_same / (n_same + n_different), n_same + n_different, n_same)
+
+
+def _clusters(clusters: np.ndarray | None, n: int, seed: int) -> np.ndarray:
+    """A number for each token, at most 200 different ones."""
+    if clusters is None:
+        return np.zeros(n, np.int64)
+    names, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) <= _MOST_CLUSTERS:
+        return codes
+    return (np.random.default_rng(seed).permutation(len(names)) % _MOST_CLUSTERS)[codes]
+
+
+@dataclass(frozen=True)
+class _SamePairs:
+    """Pairs of one word: distances (n_same,) and the positions of both tokens."""
+
+    distances: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+def _same_pairs(distance: Distance, order: np.ndarray, words: np.ndarray, voices: np.ndarray | None) -> _SamePairs:
+    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))]
+    by_word = np.argsort(words, kind="stable")
+    for tokens in np.split(by_word, np.flatnonzero(np.diff(words[by_word])) + 1):
+        if len(tokens) < 2:
+            continue
+        for begin in range(0, len(tokens), step := max(1, _PAIRS_AT_ONCE // len(tokens))):
+            rows = tokens[begin : begin + step]
+            found = distance(order[rows], order[tokens])
+            wanted = np.arange(len(tokens)) > np.arange(begin, begin + len(rows))[:, None]
+            if voices is not None:
+                wanted &= voices[tokens] != voices[rows][:, None]
+            i, j = np.nonzero(wanted)
+            parts.append((found[i, j], rows[i], tokens[j]))
+    return _SamePairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _blocks(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive rows of one cluster, few enough for their pairs with all others."""
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(groups)))
+    for rows in np.split(np.arange(len(groups)), np.flatnonzero(np.diff(groups)) + 1):
+        for begin in range(0, len(rows), step):
+            yield rows[begin : begin + step]
+
+
+class _Counted:
+    """Pairs of different words that are as near as each threshold or nearer: in all, and by pair of clusters."""
+
+    def __init__(self, thresholds: np.ndarray, groups: np.ndarray, by_cluster: bool):
+        self.thresholds = thresholds
+        self._above = np.zeros(len(thresholds), np.int64)
+        self._waiting: list[np.ndarray] = []
+        self._n_waiting = 0
+        self.by_cluster = by_cluster
+        if by_cluster:
+            picked = np.unique(np.linspace(0, len(thresholds) - 1, _N_BINS).round().astype(np.int64))
+            self.edges = thresholds[picked]
+            n = int(groups.max()) + 1
+            self.pairs = np.zeros((len(self.edges), n, n), np.float32)
+
+    def add(self, found: np.ndarray, wanted: np.ndarray, group: int, groups: np.ndarray) -> None:
+        """Distances (rows, columns) of rows of one cluster."""
+        wanted = wanted & (found <= self.thresholds[-1])
+        near = found[wanted]
+        self._waiting.append(near)
+        self._n_waiting += len(near)
+        if self.by_cluster:
+            n_bins, n = self.pairs.shape[:2]
+            place = np.broadcast_to(groups, found.shape)[wanted] * n_bins + np.searchsorted(self.edges, near)
+            self.pairs[:, group] += np.bincount(place, minlength=n * n_bins).reshape(n, n_bins).T
+        if self._n_waiting >= _PAIRS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            near = np.sort(np.concatenate(self._waiting))
+            self._above += np.searchsorted(near, self.thresholds, side="right")
+            self._waiting, self._n_waiting = [], 0
+
+    def at_most(self) -> np.ndarray:
+        """How many pairs are as near as each threshold or nearer."""
+        self._flush()
+        return self._above
+
+    def interval(
+        self, same: _SamePairs, groups: np.ndarray, value: float, seed: int
+    ) -> tuple[float, float] | tuple[None, None]:
+        """95 % percentile bootstrap over clusters, of average precision at binned thresholds, moved to the exact value."""
+        n_bins, n = self.pairs.shape[:2]
+        if n < 2:
+            return None, None
+        hits = np.zeros((n_bins, n, n), np.float32)
+        np.add.at(hits, (np.searchsorted(self.edges, same.distances), groups[same.first], groups[same.second]), 1)
+        drawn = np.concatenate([np.ones((1, n)), resampling.counts(n, seed)])  # the first is all clusters, once
+        right, wrong = (np.cumsum(_weighted(pairs, drawn), axis=1) for pairs in (hits, self.pairs))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.where(right > 0, right / (right + wrong), 0)
+            values = (np.diff(right, axis=1, prepend=0) * precision).sum(1) / right[:, -1]
+        low, high = resampling.interval(values[1:])
+        if low is None or high is None:
+            return None, None
+        shift = value - float(values[0])
+        return max(0.0, low + shift), min(1.0, high + shift)
+
+
+def _weighted(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Pairs (bins, clusters, clusters) as often as their clusters are drawn (resamples, clusters): (resamples, bins)."""
+    drawn = drawn.astype(np.float32)
+    out = np.empty((len(drawn), len(pairs)))
+    for k, table in enumerate(pairs):
+        within = np.diagonal(table)
+        across = table - np.diag(within)
+        out[:, k] = ((drawn @ across) * drawn).sum(1, dtype=np.float64) + drawn @ within
+    return out

@@ -1,0 +1,201 @@
+"""Word similarity: are words that people call alike near each other in a layer? (Pasad et al. 2021, section 4.3.)
+
+A word's vector is the mean of its tokens' vectors, whatever their context; the score of a task is Spearman's
+correlation of cosines with human ratings (spec layerwise.md 5.2).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from layertool.errors import CorpusError, FeatureError
+from layertool.probes import resampling
+
+COLUMNS = ("word1", "word2", "similarity")
+SAME_ROWS = 0.9  # of the larger file: two of that many equal rows are one task that stands there twice
+FEWEST_PAIRS = 3  # a rank correlation takes as many
+_TAGGED = re.compile(r".+-[a-z]")  # of a word with its part of speech, as in MEN: sun-n
+
+
+@dataclass(frozen=True)
+class Task:
+    """Word pairs (n, 2), in lower case, and human ratings (n,); ``n_read``: pairs in the file before any was left out."""
+
+    name: str
+    pairs: list[tuple[str, str]]
+    ratings: np.ndarray
+    n_read: int
+
+    @property
+    def words(self) -> list[str]:
+        """Every word once, in the order of the pairs."""
+        return list(dict.fromkeys(word for pair in self.pairs for word in pair))
+
+    def among(self, known: set[str]) -> Task:
+        """The pairs whose two words are known."""
+        kept = [k for k, pair in enumerate(self.pairs) if known.issuperset(pair)]
+        return replace(self, pairs=[self.pairs[k] for k in kept], ratings=self.ratings[kept])
+
+
+def read(path: Path | str) -> list[Task]:
+    """Tasks of a CSV file in the layout of vecto-ai/word-benchmarks, or of every such file of a folder, by name.
+
+    A header names the columns word1, word2 and similarity, in any order among others. Rows without words or rating
+    are passed over. Words are taken in lower case and, where all words of a file end so, without their part of speech
+    ("sun-n"). Raises CorpusError for a file that is missing, has other columns, or a rating that is no number.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.csv"))
+        if not files:
+            raise CorpusError(f"{path} has no .csv file: give the folder of word-benchmarks, or a file of it")
+        return [task for file in files for task in read(file)]
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist: give a .csv file of word-benchmarks, or a folder of them")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{path} is no CSV file in UTF-8 ({error}): give one of word-benchmarks") from error
+    head = [name.strip().lower() for name in rows[0]] if rows else []
+    missing = [name for name in COLUMNS if name not in head]
+    if missing:
+        raise CorpusError(
+            f"{path} has no column '{missing[0]}' (it has {', '.join(filter(None, head)) or 'none'}): a task has the "
+            f"columns {', '.join(COLUMNS)}"
+        )
+    places = [head.index(name) for name in COLUMNS]
+    pairs: list[tuple[str, str]] = []
+    ratings: list[float] = []
+    for number, row in enumerate(rows[1:], start=2):
+        first, second, text = (row[place].strip().lower() if place < len(row) else "" for place in places)
+        if not (first and second and text):
+            continue
+        pairs.append((first, second))
+        ratings.append(_rating(path, number, text))
+    if not pairs:
+        raise CorpusError(f"{path} has no pair of words below its header: give a whole file")
+    if all(_TAGGED.fullmatch(word) for pair in pairs for word in pair):
+        pairs = [(first[:-2], second[:-2]) for first, second in pairs]
+    return [Task(path.stem, pairs, np.array(ratings), len(pairs))]
+
+
+def _rating(path: Path, number: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise CorpusError(f"{path}, line {number} has the rating '{text}', which is no finite number: correct it")
+    return value
+
+
+def without_copies(
+    tasks: Sequence[Task], n_known: Sequence[int] | None = None
+) -> tuple[list[Task], list[tuple[Task, Task]]]:
+    """Tasks of which each counts once, and the (copy, original) that were left out.
+
+    Two tasks are one where 90 % of the rows of the larger stand in the other: verb-143 of word-benchmarks is yp-130.
+    The one with more pairs (``n_known``: more of them known) is kept, then the first. A file given twice is such a copy, too.
+    """
+    sizes = [len(task.pairs) for task in tasks] if n_known is None else n_known
+    ranked = sorted(range(len(tasks)), key=lambda k: -sizes[k])
+    kept: list[int] = []
+    copies = []
+    for k in ranked:
+        original = next((j for j in kept if _same(tasks[k], tasks[j])), None)
+        if original is None:
+            kept.append(k)
+        else:
+            copies.append((tasks[k], tasks[original]))
+    return [tasks[k] for k in sorted(kept)], copies
+
+
+def _same(one: Task, other: Task) -> bool:
+    rows = [
+        {(*sorted(pair), rating) for pair, rating in zip(t.pairs, t.ratings.tolist(), strict=True)}
+        for t in (one, other)
+    ]
+    return len(rows[0] & rows[1]) >= SAME_ROWS * max(map(len, rows))
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein's: how many characters are inserted, left out or exchanged."""
+    costs = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        before, costs[0] = costs[0], i
+        for j, b in enumerate(second, start=1):
+            before, costs[j] = costs[j], min(costs[j] + 1, costs[j - 1] + 1, before + (a != b))
+    return costs[-1]
+
+
+def spelling(task: Task) -> np.ndarray:
+    """The baseline of spelling (n,): minus the edit distance of each pair."""
+    return -np.array([edit_distance(*pair) for pair in task.pairs], np.float64)
+
+
+def cosines(vectors: np.ndarray, words: Sequence[str], task: Task) -> np.ndarray:
+    """Cosine (n,) of each pair of the task, from one vector (n_words, width) of each word.
+
+    Raises FeatureError for a vector of zeros or with values that are not finite.
+    """
+    vectors = np.asarray(vectors, np.float64)
+    length = np.linalg.norm(vectors, axis=1)
+    bad = ~np.isfinite(length) | (length == 0)
+    if bad.any():
+        word = words[int(np.argmax(bad))]
+        raise FeatureError(f"the vector of '{word}' has no direction (zeros, or not finite): leave the word out")
+    place = {word: k for k, word in enumerate(words)}
+    first, second = np.array([[place[word] for word in pair] for pair in task.pairs]).reshape(-1, 2).T
+    return np.einsum("ij,ij->i", vectors[first], vectors[second]) / (length[first] * length[second])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Spearman's correlation of each task with its 95 % interval, their mean over tasks, and over pairs."""
+
+    tasks: list[tuple[float, float | None, float | None]]
+    macro: tuple[float, float | None, float | None]
+    micro: tuple[float, float | None, float | None]
+
+
+def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray], seed: int = 0) -> Scores:
+    """Correlations of similarities (n,) with the ratings of each task, NaN where all similarities are equal.
+
+    Means are over the tasks with a correlation: macro counts them alike, micro by their pairs. Intervals resample
+    words, the same of them in all tasks: a pair counts as often as both its words are drawn (Owen 2007, pigeonhole
+    bootstrap, which is rather too wide than too narrow).
+    """
+    values = [resampling.spearman(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)]
+    words = list(dict.fromkeys(word for task in tasks for word in task.words))
+    drawn = resampling.counts(len(words), seed)
+    place = {word: k for k, word in enumerate(words)}
+    resampled = np.empty((len(drawn), len(tasks)))
+    for k, (s, task) in enumerate(zip(similarities, tasks, strict=True)):
+        first, second = np.array([[place[word] for word in pair] for pair in task.pairs]).reshape(-1, 2).T
+        weights = drawn[:, first] * np.where(first == second, 1, drawn[:, second])
+        resampled[:, k] = resampling.weighted_spearman(s, task.ratings, weights)
+    known = np.isfinite(values)
+    n_pairs = np.array([len(task.pairs) for task in tasks], np.float64)
+    return Scores(
+        [(value, *resampling.interval(column)) for value, column in zip(values, resampled.T, strict=True)],
+        _mean(np.array(values)[known], resampled[:, known], np.ones(int(known.sum()))),
+        _mean(np.array(values)[known], resampled[:, known], n_pairs[known]),
+    )
+
+
+def _mean(values: np.ndarray, resampled: np.ndarray, weights: np.ndarray) -> tuple[float, float | None, float | None]:
+    """The weighted mean of tasks; a resample in which a small task has no correlation is a mean of the others."""
+    if not len(values):
+        return math.nan, None, None
+    there = np.isfinite(resampled)
+    with np.errstate(invalid="ignore"):
+        means = np.where(there, resampled * weights, 0).sum(1) / (there * weights).sum(1)
+    return float(values @ weights / weights.sum()), *resampling.interval(means)
