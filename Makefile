@@ -27,6 +27,7 @@ bench: $(VENV)/test.installed
 	$(BIN)/python benchmarks/correlation.py
 	$(BIN)/python benchmarks/speat.py
 	$(BIN)/python benchmarks/lexical.py
+	$(BIN)/python benchmarks/probes.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -66,7 +66,7 @@ def _deliver(stores, compute, out, plot, as_json, quiet, ylabel: str | None) -> 
 @workers_option
 @result_options
 def discrimination(stores, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
-    """Are two tokens of one word nearer to each other than tokens of different words? Average precision.
+    """The same word, or another? Average precision over pairs of tokens.
 
     \b
     All pairs of word tokens, nearest first; chance is the share of pairs that are of one word.
@@ -100,7 +100,7 @@ def discrimination(stores, quiet, out, plot, as_json, unit, layers, where, seed,
 @workers_option
 @result_options
 def similarity(stores, benchmarks, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
-    """Are words that people call alike near each other? Spearman's correlation with ratings of word pairs.
+    """Words that people call alike: Spearman's correlation with ratings.
 
     \b
     A word's vector is the mean over its tokens. Below the layers: how well spelling and text embeddings do.
@@ -127,10 +127,14 @@ def _numbers(kind):
     """Callback of an option that takes numbers separated by commas."""
 
     def parse(ctx, param, values):
-        try:
-            return tuple(kind(value) for value in names(ctx, param, values))
-        except ValueError as error:
-            raise UsageError(f"{param.opts[0]} takes numbers separated by commas: {error}") from error
+        numbers = []
+        for value in names(ctx, param, values):
+            try:
+                numbers.append(kind(value))
+            except ValueError as error:
+                what = "whole numbers" if kind is int else "numbers"
+                raise UsageError(f"{param.opts[0]} takes {what} separated by commas, not '{value}'") from error
+        return tuple(numbers)
 
     return parse
 
@@ -158,7 +162,7 @@ def _numbers(kind):
 @seed_option
 @place_options
 def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed, **asked) -> None:
-    """Where do words begin and end? Peaks of the difference between neighbouring frames, without training.
+    """Word boundaries without training: peaks of change between frames.
 
     \b
     The grid of distance, smoothing and prominence is tuned on other speech than it is scored on. The store needs
@@ -201,7 +205,7 @@ def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed
 @workers_option
 @result_options
 def sentences(stores, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
-    """Are sentences that people call alike near each other? Spearman's correlation with ratings of sentence pairs.
+    """Sentences that people call alike: Spearman's correlation with ratings.
 
     \b
     A pair's similarity is the mean cosine over all combinations of its speakers (layertool corpus spoken-sts).
@@ -239,7 +243,7 @@ def sentences(stores, quiet, out, plot, as_json, unit, layers, where, seed, **as
 @workers_option
 @result_options
 def neighbours(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
-    """Which phone, word, speaker, emotion has a row? Asked of its nearest neighbours in other utterances.
+    """Which phone, word, speaker, emotion? Nearest neighbours on unseen speech.
 
     \b
     Cross-validated accuracy, against the most frequent label and the same classifier on permuted labels.

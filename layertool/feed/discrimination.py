@@ -79,10 +79,11 @@ def discrimination_rows(
         _check_frames(store, asked)
 
     def compute(layer: str) -> word_discrimination.Discrimination:
+        distance: word_discrimination.Distance
         if options.distance == "dtw":
-            distance = word_discrimination.warped(_frames(store, layer, rows))
+            distance = word_discrimination.Warped(_frames(store, layer, rows))
         else:
-            distance = word_discrimination.cosine(store.read(unit, layer)[rows.index])
+            distance = word_discrimination.Cosine(store.read(unit, layer)[rows.index])
         return word_discrimination.average_precision(
             distance, words, speakers, options.cross_speaker, clusters, options.seed
         )
@@ -115,9 +116,9 @@ def discrimination_rows(
 
 def _tokens(store: FeatureStore, unit: str, options: Options) -> Rows:
     rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
-    letters = np.array([sum(map(str.isalpha, name)) for name in store.labels[unit]])
+    characters = np.array([len(name) for name in store.labels[unit]])
     seconds = (rows.table["end"] - rows.table["start"]) / SAMPLE_RATE
-    long = (letters[rows.table["label"]] >= options.min_characters) & (seconds >= options.min_seconds - 1e-9)
+    long = (characters[rows.table["label"]] >= options.min_characters) & (seconds >= options.min_seconds - 1e-9)
     if not long.any():
         raise UsageError(
             f"{store.path}: none of {len(rows)} {unit} rows has {options.min_characters} characters and "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from layertool.errors import FeatureError
+from layertool.errors import FeatureError, UsageError
 from layertool.feed.common import Progress
 from layertool.store import FeatureStore
 
@@ -30,15 +30,15 @@ def each_layer(
 
     NumPy, SciPy and scikit-learn release the interpreter's lock where the work is. The cores are shared out among the
     threads, so that products of matrices do not ask for all of them each. Memory is that of as many layers as threads.
-    FeatureError gains the names of store and layer.
+    FeatureError and UsageError gain the names of store and layer.
     """
     from threadpoolctl import threadpool_limits
 
     def named(layer: str) -> T:
         try:
             return compute(layer)
-        except FeatureError as error:
-            raise FeatureError(f"{store.path}, layer {layer}: {error}") from error
+        except (FeatureError, UsageError) as error:
+            raise type(error)(f"{store.path}, layer {layer}: {error}") from error
 
     n = min(n_workers or n_cores(), len(layers))
     with threadpool_limits(max(1, n_cores() // n)), ThreadPoolExecutor(n) as pool:

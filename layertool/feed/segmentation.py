@@ -105,7 +105,7 @@ def segmentation_rows(
     cells = list(options.cells) or segmentation.grid()
     tune = options.tune_store
     if tune is not None:
-        check_same_model(store, tune, "boundaries tuned on")
+        check_same_model(store, tune, "tuned boundaries")
         for unit in ("word", "frame"):
             unit_of(tune, unit, unit)
         missing = [layer for layer in asked if layer not in tune.layers_of("frame")]

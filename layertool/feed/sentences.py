@@ -60,6 +60,11 @@ def sentence_rows(
     say = said_once(say)
     unit = unit_of(store, unit, "utterance")
     asked = layers_of(store, unit, layers)
+    if options.pair not in store.utterances:
+        raise UsageError(
+            f"{store.path} has no column '{options.pair}', so it has no sentence pairs: make such a corpus with "
+            "'layertool corpus spoken-sts', or name the column with --pair"
+        )
     rows = row_rules.select(store, unit, None, options.where)
     rows = rows.of(~pd.isna(row_rules.column(store, unit, rows, options.pair)))
     if not len(rows):

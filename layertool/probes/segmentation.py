@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from scipy.signal import find_peaks, peak_prominences
@@ -62,7 +63,7 @@ class Speech:
     lengths: np.ndarray
     words: np.ndarray
 
-    @property
+    @cached_property
     def references(self) -> tuple[np.ndarray, np.ndarray]:
         """Utterance and time of every boundary: starts and ends of words, each time once."""
         both = np.concatenate([self.words[:, [0, 1]], self.words[:, [0, 2]]])

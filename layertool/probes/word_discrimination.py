@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +17,20 @@ from layertool.errors import FeatureError, UsageError
 from layertool.probes import resampling
 
 Progress = Callable[[float, float], object]
-# Distances (rows, columns), float32, of tokens by their positions.
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Places = np.ndarray | slice  # of tokens
+
+
+class Distance(Protocol):
+    """Distances of n tokens."""
+
+    def __call__(self, rows: Places, columns: Places) -> np.ndarray:
+        """(rows, columns), float32."""
+        ...
+
+    def arranged(self, order: np.ndarray) -> Distance:
+        """Of the same tokens in another order."""
+        ...
+
 
 _PAIRS_AT_ONCE = 2**22
 _NO_DISTANCE = 1e-12  # cosines of equal vectors differ from 1 by rounding
@@ -37,51 +50,60 @@ class Discrimination:
     n_same: int
 
 
-def cosine(vectors: np.ndarray) -> Distance:
+class Cosine:
     """1 - cos of pooled vectors (n, width), in float64, then rounded to float32: pairs that differ by less are tied.
 
     Raises FeatureError for vectors of zeros or with values that are not finite.
     """
-    unit = _directions(np.asarray(vectors, np.float64), "vector")
 
-    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        distances = 1 - unit[rows] @ unit[columns].T
+    def __init__(self, vectors: np.ndarray):
+        self._unit = _directions(np.asarray(vectors, np.float64), "vector")
+
+    def arranged(self, order: np.ndarray) -> Cosine:
+        return Cosine(self._unit[order])
+
+    def __call__(self, rows: Places, columns: Places) -> np.ndarray:
+        distances = 1 - self._unit[rows] @ self._unit[columns].T
         distances[distances < _NO_DISTANCE] = 0
         return distances.astype(np.float32)
 
-    return between
 
-
-def warped(tokens: Sequence[np.ndarray]) -> Distance:
+class Warped:
     """Dynamic time warping of frames, each token (frames, width): the least sum of 1 - cos along a path of steps
     (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; computed in float32.
 
     Raises FeatureError for frames of zeros or with values that are not finite, and tokens without frames.
     """
-    lengths = np.array([len(token) for token in tokens])
-    if not lengths.all():
-        raise FeatureError(f"token {int(np.argmin(lengths))} has no frame to warp: leave it out")
-    frames = _directions(np.concatenate(tokens).astype(np.float32), "frame")
-    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
 
-    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def __init__(self, tokens: Sequence[np.ndarray]):
+        self._tokens = tokens
+        self._lengths = np.array([len(token) for token in tokens])
+        if not self._lengths.all():
+            raise FeatureError(f"token {int(np.argmin(self._lengths))} has no frame to warp: leave it out")
+        self._frames = _directions(np.concatenate(tokens).astype(np.float32), "frame")
+        self._first = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
+
+    def arranged(self, order: np.ndarray) -> Warped:
+        return Warped([self._tokens[place] for place in order])
+
+    def __call__(self, rows: Places, columns: Places) -> np.ndarray:
+        lengths, first = self._lengths, self._first
+        rows, columns = (np.arange(len(lengths))[places] for places in (rows, columns))
         out = np.empty((len(rows), len(columns)), np.float32)
         # tokens of like length together: what is padded is computed in vain
-        order = columns[np.argsort(lengths[columns], kind="stable")]
-        place = np.argsort(np.argsort(lengths[columns], kind="stable"))
-        for begin in range(0, len(order), _COLUMNS_AT_ONCE):
-            some = order[begin : begin + _COLUMNS_AT_ONCE]
+        by_length = np.argsort(lengths[columns], kind="stable")
+        for begin in range(0, len(columns), _COLUMNS_AT_ONCE):
+            places = by_length[begin : begin + _COLUMNS_AT_ONCE]
+            some = columns[places]
             longest = int(lengths[some].max())
             # (longest, columns): the frames of each token, the last repeated
             index = first[some] + np.minimum(np.arange(longest)[:, None], lengths[some] - 1)
-            theirs = frames[index.ravel()].T
+            theirs = self._frames[index.ravel()].T
             for k, row in enumerate(rows):
-                mine = frames[first[row] : first[row] + lengths[row]]
+                mine = self._frames[first[row] : first[row] + lengths[row]]
                 costs = np.maximum(1 - mine @ theirs, 0).reshape(len(mine), longest, len(some))
-                out[k, begin : begin + len(some)] = _least_costs(costs, lengths[some]) / (lengths[some] + len(mine))
-        return out[:, place]
-
-    return between
+                out[k, places] = _least_costs(costs, lengths[some]) / (lengths[some] + len(mine))
+        return out
 
 
 _COLUMNS_AT_ONCE = 512
@@ -136,7 +158,8 @@ def average_precision(
     order = np.argsort(groups, kind="stable")  # then a block of rows is of one cluster
     words, groups = words[order], groups[order]
     voices = None if voices is None else voices[order]
-    same = _same_pairs(distance, order, words, voices)
+    distance = distance.arranged(order)
+    same = _same_pairs(distance, words, voices)
     thresholds, n_at = np.unique(same.distances, return_counts=True)
     n_same = int(n_at.sum())
     if not n_same:
@@ -149,7 +172,7 @@ def average_precision(
         columns = np.arange(rows[0] + 1, len(words))
         if not len(columns):
             break
-        found = distance(order[rows], order[columns])
+        found = distance(slice(rows[0], rows[-1] + 1), slice(columns[0], None))
         wanted = (columns > rows[:, None]) & (words[columns] != words[rows][:, None])
         if voices is not None:
             wanted &= voices[columns] != voices[rows][:, None]
@@ -186,7 +209,7 @@ class _SamePairs:
     second: np.ndarray
 
 
-def _same_pairs(distance: Distance, order: np.ndarray, words: np.ndarray, voices: np.ndarray | None) -> _SamePairs:
+def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None) -> _SamePairs:
     parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))]
     by_word = np.argsort(words, kind="stable")
     for tokens in np.split(by_word, np.flatnonzero(np.diff(words[by_word])) + 1):
@@ -194,7 +217,7 @@ def _same_pairs(distance: Distance, order: np.ndarray, words: np.ndarray, voices
             continue
         for begin in range(0, len(tokens), step := max(1, _PAIRS_AT_ONCE // len(tokens))):
             rows = tokens[begin : begin + step]
-            found = distance(order[rows], order[tokens])
+            found = distance(rows, tokens)
             wanted = np.arange(len(tokens)) > np.arange(begin, begin + len(rows))[:, None]
             if voices is not None:
                 wanted &= voices[tokens] != voices[rows][:, None]
@@ -278,5 +301,5 @@ def _weighted(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     for k, table in enumerate(pairs):
         within = np.diagonal(table)
         across = table - np.diag(within)
-        out[:, k] = ((drawn @ across) * drawn).sum(1, dtype=np.float64) + drawn @ within
+        out[:, k] = np.einsum("ij,ij->i", drawn @ across, drawn) + drawn @ within
     return out
