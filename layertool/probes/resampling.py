@@ -20,10 +20,10 @@ def interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
 
     None, None where it is defined in fewer than half of them.
     """
-    values = values[np.isfinite(values)] if np.ndim(values) else np.empty(0)
-    if len(values) < N_RESAMPLES // 2:
+    known = values[np.isfinite(values)]
+    if 2 * len(known) < max(1, len(values)):
         return None, None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -40,6 +40,8 @@ def weighted_spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.n
     NaN where fewer than 3 items are left, or a constant.
     """
     weights = np.asarray(weights, np.float64)
+    if not len(x) or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return np.full(len(weights), np.nan)
     total = weights.sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (_weighted_ranks(values, weights) for values in (x, y))

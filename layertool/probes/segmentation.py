@@ -99,14 +99,16 @@ class Scaling:
 
     @classmethod
     def of(cls, frames: np.ndarray) -> Scaling:
-        """Raises FeatureError for values that are not finite."""
+        """Raises FeatureError for values that are not finite, UsageError for no frames."""
+        if not len(frames):
+            raise UsageError("there are no frames to segment: take other utterances")
+        if not all(np.isfinite(block).all() for block in _blocks(frames)):
+            raise FeatureError("frames hold values that are not finite: extract them again")
         shift = frames[0].astype(np.float64)  # then a constant dimension is exactly 0
         mean = sum((_above(block, shift).sum(0) for block in _blocks(frames)), np.zeros(frames.shape[1])) / len(frames)
         square = sum(
             (((_above(block, shift) - mean) ** 2).sum(0) for block in _blocks(frames)), np.zeros(frames.shape[1])
         )
-        if not np.isfinite(square).all():
-            raise FeatureError("frames hold values that are not finite: extract them again")
         return cls(shift, mean, np.sqrt(square / len(frames)))
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -156,9 +158,8 @@ def peaks(differences: np.ndarray, speech: Speech, window: int) -> Peaks:
         return Peaks(none.astype(np.int64), none, none)
     smooth = sum((differences[k : k + n] for k in range(1, window)), differences[:n].copy()) / window
     found, plateaus = find_peaks(smooth, plateau_size=1)
-    with np.errstate(invalid="ignore"):
-        prominence = peak_prominences(smooth, found)[0]
-    inside = np.isfinite(smooth[found])
+    inside = np.isfinite(smooth[found])  # what lies between utterances is a peak to SciPy
+    prominence = peak_prominences(smooth, found[inside])[0]
     middle = (plateaus["left_edges"] + plateaus["right_edges"])[inside] / 2 + (window - 1) / 2
     low = np.floor(middle).astype(np.int64)
     # halfway between the centres of frames middle and middle + 1, where middle may lie between two frames
@@ -166,7 +167,7 @@ def peaks(differences: np.ndarray, speech: Speech, window: int) -> Peaks:
     between = (speech.centres[:-1] + speech.centres[1:]) / 2
     high = np.minimum(low + 1, len(between) - 1)
     time = between[low] * (1 - share) + between[high] * share
-    return Peaks(speech.utterance[low], time, prominence[inside])
+    return Peaks(speech.utterance[low], time, prominence)
 
 
 @dataclass(frozen=True)
@@ -239,42 +240,41 @@ def match(predicted: np.ndarray, references: np.ndarray, tolerance: float) -> np
     """
     first = np.searchsorted(predicted, references - tolerance, side="left")
     last = np.searchsorted(predicted, references + tolerance, side="right")
+    return _assigned(first, last)
+
+
+def match_intervals(ends: np.ndarray, words: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which words (n, 2) get an interval between two neighbours of ``ends`` (sorted), both ends within the tolerance.
+
+    One word has one interval and the other way round, as many as can; words in order.
+    """
+    begin, end = words[:, 0], words[:, 1]
+    first = np.searchsorted(ends, begin - tolerance, side="left")
+    first = np.maximum(np.maximum(first, np.searchsorted(ends, end - tolerance, side="left") - 1), 0)
+    last = np.searchsorted(ends, begin + tolerance, side="right")
+    last = np.minimum(last, np.searchsorted(ends, end + tolerance, side="right") - 1)
+    return _assigned(first, last)
+
+
+def _assigned(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Which of these get a place of their own from ``first`` to before ``last``, both ascending: each the first that is left."""
     hit = first < last
-    waits = np.zeros(len(references), bool)
+    waits = np.zeros(len(first), bool)
     waits[1:] = first[1:] < last[:-1]
-    place = np.arange(len(references))
+    place = np.arange(len(first))
     rank = place - np.maximum.accumulate(np.where(waits, 0, place))
-    free = np.zeros(len(references) + 1, np.int64)  # the first prediction that is left before each reference
+    free = np.zeros(len(first) + 1, np.int64)  # the first place that is left before each
     for k in range(int(rank.max(initial=0)) + 1):
         mine = np.flatnonzero(rank == k)
-        taken = np.maximum(first[mine], free[mine] if k else 0)
+        taken = np.maximum(first[mine], free[mine])
         hit[mine] = taken < last[mine]
         free[mine + 1] = taken + hit[mine]
     return hit
 
 
-def match_intervals(ends: np.ndarray, words: np.ndarray, tolerance: float) -> np.ndarray:
-    """Which words (n, 2) are an interval between two neighbours of ``ends`` (sorted), both within the tolerance.
-
-    An interval is one word at most: the first of those that it could be.
-    """
-    first = np.searchsorted(ends, words[:, 0] - tolerance, side="left")
-    last = np.searchsorted(ends, words[:, 0] + tolerance, side="right")
-    taken = np.full(len(words), -1)
-    for k in range(int((last - first).max(initial=0))):
-        start = first + k
-        there = (taken < 0) & (start < last) & (start + 1 < len(ends))
-        end = ends[np.minimum(start + 1, len(ends) - 1)]
-        there &= np.abs(end - words[:, 1]) <= tolerance
-        taken[there] = start[there]
-    found = np.zeros(len(words), bool)
-    known = np.flatnonzero(taken >= 0)
-    found[known[np.unique(taken[known], return_index=True)[1]]] = True
-    return found
-
-
 def scores(counts: Counts) -> dict[str, np.ndarray]:
-    """The named scores of counts, each a number or an array of the counts' shape; 0 where nothing was predicted.
+    """The named scores of counts, each a number or an array of the counts' shape. Where nothing was
+    predicted, precision, recall and F1 are 0, over-segmentation is -1, and the R-value what its formula gives (0.29).
 
     Over-segmentation is R/P - 1 (0 is right), the R-value 1 - (|r1| + |r2|)/2 with r1 = sqrt((1-R)² + OS²) and
     r2 = (R - 1 - OS)/sqrt(2) (Räsänen et al. 2009); both are of strict precision and recall.

@@ -90,9 +90,14 @@ def cosines(vectors: np.ndarray, these: Combinations) -> np.ndarray:
     vectors = np.asarray(vectors, np.float64)
     length = np.linalg.norm(vectors, axis=1)
     bad = ~np.isfinite(length) | (length == 0)
+    bad[np.setdiff1d(np.arange(len(bad)), np.union1d(these.first, these.second))] = False
     if bad.any():
-        raise FeatureError(f"vector {int(np.argmax(bad))} has no direction (zeros, or not finite): leave it out")
-    unit = vectors / length[:, None]
+        at = int(np.argmax(bad))
+        pair = these.names[these.pair[(these.first == at) | (these.second == at)][0]]
+        raise FeatureError(
+            f"a vector of pair '{pair}' has no direction (zeros, or not finite): leave it out with --where"
+        )
+    unit = vectors / np.where(bad | (length == 0), 1, length)[:, None]
     return np.einsum("ij,ij->i", unit[these.first], unit[these.second])
 
 

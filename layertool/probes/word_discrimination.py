@@ -70,7 +70,7 @@ class Cosine:
 
 class Warped:
     """Dynamic time warping of frames, each token (frames, width): the least sum of 1 - cos along a path of steps
-    (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; computed in float32.
+    (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; in float64, then rounded to float32 as ``Cosine`` is.
 
     Raises FeatureError for frames of zeros or with values that are not finite, and tokens without frames.
     """
@@ -80,7 +80,7 @@ class Warped:
         self._lengths = np.array([len(token) for token in tokens])
         if not self._lengths.all():
             raise FeatureError(f"token {int(np.argmin(self._lengths))} has no frame to warp: leave it out")
-        self._frames = _directions(np.concatenate(tokens).astype(np.float32), "frame")
+        self._frames = _directions(np.concatenate(tokens).astype(np.float64), "frame")
         self._first = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
     def arranged(self, order: np.ndarray) -> Warped:
@@ -101,7 +101,9 @@ class Warped:
             theirs = self._frames[index.ravel()].T
             for k, row in enumerate(rows):
                 mine = self._frames[first[row] : first[row] + lengths[row]]
-                costs = np.maximum(1 - mine @ theirs, 0).reshape(len(mine), longest, len(some))
+                costs = 1 - mine @ theirs
+                costs[costs < _NO_DISTANCE] = 0
+                costs = costs.reshape(len(mine), longest, len(some))
                 out[k, places] = _least_costs(costs, lengths[some]) / (lengths[some] + len(mine))
         return out
 
@@ -150,6 +152,9 @@ def average_precision(
     put together at random into 200. Memory is that of a few million pairs at a time.
     Raises UsageError where no pair is of one word, or all are.
     """
+    for what, values in (("speakers", speakers), ("clusters", clusters)):
+        if values is not None and len(values) != len(words):
+            raise UsageError(f"{len(values)} {what} for {len(words)} tokens: give one for each")
     words = np.unique(np.asarray(words), return_inverse=True)[1]
     if cross_speaker and speakers is None:
         raise UsageError("pairs across speakers need the speaker of each token: give speakers")

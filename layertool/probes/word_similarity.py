@@ -153,8 +153,13 @@ def cosines(vectors: np.ndarray, words: Sequence[str], task: Task) -> np.ndarray
         word = words[int(np.argmax(bad))]
         raise FeatureError(f"the vector of '{word}' has no direction (zeros, or not finite): leave the word out")
     place = {word: k for k, word in enumerate(words)}
-    first, second = np.array([[place[word] for word in pair] for pair in task.pairs]).reshape(-1, 2).T
+    first, second = _places(task, place)
     return np.einsum("ij,ij->i", vectors[first], vectors[second]) / (length[first] * length[second])
+
+
+def _places(task: Task, place: dict[str, int]) -> np.ndarray:
+    """(2, n) of the words of each pair."""
+    return np.array([[place[word] for word in pair] for pair in task.pairs], np.int64).reshape(-1, 2).T
 
 
 @dataclass(frozen=True)
@@ -175,11 +180,11 @@ def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray], seed: int =
     """
     values = [resampling.spearman(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)]
     words = list(dict.fromkeys(word for task in tasks for word in task.words))
-    drawn = resampling.counts(len(words), seed)
+    drawn = resampling.counts(max(1, len(words)), seed)
     place = {word: k for k, word in enumerate(words)}
     resampled = np.empty((len(drawn), len(tasks)))
     for k, (s, task) in enumerate(zip(similarities, tasks, strict=True)):
-        first, second = np.array([[place[word] for word in pair] for pair in task.pairs]).reshape(-1, 2).T
+        first, second = _places(task, place)
         weights = drawn[:, first] * np.where(first == second, 1, drawn[:, second])
         resampled[:, k] = resampling.weighted_spearman(s, task.ratings, weights)
     known = np.isfinite(values)
