@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,9 +20,9 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
-from layertool.models.computing import check_dtype, choose_device
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
-from layertool.training.runs import CHECKPOINTS, RunFolder
+from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
+from layertool.training.session import Diverged, place_of, random_states_kept
 
 SCHEDULES = ("cosine", "linear")
 RECORD, BEFORE, DIVERGED = "finetune.json", "before.json", "diverged.json"
@@ -99,10 +97,6 @@ class Tuned:
     was_there: bool = False
 
 
-class Diverged(ModelError):
-    """Training led to weights that are no numbers."""
-
-
 class _Trainer(Trainer):
     """Evaluates by the log-likelihood of the dev part; the rest is transformers'."""
 
@@ -137,7 +131,7 @@ class _Saved(TrainerCallback):
             )
             self.scorer.mel.save_pretrained(checkpoint)
             self.scorer.tokenizer.save_pretrained(checkpoint)
-        self.folder.mark_whole(checkpoint)
+        mark_whole(checkpoint)
         if not self.keep_all:
             best = max(_history(state.log_history), key=lambda epoch: epoch.dev)
             self.folder.keep_only([best.step, state.global_step])
@@ -177,14 +171,9 @@ def fine_tune(
         out.resolve() == Path(model).resolve() or out.resolve() in Path(model).resolve().parents
     ):
         raise UsageError(f"the model {model} lies in {out}, which is to be written: choose another -o")
-    place = choose_device(device)
-    if place.type == "cuda" and (place.index or 0) > 0:
-        raise UsageError(
-            f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it"
-        )
-    check_dtype(recipe.precision, place)
+    place = place_of(device, recipe.precision)
     parts = _parts(corpus, by_target)
-    with _random_states_kept():
+    with random_states_kept():
         scorer = _scorer(model, recipe)
         decided = _decided(scorer, corpus, recipe, parts, by_target)
         with RunFolder(out, RECORD, decided, MODEL_FILES, (BEFORE, DIVERGED), overwrite) as folder:
@@ -253,18 +242,6 @@ def _finished(folder: RunFolder) -> Tuned:
         raise StoreError(
             f"{folder.file} is damaged ({error!r}): choose another -o, or start again with --overwrite"
         ) from error
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """The Trainer seeds the generators of the whole process: leave them as they were."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stimulus]) -> float:

@@ -100,23 +100,9 @@ class RunFolder:
         self.finished = None
         write_json(self.file, self.decided | {"finished": False})
 
-    def mark_whole(self, checkpoint: Path) -> None:
-        """Say that a checkpoint is whole: called when all of its files are written."""
-        sums = {
-            path.name: _checksum(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE
-        }
-        write_json(checkpoint / WHOLE, sums)
-
     def checkpoints(self) -> dict[int, Path]:
         """Whole checkpoints by their step; a damaged or half-written one is none."""
-        found = {}
-        for path in (self.path / CHECKPOINTS).glob("checkpoint-*"):
-            step = path.name.rpartition("-")[2]
-            if step.isdecimal() and (path / WHOLE).exists():
-                sums = read_json(path / WHOLE, "the checksums of a checkpoint")
-                if all((path / name).is_file() and _checksum(path / name) == sums[name] for name in sums):
-                    found[int(step)] = path
-        return dict(sorted(found.items()))
+        return whole_checkpoints(self.path / CHECKPOINTS)
 
     def keep_only(self, steps: Iterable[int]) -> None:
         """Remove checkpoints of other steps."""
@@ -162,6 +148,26 @@ class RunFolder:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Say that a checkpoint is whole: called when all of its files are written."""
+    sums = {
+        path.name: _checksum(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE
+    }
+    write_json(checkpoint / WHOLE, sums)
+
+
+def whole_checkpoints(folder: Path) -> dict[int, Path]:
+    """Whole checkpoints of a folder by their step; a damaged or half-written one is none."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.rpartition("-")[2]
+        if step.isdecimal() and (path / WHOLE).exists():
+            sums = read_json(path / WHOLE, "the checksums of a checkpoint")
+            if all((path / name).is_file() and _checksum(path / name) == sums[name] for name in sums):
+                found[int(step)] = path
+    return dict(sorted(found.items()))
 
 
 def _checksum(path: Path) -> str:
