@@ -180,7 +180,8 @@ def without_baselines(rows) -> tuple:
     for model, mine in rows[are].groupby("model", sort=False):
         same = mine["value"].nunique() == 1
         for _, row in mine.iterrows():
-            which = "" if same else f" ({_parted(row['variant'], rows['variant'])})"
+            parts = [_parted(row["variant"], rows["variant"]), Path(str(row["store"])).name if row["store"] else ""]
+            which = "" if same else f" ({', '.join(filter(None, parts))})"
             lines.append(f"  baseline, {model}{which}: {_value(row, brief=False)}")
     return rows[~are], list(dict.fromkeys(lines))
 

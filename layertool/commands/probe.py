@@ -46,12 +46,13 @@ def probe() -> None:
 
 def _deliver(stores, compute, out, plot, as_json, quiet, ylabel: str | None) -> None:
     """Rows of every store by ``compute(store, say, progress)``."""
-    opened = open_all(stores)
+    from layertool.feed.common import merged
+
     rows: list = []
-    for store in dict.fromkeys(opened):
+    for store in open_all({path.resolve(): path for path in stores}.values()):
         with output.progress_bar(quiet, "layers") as show:
             rows += compute(store, say_to_person(quiet), show)
-    delivery.deliver(list(dict.fromkeys(rows)), out, plot, as_json, quiet, ylabel)
+    delivery.deliver(merged(rows), out, plot, as_json, quiet, ylabel)
 
 
 @probe.command(context_settings=HELP)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.results import metrics_of
+from layertool.results import BASELINE, metrics_of
 
 DRAWN_METRICS = ("F1", "R-value", "token F1")  # of segmentation, in a figure
 SHOWN_METRICS = ("F1", "precision", "recall", "over-segmentation", "R-value", "lenient F1", "token F1")
@@ -47,14 +47,15 @@ def _tasks(rows) -> None:
     covered = rows[rows["variant"] == COVERAGE]
     rows = rows[rows["variant"] != COVERAGE]
     for variant, part in rows.groupby("variant", sort=False):
-        layers = part[part["store"].notna()]
-        others = part[part["store"].isna()]
+        are = part["layer"] == BASELINE
+        layers, others = part[~are], part[are]
         for store, mine in layers.groupby("store", sort=False):
             targets = list(dict.fromkeys(mine["target"]))
             corpus = mine["corpus"].iloc[0]
             lines = [[layer, *(_cell(line, target, wide=target in (MACRO, MICRO)) for target in targets)]
                      for layer, line in mine.groupby("layer", sort=False)]  # fmt: skip
-            for (name, _), line in others[others["corpus"] == corpus].groupby(["model", "corpus"], sort=False):
+            own = others[(others["corpus"] == corpus) & (others["store"].isna() | (others["store"] == store))]
+            for name, line in own.groupby("model", sort=False):
                 lines.append([name, *(_cell(line, target, wide=target in (MACRO, MICRO)) for target in targets)])
             of_store = covered[covered["store"] == store].set_index("target")
             if len(of_store):

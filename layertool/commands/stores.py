@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -22,7 +22,7 @@ def place_of(device: str) -> str:
     return str(place) if place.type == "cuda" else "cpu"
 
 
-def open_all(paths: Sequence[Path]) -> list:
+def open_all(paths: Iterable[Path]) -> list:
     from layertool.store import FeatureStore
 
     return [FeatureStore(path) for path in paths]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from layertool import layers as layer_names
 from layertool.analysis.rows import ALL, Condition, Sampling
 from layertool.errors import UsageError
-from layertool.results import Result
+from layertool.results import BASELINE, Result
 from layertool.store import FeatureStore
 
 Say = Callable[[str], object]  # a note for the person
@@ -124,6 +125,34 @@ def result(store: FeatureStore, unit: str, layer: str, layer_index: int | None =
         store=str(store.path),
         **fields,
     )
+
+
+def merged(rows: Sequence[Result]) -> list[Result]:
+    """Results of several stores in one list: a baseline that is the same for all of them stands there once, for no store."""
+    known: dict[tuple, set[str]] = {}
+    of = [
+        tuple(v for k, v in vars(row).items() if k not in ("store", "value", "ci_low", "ci_high", "n")) for row in rows
+    ]
+    for row, key in zip(rows, of, strict=True):
+        known.setdefault(key, set()).add(repr((row.value, row.ci_low, row.ci_high, row.n)))
+    out: list[Result] = []
+    told = set()
+    for row, key in zip(rows, of, strict=True):
+        if row.layer == BASELINE and len(known[key]) == 1:
+            if key in told:
+                continue
+            told.add(key)
+            row = replace(row, store=None)
+        out.append(row)
+    return out
+
+
+def baseline(store: FeatureStore, unit: str, name: str, **fields) -> Result:
+    """A row of what is compared with all layers of a store; see ``merged``."""
+    return Result(
+        model=name, corpus=store.about["corpus"]["name"], unit=unit, layer=BASELINE, layer_index=0, store=str(store.path),
+        **fields,
+    )  # fmt: skip
 
 
 def said_once(say: Say) -> Say:

@@ -70,7 +70,13 @@ def discrimination_rows(
     rows = _tokens(store, unit, options)
     for note in rows.notes:
         say(note)
-    words = rows.table["label"]
+    names = np.array([name.casefold() if unit == "word" else name for name in store.labels[unit]])
+    words = names[rows.table["label"]]
+    if np.unique(words, return_counts=True)[1].max() < 2:
+        raise UsageError(
+            f"{store.path}: no {unit} stands twice among {len(rows)} rows of {options.min_characters}+ characters and "
+            f"{options.min_seconds:g}+ s: choose less with --min-characters and --min-seconds, or take a larger corpus"
+        )
     speakers = None
     if options.cross_speaker or options.resample == "speakers":
         speakers = row_rules.filled(store, unit, rows, SPEAKER)
@@ -127,12 +133,6 @@ def _tokens(store: FeatureStore, unit: str, options: Options) -> Rows:
     n_short = int((~long).sum())
     note = f"left out: {n_short} of {len(rows)} {unit} rows, which are shorter than {options.min_characters} characters or {options.min_seconds:g} s"
     rows = row_rules.draw(rows.of(long, note if n_short else ""), options.sampling, options.seed)
-    counts = np.unique(rows.table["label"], return_counts=True)[1]
-    if counts.max() < 2:
-        raise UsageError(
-            f"{store.path}: no {unit} stands twice among {len(rows)} rows of {options.min_characters}+ characters and "
-            f"{options.min_seconds:g}+ s: choose less with --min-characters and --min-seconds, or take a larger corpus"
-        )
     return rows
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from layertool.analysis import folds
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import ALL, PUBLISHED, Condition, Rows, Sampling
 from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
+    baseline,
     conditions_of,
     joined,
     layers_of,
@@ -27,7 +29,7 @@ from layertool.feed.common import (
 from layertool.feed.information import TIERS
 from layertool.feed.parallel import each_layer
 from layertool.probes import neighbours as probe
-from layertool.results import BASELINE, Result
+from layertool.results import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "neighbours"
@@ -81,11 +83,15 @@ def neighbour_rows(
     rows, names = next(iter(by_table.values()))
     groups = options.groups or _usual_groups(store, unit, rows, names, labels)
     group_of = {table: row_rules.filled(store, unit, mine, groups) for table, (mine, _) in by_table.items()}
-    for each in group_of.values():
-        if len(np.unique(each)) < 2:
+    dealt: dict[str, np.ndarray] = {}
+    for table, (_, codes) in by_table.items():
+        n_groups = len(np.unique(group_of[table]))
+        if n_groups < 2:
             raise UsageError(
                 f"{store.path}: all rows are of one {groups}, so none is left to learn from: choose other --groups"
             )
+        n_folds = min(options.n_folds, n_groups)
+        dealt[table] = folds.disjoint(group_of[table], codes, n_folds, options.seed, f"values of {groups}")
 
     def compute(layer: str) -> list[probe.Accuracy]:
         table = store.table_of(unit, layer)
@@ -93,7 +99,7 @@ def neighbour_rows(
         features = store.read(unit, layer)[mine.index]
         return [
             probe.classify(
-                features, codes, group_of[table], method, options.n_neighbours, options.n_folds, options.seed
+                features, codes, group_of[table], method, options.n_neighbours, seed=options.seed, folds=dealt[table]
             )
             for method in options.methods
         ]
@@ -116,11 +122,10 @@ def neighbour_rows(
                 result(store, unit, layer, value=one.value, ci_low=one.ci_low, ci_high=one.ci_high, chance=one.permuted,
                        n=one.n, **shared)
             )  # fmt: skip
-        first = found[0][k]
-        out.append(
-            Result(model=MAJORITY, corpus=store.about["corpus"]["name"], unit=unit, layer=BASELINE, layer_index=0,
-                   value=first.majority, n=first.n, **shared)
-        )  # fmt: skip
+        by_rate = {store.table_of(unit, layer): of[k] for layer, of in zip(asked, found, strict=True)}
+        for table, first in by_rate.items():
+            name = MAJORITY if len(by_rate) == 1 else f"{MAJORITY}, {table.replace('_', ' ')}"
+            out.append(baseline(store, unit, name, value=first.majority, n=first.n, **shared))
     return out
 
 
@@ -148,4 +153,5 @@ def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray,
         return "utterance"
     speakers = row_rules.filled(store, unit, rows, SPEAKER)
     both = {(speaker, name) for speaker, name in zip(speakers, names, strict=True)}
-    return SPEAKER if len(both) == len(np.unique(speakers)) and len(both) > 1 else "utterance"
+    one_label_each = len(both) == len(np.unique(speakers))
+    return SPEAKER if one_label_each and len(both) > len(np.unique(names)) else "utterance"

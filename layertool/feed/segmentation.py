@@ -169,7 +169,7 @@ def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, drawn, option
             for name, number in (
                 ("prominence", cell.prominence),
                 ("frames of smoothing", cell.window),
-                ("distance (0 euclidean, 1 cosine)", segmentation.DISTANCES.index(cell.distance)),
+                ("distance (0 euclidean or 1 cosine)", segmentation.DISTANCES.index(cell.distance)),
             ):
                 out.append(
                     result(store, "frame", layer, analysis=ANALYSIS, target=TARGET, variant=f"{CHOSEN} {name}{half}, {how}",
@@ -184,13 +184,15 @@ def _utterances(
     """Codes of the utterances that are scored, in order: those with words, all of them known."""
     rows = row_rules.select(store, "word", None, options.where if where is None else where)
     names = store.labels["word"]
-    unknown = np.array([name.lower() == "spn" or name.startswith("<") for name in names])
-    codes = np.unique(rows.table["utterance"])
-    bad = np.unique(rows.table["utterance"][unknown[rows.table["label"]]])
-    of_speech = row_rules.of_speech(store, "word", rows)
+    unknown = np.array([name.lower() == "spn" or name.startswith("<") for name in names] + [False])  # -1: no label
+    asked = np.unique(rows.table["utterance"])
+    table = store.row_table("word")  # all words of an utterance, whichever were asked for
+    bad = np.intersect1d(asked, table["utterance"][unknown[table["label"]]])
     if len(bad):
         say(f"left out: {len(bad)} utterances of {store.path} with words that are not known (spn, <unk>)")
-    without = len(store.utterances) - len(np.unique(store.row_table("word")["utterance"]))
+    of_speech = row_rules.of_speech(store, "word", rows)
+    is_word = ~_silent(store)[table["label"]] | unknown[table["label"]]
+    without = len(store.utterances) - len(np.unique(table["utterance"][is_word]))
     if without:
         say(f"left out: {without} utterances of {store.path} without words")
     of_speech = of_speech.of(~np.isin(of_speech.table["utterance"], bad))
@@ -203,6 +205,11 @@ def _utterances(
             f"{store.path}: {len(codes)} utterances have known words: segmentation takes two or more (--where, or a larger corpus)"
         )
     return codes
+
+
+def _silent(store: FeatureStore) -> np.ndarray:
+    """Of each label code whether it stands for no word; code -1 is the last: no label."""
+    return np.array([name in NO_SPEECH for name in store.labels["word"]] + [True])
 
 
 def _halves(n: int, seed: int) -> np.ndarray:
@@ -231,8 +238,7 @@ def _sweep(store: FeatureStore, layer: str, codes: np.ndarray, cells: Sequence[C
     frames = FrameRows.of(store, layer)
     mine = np.isin(frames.utterance, codes)
     words = store.row_table("word")
-    silent_label = np.array([name in NO_SPEECH for name in store.labels["word"]] + [True])  # -1 is the last: no label
-    words = words[np.isin(words["utterance"], codes) & ~silent_label[words["label"]]]
+    words = words[np.isin(words["utterance"], codes) & ~_silent(store)[words["label"]]]
     words = words[np.lexsort((words["start"], words["utterance"]))]
     speech = Speech(
         np.searchsorted(codes, frames.utterance[mine]),

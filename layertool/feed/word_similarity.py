@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,21 @@ from layertool.analysis import embeddings
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import Condition, Rows, Sampling
 from layertool.errors import UsageError
-from layertool.feed.common import Progress, Say, conditions_of, joined, layers_of, result, said_once, silent, unit_of
+from layertool.feed.common import (
+    Progress,
+    Say,
+    baseline,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    silent,
+    unit_of,
+)
 from layertool.feed.parallel import each_layer
 from layertool.probes import word_similarity as probe
-from layertool.results import BASELINE, Result
+from layertool.results import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "word similarity"
@@ -94,10 +106,7 @@ def word_similarity_rows(
     for name, alike in _baselines(chosen, options, say):
         scored = [task for task, _ in alike]
         scores = probe.score(scored, [similarity for _, similarity in alike], options.seed)
-        of_baseline = partial(
-            Result, model=name, corpus=store.about["corpus"]["name"], unit=unit, layer=BASELINE, layer_index=0
-        )
-        out += _rows(scores, scored, of_baseline, how, options)
+        out += _rows(scores, scored, partial(baseline, store, unit, name), how, options)
     for task in tasks:
         left = next((len(one.pairs) for one in chosen if one.name == task.name), 0)
         out.append(
@@ -111,7 +120,7 @@ def _each_once(
     store: FeatureStore, unit: str, tasks: Sequence[probe.Task], options: Options, say: Say
 ) -> list[probe.Task]:
     """Tasks without copies; of two copies the one with more words that were said."""
-    said = {name.casefold() for name in _said(store, unit, options)}
+    said = _said(store, unit, options)
     kept, copies = probe.without_copies(tasks, [len(task.among(said).pairs) for task in tasks])
     for copy, original in copies:
         say(f"left out: {copy.name}, which has the same pairs and ratings as {original.name}")
@@ -122,17 +131,22 @@ def _each_once(
     return kept
 
 
-def _said(store: FeatureStore, unit: str, options: Options) -> list[str]:
+def _said(store: FeatureStore, unit: str, options: Options) -> set[str]:
+    """The words, in lower case, that have enough tokens in whatever spelling."""
     rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
-    counts = np.bincount(rows.table["label"], minlength=len(store.labels[unit]))
-    return [name for name, n in zip(store.labels[unit], counts, strict=True) if n >= max(1, options.min_tokens)]
+    n_tokens: Counter[str] = Counter()
+    for name, n in zip(
+        store.labels[unit], np.bincount(rows.table["label"], minlength=len(store.labels[unit])), strict=True
+    ):
+        n_tokens[name.casefold()] += int(n)
+    return {word for word, n in n_tokens.items() if n >= max(1, options.min_tokens)}
 
 
 def _choose(
     store: FeatureStore, unit: str, tasks: Sequence[probe.Task], options: Options, say: Say
 ) -> tuple[list[probe.Task], _Words]:
     rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
-    said = {name.casefold() for name in _said(store, unit, options)}
+    said = _said(store, unit, options)
     left = [task.among(said) for task in tasks]
     few = [task for task in left if len(task.pairs) < probe.FEWEST_PAIRS]
     chosen = [task for task in left if len(task.pairs) >= probe.FEWEST_PAIRS]
@@ -148,9 +162,10 @@ def _choose(
     place_of = {name: k for k, name in enumerate(names)}
     places = np.array([place_of.get(label.casefold(), -1) for label in store.labels[unit]])
     rows = rows.of(places[rows.table["label"]] >= 0)
+    rows.table["label"] = places[rows.table["label"]]  # words, in whatever spelling; a copy: rows were chosen
     if options.max_tokens is not None:
         rows = row_rules.draw(rows, Sampling(per_label=options.max_tokens), options.seed)
-    return chosen, _Words(names, rows, places[rows.table["label"]])
+    return chosen, _Words(names, rows, rows.table["label"])
 
 
 def _baselines(

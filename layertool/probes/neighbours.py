@@ -41,12 +41,13 @@ def classify(
     n_neighbours: int = 5,
     n_folds: int = 5,
     seed: int = 0,
+    folds: np.ndarray | None = None,
 ) -> Accuracy:
     """Cross-validated accuracy of naming the label of a row from rows of other groups.
 
     ``features``: (n, width); ``labels``, ``groups``: (n,). No group (utterance, speaker, sentence) is
     in both parts of a fold. Each dimension is scaled to zero mean and unit variance on the training
-    part; distances are Euclidean. Of labels that as many of the k neighbours have, the one with the nearest of them
+    part; distances are Euclidean. ``folds``: (n,) that of each row, where they are dealt already; scikit-learn's GroupKFold else. Of labels that as many of the k neighbours have, the one with the nearest of them
     is taken. A label that the training part lacks is never found. Labels that are the same in all rows of every
     group (the gender of a speaker) are permuted among groups, others among rows. The interval is a percentile
     bootstrap over groups. Raises UsageError for fewer than two groups or labels, FeatureError for values that are
@@ -61,19 +62,22 @@ def classify(
         raise UsageError(f"{n_neighbours} neighbours and {n_folds} folds: at least 1 and 2 are needed")
     if n_groups < 2 or n_labels < 2:
         raise UsageError(f"{n_labels} labels in {n_groups} groups: at least two of each are needed to compare them")
-    folds = min(n_folds, n_groups)
+    if folds is None:
+        splits = list(GroupKFold(min(n_folds, n_groups)).split(features, groups=of_group))
+    else:
+        splits = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in np.unique(folds)]
     features = np.asarray(features, dtype=np.float64)
     if not np.isfinite(features).all():
         at = int(np.argmin(np.isfinite(features).all(1)))
         raise FeatureError(f"row {at} is not all finite: leave its utterance out with --where, or extract it again")
     random = np.random.default_rng(seed)
     labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(N_PERMUTATIONS))])
-    hits = _hits(features, labellings, of_group, method, n_neighbours, folds)
+    hits = _hits(features, labellings, splits, method, n_neighbours)
     right, total = np.bincount(of_group, hits[0]), np.bincount(of_group)
     drawn = resampling.counts(n_groups, seed)
     low, high = resampling.interval((drawn @ right) / (drawn @ total))
     majority = float(np.bincount(codes).max() / len(codes))
-    return Accuracy(float(hits[0].mean()), low, high, majority, float(hits[1:].mean()), len(codes), folds)
+    return Accuracy(float(hits[0].mean()), low, high, majority, float(hits[1:].mean()), len(codes), len(splits))
 
 
 def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -86,11 +90,15 @@ def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator
 
 
 def _hits(
-    features: np.ndarray, labellings: np.ndarray, groups: np.ndarray, method: str, n_neighbours: int, n_folds: int
+    features: np.ndarray,
+    labellings: np.ndarray,
+    splits: list[tuple[np.ndarray, np.ndarray]],
+    method: str,
+    n_neighbours: int,
 ) -> np.ndarray:
     """1.0 where the label of a row was found from the other folds, else 0.0: (n_labellings, n)."""
     hits = np.zeros(labellings.shape)
-    for train, test in GroupKFold(n_folds).split(features, groups=groups):
+    for train, test in splits:
         scaler = StandardScaler().fit(features[train])
         known, asked = scaler.transform(features[train]), scaler.transform(features[test])
         if method == "knn":

@@ -170,3 +170,11 @@ def test_places():
     assert place_of("cpu", "float32").type == "cpu"
     with pytest.raises(UsageError, match="float16"):
         place_of("cpu", "float16")
+
+
+def test_a_run_whose_last_checkpoint_is_there_takes_no_step_more(tmp_path):
+    first, losses = run(tmp_path, SETTINGS)
+    again, found = run(tmp_path, SETTINGS)
+    assert found == losses
+    assert not again.seen
+    assert torch.equal(first.line.weight, again.line.weight)

@@ -1,0 +1,408 @@
+"""Word segmentation of stores: the rows are those of a slow computation, utterance by utterance, cell by cell."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import planted
+import pytest
+from scipy.signal import find_peaks
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from layertool.analysis.rows import ALL, Sampling, parse_where
+from layertool.errors import FeatureError, UsageError
+from layertool.feed.segmentation import CHOSEN, Options, segmentation_rows
+from layertool.probes.segmentation import Cell, grid
+
+TOLERANCE = 320
+HOPS = {"C1": 160, "T0": 320, "T1": 320}
+N = 11
+BAD, EMPTY = (2, 5, 6), (0, 7)  # with spn, <unk>, <laugh>; with silence only, without a segment
+GOOD = [k for k in range(N) if k not in (*BAD, *EMPTY)]
+CELLS = grid(("euclidean", "cosine"), (1, 2, 4), (0, 0.1, 0.5, 1))
+SCORES = [
+    "F1", "precision", "recall", "over-segmentation", "R-value", "lenient F1", "lenient precision", "lenient recall",
+    "token F1", "token precision", "token recall",
+]  # fmt: skip
+
+
+def make(path, seed=0, noise=1.0, without=(), model="org/net", layers=tuple(HOPS), **columns):
+    """11 utterances of 1 to 2.5 s: words of which each frame knows something, and pauses; five cannot be scored."""
+    random = np.random.default_rng(seed)
+    lengths = [int(n) for n in random.integers(18_000, 40_000, N)]
+    made = []
+    for k, length in enumerate(lengths):
+        at, i = int(random.integers(100, 3_000)), 0
+        while at + 7_000 < length:
+            end = at + int(random.integers(2_500, 6_000))
+            made.append((k, "word", at, end, "wxyz"[int(random.integers(4))]))
+            at, i = (end, i + 1) if i % 3 else (end + int(random.integers(300, 2_000)), i + 1)
+    for k, name in zip((*BAD, 0), ("spn", "<unk>", "<laugh>", "SIL"), strict=True):
+        mine = [place for place, row in enumerate(made) if row[0] == k]
+        for place in mine if name == "SIL" else mine[1:2]:
+            made[place] = (*made[place][:4], name)
+    for k in (3, 8):  # silence among words
+        place = [place for place, row in enumerate(made) if row[0] == k][1]
+        made[place] = (*made[place][:4], "SIL")
+    made = [row for row in made if row[0] != 7]
+    frames = {}
+    for name in layers:
+        hop, clips = HOPS[name], []
+        for k, length in enumerate(lengths):
+            clip = noise * random.standard_normal((planted.n_frames(length, hop), 5))
+            for row in made:
+                if row[0] == k:
+                    inside = [i for i in range(len(clip)) if row[2] <= i * hop + 200 < row[3]]
+                    clip[inside] += 3 * random.standard_normal(5)
+            clips.append(clip)
+        frames[name] = clips
+    return planted.store(
+        path, lengths, made, frames, {"word": {"T0": planted.matrix(len(made), 5)}}, HOPS, model=model, without=without,
+        **{"speaker": [f"s{k % 3}" for k in range(N)], "split": [("dev", "test")[k % 5 < 2] for k in range(N)], **columns},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("frames") / "store")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another corpus, noisier, so that other cells are best; without speakers or splits of its own."""
+    return make(tmp_path_factory.mktemp("tuned") / "other", seed=4, noise=2.0, speaker=[None] * N, split=["x"] * N)
+
+
+# a slow computation
+
+
+def scorable(store):
+    """Numbers of utterances with words, all of them known."""
+    rows, out = store.rows("word"), []
+    for k, name in enumerate(store.utterances["utterance"]):
+        said = [x for x in rows[rows["utterance"] == name]["label"] if isinstance(x, str) and x != "SIL"]
+        if said and not any(x == "spn" or x.startswith("<") for x in said):
+            out.append(k)
+    return out
+
+
+def clips_of(store, layer, chosen):
+    """z-scored frames of each utterance, by what all of them have."""
+    owner, values = store.row_table("frame", layer)["utterance"], store.read("frame", layer).astype(np.float64)
+    some = values[np.isin(owner, chosen)]
+    return {k: (values[owner == k] - some.mean(0)) / some.std(0) for k in chosen}
+
+
+def boundaries(clip, hop, cell):
+    if cell.distance == "euclidean":
+        change = [np.sqrt(((a - b) ** 2).sum()) for a, b in pairwise(clip)]
+    else:
+        change = [1 - a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in pairwise(clip)]
+    n = cell.window
+    smooth = [sum(change[k : k + n]) / n for k in range(len(change) - n + 1)]
+    # frame 0 is centred at sample 200: the change to the next half a hop later
+    return [200 + hop / 2 + hop * (p + (n - 1) / 2) for p in find_peaks(smooth, prominence=cell.prominence)[0]]
+
+
+def assigned(near):
+    near = np.array(near, int)
+    return int((maximum_bipartite_matching(csr_matrix(near)) >= 0).sum()) if near.size and near.any() else 0
+
+
+def counted(times, words, length, tolerance):
+    """predicted, references, strict, near a reference, near a prediction, intervals, words, tokens."""
+    inner = [t for t in sorted(times) if tolerance < t < length - tolerance]
+    wanted = [t for t in sorted({t for word in words for t in word}) if tolerance < t < length - tolerance]
+    near = [[abs(t - r) <= tolerance for r in wanted] for t in inner]
+    spans = list(pairwise([0, *inner, length]))
+    fit = [[abs(a - s) <= tolerance and abs(b - e) <= tolerance for s, e in words] for a, b in spans]
+    columns = list(zip(*near, strict=True)) if near else []
+    return np.array([len(inner), len(wanted), assigned(near), sum(map(any, near)), sum(map(any, columns)),
+                     len(spans), len(words), assigned(fit)], float)  # fmt: skip
+
+
+def tables(store, layer, chosen, cells, tolerance=TOLERANCE):
+    """Counts (cells, utterances, 8), and of boundaries turned by half of the utterance."""
+    clips, lengths = clips_of(store, layer, chosen), store.utterances["n_samples"]
+    words = {k: [] for k in chosen}
+    for row, label in zip(store.row_table("word"), store.rows("word")["label"], strict=True):
+        if row["utterance"] in words and isinstance(label, str) and label != "SIL":
+            words[row["utterance"]].append((int(row["start"]), int(row["end"])))
+    out = []
+    for cell in cells:
+        mine = []
+        for k in chosen:
+            times, n = boundaries(clips[k], HOPS[layer], cell), lengths[k]
+            mine.append([counted(some, words[k], n, tolerance) for some in (times, [(t + n / 2) % n for t in times])])
+        out.append(mine)
+    return np.array(out).transpose(2, 0, 1, 3)
+
+
+def scores(total):
+    predicted, references, strict, right, reached, intervals, words, tokens = total
+
+    def both(p, r):
+        return 2 * p * r / (p + r) if p + r else 0.0
+
+    p, r = strict / predicted if predicted else 0.0, strict / references
+    over = predicted / references - 1
+    away, slant = np.hypot(1 - r, over), (r - 1 - over) / np.sqrt(2)
+    loose, found = right / predicted if predicted else 0.0, reached / references
+    tp, tr = tokens / intervals, tokens / words
+    values = (
+        both(p, r),
+        p,
+        r,
+        over,
+        1 - (abs(away) + abs(slant)) / 2,
+        both(loose, found),
+        loose,
+        found,
+        both(tp, tr),
+        tp,
+        tr,
+    )
+    return dict(zip(SCORES, values, strict=True))
+
+
+def best(found, which, criterion="F1"):
+    """The first cell that has most over these utterances."""
+    return max(range(len(found)), key=lambda k: scores(found[k][which].sum(0))[criterion])
+
+
+def values(rows, layer):
+    """Scores and chance of a layer by name, and the numbers of the chosen cells."""
+    mine = [row for row in rows if row.layer == layer]
+    numbers = [row.value for row in mine if row.variant.startswith(CHOSEN)]
+    scored = [row for row in mine if not row.variant.startswith(CHOSEN)]
+    assert [row.variant.split(", ")[0] for row in scored] == SCORES
+    return {row.variant.split(", ")[0]: row for row in scored}, numbers
+
+
+def numbers_of(*cells):
+    return [x for c in cells for x in (c.prominence, c.window, float(c.distance == "cosine"))]
+
+
+def agree(rows, layer, total, turned, n_references):
+    found, numbers = values(rows, layer)
+    for name, value in scores(total).items():
+        assert found[name].value == pytest.approx(value, abs=1e-9), name
+        assert found[name].chance == pytest.approx(scores(turned)[name], abs=1e-9), name
+        assert found[name].n == n_references
+        assert (found[name].unit, found[name].target) == ("frame", "word boundaries")
+    return numbers
+
+
+ONE = Cell("cosine", 2, 0.1)
+
+
+@pytest.mark.parametrize("layer", ["C1", "T0"])
+@pytest.mark.parametrize("cell", [ONE, Cell("euclidean", 1, 0.5), Cell("euclidean", 4, 0)], ids=str)
+def test_one_cell(store, layer, cell):
+    """Utterances that are not scored move nobody: the boundaries of the others meet their own words."""
+    told = []
+    found = segmentation_rows(store, layer, Options(cells=[cell]), say=told.append)
+    assert scorable(store) == GOOD
+    both = tables(store, layer, GOOD, [cell])
+    total, turned = both[:, 0].sum(1)
+    assert agree(found, layer, total, turned, total[1]) == []  # nothing is chosen
+    assert str(cell) in found[0].variant
+    assert told[0].startswith("left out: 3 utterances of")
+    # the words of other utterances, as in the published code, would be another number
+    clips, lengths = clips_of(store, layer, GOOD), store.utterances["n_samples"]
+    table = store.row_table("word")
+    moved = sum(
+        counted(boundaries(clips[k], HOPS[layer], cell),
+                [(r["start"], r["end"]) for r in table if r["utterance"] == wrong], lengths[k], TOLERANCE)
+        for k, wrong in zip(GOOD[1:], GOOD, strict=False)
+    )  # fmt: skip
+    assert abs(scores(moved)["F1"] - scores(total)["F1"]) > 0.005
+
+
+def test_layers_of_two_rates_at_once(store):
+    found = segmentation_rows(store, options=Options(cells=[ONE], n_workers=3))
+    assert list(dict.fromkeys(row.layer for row in found)) == list(HOPS)
+    for layer in HOPS:
+        total, turned = tables(store, layer, GOOD, [ONE])[:, 0].sum(1)
+        agree(found, layer, total, turned, total[1])
+    assert found == segmentation_rows(store, options=Options(cells=[ONE], n_workers=1))
+
+
+@pytest.mark.parametrize("tolerance", [0, 160, 640])
+def test_tolerances(store, tolerance):
+    found = segmentation_rows(store, "T0", Options(cells=[ONE], tolerance=tolerance))
+    total, turned = tables(store, "T0", GOOD, [ONE], tolerance)[:, 0].sum(1)
+    agree(found, "T0", total, turned, total[1])
+    assert f"±{tolerance / 16:g} ms" in found[0].variant
+
+
+def test_failed_utterances(tmp_path):
+    """Rows of an utterance that failed are nowhere; the others keep their places."""
+    store = make(tmp_path / "s", without=(1, 4))
+    good = [k for k in GOOD if k not in (1, 4)]
+    found = segmentation_rows(store, "T0", Options(cells=[ONE]))
+    total, turned = tables(store, "T0", good, [ONE])[:, 0].sum(1)
+    agree(found, "T0", total, turned, total[1])
+
+
+def test_chosen_utterances(store):
+    found = segmentation_rows(store, "T0", Options(cells=[ONE], where=parse_where(["split=dev"])))
+    dev = [k for k in GOOD if store.utterances["split"][k] == "dev"]
+    assert 2 <= len(dev) < len(GOOD)
+    total, turned = tables(store, "T0", dev, [ONE])[:, 0].sum(1)
+    agree(found, "T0", total, turned, total[1])
+    assert "where split=dev" in found[0].variant
+
+
+def test_some_utterances_are_drawn(store):
+    """Three, whichever; z-scored by themselves."""
+    possible = {}
+    for three in combinations(GOOD, 3):
+        total = tables(store, "T0", list(three), [ONE])[0, 0].sum(0)
+        possible[round(scores(total)["F1"], 9)] = total[1]
+    values = set()
+    for seed in range(4):
+        told = []
+        options = Options(cells=[ONE], sampling=Sampling(utterances=3), seed=seed)
+        row = segmentation_rows(store, "T0", options, told.append)[0]
+        assert possible[round(row.value, 9)] == row.n
+        assert f"3 of {len(GOOD)} utterances were drawn" in told
+        values.add(row.value)
+    assert len(values) > 1
+
+
+def halves_of(n):
+    """Every way to cut n utterances in two halves, as masks."""
+    for some in combinations(range(n), n // 2):
+        yield np.isin(np.arange(n), some)
+
+
+@pytest.mark.parametrize("layer", ["C1", "T1"])
+def test_each_half_is_scored_with_the_cell_of_the_other(store, layer):
+    """Some cut in halves explains all numbers; none would, were the halves scored with their own best cells."""
+    both = tables(store, layer, GOOD, CELLS)
+    right, leaking = {}, set()
+    for half in halves_of(len(GOOD)):
+        mine, theirs = best(both[0], half), best(both[0], ~half)
+        for cells, book in (((theirs, mine), right), ((mine, theirs), None)):
+            total, turned = (table[cells[0]][half].sum(0) + table[cells[1]][~half].sum(0) for table in both)
+            key = (round(scores(total)["F1"], 9), tuple(numbers_of(CELLS[cells[0]], CELLS[cells[1]])))
+            if book is None:
+                leaking.add(key)
+            else:
+                book.setdefault(key, []).append((total, turned))
+    keys = set()
+    for seed in range(5):
+        found = segmentation_rows(store, layer, Options(cells=CELLS, seed=seed))
+        by_name, numbers = values(found, layer)
+        straight = (round(by_name["F1"].value, 9), tuple(numbers))
+        swapped = (straight[0], (*numbers[3:], *numbers[:3]))
+        key = straight if straight in right else swapped
+        assert key in right
+        keys.add(key)
+        chance = by_name["F1"].chance  # cuts may differ in it only
+        total, turned = min(right[key], key=lambda pair: abs(scores(pair[1])["F1"] - chance))
+        agree(found, layer, total, turned, total[1])
+        assert "tuned on the other half of the utterances for F1 over 24 cells" in found[0].variant
+    assert len(keys) > 1
+    assert not keys <= leaking
+    assert any(key[1][:3] != key[1][3:] for key in keys)
+
+
+def test_rows_of_the_chosen_cells(store):
+    rows = segmentation_rows(store, "T0,T1", Options(cells=CELLS))
+    chosen = [row for row in rows if row.variant.startswith(CHOSEN)]
+    names = ["prominence", "frames of smoothing", "distance (0 euclidean or 1 cosine)"]
+    wanted = [
+        (layer, f"chosen {name}, half {half}, ±20 ms") for layer in ("T0", "T1") for half in (1, 2) for name in names
+    ]
+    assert [(row.layer, row.variant.split(", tuned")[0]) for row in chosen] == wanted
+    assert {(row.n, row.chance, row.ci_low) for row in chosen} == {(len(GOOD), None, None)}
+
+
+@pytest.mark.parametrize("criterion", ["F1", "R-value", "lenient F1", "token F1"])
+def test_tuned_on_another_store(store, other, criterion):
+    found = segmentation_rows(store, "T0", Options(cells=CELLS, tune_store=other, criterion=criterion))
+    theirs = tables(other, "T0", scorable(other), CELLS)[0]
+    cell = CELLS[best(theirs, slice(None), criterion)]
+    total, turned = tables(store, "T0", GOOD, [cell])[:, 0].sum(1)
+    assert agree(found, "T0", total, turned, total[1]) == numbers_of(cell)
+    assert f"tuned on planted for {criterion} over 24 cells" in found[0].variant
+    assert found[0].store == str(store.path)
+
+
+def test_criteria_take_different_cells(store, other):
+    theirs = tables(other, "T0", scorable(other), CELLS)[0]
+    assert len({best(theirs, slice(None), name) for name in ("F1", "R-value", "lenient F1", "token F1")}) > 1
+    mine = tables(store, "T0", GOOD, CELLS)[0]
+    assert best(mine, slice(None)) != best(theirs, slice(None))
+
+
+def test_conditions_are_not_of_the_store_that_is_tuned_on(store, other):
+    """Its utterances have no such value."""
+    where = parse_where(["split=dev"])
+    found = segmentation_rows(store, "T0", Options(cells=CELLS, tune_store=other, where=where))
+    theirs = tables(other, "T0", scorable(other), CELLS)[0]
+    assert values(found, "T0")[1] == numbers_of(CELLS[best(theirs, slice(None))])
+
+
+def test_the_published_grid_is_the_default(store):
+    (row, *_) = segmentation_rows(store, "T0", Options(sampling=ALL, resample="none"))
+    assert "over 180 cells" in row.variant
+
+
+@pytest.mark.parametrize("what", ["utterances", "speakers", "none"])
+def test_intervals(store, what):
+    """Percentiles of the scores of resampled clusters."""
+    found, _ = values(segmentation_rows(store, "T0", Options(cells=[ONE], resample=what, seed=3)), "T0")
+    if what == "none":
+        assert {(row.ci_low, row.ci_high) for row in found.values()} == {(None, None)}
+        return
+    names = [str(k) if what == "utterances" else store.utterances["speaker"][k] for k in GOOD]
+    clusters = list(dict.fromkeys(sorted(names) if what == "speakers" else names))
+    per = tables(store, "T0", GOOD, [ONE])[0, 0]
+    of_cluster = np.array([sum(row for row, name in zip(per, names, strict=True) if name == c) for c in clusters])
+    drawn = np.random.default_rng(3).multinomial(len(clusters), [1 / len(clusters)] * len(clusters), 1000)
+    all_scores = [scores(total) for total in drawn @ of_cluster]
+    for name, row in found.items():
+        low, high = np.quantile([each[name] for each in all_scores], [0.025, 0.975])
+        assert (row.ci_low, row.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+
+
+def test_every_utterance_that_is_left_out_is_told(store):
+    """Three with unknown words, one with nothing but silence, one without segments."""
+    told = []
+    segmentation_rows(store, "T0", Options(cells=[ONE]), say=told.append)
+    assert [text.split(": ")[1].split(" ")[0] for text in told] == ["3", "2"]
+    assert "without words" in told[1]
+
+
+def test_what_cannot_be(store, other, tmp_path):
+    def refused(says, store=store, layers="T0", error=UsageError, **options):
+        with pytest.raises(error) as caught:
+            segmentation_rows(store, layers, Options(**{"cells": CELLS, **options}))
+        assert all(part in str(caught.value) for part in says), str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    refused(["'F2' is nothing to tune for", "R-value"], criterion="F2")
+    refused(["'words' cannot be resampled"], resample="words")
+    another = make(tmp_path / "another", model="org/other")
+    refused(["hold different models", "org/other", "tuned boundaries"], tune_store=another)
+    few = make(tmp_path / "few", layers=("T0",))
+    refused(["has no frames of T1", "--layers"], layers="T0,T1", tune_store=few)
+    refused(["have no speaker", "--resample utterances"], store=other, resample="speakers")
+    refused(["no word row has split=nothing"], where=parse_where(["split=nothing"]))
+    refused(["1 utterances have known words"], where=parse_where(["utterance=u1"]))
+    segments = [(k, "word", 1_000, 9_000, "w") for k in range(3)]
+    lengths, frames = [12_000] * 3, {"T0": [planted.matrix(37, 3, k) for k in range(3)]}
+    no_words = planted.store(tmp_path / "no_words", lengths, (), frames)
+    refused(["no word rows", "--units word,frame"], store=no_words)
+    no_frames = planted.store(tmp_path / "no_frames", lengths, segments, rows={"word": {"T0": planted.matrix(3)}})
+    refused(["no frame rows", "--units frame,word"], store=no_frames)
+    nobody = planted.store(tmp_path / "nobody", lengths, segments, frames, {"word": {"T0": planted.matrix(3, 3)}})
+    refused(["no column 'speaker'"], store=nobody, resample="speakers")
+    frames["T0"][1][4, 2] = np.nan
+    bad = planted.store(tmp_path / "bad", lengths, segments, frames, {"word": {"T0": planted.matrix(3, 3)}})
+    refused(["layer T0", "not finite"], store=bad, error=FeatureError)
