@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import read_json
+from layertool.models import pruned
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
@@ -48,6 +49,8 @@ def read_config(model: str) -> Any:
 
     name, revision = split_revision(model)
     _check_local(name)
+    if pruned.is_folder(name):
+        return pruned.read_config(name)
     try:
         raw, _ = PretrainedConfig.get_config_dict(name, revision=revision)
         kind = raw.get("model_type")
@@ -112,16 +115,20 @@ def load_model(
     if random_init is not None:
         network = draw_anew(config, random_init, kind)
         return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
+    report: dict[str, Any] = {"missing_keys": ()}
     try:
-        network, report = opener.from_pretrained(
-            name,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            trust_remote_code=False,
-        )
+        if pruned.is_config(config):
+            network = pruned.load(name).base_model
+        else:
+            network, report = opener.from_pretrained(
+                name,
+                revision=revision,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                trust_remote_code=False,
+            )
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
@@ -164,6 +171,7 @@ def draw_anew(config: Any, seed: int, kind: str = "AutoModel") -> Any:
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     network = getattr(transformers, kind).from_config(config, trust_remote_code=False).float().eval()
+    pruned.fit_to_config(network)
     torch.set_rng_state(generator_state)
     return network
 
