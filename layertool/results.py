@@ -90,6 +90,8 @@ def is_matrix(rows: pd.DataFrame) -> bool:
     Targets are layers ("T3", or "OTHER:T3") then: all of the store's own, or at least three, and a layer that is among
     the targets is compared with itself too, which no curve against one layer does.
     """
+    if rows.empty:
+        return False
     name = rows["target"].astype(str).str.rpartition(":")
     names = set(rows["layer"].astype(str))
     rows = rows.assign(_other=name[0], _of=name[2])[[n in names or bool(_LAYER.fullmatch(n)) for n in name[2]]]

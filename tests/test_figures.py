@@ -170,6 +170,7 @@ def test_chance_is_one_grey_line_or_one_line_for_each():
         ([-0.1, 0.9], "held out", (-0.15, 1)),
         ([-3.0, -1.0], "log likelihood", (-3.1, -0.9)),
         ([0.0, 0.0], "accuracy", (0, 1)),
+        ([0.01, 0.1], "average precision", (0, 0.105)),
         ([-1e-16, 0.5], "cka", (0, 1)),
         ([None, None], "cka", (0, 1)),
     ],

@@ -86,10 +86,10 @@ def fails(code, arguments, *says):
     assert all(text in last for text in says), last
 
 
-def make(path, model, layers, seed, **columns):
+def make(path, model, layers, seed, longer=0, **columns):
     """One corpus for every model: 8 utterances of words, each of two phones, 4 sentence pairs."""
     random = np.random.default_rng(0)
-    lengths, segments = [40_000 + 321 * k for k in range(N)], []
+    lengths, segments = [40_000 + longer + 321 * k for k in range(N)], []
     for k in range(N):
         for i in range(5):
             start, name = 500 + 7_500 * i, WORDS[int(random.integers(4))]
@@ -119,7 +119,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes")
     make(folder / "one", "org/one", {"T0": 320, "T1": 320}, 1)
     make(folder / "mel", "mel", {"mel": 160}, 2)
-    make(folder / "tune", "org/one", {"T0": 320, "T1": 320}, 3)
+    make(folder / "tune", "org/one", {"T0": 320, "T1": 320}, 3, longer=50)
     planted.store(folder / "bare", [900] * 4, rows={"utterance": {"T0": planted.matrix(4)}})
     (folder / "tasks").mkdir()
     pairs = [("longer", "another", 3.0), ("Speech", "hello", 2.0), ("longer", "speech", 1.0), ("another", "hello", 4.0)]
@@ -363,7 +363,8 @@ def test_stores_that_are_named_twice():
         (DATA, "similarity one --benchmark similarity.csv", ["no column 'word1'"]),
         (DATA, "similarity one --benchmark tasks --embeddings nothing.txt", ["nothing.txt"]),
         (USAGE, "similarity one --benchmark tasks --min-tokens 400", ["no task has 3 pairs"]),
-        (USAGE, "segmentation bare", ["bare has no word rows"]),
+        (USAGE, "segmentation bare", ["bare has no frame rows"]),
+        (USAGE, "segmentation one --tune-on one", ["all utterances to tune on are scored", "--tune-on"]),
         (USAGE, "segmentation one --tune-on mel", ["hold different models"]),
         (USAGE, "segmentation one --distance manhattan", ["'manhattan' is no distance", "euclidean or cosine"]),
         (USAGE, "segmentation one --window 1,x", ["--window takes whole numbers", "'x'"]),
@@ -373,7 +374,6 @@ def test_stores_that_are_named_twice():
         (USAGE, "segmentation one --prominence nan", ["prominence 0 or more"]),
         (USAGE, "sentences bare", ["no column 'pair'", "--pair"]),
         (USAGE, "sentences one --rating gender", ["column 'gender' is no number everywhere"]),
-        (USAGE, "sentences one --unit phone --rating speaker", ["no number everywhere"]),
         (USAGE, "neighbours one --labels mood", ["no column 'mood'"]),
         (USAGE, "neighbours bare --labels phone", ["bare has no phone rows"]),
         (USAGE, "neighbours one --labels gender --per-label 3", ["--max-utterances"]),

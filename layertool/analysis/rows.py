@@ -54,6 +54,16 @@ class Sampling:
     top_labels: int | None = None
     per_label: int | tuple[int, int] | None = None
 
+    def __str__(self) -> str:
+        """Without commas, for the name of a variant."""
+        many = self.per_label if isinstance(self.per_label, tuple) else (self.per_label, self.per_label)
+        parts = [
+            f"{self.utterances} utterances" if self.utterances is not None else "",
+            f"the {self.top_labels} most frequent labels" if self.top_labels is not None else "",
+            f"{' to '.join(map(str, dict.fromkeys(many)))} rows a label" if self.per_label is not None else "",
+        ]
+        return f"up to {' and '.join(filter(None, parts))}" if any(parts) else "all rows"
+
 
 ALL = Sampling()
 # What each analysis of Pasad et al. draws from the set that it scores, and k-means from the set that it is fitted on.
@@ -200,6 +210,26 @@ def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
     return values.astype(str)
 
 
+def folded(store: FeatureStore, tier: str, rows: Rows) -> Rows:
+    """The same rows, with one label code for words that differ only in case ("The", "the")."""
+    first: dict[str, int] = {}
+    codes = np.array([first.setdefault(name.casefold(), k) for k, name in enumerate(store.labels[tier])] + [NO_LABEL])
+    table = rows.table.copy()
+    table["label"] = codes[table["label"]]
+    return Rows(rows.index, table, rows.notes)
+
+
+def repeated(rows: Rows, minimum: int = 2) -> Rows:
+    """The rows whose label at least ``minimum`` of them have."""
+    counts = np.bincount(rows.table["label"], minlength=1)
+    return rows.of(counts[rows.table["label"]] >= minimum)
+
+
+def is_speech(name: str) -> bool:
+    """Whether a label stands for a phone or a word: not for silence, nor for what nobody understood (<unk>, <noise>)."""
+    return name not in NO_SPEECH and not name.startswith("<")
+
+
 def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where: Sequence[Condition] = ()) -> Rows:
     """The rows of ``select`` whose label code is one of ``tier``.
 
@@ -235,8 +265,8 @@ def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
     """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is left."""
     if tier not in store.labels:
         raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
-    is_speech = np.array([name not in NO_SPEECH for name in store.labels[tier]] + [False])  # -1 is the last: no label
-    rows = rows.of(is_speech[rows.table["label"]])
+    spoken = np.array([is_speech(name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
+    rows = rows.of(spoken[rows.table["label"]])
     if not len(rows):
         raise UsageError(f"{store.path}: no row has a {tier} label other than silence")
     return rows

@@ -75,6 +75,10 @@ def deliver(
         from layertool.commands.probe_tables import drawn
 
         rows = drawn(table)
+        if x != "layer":
+            rows = rows[rows["layer"] != results.BASELINE]  # they have no steps
+        if rows.empty:
+            raise UsageError("none of these results is a curve or a map: choose others to draw")
         are_maps = {results.is_matrix(part) for _, part in rows.groupby(["analysis", "unit"])}
         if len(are_maps) > 1 and x == "layer":
             raise UsageError(

@@ -173,6 +173,8 @@ def _curves(title: str, rows) -> None:
 
 def without_baselines(rows) -> tuple:
     """The rows of layers, and a line for each of the others."""
+    import pandas as pd
+
     from layertool.results import BASELINE
 
     are = rows["layer"] == BASELINE
@@ -180,7 +182,10 @@ def without_baselines(rows) -> tuple:
     for model, mine in rows[are].groupby("model", sort=False):
         same = mine["value"].nunique() == 1
         for _, row in mine.iterrows():
-            parts = [_parted(row["variant"], rows["variant"]), Path(str(row["store"])).name if row["store"] else ""]
+            parts = [
+                _parted(row["variant"], rows["variant"]),
+                row["corpus"] if pd.isna(row["store"]) else Path(str(row["store"])).name,
+            ]
             which = "" if same else f" ({', '.join(filter(None, parts))})"
             lines.append(f"  baseline, {model}{which}: {_value(row, brief=False)}")
     return rows[~are], list(dict.fromkeys(lines))

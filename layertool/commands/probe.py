@@ -24,7 +24,11 @@ from layertool.errors import UsageError
 PATH = click.Path(path_type=Path)
 stores_argument = click.argument("stores", type=STORES, nargs=-1, required=True, metavar="STORE...")
 workers_option = click.option(
-    "--workers", type=click.IntRange(min=1), default=None, metavar="N", help="Layers at once.  [default: one a core]"
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Layers at once, each in memory.  [default: one a core]",
 )
 
 
@@ -44,12 +48,15 @@ def probe() -> None:
     """
 
 
-def _deliver(stores, compute, out, plot, as_json, quiet, ylabel: str | None) -> None:
-    """Rows of every store by ``compute(store, say, progress)``."""
-    from layertool.feed.common import merged
+def _deliver(stores, usual: str, unit: str | None, layers: str, compute, out, plot, as_json, quiet, ylabel) -> None:
+    """Rows of every store by ``compute(store, say, progress)``; ``usual``: the unit of the probe."""
+    from layertool.feed.common import layers_of, merged, unit_of
 
     rows: list = []
-    for store in open_all({path.resolve(): path for path in stores}.values()):
+    opened = open_all({path.resolve(): path for path in stores}.values())
+    for store in opened:  # what is wrong with the last one is said before the work on the first
+        layers_of(store, unit_of(store, unit, usual, only=True), layers)
+    for store in opened:
         with output.progress_bar(quiet, "layers") as show:
             rows += compute(store, say_to_person(quiet), show)
     delivery.deliver(merged(rows), out, plot, as_json, quiet, ylabel)
@@ -85,7 +92,7 @@ def discrimination(stores, quiet, out, plot, as_json, unit, layers, where, seed,
         sampling=sampling_of("all", asked["max_utterances"], asked["per_label"], asked["top_labels"]),
     )  # fmt: skip
     _deliver(
-        stores, lambda store, say, show: discrimination_rows(store, unit, layers, options, say, show),
+        stores, "word", unit, layers, lambda store, say, show: discrimination_rows(store, unit, layers, options, say, show),
         out, plot, as_json, quiet, "average precision",
     )  # fmt: skip
 
@@ -119,7 +126,7 @@ def similarity(stores, benchmarks, quiet, out, plot, as_json, unit, layers, wher
     )  # fmt: skip
     tasks = [task for path in dict.fromkeys(benchmarks) for task in read(path)]
     _deliver(
-        stores, lambda store, say, show: word_similarity_rows(store, tasks, unit, layers, options, say, show),
+        stores, "word", unit, layers, lambda store, say, show: word_similarity_rows(store, tasks, unit, layers, options, say, show),
         out, plot, as_json, quiet, "Spearman's correlation",
     )  # fmt: skip
 
@@ -188,7 +195,7 @@ def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed
         sampling=Sampling(utterances=asked["max_utterances"]), where=where, seed=seed, n_workers=asked["workers"],
     )  # fmt: skip
     _deliver(
-        stores, lambda store, say, show: segmentation_rows(store, layers, options, say, show),
+        stores, "frame", None, layers, lambda store, say, show: segmentation_rows(store, layers, options, say, show),
         out, plot, as_json, quiet, None,
     )  # fmt: skip
 
@@ -204,8 +211,11 @@ def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed
 @click.option("--speaker", default="speaker", show_default=True, metavar="COLUMN", help="Says who speaks.")
 @resample_option(("pairs", "speakers", "none"))
 @workers_option
-@result_options
-def sentences(stores, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
+@click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7.")
+@where_option
+@seed_option
+@place_options
+def sentences(stores, quiet, out, plot, as_json, layers, where, seed, **asked) -> None:
     """Sentences that people call alike: Spearman's correlation with ratings.
 
     \b
@@ -224,7 +234,7 @@ def sentences(stores, quiet, out, plot, as_json, unit, layers, where, seed, **as
     )  # fmt: skip
     options.check()
     _deliver(
-        stores, lambda store, say, show: sentence_rows(store, unit, layers, options, say, show),
+        stores, "utterance", None, layers, lambda store, say, show: sentence_rows(store, layers, options, say, show),
         out, plot, as_json, quiet, "Spearman's correlation",
     )  # fmt: skip
 
@@ -253,6 +263,7 @@ def neighbours(stores, labels, quiet, out, plot, as_json, unit, layers, where, s
       layertool probe neighbours w2v2 --labels gender --groups speaker
       layertool probe neighbours w2v2 --labels word --method knn -k 1 --top-labels 50 -o words.csv
     """
+    from layertool.feed.information import TIERS
     from layertool.feed.neighbours import Options, neighbour_rows
 
     delivery.check_places(out, plot)
@@ -263,6 +274,6 @@ def neighbours(stores, labels, quiet, out, plot, as_json, unit, layers, where, s
         where=where, seed=seed, n_workers=asked["workers"],
     )  # fmt: skip
     _deliver(
-        stores, lambda store, say, show: neighbour_rows(store, labels, unit, layers, options, say, show),
+        stores, labels if labels in TIERS else "utterance", unit, layers, lambda store, say, show: neighbour_rows(store, labels, unit, layers, options, say, show),
         out, plot, as_json, quiet, "accuracy on unseen speech",
     )  # fmt: skip

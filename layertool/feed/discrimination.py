@@ -9,8 +9,20 @@ import numpy as np
 
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import ALL, Condition, Rows, Sampling
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import Progress, Say, conditions_of, joined, layers_of, result, said_once, silent, unit_of
+from layertool.feed.common import (
+    Progress,
+    Say,
+    check_finite,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    silent,
+    unit_of,
+)
 from layertool.feed.frames import FrameRows
 from layertool.feed.parallel import each_layer
 from layertool.geometry import SAMPLE_RATE, Pooling
@@ -65,13 +77,12 @@ def discrimination_rows(
     options = options or Options()
     options.check()
     say = said_once(say)
-    unit = unit_of(store, unit, "word")
+    unit = unit_of(store, unit, "word", only=True)
     asked = layers_of(store, unit, layers)
     rows = _tokens(store, unit, options)
     for note in rows.notes:
         say(note)
-    names = np.array([name.casefold() if unit == "word" else name for name in store.labels[unit]])
-    words = names[rows.table["label"]]
+    words = rows.table["label"]
     if np.unique(words, return_counts=True)[1].max() < 2:
         raise UsageError(
             f"{store.path}: no {unit} stands twice among {len(rows)} rows of {options.min_characters}+ characters and "
@@ -89,7 +100,9 @@ def discrimination_rows(
         if options.distance == "dtw":
             distance = word_discrimination.Warped(_frames(store, layer, rows))
         else:
-            distance = word_discrimination.Cosine(store.read(unit, layer)[rows.index])
+            vectors = LayerView(store, unit, layer, rows.index).read()
+            check_finite(store, unit, rows, vectors, as_directions=True)
+            distance = word_discrimination.Cosine(vectors)
         return word_discrimination.average_precision(
             distance, words, speakers, options.cross_speaker, clusters, options.seed
         )
@@ -132,6 +145,8 @@ def _tokens(store: FeatureStore, unit: str, options: Options) -> Rows:
         )
     n_short = int((~long).sum())
     note = f"left out: {n_short} of {len(rows)} {unit} rows, which are shorter than {options.min_characters} characters or {options.min_seconds:g} s"
+    if unit == "word":
+        rows = row_rules.folded(store, unit, rows)
     rows = row_rules.draw(rows.of(long, note if n_short else ""), options.sampling, options.seed)
     return rows
 
@@ -146,8 +161,12 @@ def _check_frames(store: FeatureStore, layers: Sequence[str]) -> None:
 def _frames(store: FeatureStore, layer: str, rows: Rows) -> list[np.ndarray]:
     """The frames (frames, width) of each token: those that its pooled vector is the mean of."""
     frames = FrameRows.of(store, layer)
-    features = store.read("frame", layer)
     table = rows.table
-    first, n = frames.first[table["utterance"]], frames.n[table["utterance"]]
+    mine = np.flatnonzero(np.isin(frames.utterance, table["utterance"]))
+    features = LayerView(store, "frame", layer, mine).read()
+    check_finite(store, "frame", Rows(mine, frames.table[mine]), features, as_directions=True)
+    place = np.cumsum(np.isin(np.arange(len(frames.n)), table["utterance"]) * frames.n)  # in what is read
+    n = frames.n[table["utterance"]]
+    first = place[table["utterance"]] - n
     low, high = Pooling("mean").frames(table["start"], table["end"], frames.hop, n)
     return [features[at + a : at + b] for at, a, b in zip(first, low, high, strict=True)]

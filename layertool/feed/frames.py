@@ -12,17 +12,17 @@ from layertool.store import FeatureStore
 
 @dataclass(frozen=True)
 class FrameRows:
-    """``first``, ``n``: (n_utterances,) row of the first frame of each utterance, and how many it has.
+    """``n``: (n_utterances,) frames of each utterance; ``table``: (n_rows,) the row table.
 
     ``centres``: (n_rows,) of each frame, in samples from the start of its utterance, may be halves; ``hop`` samples
     from one to the next; ``utterance``: (n_rows,) codes.
     """
 
-    first: np.ndarray
     n: np.ndarray
     centres: np.ndarray
     hop: int
     utterance: np.ndarray
+    table: np.ndarray
 
     @classmethod
     def of(cls, store: FeatureStore, layer: str) -> FrameRows:
@@ -35,4 +35,4 @@ class FrameRows:
         if not len(neighbours):
             raise UsageError(f"{store.path}: no utterance has two frames of {layer}: take longer ones")
         hop = int(table["start"][neighbours[0] + 1] - table["start"][neighbours[0]])
-        return cls(np.concatenate([[0], np.cumsum(n)[:-1]]), n, centres, hop, utterance)
+        return cls(n, centres, hop, utterance, table)

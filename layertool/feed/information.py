@@ -24,6 +24,7 @@ from layertool.feed.common import (
     result,
     said_once,
     silent,
+    speech_of,
     unit_of,
 )
 from layertool.feed.dealing import PERMUTED, TURNED, by_utterance
@@ -189,7 +190,7 @@ def _sets(
             fit = _rows(fit_store, unit, layer, labels, options.fit_where)
         else:
             fit = row_rules.select(fit_store, unit, layer, options.fit_where)
-        both = np.isin(_speech(store, scored), _speech(fit_store, fit))
+        both = np.isin(speech_of(store)[scored.table["utterance"]], speech_of(fit_store)[fit.table["utterance"]])
         if both.all():
             raise UsageError(
                 f"{store.path}: every utterance that is scored is also fitted on: say with --where which rows are "
@@ -238,13 +239,6 @@ def _values(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarr
     """Values (n,) of a column as something that has an order."""
     values = row_rules.column(store, unit, rows, column)
     return values.astype(str) if values.dtype == object else values
-
-
-def _speech(store: FeatureStore, rows: Rows) -> np.ndarray:
-    """What tells the utterance of each row (n,) from others, in any store: its name and its length."""
-    utterances = store.utterances
-    names = (utterances["utterance"] + "/" + utterances["n_samples"].astype(str)).to_numpy(str)
-    return names[rows.table["utterance"]]
 
 
 def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:

@@ -12,11 +12,13 @@ import pandas as pd
 from layertool.analysis import folds
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import ALL, PUBLISHED, Condition, Rows, Sampling
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
     baseline,
+    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -35,6 +37,7 @@ from layertool.store import FeatureStore
 ANALYSIS = "neighbours"
 MAJORITY = "most frequent label"
 SPEAKER = "speaker"
+NEARLY_ALL = 0.8  # rows of a speaker that have his usual label
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def neighbour_rows(
             for note in by_table[table][0].notes:
                 say(note)
     rows, names = next(iter(by_table.values()))
-    groups = options.groups or _usual_groups(store, unit, rows, names, labels)
+    groups = options.groups or _usual_groups(store, unit, rows, names, labels, say)
     group_of = {table: row_rules.filled(store, unit, mine, groups) for table, (mine, _) in by_table.items()}
     dealt: dict[str, np.ndarray] = {}
     for table, (_, codes) in by_table.items():
@@ -90,13 +93,22 @@ def neighbour_rows(
             raise UsageError(
                 f"{store.path}: all rows are of one {groups}, so none is left to learn from: choose other --groups"
             )
+        n_lost = _n_in_one_group(codes, group_of[table])
+        if n_lost == len(codes):
+            raise UsageError(
+                f"{store.path}: each label of {labels} stands in one {groups} only, so that none can be found in another: "
+                "choose other --groups"
+            )
+        if n_lost:
+            say(f"{n_lost} of {len(codes)} rows have a label that stands in one {groups} only, and count as wrong")
         n_folds = min(options.n_folds, n_groups)
         dealt[table] = folds.disjoint(group_of[table], codes, n_folds, options.seed, f"values of {groups}")
 
     def compute(layer: str) -> list[probe.Accuracy]:
         table = store.table_of(unit, layer)
         mine, codes = by_table[table]
-        features = store.read(unit, layer)[mine.index]
+        features = LayerView(store, unit, layer, mine.index).read()
+        check_finite(store, unit, mine, features)
         return [
             probe.classify(
                 features, codes, group_of[table], method, options.n_neighbours, seed=options.seed, folds=dealt[table]
@@ -111,7 +123,7 @@ def neighbour_rows(
             f"{options.n_neighbours} nearest neighbours" if method == "knn" else "nearest centroid",
             "accuracy",
             f"{found[0][k].n_folds} {groups}-disjoint folds",
-            sampling_of(options.sampling) if labels in PUBLISHED else "",
+            sampling_of(options.sampling) if labels in TIERS else str(options.sampling) if options.sampling else "",
             conditions_of(options.where),
             "chance: permuted labels",
         ])  # fmt: skip
@@ -133,7 +145,14 @@ def _rows(store: FeatureStore, unit: str, layer: str, labels: str, options: Opti
     """The rows, and the label (n,) of each."""
     if labels in TIERS:
         rows = row_rules.with_labels(store, labels, row_rules.labelled(store, unit, layer, labels, options.where), 2)
+        if labels == "word":
+            rows = row_rules.folded(store, labels, rows)
         rows = row_rules.draw(rows, PUBLISHED[labels] if options.sampling is None else options.sampling, options.seed)
+        rows = row_rules.repeated(rows)  # what was drawn may have some of them once
+        if len(np.unique(rows.table["label"])) < 2:
+            raise UsageError(
+                f"{store.path}: fewer than two {labels}s occur twice in the rows that were drawn: draw more of them"
+            )
         return rows, np.array(store.labels[labels], dtype=object)[rows.table["label"]].astype(str)
     rows = row_rules.select(store, unit, layer, options.where)
     missing = pd.isna(row_rules.column(store, unit, rows, labels))
@@ -147,11 +166,32 @@ def _rows(store: FeatureStore, unit: str, layer: str, labels: str, options: Opti
     return rows, row_rules.filled(store, unit, rows, labels)
 
 
-def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray, labels: str) -> str:
-    """utterance; speaker where each speaker has one label, and there are two speakers of one of the labels."""
-    if labels == SPEAKER or SPEAKER not in store.utterances or store.utterances[SPEAKER].isna().any():
+def _n_in_one_group(codes: np.ndarray, groups: np.ndarray) -> int:
+    """How many rows have a label that no other group has."""
+    of_label: dict[str, set[str]] = {}
+    for label, group in zip(codes, groups, strict=True):
+        of_label.setdefault(label, set()).add(group)
+    alone = [label for label, there in of_label.items() if len(there) == 1]
+    return int(np.isin(codes, alone).sum())
+
+
+def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray, labels: str, say: Say) -> str:
+    """utterance; speaker where nearly all rows of each speaker have one label, which several speakers have.
+
+    A model that knows voices would find such a label without knowing it; a mistyped one changes nothing.
+    """
+    if labels == SPEAKER or SPEAKER not in store.utterances:
         return "utterance"
-    speakers = row_rules.filled(store, unit, rows, SPEAKER)
-    both = {(speaker, name) for speaker, name in zip(speakers, names, strict=True)}
-    one_label_each = len(both) == len(np.unique(speakers))
-    return SPEAKER if one_label_each and len(both) > len(np.unique(names)) else "utterance"
+    speakers = row_rules.column(store, unit, rows, SPEAKER)
+    if pd.isna(speakers).any():
+        say(f"folds keep utterances whole, not speakers: {int(pd.isna(speakers).sum())} rows have none")
+        return "utterance"
+    usual = pd.DataFrame({"speaker": speakers.astype(str), "label": names})
+    usual["usual"] = usual.groupby("speaker")["label"].transform(lambda own: own.mode().iloc[0])
+    by_speaker = usual.drop_duplicates("speaker")["usual"]
+    if (usual["label"] == usual["usual"]).mean() < NEARLY_ALL or not by_speaker.duplicated().any():
+        return "utterance"
+    if by_speaker.nunique() < 2:
+        return "utterance"
+    say(f"folds keep speakers whole, as each has one {labels}: choose otherwise with --groups")
+    return SPEAKER

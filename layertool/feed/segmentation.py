@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import PUBLISHED, Condition, Sampling
+from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
+    check_finite,
     check_same_model,
     conditions_of,
     joined,
@@ -20,6 +22,7 @@ from layertool.feed.common import (
     result,
     said_once,
     silent,
+    speech_of,
     unit_of,
 )
 from layertool.feed.frames import FrameRows
@@ -28,7 +31,6 @@ from layertool.probes import resampling, segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.results import Result
 from layertool.store import FeatureStore
-from layertool.store.layout import NO_SPEECH
 
 ANALYSIS = "word segmentation"
 CRITERIA = ("F1", "R-value", "lenient F1", "token F1")
@@ -112,8 +114,13 @@ def segmentation_rows(
         if missing:
             raise UsageError(f"{tune.path} has no frames of {missing[0]}: type --layers without it")
     codes = _utterances(store, options, say)
-    tune_codes = None if tune is None else _utterances(tune, options, say, where=())
+    tune_codes = None if tune is None else _unscored(tune, _utterances(tune, options, say, where=()), store, codes, say)
     halves = _halves(len(codes), options.seed) if tune is None and len(cells) > 1 else None
+    if halves is not None and len(codes) < 2:
+        raise UsageError(
+            f"{store.path}: one utterance has no half to tune on: take more of them, tune on another store (--tune-on), or "
+            "choose one cell (--distance, --window, --prominence)"
+        )
     clusters = _clusters(store, codes, options)
 
     def compute(layer: str) -> _Scored:
@@ -139,6 +146,7 @@ def segmentation_rows(
         [
             f"±{options.tolerance * 1000 / segmentation.SAMPLE_RATE:g} ms",
             f"{tuned_on} for {options.criterion} over {len(cells)} cells" if len(cells) > 1 else str(cells[0]),
+            str(options.sampling),
             conditions_of(options.where),
         ]
     )
@@ -200,16 +208,29 @@ def _utterances(
     for note in drawn.notes:
         say(note)
     codes = np.unique(drawn.table["utterance"])
-    if len(codes) < 2:
-        raise UsageError(
-            f"{store.path}: {len(codes)} utterances have known words: segmentation takes two or more (--where, or a larger corpus)"
-        )
+    if not len(codes):
+        raise UsageError(f"{store.path}: no utterance that was asked for has known words: choose others with --where")
     return codes
+
+
+def _unscored(
+    tune: FeatureStore, tune_codes: np.ndarray, store: FeatureStore, codes: np.ndarray, say: Say
+) -> np.ndarray:
+    """The utterances to tune on that are not scored. UsageError when none is left."""
+    both = np.isin(speech_of(tune)[tune_codes], speech_of(store)[codes])
+    if both.all():
+        raise UsageError(
+            f"{tune.path}: all utterances to tune on are scored in {store.path}: give another corpus, or leave --tune-on out, "
+            "which tunes on one half and scores the other"
+        )
+    if both.any():
+        say(f"{int(both.sum())} utterances of {tune.path} are scored, and not tuned on")
+    return tune_codes[~both]
 
 
 def _silent(store: FeatureStore) -> np.ndarray:
     """Of each label code whether it stands for no word; code -1 is the last: no label."""
-    return np.array([name in NO_SPEECH for name in store.labels["word"]] + [True])
+    return np.array([not row_rules.is_speech(name) for name in store.labels["word"]] + [True])
 
 
 def _halves(n: int, seed: int) -> np.ndarray:
@@ -236,7 +257,7 @@ def _clusters(store: FeatureStore, codes: np.ndarray, options: Options) -> np.nd
 
 def _sweep(store: FeatureStore, layer: str, codes: np.ndarray, cells: Sequence[Cell], tolerance: int) -> _Swept:
     frames = FrameRows.of(store, layer)
-    mine = np.isin(frames.utterance, codes)
+    mine = np.flatnonzero(np.isin(frames.utterance, codes))
     words = store.row_table("word")
     words = words[np.isin(words["utterance"], codes) & ~_silent(store)[words["label"]]]
     words = words[np.lexsort((words["start"], words["utterance"]))]
@@ -246,8 +267,10 @@ def _sweep(store: FeatureStore, layer: str, codes: np.ndarray, cells: Sequence[C
         store.utterances["n_samples"].to_numpy()[codes],
         np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]]).astype(np.float64),
     )
+    features = LayerView(store, "frame", layer, mine).read()
+    check_finite(store, "frame", Rows(mine, frames.table[mine]), features)
     counts = [(found, chance) for _, found, chance in
-              segmentation.sweep(store.read("frame", layer)[mine], speech, cells, tolerance)]  # fmt: skip
+              segmentation.sweep(features, speech, cells, tolerance)]  # fmt: skip
     return _Swept(*(_stacked(column) for column in zip(*counts, strict=True)))
 
 

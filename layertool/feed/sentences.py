@@ -10,8 +10,20 @@ import pandas as pd
 
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import Condition
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import Progress, Say, conditions_of, joined, layers_of, result, said_once, silent, unit_of
+from layertool.feed.common import (
+    Progress,
+    Say,
+    check_finite,
+    conditions_of,
+    joined,
+    layers_of,
+    result,
+    said_once,
+    silent,
+    unit_of,
+)
 from layertool.feed.parallel import each_layer
 from layertool.probes import sentence_similarity as probe
 from layertool.results import Result
@@ -43,7 +55,6 @@ class Options:
 
 def sentence_rows(
     store: FeatureStore,
-    unit: str | None = None,
     layers: str = "all",
     options: Options | None = None,
     say: Say = silent,
@@ -58,7 +69,7 @@ def sentence_rows(
     options = options or Options()
     options.check()
     say = said_once(say)
-    unit = unit_of(store, unit, "utterance")
+    unit = unit_of(store, None, "utterance", only=True)
     asked = layers_of(store, unit, layers)
     if options.pair not in store.utterances:
         raise UsageError(
@@ -92,7 +103,8 @@ def sentence_rows(
     say(f"{store.path}: {len(combinations.names)} pairs, each the mean of {number} combinations of speakers")
 
     def compute(layer: str) -> probe.Correlation:
-        vectors = store.read(unit, layer)[rows.index]
+        vectors = LayerView(store, unit, layer, rows.index).read()
+        check_finite(store, unit, rows, vectors, as_directions=True)
         voices = speakers if options.resample == "speakers" else None
         return probe.score(vectors, combinations, voices, options.seed, options.resample != "none")
 

@@ -13,11 +13,13 @@ import numpy as np
 from layertool.analysis import embeddings
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import Condition, Rows, Sampling
+from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
     baseline,
+    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -58,10 +60,10 @@ class _Words:
     place: np.ndarray
 
     def means(self, features: np.ndarray) -> np.ndarray:
-        """Mean vector (n_words, width) of each word's tokens; features (rows of the store, width)."""
+        """Mean vector (n_words, width) of each word's tokens; features (n, width) of the rows."""
         order = np.argsort(self.place, kind="stable")
         first = np.searchsorted(self.place[order], np.arange(len(self.names)))
-        sums = np.add.reduceat(features[self.rows.index[order]].astype(np.float64), first)
+        sums = np.add.reduceat(features[order].astype(np.float64), first)
         return sums / np.bincount(self.place)[:, None]
 
 
@@ -84,13 +86,15 @@ def word_similarity_rows(
     """
     options = options or Options()
     say = said_once(say)
-    unit = unit_of(store, unit, "word")
+    unit = unit_of(store, unit, "word", only=True)
     asked = layers_of(store, unit, layers)
     tasks = _each_once(store, unit, tasks, options, say)
-    chosen, words = _choose(store, unit, tasks, options, say)
+    left, chosen, words = _choose(store, unit, tasks, options, say)
 
     def compute(layer: str) -> probe.Scores:
-        means = words.means(store.read(unit, layer))
+        features = LayerView(store, unit, layer, words.rows.index).read()
+        check_finite(store, unit, words.rows, features)
+        means = words.means(features)
         return probe.score(chosen, [probe.cosines(means, words.names, task) for task in chosen], options.seed)
 
     found = each_layer(store, asked, compute, options.n_workers, progress)
@@ -107,11 +111,10 @@ def word_similarity_rows(
         scored = [task for task, _ in alike]
         scores = probe.score(scored, [similarity for _, similarity in alike], options.seed)
         out += _rows(scores, scored, partial(baseline, store, unit, name), how, options)
-    for task in tasks:
-        left = next((len(one.pairs) for one in chosen if one.name == task.name), 0)
+    for task, known in zip(tasks, left, strict=True):
         out.append(
             result(store, unit, "model", len(store.layers), analysis=ANALYSIS, variant=COVERAGE, target=task.name,
-                   value=left / task.n_read, n=left)
+                   value=len(known.pairs) / task.n_read, n=len(known.pairs))
         )  # fmt: skip
     return out
 
@@ -144,7 +147,8 @@ def _said(store: FeatureStore, unit: str, options: Options) -> set[str]:
 
 def _choose(
     store: FeatureStore, unit: str, tasks: Sequence[probe.Task], options: Options, say: Say
-) -> tuple[list[probe.Task], _Words]:
+) -> tuple[list[probe.Task], list[probe.Task], _Words]:
+    """Every task's pairs whose words were said, the tasks that have enough of them, and their words."""
     rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
     said = _said(store, unit, options)
     left = [task.among(said) for task in tasks]
@@ -165,7 +169,7 @@ def _choose(
     rows.table["label"] = places[rows.table["label"]]  # words, in whatever spelling; a copy: rows were chosen
     if options.max_tokens is not None:
         rows = row_rules.draw(rows, Sampling(per_label=options.max_tokens), options.seed)
-    return chosen, _Words(names, rows, rows.table["label"])
+    return left, chosen, _Words(names, rows, rows.table["label"])
 
 
 def _baselines(

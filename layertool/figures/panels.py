@@ -87,7 +87,7 @@ def axis_limits(
     low = 0.0 if low > -1e-9 else low  # rounding
     room *= high - min(low, 0.0) or 1.0
     texts = (*rows["analysis"].head(1), *rows["variant"].head(1), label or "")
-    share = LOWEST_THIRD <= high <= SHARE_TOP and not any(_NOT_A_SHARE.search(text) for text in texts)
+    share = (high == 0 or LOWEST_THIRD <= high <= SHARE_TOP) and not any(_NOT_A_SHARE.search(text) for text in texts)
     return low - room if low < 0 else 0.0, max(1.0, high) if share else high + room
 
 

@@ -13,7 +13,7 @@ from layertool.errors import FeatureError, UsageError
 from layertool.probes import resampling
 
 METHODS = ("centroid", "knn")
-N_PERMUTATIONS = 5
+N_PERMUTATIONS, N_GROUP_PERMUTATIONS = 5, 50  # of rows; of groups, of which there are few
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def classify(
         at = int(np.argmin(np.isfinite(features).all(1)))
         raise FeatureError(f"row {at} is not all finite: leave its utterance out with --where, or extract it again")
     random = np.random.default_rng(seed)
-    labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(N_PERMUTATIONS))])
+    n_permutations = N_GROUP_PERMUTATIONS if _of_groups(codes, of_group) is not None else N_PERMUTATIONS
+    labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(n_permutations))])
     hits = _hits(features, labellings, splits, method, n_neighbours)
     right, total = np.bincount(of_group, hits[0]), np.bincount(of_group)
     drawn = resampling.counts(n_groups, seed)
@@ -82,11 +83,15 @@ def classify(
 
 def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Labels without their relation to the rows, but still one for each group where that is how they are."""
+    of_group = _of_groups(codes, groups)
+    return random.permutation(codes) if of_group is None else random.permutation(of_group)[groups]
+
+
+def _of_groups(codes: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
+    """The label of each group (n_groups,), None where groups have several."""
     of_group = np.zeros(int(groups.max()) + 1, codes.dtype)
     of_group[groups] = codes
-    if (of_group[groups] == codes).all():
-        return random.permutation(of_group)[groups]
-    return random.permutation(codes)
+    return of_group if (of_group[groups] == codes).all() else None
 
 
 def _hits(

@@ -10,7 +10,12 @@ LEVEL = 0.95
 
 
 def counts(n_clusters: int, seed: int, n_resamples: int = N_RESAMPLES) -> np.ndarray:
-    """How often each cluster is drawn, with replacement, in each resample: (n_resamples, n_clusters) int64."""
+    """How often each cluster is drawn, with replacement, in each resample: (n_resamples, n_clusters) int64.
+
+    One cluster has no spread to learn from: it is drawn 0 times, so that nothing is defined and no interval comes of it.
+    """
+    if n_clusters < 2:
+        return np.zeros((n_resamples, n_clusters), np.int64)
     random = np.random.default_rng(seed)
     return random.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
 

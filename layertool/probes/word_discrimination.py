@@ -7,7 +7,8 @@ or nearer, so the order of rows cannot matter. Chance is the share of pairs that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,6 @@ import numpy as np
 from layertool.errors import FeatureError, UsageError
 from layertool.probes import resampling
 
-Progress = Callable[[float, float], object]
 Places = np.ndarray | slice  # of tokens
 
 
@@ -76,7 +76,6 @@ class Warped:
     """
 
     def __init__(self, tokens: Sequence[np.ndarray]):
-        self._tokens = tokens
         self._lengths = np.array([len(token) for token in tokens])
         if not self._lengths.all():
             raise FeatureError(f"token {int(np.argmin(self._lengths))} has no frame to warp: leave it out")
@@ -84,7 +83,9 @@ class Warped:
         self._first = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
     def arranged(self, order: np.ndarray) -> Warped:
-        return Warped([self._tokens[place] for place in order])
+        other = copy(self)  # of the same frames
+        other._lengths, other._first = self._lengths[order], self._first[order]
+        return other
 
     def __call__(self, rows: Places, columns: Places) -> np.ndarray:
         lengths, first = self._lengths, self._first
@@ -142,14 +143,13 @@ def average_precision(
     cross_speaker: bool = False,
     clusters: np.ndarray | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Discrimination:
     """Average precision of "one word" over all pairs of n tokens, nearest first.
 
     ``words``, ``speakers`` (n,): of each token. ``cross_speaker``: pairs of one speaker, of one word or of two, are
     left out. ``clusters`` (n,): what the interval resamples, words or speakers; None for no interval. A pair counts as
     often as both its clusters are drawn, pairs within one cluster as often as that one is; more than 200 clusters are
-    put together at random into 200. Memory is that of a few million pairs at a time.
+    put together at random into 200. Memory is that of a few million pairs at a time, and 6 bytes for each pair of one word.
     Raises UsageError where no pair is of one word, or all are.
     """
     for what, values in (("speakers", speakers), ("clusters", clusters)):
@@ -164,14 +164,13 @@ def average_precision(
     words, groups = words[order], groups[order]
     voices = None if voices is None else voices[order]
     distance = distance.arranged(order)
-    same = _same_pairs(distance, words, voices)
+    same = _same_pairs(distance, words, voices, groups)
     thresholds, n_at = np.unique(same.distances, return_counts=True)
     n_same = int(n_at.sum())
     if not n_same:
         across = " by different speakers" if cross_speaker else ""
         raise UsageError(f"no word stands twice{across} among {len(words)} tokens: take more of them, or shorter words")
     counted = _Counted(thresholds, groups, clusters is not None)
-    done, total = 0, len(words) * (len(words) - 1) // 2
     n_different = 0
     for rows in _blocks(groups):
         columns = np.arange(rows[0] + 1, len(words))
@@ -183,15 +182,12 @@ def average_precision(
             wanted &= voices[columns] != voices[rows][:, None]
         counted.add(found, wanted, groups[rows[0]], groups[columns])
         n_different += int(wanted.sum())
-        done += int((len(words) - 1 - rows).sum())
-        if progress:
-            progress(done, total)
     if not n_different:
         raise UsageError(f"all {len(words)} tokens are of one word: there is nothing to tell them from")
     above = counted.at_most()
     hits = np.cumsum(n_at)
     value = float((n_at * (hits / (hits + above))).sum() / n_same)
-    low, high = (None, None) if clusters is None else counted.interval(same, groups, value, seed)
+    low, high = (None, None) if clusters is None else counted.interval(same, value, seed)
     return Discrimination(value, low, high, n_same / (n_same + n_different), n_same + n_different, n_same)
 
 
@@ -207,15 +203,16 @@ def _clusters(clusters: np.ndarray | None, n: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _SamePairs:
-    """Pairs of one word: distances (n_same,) and the positions of both tokens."""
+    """Pairs of one word: distances (n_same,) and the clusters of both tokens."""
 
     distances: np.ndarray
     first: np.ndarray
     second: np.ndarray
 
 
-def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None) -> _SamePairs:
-    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))]
+def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None, groups: np.ndarray) -> _SamePairs:
+    small = groups.astype(np.uint8)  # up to 200: a word of thousands of tokens has millions of pairs
+    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.float32), small[:0], small[:0])]
     by_word = np.argsort(words, kind="stable")
     for tokens in np.split(by_word, np.flatnonzero(np.diff(words[by_word])) + 1):
         if len(tokens) < 2:
@@ -227,7 +224,7 @@ def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None
             if voices is not None:
                 wanted &= voices[tokens] != voices[rows][:, None]
             i, j = np.nonzero(wanted)
-            parts.append((found[i, j], rows[i], tokens[j]))
+            parts.append((found[i, j], small[rows[i]], small[tokens[j]]))
     return _SamePairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -278,15 +275,13 @@ class _Counted:
         self._flush()
         return self._above
 
-    def interval(
-        self, same: _SamePairs, groups: np.ndarray, value: float, seed: int
-    ) -> tuple[float, float] | tuple[None, None]:
+    def interval(self, same: _SamePairs, value: float, seed: int) -> tuple[float, float] | tuple[None, None]:
         """95 % percentile bootstrap over clusters, of average precision at binned thresholds, moved to the exact value."""
         n_bins, n = self.pairs.shape[:2]
         if n < 2:
             return None, None
         hits = np.zeros((n_bins, n, n), np.float32)
-        np.add.at(hits, (np.searchsorted(self.edges, same.distances), groups[same.first], groups[same.second]), 1)
+        np.add.at(hits, (np.searchsorted(self.edges, same.distances), same.first, same.second), 1)
         drawn = np.concatenate([np.ones((1, n)), resampling.counts(n, seed)])  # the first is all clusters, once
         right, wrong = (np.cumsum(_weighted(pairs, drawn), axis=1) for pairs in (hits, self.pairs))
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -26,7 +26,7 @@ _TAGGED = re.compile(r".+-[a-z]")  # of a word with its part of speech, as in ME
 
 @dataclass(frozen=True)
 class Task:
-    """Word pairs (n, 2), in lower case, and human ratings (n,); ``n_read``: pairs in the file before any was left out."""
+    """Word pairs (n, 2), casefolded, and human ratings (n,); ``n_read``: pairs in the file before any was left out."""
 
     name: str
     pairs: list[tuple[str, str]]
@@ -48,7 +48,7 @@ def read(path: Path | str) -> list[Task]:
     """Tasks of a CSV file in the layout of vecto-ai/word-benchmarks, or of every such file of a folder, by name.
 
     A header names the columns word1, word2 and similarity, in any order among others. Rows without words or rating
-    are passed over. Words are taken in lower case and, where all words of a file end so, without their part of speech
+    are passed over. Words are taken without regard to case and, where all words of a file end so, without their part of speech
     ("sun-n"). Raises CorpusError for a file that is missing, has other columns, or a rating that is no number.
     """
     path = Path(path)
@@ -75,7 +75,7 @@ def read(path: Path | str) -> list[Task]:
     pairs: list[tuple[str, str]] = []
     ratings: list[float] = []
     for number, row in enumerate(rows[1:], start=2):
-        first, second, text = (row[place].strip().lower() if place < len(row) else "" for place in places)
+        first, second, text = (row[place].strip().casefold() if place < len(row) else "" for place in places)
         if not (first and second and text):
             continue
         pairs.append((first, second))

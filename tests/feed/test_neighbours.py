@@ -199,7 +199,7 @@ def test_the_published_rows_and_others(store):
     assert "published sampling" in n_of(None).variant
     assert n_of(ALL).n == sum(counts.values())
     assert n_of(Sampling(per_label=4)).n == 16
-    assert "own sampling" in n_of(Sampling(per_label=4)).variant
+    assert "up to 4 rows a label" in n_of(Sampling(per_label=4)).variant
     assert n_of(Sampling(top_labels=2)).n == sum(n for _, n in counts.most_common(2))
 
 
@@ -313,8 +313,14 @@ def test_chance_of_labels_of_whole_groups(store):
     chances = [
         neighbour_rows(store, "gender", "word", "T1", Options(("centroid",), seed=s))[0].chance for s in range(12)
     ]
-    assert abs(np.mean(chances) - whole.mean()) < 4 * whole.std() * np.sqrt(1 / 60 + 1 / 40)
-    assert np.std(chances) > whole.std() / np.sqrt(5) / 2 > 1.2 * single.std() / np.sqrt(5)
+    assert abs(np.mean(chances) - whole.mean()) < 4 * whole.std() * np.sqrt(1 / 600 + 1 / 40)
+    # means of 50 permutations each
+    assert (
+        2 * whole.std() / np.sqrt(50)
+        > np.std(chances)
+        > whole.std() / np.sqrt(50) / 2
+        > 1.2 * single.std() / np.sqrt(50)
+    )
 
 
 def test_layers_side_by_side_are_the_same(store):
@@ -348,3 +354,20 @@ def test_what_cannot_be(store, tmp_path):
     bare = planted.store(tmp_path / "s", [900] * 6, rows={"utterance": {"T2": values}}, kind=list("ababab"))
     refused(["no phone rows", "extract again"], store=bare)
     refused(["layer T2", "not all finite"], "kind", store=bare, error=FeatureError)
+
+
+def test_a_label_that_one_group_has_alone_is_told(store):
+    told = []
+    with pytest.raises(UsageError, match="each label of speaker stands in one speaker only"):
+        neighbour_rows(store, "speaker", layers="T1", options=Options(groups="speaker"), say=told.append)
+
+
+def test_a_mistyped_label_does_not_let_voices_through(tmp_path):
+    """Nearly all rows of a speaker have his label: speakers stay whole, and it is said."""
+    genders = ["fm"[k % 4 % 2] for k in range(N)]
+    genders[0] = "x"
+    told = []
+    store = make(tmp_path / "s", gender=genders)
+    (row, _) = neighbour_rows(store, "gender", "word", "T1", Options(("centroid",)), told.append)
+    assert "speaker-disjoint" in row.variant
+    assert any("folds keep speakers whole" in text for text in told)

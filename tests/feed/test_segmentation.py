@@ -394,7 +394,7 @@ def test_what_cannot_be(store, other, tmp_path):
     refused(["has no frames of T1", "--layers"], layers="T0,T1", tune_store=few)
     refused(["have no speaker", "--resample utterances"], store=other, resample="speakers")
     refused(["no word row has split=nothing"], where=parse_where(["split=nothing"]))
-    refused(["1 utterances have known words"], where=parse_where(["utterance=u1"]))
+    refused(["one utterance has no half to tune on", "--tune-on"], where=parse_where(["utterance=u1"]))
     segments = [(k, "word", 1_000, 9_000, "w") for k in range(3)]
     lengths, frames = [12_000] * 3, {"T0": [planted.matrix(37, 3, k) for k in range(3)]}
     no_words = planted.store(tmp_path / "no_words", lengths, (), frames)
@@ -405,4 +405,4 @@ def test_what_cannot_be(store, other, tmp_path):
     refused(["no column 'speaker'"], store=nobody, resample="speakers")
     frames["T0"][1][4, 2] = np.nan
     bad = planted.store(tmp_path / "bad", lengths, segments, frames, {"word": {"T0": planted.matrix(3, 3)}})
-    refused(["layer T0", "not finite"], store=bad, error=FeatureError)
+    refused(["layer T0", "utterance 'u1' at 0.08 s", "not all finite"], store=bad, error=FeatureError)

@@ -187,9 +187,9 @@ def test_layers_side_by_side_are_the_same(store):
 
 
 def test_what_cannot_be(store, tmp_path):
-    def refused(says, store=store, error=UsageError, unit=None, **options):
+    def refused(says, store=store, error=UsageError, **options):
         with pytest.raises(error) as caught:
-            sentence_rows(store, unit, options=Options(**options))
+            sentence_rows(store, options=Options(**options))
         assert all(part in str(caught.value) for part in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -200,7 +200,6 @@ def test_what_cannot_be(store, tmp_path):
     refused(["no column 'who'"], speaker="who", across_speakers=True)
     refused(["the sides of sentence pairs are two, not 4"], side="speaker")
     refused(["column 'split' is no number everywhere", "--rating"], rating="split")
-    refused(["no phone rows"], unit="phone")
     refused(["no utterance row has split=nothing"], where=parse_where(["split=nothing"]))
     refused(["2 pairs have both sentences", "3 or more"], where=parse_where(["pair=p1", "pair=p2"]))
     refused(["no utterance row has a pair", "--pair"], where=parse_where(["pair="]))

@@ -126,7 +126,7 @@ def test_capitals_are_one_word(store, tasks):
 def test_coverage(store, tasks):
     rows = [row for row in word_similarity_rows(store, tasks, layers="T1") if row.variant == COVERAGE]
     assert [(row.target, row.value, row.n) for row in rows] == [
-        ("few", 0.0, 0),
+        ("few", 0.5, 2),
         ("first", 27 / 28, 27),
         ("second", 0.75, 3),
     ]

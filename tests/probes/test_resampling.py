@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 from layertool.probes import resampling
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 200])
+@pytest.mark.parametrize("n", [2, 7, 200])
 def test_each_resample_draws_as_many_clusters_as_there_are(n):
     drawn = resampling.counts(n, 0)
     assert drawn.shape == (1000, n)
@@ -93,3 +93,10 @@ def test_spearman_without_an_answer():
     assert np.isnan(got[:4]).all()  # one item, two, none, a constant
     assert got[4] == pytest.approx(1)
     assert np.isnan(resampling.weighted_spearman(x, np.ones(5), np.ones((1, 5)))).all()
+
+
+def test_one_cluster_has_no_interval():
+    drawn = resampling.counts(1, 0)
+    assert not drawn.any()
+    with np.errstate(invalid="ignore"):
+        assert resampling.interval((drawn @ np.array([3.0])) / drawn.sum(1)) == (None, None)

@@ -184,16 +184,6 @@ def test_block_size_does_not_matter(monkeypatch, at_once, clusters):
     assert max(watched.asked) <= max(at_once, 50)
 
 
-def test_progress_ends_with_all_pairs(monkeypatch):
-    vectors, words, speakers = tokens(50, 8)
-    monkeypatch.setattr(word_discrimination, "_PAIRS_AT_ONCE", 300)
-    told = []
-    average_precision(Cosine(vectors), words, clusters=speakers, progress=lambda *done: told.append(done))
-    assert told[-1] == (50 * 49 // 2, 50 * 49 // 2)
-    assert len(told) > 5
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
-
-
 def test_errors():
     four = Cosine(np.eye(4))
     with pytest.raises(UsageError, match="no word stands twice among 4 tokens"):
