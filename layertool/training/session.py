@@ -215,6 +215,7 @@ def _arguments(settings: Settings, checkpoints: Path, place: torch.device) -> Tr
         use_cpu=place.type == "cpu", save_strategy="steps", save_steps=min(settings.save_steps, settings.steps),
         logging_strategy="steps", logging_steps=min(settings.log_steps, settings.steps), report_to=[], disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda", eval_strategy="no",
+        logging_nan_inf_filter=False,
     )  # fmt: skip
     return arguments
 

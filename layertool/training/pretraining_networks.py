@@ -1,0 +1,335 @@
+"""The networks of pre-training, whose ``forward(**batch)`` gives {"loss": …}, and how they are built, opened and saved.
+
+MelHuBERT (spec speat.md 3.2, 3.3), HuBERT (Hsu et al. 2021) and wav2vec 2.0 (Baevski et al. 2020), the latter two on transformers'
+networks. What fairseq does besides and transformers does not, is here: gradients of the convolutions are scaled by 0.1, and the
+mean square of what they give counts, by 10. Padded frames count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    AutoFeatureExtractor,
+    HubertConfig,
+    HubertModel,
+    TrainerCallback,
+    Wav2Vec2Config,
+    Wav2Vec2ForPreTraining,
+)
+from transformers.utils import logging
+
+from layertool.errors import ModelError, UsageError
+from layertool.files import write_json
+from layertool.geometry import FrameGeometry, convolution_geometry
+from layertool.models import melhubert
+from layertool.models.checkpoints import files_sha256, load_model, read_config, split_revision
+from layertool.models.foreign import file_sha256
+
+PROJECTED = 256  # dimensions in which clusters or code vectors are told (fairseq's final_dim)
+CONVOLUTION_WIDTH = 512
+TEMPERATURE = 0.1  # of cosines, in both losses
+FEATURE_GRADIENT, FEATURE_PENALTY = 0.1, 10.0  # fairseq's feature_grad_mult; its weight of the features' mean square
+GUMBEL = (2.0, 0.5, 0.999995)  # first and last temperature, and what it is multiplied by at each step
+HEADS = "heads.safetensors"  # beside a HuBERT: what tells clusters, which no layer is computed from
+EPSILON = 1e-7  # added to the variance of waveforms, as transformers does
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Blocks, width between them, rows of their feed-forward part, heads; channels of the convolutions (not in MelHuBERT)."""
+
+    blocks: int
+    width: int
+    ffn: int
+    heads: int
+    convolution_width: int = CONVOLUTION_WIDTH
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UsageError(f"a network with {name.replace('_', ' ')} {value} cannot be: give 1 or more")
+        for what, parts in (("heads", self.heads), ("groups of its convolution over positions", 16)):
+            if self.width % parts:
+                raise UsageError(
+                    f"a width of {self.width} cannot be shared among {parts} {what}: give a multiple of {parts}"
+                )
+
+
+# Lin et al. 2024, Table 2 (spec speat.md 3.4)
+PRESETS = {"small": Sizes(3, 640, 2048, 8), "slim": Sizes(12, 384, 768, 8), "base": Sizes(12, 768, 3072, 12)}
+
+
+class Mel(nn.Module):
+    """MelHuBERT: hidden input frames are 0, clusters are told by one projection."""
+
+    takes_waveforms = False
+
+    def __init__(self, network: melhubert.MelHuBERT):
+        super().__init__()
+        self.network = network
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        return melhubert.GEOMETRIES[self.network.config.stride or 20]
+
+    def forward(
+        self, features: torch.Tensor, attention_mask: torch.Tensor, masked: torch.Tensor, clusters: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Mean cross-entropy of the clusters at hidden frames (spec 3.3). All (batch, frames), ``features`` with numbers of each."""
+        logits = self.network(features, attention_mask, masked).logits
+        return {"loss": melhubert.masked_prediction_loss(logits, clusters, masked, attention_mask)}
+
+    def save(self, folder: Path, step: int) -> None:
+        melhubert.save(self.network, replace(self.network.config, step=step), folder)
+
+
+class ClipNorm(nn.GroupNorm):
+    """The first convolution's norm over time; in a padded batch, over each clip's own frames."""
+
+    lengths: torch.Tensor | None = None  # frames of each clip
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.lengths is None:
+            return super().forward(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            own = (torch.arange(hidden.shape[2], device=hidden.device) < self.lengths[:, None])[:, None]
+            n = self.lengths[:, None, None].float()
+            mean = hidden.masked_fill(~own, 0).sum(2, keepdim=True) / n
+            variance = (hidden - mean).masked_fill(~own, 0).square().sum(2, keepdim=True) / n
+            hidden = (hidden - mean) * torch.rsqrt(variance + self.eps)
+            return hidden * self.weight[:, None] + self.bias[:, None]
+
+
+class _OfWaveforms(nn.Module):
+    """What networks that read waveforms share."""
+
+    takes_waveforms = True
+
+    def __init__(self, network: Any, base: Any, normalises: bool):
+        super().__init__()
+        self.network, self.normalises = network, normalises
+        self._geometries = convolution_geometry(base.config.conv_kernel, base.config.conv_stride)
+        first = base.feature_extractor.conv_layers[0]
+        self._norms: list[ClipNorm] = []
+        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+            norm = first.layer_norm
+            if norm.num_groups != norm.num_channels:
+                raise ModelError("its first convolution has a norm over groups of channels, which no known network has")
+            first.layer_norm = ClipNorm(norm.num_groups, norm.num_channels, norm.eps)
+            first.layer_norm.weight, first.layer_norm.bias = norm.weight, norm.bias
+            self._norms = [first.layer_norm]
+        self._features: list[torch.Tensor] = []
+        base.feature_extractor.register_forward_hook(self._keep)
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        return self._geometries[-1]
+
+    def _keep(self, _module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * FEATURE_GRADIENT)
+        self._features = [output]
+
+    def _hear(self, forward: Callable[..., Any], waveforms: torch.Tensor, n_samples: torch.Tensor, **given: Any) -> Any:
+        """What transformers' network gives for padded clips, and the mean square of the convolutions' output."""
+        within = torch.arange(waveforms.shape[1], device=waveforms.device) < n_samples[:, None]
+        first, last = self._geometries[0], self._geometries[-1]
+        for norm in self._norms:
+            norm.lengths = (n_samples - first.field) // first.hop + 1
+        try:
+            out = forward(waveforms, attention_mask=within.long(), **given)
+        finally:
+            for norm in self._norms:
+                norm.lengths = None
+        features = self._features.pop().float()
+        own = (
+            torch.arange(features.shape[2], device=features.device)
+            < ((n_samples - last.field) // last.hop + 1)[:, None]
+        )
+        penalty = features.square().masked_fill(~own[:, None], 0).sum() / (own.sum() * features.shape[1])
+        return out, penalty
+
+    def _save(self, base: Any, folder: Path, step: int) -> None:
+        """Write a network, and what ``layertool extract`` needs to know besides."""
+        logging.disable_progress_bar()
+        base.save_pretrained(folder)
+        write_json(
+            folder / "preprocessor_config.json",
+            {
+                "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": self.normalises,
+                "sampling_rate": 16_000, "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
+            },
+        )  # fmt: skip
+        write_json(
+            folder / "source.json", {"file": None, "sha256": None, "step": step, "made_by": "layertool pretrain"}
+        )
+
+
+class Hubert(_OfWaveforms):
+    """HuBERT: cosines between projected states and embeddings of the clusters (Hsu et al. 2021, equation 3)."""
+
+    def __init__(self, network: HubertModel, n_clusters: int, normalises: bool = False):
+        super().__init__(network, network, normalises)
+        self.final_proj = nn.Linear(network.config.hidden_size, PROJECTED)
+        self.label_embeddings = nn.Parameter(torch.empty(n_clusters, PROJECTED).uniform_())
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Cosines over 0.1: (frames, width) -> (frames, clusters)."""
+        projected = functional.normalize(self.final_proj(hidden).float(), dim=-1)
+        return projected @ functional.normalize(self.label_embeddings.float(), dim=-1).T / TEMPERATURE
+
+    def forward(
+        self, waveforms: torch.Tensor, n_samples: torch.Tensor, masked: torch.Tensor, clusters: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Mean cross-entropy at hidden frames and the penalty. (batch, samples), (batch,), twice (batch, frames)."""
+        out, penalty = self._hear(self.network, waveforms, n_samples, mask_time_indices=masked)
+        told = functional.cross_entropy(self.logits(out.last_hidden_state[masked]), clusters[masked])
+        return {"loss": told + FEATURE_PENALTY * penalty}
+
+    def save(self, folder: Path, step: int) -> None:
+        self._save(self.network, folder, step)
+        heads = {"label_embeddings": self.label_embeddings, **self.final_proj.state_dict(prefix="final_proj.")}
+        safetensors.torch.save_file({name: value.detach().cpu() for name, value in heads.items()}, folder / HEADS)
+
+    def take_heads(self, folder: Path) -> None:
+        """Go on with the heads of an earlier run, where there are as many clusters."""
+        if not (folder / HEADS).exists():
+            return
+        try:
+            state = safetensors.torch.load_file(folder / HEADS)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{folder / HEADS} is cut short or no safetensors file ({error}): copy it again"
+            ) from error
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+        if {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}:
+            self.load_state_dict(state, strict=False)
+
+
+class Wav2Vec2(_OfWaveforms):
+    """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section 3.2)."""
+
+    def __init__(self, network: Wav2Vec2ForPreTraining, normalises: bool = False):
+        super().__init__(network, network.wav2vec2, normalises)
+
+    @property
+    def n_negatives(self) -> int:
+        return self.network.config.num_negatives
+
+    def forward(
+        self, waveforms: torch.Tensor, n_samples: torch.Tensor, masked: torch.Tensor, negatives: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Contrastive and 0.1 times diversity loss of each hidden frame, and the penalty.
+
+        ``negatives`` (batch, frames, n): frames of the batch, counted through it; only those of hidden frames matter.
+        """
+        out, penalty = self._hear(
+            self.network, waveforms, n_samples, mask_time_indices=masked, sampled_negative_indices=negatives
+        )
+        return {"loss": out.loss / masked.sum() + FEATURE_PENALTY * penalty}
+
+    def save(self, folder: Path, step: int) -> None:
+        self._save(self.network, folder, step)
+
+
+class GumbelTemperature(TrainerCallback):
+    """Lowers the temperature with which code vectors are drawn; a function of the step alone."""
+
+    def __init__(self, network: Wav2Vec2):
+        self.quantizer = network.network.quantizer
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        first, last, factor = GUMBEL
+        self.quantizer.temperature = max(first * factor**state.global_step, last)
+
+
+Network = Mel | Hubert | Wav2Vec2
+
+
+def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Network:
+    """A network with weights drawn from torch's random state. Raises UsageError for an unknown model."""
+    if model == "melhubert":
+        config = replace(
+            melhubert.PRESETS["base"], feat_emb_dim={10: 40, 20: 80}[frame_ms], encoder_layers=sizes.blocks,
+            encoder_embed_dim=sizes.width, encoder_ffn_embed_dim=sizes.ffn, encoder_attention_heads=sizes.heads,
+            num_cluster=n_clusters,
+        )  # fmt: skip
+        return Mel(melhubert.MelHuBERT(config))
+    given: dict = {
+        "num_hidden_layers": sizes.blocks, "hidden_size": sizes.width, "intermediate_size": sizes.ffn,
+        "num_attention_heads": sizes.heads, "conv_dim": (sizes.convolution_width,) * 7,
+        # fairseq's recipes for the base networks
+        "activation_dropout": 0.0, "layerdrop": 0.05, "feat_proj_dropout": 0.1, "feat_quantizer_dropout": 0.1,
+    }  # fmt: skip
+    if model == "hubert":
+        del given["feat_quantizer_dropout"]
+        return Hubert(HubertModel(HubertConfig(**given)), n_clusters)
+    if model == "wav2vec2":
+        given |= {"codevector_dim": PROJECTED, "proj_codevector_dim": PROJECTED}
+        return Wav2Vec2(Wav2Vec2ForPreTraining(Wav2Vec2Config(**given)))
+    raise UsageError(f"'{model}' is no model to pre-train: choose melhubert, hubert or wav2vec2")
+
+
+def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
+    """The network of a MODEL to go on with, and what identifies it. Heads for another number of clusters are drawn anew.
+
+    Raises ModelError for a MODEL of another kind than ``model``.
+    """
+    if model == "melhubert":
+        path = Path(name.removeprefix("melhubert:"))
+        network, config = melhubert.load(path)
+        if config.stride is None:
+            raise ModelError(
+                f"{path} takes {config.feat_emb_dim} numbers a frame, which is the input of no MelHuBERT (40 or 80)"
+            )
+        if config.num_cluster != n_clusters:
+            network.final_proj = nn.Linear(config.encoder_embed_dim, n_clusters)
+            network.config = replace(config, num_cluster=n_clusters)
+        sha256 = files_sha256(path, ("*.safetensors",)) if path.is_dir() else file_sha256(path)
+        return Mel(network), {"id": path.resolve().name, "sha256": sha256, "step": config.step}
+    config = read_config(name)
+    if config.model_type != model:
+        raise ModelError(
+            f"{name} is of type '{config.model_type}', and cannot be gone on with as {model}: change --model"
+        )
+    if not getattr(config, "apply_spec_augment", True):
+        config.apply_spec_augment = True  # or transformers leaves masks aside without a word
+    kind = "AutoModelForPreTraining" if model == "wav2vec2" else "AutoModel"
+    network, provenance, lacking = load_model(name, config, None, kind)
+    if lacking:
+        raise ModelError(
+            f"{name} has no {lacking[0]} among its weights, which pre-training needs: take another checkpoint"
+        )
+    if model == "wav2vec2":
+        if not isinstance(network, Wav2Vec2ForPreTraining):
+            raise ModelError(f"{name} has no quantiser, which its pre-training needs: take another checkpoint")
+        return Wav2Vec2(network, _normalises(name, config)), provenance
+    built = Hubert(network, n_clusters, _normalises(name, config))
+    built.take_heads(Path(name))
+    return built, provenance
+
+
+def _normalises(name: str, config: Any) -> bool:
+    """Whether waveforms get zero mean and unit variance: its preprocessor says so, else its norms (as ``layertool extract``)."""
+    folder, revision = split_revision(name)
+    if Path(folder).is_dir() and not (Path(folder) / "preprocessor_config.json").exists():
+        return config.feat_extract_norm == "layer"
+    try:
+        return bool(
+            AutoFeatureExtractor.from_pretrained(folder, revision=revision, trust_remote_code=False).do_normalize
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has no preprocessor_config.json that can be read, so it is unknown whether its waveforms are "
+            "normalised: give a folder with one"
+        ) from error
