@@ -173,21 +173,20 @@ def _curves(title: str, rows) -> None:
 
 def without_baselines(rows) -> tuple:
     """The rows of layers, and a line for each of the others."""
-    import pandas as pd
-
     from layertool.results import BASELINE
 
     are = rows["layer"] == BASELINE
     lines = []
     for model, mine in rows[are].groupby("model", sort=False):
-        same = mine["value"].nunique() == 1
-        for _, row in mine.iterrows():
-            parts = [
-                _parted(row["variant"], rows["variant"]),
-                row["corpus"] if pd.isna(row["store"]) else Path(str(row["store"])).name,
-            ]
-            which = "" if same else f" ({', '.join(filter(None, parts))})"
-            lines.append(f"  baseline, {model}{which}: {_value(row, brief=False)}")
+        places = mine["corpus"].where(mine["store"].isna(), mine["store"].map(lambda store: Path(str(store)).name))
+        for place, own in mine.groupby(places, sort=False):
+            for _, row in own.iterrows():
+                parts = [
+                    "" if own["value"].nunique() == 1 else _parted(row["variant"], rows["variant"]),
+                    "" if mine["value"].nunique() == 1 or places.nunique() == 1 else str(place),
+                ]
+                which = ", ".join(filter(None, parts))
+                lines.append(f"  baseline, {model}{f' ({which})' if which else ''}: {_value(row, brief=False)}")
     return rows[~are], list(dict.fromkeys(lines))
 
 

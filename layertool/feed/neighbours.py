@@ -28,8 +28,10 @@ from layertool.feed.common import (
     silent,
     unit_of,
 )
+from layertool.feed.frames import FrameRows
 from layertool.feed.information import TIERS
 from layertool.feed.parallel import each_layer
+from layertool.geometry import SAMPLE_RATE
 from layertool.probes import neighbours as probe
 from layertool.results import Result
 from layertool.store import FeatureStore
@@ -136,7 +138,7 @@ def neighbour_rows(
             )  # fmt: skip
         by_rate = {store.table_of(unit, layer): of[k] for layer, of in zip(asked, found, strict=True)}
         for table, first in by_rate.items():
-            name = MAJORITY if len(by_rate) == 1 else f"{MAJORITY}, {table.replace('_', ' ')}"
+            name = MAJORITY if len(by_rate) == 1 else f"{MAJORITY}, {_milliseconds(store, asked, table)} ms frames"
             out.append(baseline(store, unit, name, value=first.majority, n=first.n, **shared))
     return out
 
@@ -164,6 +166,12 @@ def _rows(store: FeatureStore, unit: str, layer: str, labels: str, options: Opti
         raise UsageError("rows are drawn by label where labels are phones or words: draw utterances (--max-utterances)")
     rows = row_rules.draw(rows, sampling, options.seed)
     return rows, row_rules.filled(store, unit, rows, labels)
+
+
+def _milliseconds(store: FeatureStore, layers: Sequence[str], table: str) -> str:
+    """Between frames of the layers of one rate."""
+    layer = next(layer for layer in layers if store.table_of("frame", layer) == table)
+    return f"{FrameRows.of(store, layer).hop * 1000 / SAMPLE_RATE:g}"
 
 
 def _n_in_one_group(codes: np.ndarray, groups: np.ndarray) -> int:

@@ -138,7 +138,9 @@ def segmentation_rows(
         )
 
     found = each_layer(store, asked, compute, options.n_workers, progress)
-    drawn = None if clusters is None else resampling.counts(int(clusters.max()) + 1, options.seed)[:, clusters]
+    drawn = None
+    if clusters is not None and clusters.max() > 0:  # one cluster has no spread
+        drawn = resampling.counts(int(clusters.max()) + 1, options.seed)[:, clusters]
     tuned_on = (
         f"tuned on {tune.about['corpus']['name']}" if tune is not None else "tuned on the other half of the utterances"
     )
