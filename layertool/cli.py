@@ -25,6 +25,8 @@ COMMANDS = {
     "probe": "layertool.commands.probe:probe",
     "speat": "layertool.commands.bias:speat",
     "lexical": "layertool.commands.lexical:lexical",
+    "pretrain": "layertool.commands.pretrain:pretrain",
+    "finetune": "layertool.commands.finetune:finetune",
     "compare": "layertool.commands.similarity:compare",
     "demo": "layertool.commands.demo:demo",
 }
@@ -42,6 +44,8 @@ SUMMARIES = {
     "probe": "What can be read from a layer without training: words, boundaries, meanings, labels.",
     "speat": "Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?",
     "lexical": "Does Whisper mishear words as listeners do? Score, rank, fine-tune, and read its layers.",
+    "pretrain": "Pre-train MelHuBERT, HuBERT or wav2vec 2.0 on a corpus; every step saved is a MODEL.",
+    "finetune": "Fine-tune a model, or check what its frozen layers are good for: characters or phones with CTC.",
     "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
 }

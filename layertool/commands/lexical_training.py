@@ -7,7 +7,8 @@ import click
 from layertool.commands import output
 from layertool.commands.lexical_options import corpus_argument, device_option, variant_of, variant_options
 from layertool.commands.options import HELP, names, output_folder, quiet_option, typed
-from layertool.errors import MissingExtraError, UsageError
+from layertool.commands.training_options import require
+from layertool.errors import UsageError
 
 
 @click.command(context_settings=HELP)
@@ -58,7 +59,7 @@ def finetune(
       layertool lexical finetune openai/whisper-small eccc -o top --objective top --train decoder,encoder
       layertool lexical finetune openai/whisper-small eccc -o scratch --from-scratch
     """
-    _require_trainer()
+    require("fine-tuning", "accelerate")
     from layertool.corpora.corpus import Corpus
     from layertool.training.lexical import Recipe, Tuned, fine_tune
     from layertool.training.lexical_grid import search_grid
@@ -122,10 +123,3 @@ def _like(asked: dict, target_disjoint: bool) -> str:
     text += "" if asked["surface"] == "lower" else f" --surface {asked['surface']}"
     text += " --timestamps" if asked["timestamps"] else ""
     return text + (f" --language {asked['language']}" if asked["language"] else "")
-
-
-def _require_trainer() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "train", "fine-tuning") from error

@@ -8,7 +8,8 @@ import click
 
 from layertool.commands import output
 from layertool.commands.options import HELP, output_folder, quiet_option, typed
-from layertool.errors import MissingExtraError, UsageError
+from layertool.commands.training_options import require
+from layertool.errors import UsageError
 
 _SIZES = ("blocks", "width", "ffn", "heads", "convolution_width")
 
@@ -88,7 +89,7 @@ def pretrain(corpus, out, model, size, init, frame_ms, targets, device, dtype, o
       layertool pretrain corpus -o stage2 --size small --targets stage1:T2
       layertool pretrain corpus -o w2v2 --model wav2vec2 --blocks 4 --width 256 --ffn 1024 --heads 4
     """
-    _require_trainer()
+    require("pre-training", "accelerate")
     _refuse(model, init, targets)
     from dataclasses import replace
 
@@ -176,10 +177,3 @@ def _show(done, corpus: Path, quiet: bool) -> None:
         output.note(
             f"see what the layers know with: layertool extract '{done.folder}/step-*' {corpus} -o SERIES", quiet
         )
-
-
-def _require_trainer() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "train", "pre-training") from error

@@ -7,8 +7,6 @@ run = pretrain(corpus, "run2", recipe, targets=(FeatureStore("stage1"), "T2"))
 
 from __future__ import annotations
 
-import csv
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ import torch
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
-from layertool.files import whole_file
 from layertool.geometry import SAMPLE_RATE
 from layertool.models import melhubert
 from layertool.store import FeatureStore
@@ -37,6 +34,7 @@ from layertool.training.pretraining_networks import (
 )  # fmt: skip
 from layertool.training.pretraining_recipes import SETTINGS, Recipe
 from layertool.training.runs import CHECKPOINTS, RunFolder
+from layertool.training.series import forget, log_steps, plain, write_losses
 from layertool.training.session import (
     Diverged,
     Drawn,
@@ -123,11 +121,6 @@ def pretrain(
             return _train(folder, run, corpus, place, progress, say)
 
 
-def log_steps(save_steps: int) -> int:
-    """Steps between losses: up to 50, and a whole number of times in ``save_steps``, or a run that goes on would lose some."""
-    return next(n for n in range(min(MOST_LOG_STEPS, save_steps), 0, -1) if save_steps % n == 0)
-
-
 def prepare(
     corpus: Corpus | None,
     recipe: Recipe,
@@ -191,14 +184,7 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
         }  # fmt: skip
     if isinstance(network, Wav2Vec2):
         decided["gumbel_temperature"] = GUMBEL
-    return _plain(decided)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: lists for tuples, text for names."""
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+    return plain(decided)
 
 
 def _train(
@@ -207,7 +193,7 @@ def _train(
 ) -> Pretrained:  # fmt: skip
     network, settings = run.network, run.settings
     whole = folder.checkpoints()
-    _forget(folder.path, max(whole, default=-1))
+    forget(folder.path, max(whole, default=-1))
     left_out = len(corpus.utterances) - len(run.rows)
     if say and left_out:
         say(
@@ -231,7 +217,7 @@ def _train(
         network, data, examples.collate, settings, folder.path / CHECKPOINTS, place, write=write, callbacks=callbacks,
         progress=progress,
     )  # fmt: skip
-    _write_losses(folder.path / LOSSES, losses)
+    write_losses(folder.path / LOSSES, losses)
     facts = {
         "utterances": len(run.rows), "left_out": left_out, "parameters": n_parameters,
         "clustered": clustering.describe(examples.targets) if examples.targets else None,
@@ -239,14 +225,6 @@ def _train(
     }  # fmt: skip
     folder.finish(keep_checkpoints=False, **facts)
     return _result(folder.path, facts, was_there=False)
-
-
-def _forget(folder: Path, last: int) -> None:
-    """Remove models of steps that are to be done again, and whatever a kill left half-written."""
-    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
-        step = path.name.removeprefix("step-")
-        if not step.isdecimal() or int(step) > last:
-            shutil.rmtree(path)
 
 
 def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = None) -> MelExamples | WaveformExamples:
@@ -275,13 +253,6 @@ def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -
     made = clustering.make_targets(run.frames, int(recipe.clusters or 0), seed, recipe.max_fitted, say)
     clustering.save(made, path)
     return made
-
-
-def _write_losses(path: Path, losses: list[Loss]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "loss"])
-        writer.writerows([loss.step, repr(loss.loss)] for loss in losses)
 
 
 def _finished(folder: RunFolder) -> Pretrained:

@@ -313,13 +313,13 @@ def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
     if model == "wav2vec2":
         if not isinstance(network, Wav2Vec2ForPreTraining):
             raise ModelError(f"{name} has no quantiser, which its pre-training needs: take another checkpoint")
-        return Wav2Vec2(network, _normalises(name, config)), provenance
-    built = Hubert(network, n_clusters, _normalises(name, config))
+        return Wav2Vec2(network, normalises_of(name, config)), provenance
+    built = Hubert(network, n_clusters, normalises_of(name, config))
     built.take_heads(Path(name))
     return built, provenance
 
 
-def _normalises(name: str, config: Any) -> bool:
+def normalises_of(name: str, config: Any) -> bool:
     """Whether waveforms get zero mean and unit variance: its preprocessor says so, else its norms (as ``layertool extract``)."""
     folder, revision = split_revision(name)
     if Path(folder).is_dir() and not (Path(folder) / "preprocessor_config.json").exists():

@@ -1,0 +1,218 @@
+"""Encoders on padded batches, whose states equal those of each utterance alone: what distillation and CTC share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from layertool.errors import UsageError
+from layertool.geometry import FrameGeometry, convolution_geometry
+from layertool.models.melhubert import MelHuBERT
+
+IGNORED = -100  # in `labels`, after the last token of an utterance
+
+
+@dataclass
+class States:
+    """What an encoder gives for a padded batch.
+
+    ``states``: all hidden states, (batch, frames, width) each, named by ``layer_names``; empty where they were not asked
+    for. ``last``: the encoder's output. ``n_frames``: (batch,) integers. ``valid``: bool (batch, frames), not padding.
+    """
+
+    states: tuple[torch.Tensor, ...]
+    last: torch.Tensor
+    n_frames: torch.Tensor
+    valid: torch.Tensor
+
+
+def layer_names(encoder: Any) -> list[str]:
+    """Names of the hidden states, as s3prl counts them: what goes into the first block, then the output of each.
+
+    MelHuBERT's first is its projection, ``C1``; the last of an encoder with its norm at the end is ``final``.
+    """
+    names = [f"T{k}" for k in range(len(encoder.encoder.layers) + 1)]
+    if isinstance(encoder, MelHuBERT):
+        names[0] = "C1"
+    if _norm_at_the_end(encoder):
+        names[-1] = "final"
+    return names
+
+
+def width_of(encoder: Any) -> int:
+    """Numbers a frame of every hidden state."""
+    return encoder.config.encoder_embed_dim if isinstance(encoder, MelHuBERT) else encoder.config.hidden_size
+
+
+def place_of(encoder: Any) -> torch.device:
+    """The device of an encoder; "meta" where only shapes are there (but for a mask embedding, which transformers draws)."""
+    return next(encoder.encoder.parameters()).device
+
+
+def encode(
+    encoder: Any, inputs: torch.Tensor, lengths: torch.Tensor, states: bool = False, front_gradient: float = 1.0
+) -> States:
+    """The states of a padded batch; those of valid frames are what each utterance gives alone.
+
+    ``encoder``: a MelHuBERT, or a transformers encoder of the wav2vec 2.0 family. ``inputs``: (batch, samples) waveforms,
+    or (batch, frames, numbers) features of MelHuBERT, which stay as they are; ``lengths``: (batch,) their samples or
+    frames. ``states``: give all hidden states, in evaluation mode only (layerdrop leaves some out). ``front_gradient``:
+    what part of the gradient reaches the convolutions, whose layers cannot be checkpointed.
+    Raises UsageError for inputs of another kind, and for utterances too short for a frame.
+    """
+    sizes = lengths.tolist()
+    if isinstance(encoder, MelHuBERT):
+        n_frames = sizes
+    else:
+        if inputs.ndim != 2:
+            raise UsageError(
+                f"{type(encoder).__name__} hears waveforms (batch, samples), not inputs of shape {tuple(inputs.shape)}"
+            )
+        geometries = _geometries(encoder)
+        n_frames = [geometries[-1].n_frames(n) for n in sizes]
+    if len(sizes) != len(inputs) or max(sizes, default=0) > inputs.shape[1]:
+        raise UsageError(
+            f"lengths {sizes[:8]} do not belong to inputs of shape {tuple(inputs.shape)}: give one each, none longer"
+        )
+    if min(n_frames, default=0) < 1:
+        k = n_frames.index(0) if n_frames else 0
+        raise UsageError(
+            f"utterance {k + 1} of a batch ({sizes[k] if sizes else 0} samples or frames) is too short for a frame of "
+            f"{type(encoder).__name__}: leave it out"
+        )
+    if states and encoder.training:
+        raise UsageError("hidden states are those of evaluation mode: call eval() on the encoder first")
+    of_batch = torch.tensor(n_frames, device=inputs.device)
+    if isinstance(encoder, MelHuBERT):
+        valid = torch.arange(inputs.shape[1], device=inputs.device) < of_batch[:, None]
+        out = encoder(inputs, attention_mask=valid)
+        last = out.last_hidden_state
+        kept = [*out.hidden_states[:-1], last] if states else []
+        return States(tuple(kept), last, of_batch, valid)
+    valid = torch.arange(geometries[-1].n_frames(inputs.shape[1]), device=inputs.device) < of_batch[:, None]
+    heard = (torch.arange(inputs.shape[1], device=inputs.device) < lengths.to(inputs.device)[:, None]).long()
+    collected: list[torch.Tensor] = []
+    with _hooks(encoder, sizes, geometries[0], valid, collected if states else None, front_gradient):
+        last = encoder(inputs, attention_mask=heard).last_hidden_state
+    if states and _norm_at_the_end(encoder):
+        collected[-1] = last
+    return States(tuple(collected), last, of_batch, valid)
+
+
+def _geometries(encoder: Any) -> list[FrameGeometry]:
+    return convolution_geometry(encoder.config.conv_kernel, encoder.config.conv_stride)
+
+
+def _norm_at_the_end(encoder: Any) -> bool:
+    name = "layer_norm_first" if isinstance(encoder, MelHuBERT) else "do_stable_layer_norm"
+    return bool(getattr(encoder.config, name, False))
+
+
+@contextmanager
+def _hooks(
+    encoder: Any, sizes: list[int], first: FrameGeometry, valid: torch.Tensor, collected: list | None, gradient: float
+) -> Iterator[None]:
+    """Hooks for one forward pass: padding changes nothing, states are collected, gradients made smaller."""
+    blocks = encoder.encoder.layers
+    norm = getattr(encoder.feature_extractor.conv_layers[0], "layer_norm", None)
+    padding = ~valid[:, None, :]
+
+    def each_alone(module: nn.GroupNorm, given: tuple, _out: torch.Tensor) -> torch.Tensor:
+        """The norm over time sees a clip's own frames, and no padding."""
+        clips = (clip[None, :, : first.n_frames(n)] for clip, n in zip(given[0], sizes, strict=True))
+        normed = [
+            functional.group_norm(clip, module.num_groups, module.weight, module.bias, module.eps) for clip in clips
+        ]
+        longest = given[0].shape[2]
+        return torch.cat([functional.pad(clip, (0, longest - clip.shape[2])) for clip in normed])
+
+    def silent(_module: nn.Module, given: tuple) -> tuple:
+        return (given[0].masked_fill(padding, 0.0), *given[1:])
+
+    def smaller(_module: nn.Module, _given: tuple, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda gradients: gradients * gradient)
+
+    def before(_module: nn.Module, given: tuple, named: dict) -> None:
+        collected.append(given[0] if given else named["hidden_states"])  # type: ignore[union-attr]
+
+    def after(_module: nn.Module, _given: tuple, out: Any) -> None:
+        collected.append(out[0] if isinstance(out, tuple) else out)  # type: ignore[union-attr]
+
+    with ExitStack() as stack:
+
+        def hook(handle: Any) -> None:
+            stack.callback(handle.remove)
+
+        if not valid.all():
+            for module in encoder.encoder.modules():
+                if isinstance(module, nn.Conv1d) and module.padding != (0,):
+                    hook(module.register_forward_pre_hook(silent))
+        if isinstance(norm, nn.GroupNorm) and len(set(sizes)) > 1:
+            hook(norm.register_forward_hook(each_alone))
+        if gradient != 1.0:
+            hook(encoder.feature_extractor.register_forward_hook(smaller))
+        if collected is not None:
+            hook(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+            for block in blocks:
+                hook(block.register_forward_hook(after))
+        yield
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of ``{"input": waveform or features, "target": token ids}``, for every network here.
+
+    ``input``: (samples,) or (frames, numbers), padded with zeros to ``inputs``, their ``lengths`` beside them. ``target``
+    may be missing from all; ``labels`` (batch, longest) are padded with -100, as transformers has it.
+    """
+    sequences = [torch.as_tensor(item["input"], dtype=torch.float32) for item in items]
+    batch = {
+        "inputs": pad_sequence(sequences, batch_first=True),
+        "lengths": torch.tensor([len(sequence) for sequence in sequences]),
+    }
+    if "target" in items[0]:
+        targets = [torch.as_tensor(item["target"], dtype=torch.long) for item in items]
+        batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+    return batch
+
+
+class Beside(nn.Module):
+    """A module with a frozen encoder beside it, ``encoder``: moved along, never trained, and not in its weights.
+
+    The encoder stays in evaluation mode whatever mode the module is in; its parameters ask for no gradients from now on.
+    """
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self._beside = (encoder.eval().requires_grad_(False),)  # in a tuple: torch would take it for a part
+
+    @property
+    def encoder(self) -> Any:
+        """The frozen encoder."""
+        return self._beside[0]
+
+    def _apply(self, fn, recurse=True):  # how torch moves a module to a device or dtype
+        super()._apply(fn, recurse)
+        self.encoder._apply(fn, recurse)
+        return self
+
+    @torch.no_grad()
+    def hidden_states(self, inputs: torch.Tensor, lengths: torch.Tensor) -> States:
+        """All hidden states of the frozen encoder, without gradients."""
+        self.encoder.eval()
+        return encode(self.encoder, inputs, lengths, states=True)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Weights inside are drawn from ``seed``; the process's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
