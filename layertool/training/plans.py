@@ -1,0 +1,210 @@
+"""What a compression takes away, and when: what a MODEL has, the paper's schedules for it, and what was asked (spec speat.md 4)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from layertool.errors import ModelError, UsageError
+from layertool.models import melhubert, pruned
+from layertool.models.checkpoints import read_config
+from layertool.training import compression
+from layertool.training.pretraining_networks import (
+    HEADS,
+)  # fmt: skip
+from layertool.training.pretraining_recipes import SEED
+from layertool.training.schedules import (
+    HEAD_STEPS,
+    HEAD_TOTALS,
+    ROW_STEPS,
+    ROW_TOTAL,
+    ROWS_AT_ONCE,
+    SPARSITIES,
+    WAV2VEC2_WEIGHT_STEPS,
+    WAV2VEC2_WEIGHT_TOTAL,
+    WEIGHT_TOTAL,
+    Schedule,
+    Trigger,
+)  # fmt: skip
+from layertool.training.session import (
+    Settings,
+)  # fmt: skip
+
+PREFIXES = {"heads": "heads-", "rows": "rows-", "weights": "sparsity-"}
+LEARNING_RATES = {"heads": 5e-5, "rows": 1e-5, "weights": 1e-5}
+BATCH_SIZES = {
+    "melhubert": 4,
+    "hubert": 12,
+    "wav2vec2": 12,
+}  # HuBERT is not pruned in the paper: as what reads waveforms, too
+SCORED_SHARE = 0.25  # of the utterances, for scores of heads from the loss
+SCORES = ("weights", "data")
+NO_END = 10**9  # steps that are never done: a trigger ends its trainings
+Plan = Schedule | Trigger
+
+
+@dataclass(frozen=True)
+class About:
+    """What a MODEL is, before it is pruned: ``model``: melhubert or transformers' type; ``clusters`` that it tells, 0 if none;
+    ``heads`` and ``rows`` of each block."""
+
+    model: str
+    clusters: int
+    heads: list[int]
+    rows: list[int]
+
+
+def look(model: str) -> About:
+    """What a MODEL is. Raises ModelError for those that cannot be pruned, UsageError for files that are to be converted first."""
+    kind, colon, file = model.partition(":")
+    if colon and kind in ("fairseq", "fairseq-native"):
+        raise UsageError(f"{model} is a file of fairseq: write it as a folder with 'layertool convert' first")
+    if (colon and kind == "melhubert") or melhubert.is_folder(model):
+        network, config = melhubert.load(Path(file if colon and kind == "melhubert" else model))
+        return About("melhubert", config.num_cluster, *pruned.sizes(network))
+    config = read_config(model)
+    if config.model_type not in pruned.FAMILIES:
+        raise ModelError(
+            f"{model} is of type '{config.model_type}', which cannot be pruned: give a MelHuBERT, or a model of the type "
+            f"{', '.join(pruned.FAMILIES)}"
+        )
+    sizes = getattr(config, pruned.KEY) if pruned.is_config(config) else {}
+    n = config.num_hidden_layers
+    heads, rows = (
+        sizes.get("heads") or [config.num_attention_heads] * n,
+        sizes.get("ffn_rows") or [config.intermediate_size] * n,
+    )
+    return About(config.model_type, _clusters_of(Path(model) / HEADS), heads, rows)
+
+
+def _clusters_of(path: Path) -> int:
+    """How many clusters the heads beside a HuBERT tell."""
+    if not path.exists():
+        return 0
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return int(file.get_slice("label_embeddings").get_shape()[0])
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} is cut short or no file of clusters ({error}): copy it again") from error
+
+
+def usual_plan(kind: str, about: About, amount: int | None = None) -> tuple[Plan, int]:
+    """When Lin et al. 2024 prune, and their steps in all (spec speat.md 4.1 to 4.3).
+
+    ``amount``: heads or rows of each block at once. A network with fewer than those of theirs has as many of the first prunings
+    as it can give, and after the last as many steps as they had. Weights of wav2vec 2.0 go where MelHuBERT's trigger fired.
+    """
+    if kind == "weights":
+        if about.model == "wav2vec2":
+            return Schedule(kind, WAV2VEC2_WEIGHT_STEPS, SPARSITIES), WAV2VEC2_WEIGHT_TOTAL
+        return Trigger(), WEIGHT_TOTAL
+    sizes, steps, total = about.rows, ROW_STEPS, ROW_TOTAL
+    if kind == "heads":
+        sizes, steps, total = about.heads, HEAD_STEPS, HEAD_TOTALS.get(about.model, HEAD_TOTALS["melhubert"])
+    amount = amount or (1 if kind == "heads" else ROWS_AT_ONCE)
+    n = max(1, min(len(steps), (min(sizes) - 1) // amount))  # one, for check() to refuse where it is too much
+    return Schedule(kind, steps[:n], amount), total - steps[-1] + steps[n - 1]
+
+
+def usual_settings(kind: str, model: str, **changes: Any) -> Settings:
+    """How Lin et al. 2024 train between prunings: Adam, a constant learning rate, norms clipped at 10."""
+    given = {"learning_rate": LEARNING_RATES[kind], "batch_size": BATCH_SIZES.get(model, 12), "seed": SEED}
+    return Settings(**{"steps": 0, **given, **changes})
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is taken away when. ``kind``: heads, rows or weights; ``plan``: fixed steps, or a trigger on the loss (weights).
+
+    ``trains``: False prunes without any training, one pruning after another. ``score``: of heads, "weights" or "data";
+    ``by``: "layer" or "whole" (``compression.prune_heads``).
+    """
+
+    kind: str
+    plan: Plan
+    total_steps: int
+    trains: bool = True
+    score: str = "weights"
+    by: str = "layer"
+
+    def __post_init__(self) -> None:
+        if self.kind not in PREFIXES:
+            raise UsageError(f"'{self.kind}' cannot be pruned: choose {', '.join(PREFIXES)}")
+        if self.score not in SCORES or self.by not in compression.BY:
+            raise UsageError(
+                f"heads are not scored by '{self.score}' and pruned by '{self.by}': choose {' or '.join(SCORES)}, and "
+                f"{' or '.join(compression.BY)}"
+            )
+        if self.kind != "heads" and (self.score != "weights" or self.by != "layer"):
+            raise UsageError("only heads are scored by data or pruned over the whole network")
+        if isinstance(self.plan, Schedule) and self.plan.kind != self.kind:
+            raise UsageError(f"a schedule for {self.plan.kind} does not prune {self.kind}: give one for {self.kind}")
+        if isinstance(self.plan, Trigger) and (self.kind != "weights" or not self.trains):
+            raise UsageError(
+                "a trigger on the loss prunes weights while they are trained: give steps for anything else"
+            )
+        if not self.trains:
+            return
+        first, last = (
+            (self.plan.warm_up, self.plan.warm_up)
+            if isinstance(self.plan, Trigger)
+            else (self.plan.steps[0], self.plan.steps[-1])
+        )
+        if last > self.total_steps:
+            raise UsageError(
+                f"the {'first' if first == last else 'last'} pruning, at step {last}, comes after the end of training at step "
+                f"{self.total_steps}: train longer, or prune earlier"
+            )
+
+    @property
+    def needs_speech(self) -> bool:
+        return self.trains or self.score == "data"
+
+    def begun(self) -> Plan:
+        """The plan before its first pruning; this one stays as it is."""
+        if isinstance(self.plan, Trigger):
+            return replace(self.plan)
+        plan = copy.copy(self.plan)
+        plan.n_done = 0
+        return plan
+
+    def check_zeros(self, n_zeros: int, n_weights: int) -> None:
+        """Raise UsageError where a first sparsity is less than what is gone already."""
+        plan = self.begun()
+        first = plan.sparsities[0] if isinstance(plan, Trigger) else plan.amounts[0]
+        if self.kind == "weights" and round(first * n_weights) < n_zeros:
+            raise UsageError(
+                f"a first sparsity of {first:g} is less than there is: {n_zeros} of {n_weights} weights of the blocks are 0 "
+                f"already ({n_zeros / n_weights:.4g})"
+            )
+
+    def check_sizes(self, about: About) -> None:
+        """Raise UsageError for a plan that removes more heads or rows than there are."""
+        plan = self.begun()
+        if isinstance(plan, Trigger) or self.kind == "weights":
+            return
+        if self.by == "whole":
+            n_gone = sum(plan.amounts) * len(about.heads)
+            if sum(about.heads) - n_gone < len(about.heads):
+                raise UsageError(
+                    f"the schedule removes {n_gone:g} heads of {sum(about.heads)}, and one must stay in each of {len(about.heads)} "
+                    "blocks: give fewer steps, or smaller amounts"
+                )
+            return
+        plan.check(about.heads if self.kind == "heads" else about.rows)
+
+    def decided(self) -> dict:
+        """What decides the run of it, as JSON has it."""
+        plan = self.begun()
+        if isinstance(plan, Schedule):
+            when: dict = {"steps": list(plan.steps) if self.trains else None, "amounts": list(plan.amounts)}
+        else:
+            changing = {"n_done", "n_waits", "step", "average", "reference", "decision_step", "_seeds", "_n_losses"}
+            when = {key: value for key, value in plan.state_dict().items() if key not in changing}
+        total = self.total_steps if self.trains else 0
+        return {"what": self.kind, "score": self.score, "by": self.by, "total_steps": total, "plan": when}
