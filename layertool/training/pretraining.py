@@ -135,14 +135,6 @@ def prepare(
     clusters, source = int(recipe.clusters or 0), None
     if targets is not None and recipe.model == "wav2vec2":
         raise UsageError("wav2vec 2.0 makes its targets itself: leave out --targets")
-    frames = None
-    if corpus is not None and (recipe.model != "wav2vec2" or targets is not None):
-        if targets is None:
-            frames = clustering.mel_frames(corpus, recipe.statistics)
-        else:
-            frames = clustering.layer_frames(*targets, corpus)
-        # before a network with as many outputs is made
-        clustering.check_enough(sum(frames.counts.values()), clusters)
     if init:
         network, source = reopen(recipe.model, init, clusters)
     else:
@@ -152,6 +144,11 @@ def prepare(
         network.network.config = replace(network.network.config, mask_prob=spans.probability, mask_length=spans.length)
     if corpus is None:
         return Run(network, recipe, settings, [], None), source
+    frames = None
+    if recipe.model != "wav2vec2" and targets is None:
+        frames = clustering.mel_frames(corpus, recipe.statistics)
+    elif targets is not None:
+        frames = clustering.layer_frames(*targets, corpus)
     rows, geometry = kept(corpus, network.geometry, int(recipe.min_frames or 0)), network.geometry
     if frames is not None:
         numbers = [(row["utterance"], geometry.n_frames(int(row["n_samples"]))) for row in rows]

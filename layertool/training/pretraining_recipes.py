@@ -34,6 +34,7 @@ SPANS = {"melhubert": Spans(0.7, 5), "hubert": Spans(0.8, 10), "wav2vec2": Spans
 MAX_SECONDS = {"melhubert": 15.0, "hubert": 15.625, "wav2vec2": 15.625}
 # utterances of up to 320 frames are left out; of less than 32 000 samples
 MIN_FRAMES = {"melhubert": 321, "hubert": 99, "wav2vec2": 99}
+MOST_CLUSTERS = 50_000
 CLUSTERS = {"melhubert": 512, "hubert": 504, "wav2vec2": 0}  # as many as networks of Table 2 tell
 
 
@@ -77,6 +78,10 @@ class Recipe:
             raise UsageError(f"crops of {self.max_seconds} s are too short: give --max-seconds 0.1 or more")
         if self.model != "wav2vec2" and self.clusters < 2:  # type: ignore[operator]
             raise UsageError(f"{self.clusters} clusters leave nothing to predict: give 2 or more")
+        if self.clusters > MOST_CLUSTERS:  # type: ignore[operator]
+            raise UsageError(
+                f"{self.clusters} clusters are more than any speech has kinds of frames: give up to {MOST_CLUSTERS}"
+            )
 
     @property
     def its_spans(self) -> Spans:

@@ -155,13 +155,13 @@ def check_fit(frames: Frames, utterances: Iterable[tuple[str, int]], hop: int, n
 
     ``utterances``: ids, each with the number of the network's frames; ``hop``: samples between these.
     """
-    check_enough(sum(frames.counts.values()), n_clusters)
+    _check_enough(sum(frames.counts.values()), n_clusters)
     every = take_every(frames.hop, hop)
     for utterance, n_frames in utterances:
         _check_number(utterance, -(-frames.counts.get(utterance, 0) // every), n_frames, hop)
 
 
-def check_enough(n_frames: int, n_clusters: int) -> None:
+def _check_enough(n_frames: int, n_clusters: int) -> None:
     if n_frames < n_clusters:
         raise UsageError(
             f"{n_clusters} clusters need at least as many frames, but the corpus has {n_frames}: type --clusters {n_frames} or "
@@ -208,7 +208,7 @@ def make_targets(
     Raises UsageError for fewer frames than clusters, FeatureError for values that are not finite.
     """
     n_frames = sum(frames.counts.values())
-    check_enough(n_frames, n_clusters)
+    _check_enough(n_frames, n_clusters)
     if max_frames < n_clusters:
         raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
     drawn = _drawn(frames, n_frames, max_frames, seed)
