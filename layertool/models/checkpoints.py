@@ -118,7 +118,8 @@ def load_model(
     report: dict[str, Any] = {"missing_keys": ()}
     try:
         if pruned.is_config(config):
-            network = pruned.load(name).base_model
+            network = pruned.load(name)
+            network = network.base_model if kind == "AutoModel" else network
         else:
             network, report = opener.from_pretrained(
                 name,
