@@ -123,13 +123,16 @@ def segmentation_rows(
         )
     clusters = _clusters(store, codes, options)
 
+    own = _heard(store, asked, codes)
+    of_tuning = {} if tune is None or tune_codes is None else _heard(tune, asked, tune_codes)
+
     def compute(layer: str) -> _Scored:
         if tune is not None and tune_codes is not None:
-            tuned = _sweep(tune, layer, tune_codes, cells, options.tolerance)
+            tuned = _sweep(tune, layer, of_tuning, cells, options.tolerance)
             best = cells[tuned.best(np.ones(len(tune_codes), bool), options.criterion)]
-            mine = _sweep(store, layer, codes, [best], options.tolerance)
+            mine = _sweep(store, layer, own, [best], options.tolerance)
             return _Scored([best], _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
-        mine = _sweep(store, layer, codes, cells, options.tolerance)
+        mine = _sweep(store, layer, own, cells, options.tolerance)
         if halves is None:
             return _Scored(cells, _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
         taken = np.array([mine.best(halves != half, options.criterion) for half in (0, 1)])
@@ -257,20 +260,32 @@ def _clusters(store: FeatureStore, codes: np.ndarray, options: Options) -> np.nd
     return np.unique(names.astype(str), return_inverse=True)[1]
 
 
-def _sweep(store: FeatureStore, layer: str, codes: np.ndarray, cells: Sequence[Cell], tolerance: int) -> _Swept:
-    frames = FrameRows.of(store, layer)
-    mine = np.flatnonzero(np.isin(frames.utterance, codes))
+def _heard(store: FeatureStore, layers: Sequence[str], codes: np.ndarray) -> dict[str, tuple[Rows, Speech]]:
+    """By the row table of frames, as layers of one rate share it: the frames of these utterances, and what is said there."""
     words = store.row_table("word")
     words = words[np.isin(words["utterance"], codes) & ~_silent(store)[words["label"]]]
     words = words[np.lexsort((words["start"], words["utterance"]))]
-    speech = Speech(
-        np.searchsorted(codes, frames.utterance[mine]),
-        frames.centres[mine],
-        store.utterances["n_samples"].to_numpy()[codes],
-        np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]]).astype(np.float64),
-    )
-    features = LayerView(store, "frame", layer, mine).read()
-    check_finite(store, "frame", Rows(mine, frames.table[mine]), features)
+    spoken = np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]])
+    found = {}
+    for table, layer in {store.table_of("frame", layer): layer for layer in layers}.items():
+        frames = FrameRows.of(store, layer)
+        mine = np.flatnonzero(np.isin(frames.utterance, codes))
+        speech = Speech(
+            np.searchsorted(codes, frames.utterance[mine]),
+            frames.centres[mine],
+            store.utterances["n_samples"].to_numpy()[codes],
+            spoken.astype(np.float64),
+        )
+        found[table] = Rows(mine, frames.table[mine]), speech
+    return found
+
+
+def _sweep(
+    store: FeatureStore, layer: str, heard: dict[str, tuple[Rows, Speech]], cells: Sequence[Cell], tolerance: int
+) -> _Swept:
+    rows, speech = heard[store.table_of("frame", layer)]
+    features = LayerView(store, "frame", layer, rows.index).read()
+    check_finite(store, "frame", rows, features)
     counts = [(found, chance) for _, found, chance in
               segmentation.sweep(features, speech, cells, tolerance)]  # fmt: skip
     return _Swept(*(_stacked(column) for column in zip(*counts, strict=True)))

@@ -88,8 +88,10 @@ def word_similarity_rows(
     say = said_once(say)
     unit = unit_of(store, unit, "word", only=True)
     asked = layers_of(store, unit, layers)
-    tasks = _each_once(store, unit, tasks, options, say)
-    left, chosen, words = _choose(store, unit, tasks, options, say)
+    rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
+    said = _said(store, unit, rows, options)
+    tasks = _each_once(tasks, said, say)
+    left, chosen, words = _choose(store, unit, tasks, rows, said, options, say)
 
     def compute(layer: str) -> probe.Scores:
         features = LayerView(store, unit, layer, words.rows.index).read()
@@ -119,11 +121,8 @@ def word_similarity_rows(
     return out
 
 
-def _each_once(
-    store: FeatureStore, unit: str, tasks: Sequence[probe.Task], options: Options, say: Say
-) -> list[probe.Task]:
+def _each_once(tasks: Sequence[probe.Task], said: set[str], say: Say) -> list[probe.Task]:
     """Tasks without copies; of two copies the one with more words that were said."""
-    said = _said(store, unit, options)
     kept, copies = probe.without_copies(tasks, [len(task.among(said).pairs) for task in tasks])
     for copy, original in copies:
         say(f"left out: {copy.name}, which has the same pairs and ratings as {original.name}")
@@ -134,9 +133,8 @@ def _each_once(
     return kept
 
 
-def _said(store: FeatureStore, unit: str, options: Options) -> set[str]:
+def _said(store: FeatureStore, unit: str, rows: Rows, options: Options) -> set[str]:
     """The words, in lower case, that have enough tokens in whatever spelling."""
-    rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
     n_tokens: Counter[str] = Counter()
     for name, n in zip(
         store.labels[unit], np.bincount(rows.table["label"], minlength=len(store.labels[unit])), strict=True
@@ -146,11 +144,9 @@ def _said(store: FeatureStore, unit: str, options: Options) -> set[str]:
 
 
 def _choose(
-    store: FeatureStore, unit: str, tasks: Sequence[probe.Task], options: Options, say: Say
+    store: FeatureStore, unit: str, tasks: Sequence[probe.Task], rows: Rows, said: set[str], options: Options, say: Say
 ) -> tuple[list[probe.Task], list[probe.Task], _Words]:
     """Every task's pairs whose words were said, the tasks that have enough of them, and their words."""
-    rows = row_rules.of_speech(store, unit, row_rules.select(store, unit, None, options.where))
-    said = _said(store, unit, options)
     left = [task.among(said) for task in tasks]
     few = [task for task in left if len(task.pairs) < probe.FEWEST_PAIRS]
     chosen = [task for task in left if len(task.pairs) >= probe.FEWEST_PAIRS]

@@ -30,11 +30,11 @@ from layertool.training.opening import Opened, check_apart, open_encoder
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.series import forget, log_steps, plain, write_losses
 from layertool.training.session import (
-    Diverged,
     Drawn,
     Loss,
     Progress,
     Settings,
+    check_weights,
     place_of,
     random_states_kept,
     train,
@@ -253,8 +253,7 @@ def _train(folder: RunFolder, run: _Run, keep_models: bool, progress: Progress |
         return {"input": run.hearing(names[number]), "target": there.targets[names[number]]}
 
     def write(step: int) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-            raise Diverged(f"the weights are not finite at step {step}: lower the learning rate")
+        check_weights(network, f"at step {step}")
         _save(folder.path, run, step)
         history.append(_point(run, step))
         write_json(path, [asdict(point) for point in history])

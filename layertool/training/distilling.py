@@ -20,13 +20,13 @@ from layertool.training.distillation import FRONT_GRADIENT, PAD, TARGETS, Distil
 from layertool.training.encoders import collate
 from layertool.training.opening import Opened, check_apart, open_encoder
 from layertool.training.runs import CHECKPOINTS, RunFolder
-from layertool.training.series import forget, log_steps, plain, write_losses
+from layertool.training.series import forget, log_steps, models_of, plain, write_losses
 from layertool.training.session import (
-    Diverged,
     Drawn,
     Loss,
     Progress,
     Settings,
+    check_weights,
     place_of,
     random_states_kept,
     train,
@@ -155,8 +155,7 @@ def _train(
     forget(folder.path, max(whole, default=-1))
 
     def write(step: int) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-            raise Diverged(f"the weights are not finite at step {step}: lower the learning rate")
+        check_weights(network, f"at step {step}")
         save = opened.save  # the student hears what its teacher hears
         write_model(folder.path, step, lambda part: save(network.student, part, step, "layertool compress distill"))
 
@@ -187,7 +186,7 @@ def _finished(folder: RunFolder) -> Distilled:
 
 
 def _result(path: Path, facts: dict, was_there: bool) -> Distilled:
-    models = sorted(path.glob("step-*"), key=lambda model: int(model.name.removeprefix("step-")))
+    models = models_of(path)
     losses = [Loss(step, loss) for step, loss in facts["losses"]]
     return Distilled(
         path,

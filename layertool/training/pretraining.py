@@ -34,13 +34,13 @@ from layertool.training.pretraining_networks import (
 )  # fmt: skip
 from layertool.training.pretraining_recipes import SETTINGS, Recipe
 from layertool.training.runs import CHECKPOINTS, RunFolder
-from layertool.training.series import forget, log_steps, plain, write_losses
+from layertool.training.series import forget, log_steps, models_of, plain, write_losses
 from layertool.training.session import (
-    Diverged,
     Drawn,
     Loss,
     Progress,
     Settings,
+    check_weights,
     place_of,
     random_states_kept,
     train,
@@ -208,8 +208,7 @@ def _train(
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     def write(step: int) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-            raise Diverged(f"the weights are not finite at step {step}: lower the learning rate")
+        check_weights(network, f"at step {step}")
         write_model(folder.path, step, lambda part: network.save(part, step))
 
     callbacks = (GumbelTemperature(network),) if isinstance(network, Wav2Vec2) else ()
@@ -266,7 +265,7 @@ def _finished(folder: RunFolder) -> Pretrained:
 
 
 def _result(path: Path, facts: dict, was_there: bool) -> Pretrained:
-    models = sorted(path.glob("step-*"), key=lambda model: int(model.name.removeprefix("step-")))
+    models = models_of(path)
     losses = [Loss(step, loss) for step, loss in facts["losses"]]
     return Pretrained(
         path, models, losses, facts["utterances"], facts["left_out"], facts["parameters"], facts["clustered"], was_there

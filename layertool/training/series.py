@@ -27,6 +27,11 @@ def forget(folder: Path, last: int) -> None:
             shutil.rmtree(path)
 
 
+def models_of(folder: Path) -> list[Path]:
+    """The models of a run, the first step first."""
+    return sorted(folder.glob("step-*"), key=lambda model: int(model.name.removeprefix("step-")))
+
+
 def write_losses(path: Path, losses: Sequence[Loss]) -> None:
     """Write losses as a table of steps."""
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

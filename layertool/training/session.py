@@ -197,11 +197,16 @@ def train(
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         whole = list(whole_checkpoints(checkpoints).values())
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-        raise Diverged("the weights are not finite after training: lower the learning rate")
+    check_weights(network, "after training")
     return [
         Loss(first_step + int(entry["step"]), entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
     ]
+
+
+def check_weights(network: nn.Module, when: str) -> None:
+    """Raise Diverged for weights that are not finite."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise Diverged(f"the weights are not finite {when}: lower the learning rate")
 
 
 def _arguments(settings: Settings, checkpoints: Path, place: torch.device) -> TrainingArguments:
