@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _NO_ROOM = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file-size limit is reached",
 }
+
+_OURS = secrets.token_hex(4)
 
 
 def no_room(error: BaseException) -> str | None:
@@ -45,8 +48,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where ``path`` is written before it is whole: a hidden file beside it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Where ``path`` is written before it is whole: a hidden file beside it, of this process alone.
+
+    Processes on other machines that share the file system may have the same number, and the same name of host in containers.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{_OURS}.part")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

@@ -598,8 +598,7 @@ def test_verify_says_what_is_damaged(corpus, store):
     assert result.exit_code == DATA
     assert "shards/00001.h5, " in result.stdout
     assert "the checksum differs" in result.stdout
-    assert result.stderr.startswith(f"Error: {store} has 1 problem (above): delete the damaged shards and run the same")
-    shard.unlink()  # what the message says
+    assert result.stderr.startswith(f"Error: {store} has 1 problem (above): run the same extract command again")
     succeeds("extract", "mel", corpus, "-o", store, "--shard-seconds", "1")
     succeeds("verify", store)
 

@@ -85,7 +85,7 @@ def assert_nothing_is_half(store: Path) -> set[int]:
     n_shards = state.about["n_shards"]
     waiting = {f"shard {n} of {n_shards} is not in the index" for n in range(n_shards) if n not in state.index}
     assert set(verify(state)) - waiting <= {
-        "store.h5 is missing: run the same extract command again, it is written anew"
+        "store.h5 is missing: run the same extract command again (or layertool store merge), it is written anew"
     }
     return set(state.index)
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from layertool.cluster import ENGINES, Cluster
 from layertool.commands import output
 from layertool.commands.options import HELP, output_folder, quiet_option
 from layertool.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from layertool.store import FeatureStore
+    from layertool.store.writer import Part
 
 
 def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
@@ -75,7 +85,25 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
     show_default=True,
     help="What two windows share; they are joined in its middle.",
 )
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Reading threads.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Threads that read audio  [default: 2]; of Ray: workers  [default: one a GPU, or else a core]")  # fmt: skip
+@click.option("--nshard", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Write only every N-th shard, beside other processes; 'layertool store merge' finishes.  [default: of a Slurm "
+              "job array, or RANK and WORLD_SIZE]")  # fmt: skip
+@click.option(
+    "--rank", type=click.IntRange(min=0), default=None, metavar="R", help="Which of the N processes this is: 0 to N-1."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="local",
+    show_default=True,
+    help="Who works: this process, or a Ray cluster.",
+)
+@click.option("--address", default=None, metavar="ADDRESS",
+              help="Of the Ray cluster: auto is the one this machine is part of.  [default: one on this machine alone]")  # fmt: skip
+@click.option("--gpus-per-worker", type=click.FloatRange(min=0), default=None, metavar="N",
+              help="Of each worker of Ray.  [default: 1 where there are GPUs]")  # fmt: skip
 @click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew.")
 @click.option(
     "--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean."
@@ -123,23 +151,27 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
       layertool extract facebook/wav2vec2-base corpus -o untrained --random-init 0 --units phone,word
       layertool extract 'melhubert:run/*.ckpt' corpus -o series --units phone,utterance
       layertool extract facebook/wav2vec2-base corpus -o masked --units frame --layers T0-T12 --mask-seed 0
+      layertool extract facebook/wav2vec2-base corpus -o w2v2 --nshard 8 --rank 0
+      layertool extract facebook/wav2vec2-base corpus -o w2v2 --engine ray --address auto
     """
     from layertool.extractors.series import members
 
+    part = _part(options.pop("nshard"), options.pop("rank"), options, quiet)
     found = members(model)
     if len(found) > 1 or found[0][0] is not None:
         output.note(f"{output.count(len(found), 'checkpoint')}, each into a store of its own in {out}", quiet)
     if len(found) > 1 and options["random_init"] is not None:
         raise UsageError("--random-init draws the same weights for every checkpoint of a series: give one of them")
     failed = []
-    for name, member in found:
-        try:
-            _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options)
-        except ModelError as error:
-            if name is None:
-                raise
-            failed.append(name)
-            output.note(f"left out: {error}")
+    with _cluster(dry_run, options) as cluster:
+        for name, member in found:
+            try:
+                _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options, part, cluster)
+            except ModelError as error:
+                if name is None:
+                    raise
+                failed.append(name)
+                output.note(f"left out: {error}")
     if failed:
         raise ModelError(
             f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:5])}): restore or remove "
@@ -147,31 +179,57 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
         )
 
 
-def _extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, options: dict) -> None:
-    """One model into one store."""
-    from layertool.extractors.prepare import Options, prepare
-    from layertool.extractors.run import carry_out
+def _part(nshard: int | None, rank: int | None, options: dict, quiet: bool) -> Part | None:
+    """Which shards this process writes."""
+    from layertool.extractors.ranks import part_of_job
 
-    names = (
-        "units",
-        "layers",
-        "store_dtype",
-        "pooling",
-        "channel",
-        "window_seconds",
-        "overlap_seconds",
-        "shard_seconds",
-        "mask_seed",
-        "mask_prob",
-        "mask_length",
-    )
-    decided = Options(**{name: options[name] for name in names})
+    if options["engine"] == "ray":
+        if nshard is not None or rank is not None:
+            raise UsageError("Ray deals out the shards itself: leave out --nshard and --rank, or --engine ray")
+        return None
+    for name in ("address", "gpus_per_worker"):
+        if options[name] is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for Ray: add --engine ray")
+    part, source = part_of_job(nshard, rank, os.environ)
+    if part and source:
+        output.note(f"{part}, as {source} says (--nshard 1: all of the work)", quiet)
+    return part
+
+
+@contextmanager
+def _cluster(dry_run: bool, options: dict) -> Iterator[Cluster | None]:
+    """The cluster that was asked for, if any."""
+    engine, address, n_gpus = (options.pop(name) for name in ("engine", "address", "gpus_per_worker"))
+    if engine == "local" or dry_run:
+        yield None
+        return
+    with Cluster.open(address, options["workers"], n_gpus) as cluster:
+        yield cluster
+
+
+def _extract(
+    model: str,
+    corpus: Path,
+    out: Path,
+    dry_run: bool,
+    quiet: bool,
+    options: dict,
+    part: Part | None,
+    cluster: Cluster | None,
+) -> None:
+    """One model into one store."""
+    from layertool.corpora.corpus import Corpus
+    from layertool.extractors.on_cluster import Request, extract_on_cluster
+    from layertool.extractors.prepare import Options, prepare
+    from layertool.extractors.run import READING_THREADS, carry_out
+
+    decided = Options(**{field.name: options[field.name] for field in fields(Options)})
     compute = {
         name: options[name]
         for name in ("device", "dtype", "random_init", "normalise", "cmvn", "language", "encoder_window", "statistics")
     }
-    prepared = prepare(model, corpus, decided, **compute)
-    if dry_run:
+    prepared = prepare(model, corpus, decided, **compute) if cluster is None else None
+    if prepared and dry_run:
         _say_plan(prepared, out)
         return
     begun = time.monotonic()
@@ -183,26 +241,35 @@ def _extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, op
             if show:
                 show(done, total)
 
-        store = carry_out(
-            prepared,
-            out,
-            options["batch_seconds"],
-            options["workers"],
-            options["overwrite"],
-            options["max_failures"],
-            progress,
-        )
-    elapsed = time.monotonic() - begun
+        common = {"overwrite": options["overwrite"], "max_failures": options["max_failures"], "progress": progress}
+        if prepared:
+            threads = options["workers"] or READING_THREADS
+            store = carry_out(prepared, out, options["batch_seconds"], threads, part=part, **common)
+        elif cluster:
+            request = Request(model, decided, compute, options["batch_seconds"])
+            read = Corpus.read(corpus, decided.channel)
+            store = extract_on_cluster(cluster, request, read, out, say=output.note, **common)
+    _say_what_is_there(
+        store, part, "already complete" if len(told) == 1 else f"in {output.duration(time.monotonic() - begun)}", quiet
+    )
+
+
+def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet: bool) -> None:
+    """What a run has written."""
+    from layertool.layers import summary
+
     for failure in store.failures:
         output.note(f"left out: {failure['utterance']}: {failure['error']}")
     if store.about["zero_length_segments"]:
         output.note(f"{store.about['zero_length_segments']} segments of zero length were left out", quiet)
-    rows = ", ".join(output.count(store.n_rows(unit), unit) for unit in store.units)
-    from layertool.layers import summary
-
-    # told once, of what was there: there was nothing left to do
-    when = "already complete" if len(told) == 1 else f"in {output.duration(elapsed)}"
     size = output.size(sum(entry["size"] for entry in store.index.values()))
+    if part:
+        n_shards = store.about["n_shards"]
+        click.echo(f"{store.path}: {part} is done; {len(store.index)} of {n_shards} shards are there, {size}, {when}")
+        if store.finished:
+            output.note(f"all shards are there: type layertool store merge {store.path}", quiet)
+        return
+    rows = ", ".join(output.count(store.n_rows(unit), unit) for unit in store.units)
     click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, {when}")
 
 

@@ -1,4 +1,4 @@
-"""info, verify, export."""
+"""info, verify, export, store merge."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def info(store: Path, as_json: bool) -> None:
       layertool info w2v2
     """
     from layertool.store import FeatureStore
+    from layertool.store.layout import part_indexes, read_damaged
 
     opened = FeatureStore(store, allow_unfinished=True)
     about = opened.about
@@ -36,6 +37,10 @@ def info(store: Path, as_json: bool) -> None:
     )
     untrained = f", random weights of seed {model['random_init']}" if model.get("random_init") is not None else ""
     state = "complete" if opened.finished else f"unfinished: {len(opened.index)} of {about['n_shards']} shards"
+    if damaged := read_damaged(store):
+        state = f"damaged: shards {', '.join(map(str, damaged))}; run the same extract command again"
+    elif opened.finished and part_indexes(store):
+        state += f", not merged: type layertool store merge {store}"
     facts = [
         ("model", f"{model['id']} ({model['family']}{untrained}; {identity})"),
         *([("statistics", f"{model['statistics']} (of MelHuBERT's input)")] if model.get("statistics") else []),
@@ -121,7 +126,7 @@ def verify(store: Path, quiet: bool) -> None:
         click.echo(problem)
     if problems:
         raise StoreError(
-            f"{store} has {output.count(len(problems), 'problem')} (above): delete the damaged shards and run the same extract command again"
+            f"{store} has {output.count(len(problems), 'problem')} (above): run the same extract command again, it writes just these shards anew"
         )
     click.echo(
         f"{store} is sound: {output.count(len(opened.index), 'shard')}, {output.size(total)}, every checksum right"
@@ -181,3 +186,25 @@ def _say_what_is_next(out: Path, quiet: bool) -> None:
     if isinstance(facts["frequency"], int):  # its command line takes no other
         files = shlex.join([str(out / f"{next(iter(about['items']))}.item"), str(out / layer)])
         output.note(f"score a layer with: fastabx {files} --frequency {facts['frequency']} --max-size-group 10", quiet)
+
+
+@click.group(context_settings=HELP)
+def store() -> None:
+    """Finish a store that many processes have written."""
+
+
+@store.command(context_settings=HELP)
+@click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+def merge(path: Path) -> None:
+    """Put the parts of a job array together: one index, and one matrix per unit and layer.
+
+    \b
+    When all ranks of 'layertool extract ... --nshard N --rank R' have ended. Says which shards are missing.
+    Example:
+      layertool store merge w2v2
+    """
+    from layertool.store.concluding import merge as put_together
+
+    merged = put_together(path)
+    parts = f" of {output.count(merged.n_parts, 'rank')}" if merged.n_parts else ", merged before"
+    click.echo(f"{path} is complete: {output.count(merged.n_shards, 'shard')}{parts}")

@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
 
 SEED = 0  # of the noise generators, the same for every utterance
+ROOM_DB = -55.0  # full-scale decibels of the noise that a corpus gets: eSpeak NG's silence is digital, a room's never
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,14 @@ def make_corpus(
     sentences: Sequence[str] = SENTENCES,
     jobs: int = 2,
     progress: Callable[[float, float], object] | None = None,
+    room_db: float | None = ROOM_DB,
 ) -> Corpus:
     """Speak every sentence with every voice and write the corpus to ``folder``, voice by voice.
 
     The audio is ``folder/audio/VOICE_NN.wav`` (16 kHz, 16 bit); the tiers are ``word`` and
     ``phone``. ``jobs`` processes speak at a time; ``progress`` is called with (utterances
-    spoken, utterances in all). Raises what ``synthesise`` raises, and StoreError when there is no room.
+    spoken, utterances in all). ``room_db``: level of the noise that is added (``in_a_room``), None for none.
+    Raises what ``synthesise`` raises, and StoreError when there is no room.
     """
     import soundfile
 
@@ -176,7 +180,8 @@ def make_corpus(
             name = f"{voice.name}_{number:02d}"
             path = folder / "audio" / f"{name}.wav"
             with whole_file(path) as temporary:
-                soundfile.write(str(temporary), utterance.samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+                samples = utterance.samples if room_db is None else in_a_room(utterance.samples, room_db, name)
+                soundfile.write(str(temporary), samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
             utterances.append(
                 {
                     "utterance": name,
@@ -197,11 +202,26 @@ def make_corpus(
     provenance = {
         "source": f"{engine} (espeakng-loader {version('espeakng-loader')}), seed {SEED}",
         "resampler": audio.RESAMPLER,
+        "noise": None if room_db is None else f"white, {room_db:g} dB of full scale, seed {SEED}",
         "voices": [asdict(voice) for voice in voices],
     }
     corpus = Corpus.build(utterances, segments, name="espeak", provenance=provenance)
     corpus.write(folder)
     return corpus
+
+
+def in_a_room(samples: np.ndarray, level_db: float, name: str) -> np.ndarray:
+    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, the same for the same ``name``.
+
+    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean, variance
+    and cluster of log energies.
+    """
+    import numpy as np
+
+    noise = np.random.default_rng([SEED, zlib.crc32(name.encode())]).normal(
+        scale=32768 * 10 ** (level_db / 20), size=len(samples)
+    )
+    return np.rint(samples + noise).clip(-32768, 32767).astype(np.int16)
 
 
 def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[list[Segment], list[Segment]]:

@@ -1,22 +1,25 @@
-"""The run: read, forward, pool, write, each while the others work."""
+"""The run: what was prepared is carried out here, as a part of a job array, or by a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from layertool.cluster import ENGINES, Cluster
 from layertool.corpora.corpus import Corpus
-from layertool.errors import ModelError
+from layertool.errors import UsageError
 from layertool.extractors.base import Extractor
+from layertool.extractors.on_cluster import Request, extract_on_cluster
 from layertool.extractors.prepare import Options, Prepared, prepare
-from layertool.extractors.reading import Work, read_ahead
-from layertool.extractors.sink import BatchEnd, Failures, Pooled, Progress, Sink
+from layertool.extractors.ranks import part_of
+from layertool.extractors.sink import Progress
+from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter
+from layertool.store.writer import Part
 
-BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}
+READING_THREADS = 2
 
 
 def extract(
@@ -31,7 +34,7 @@ def extract(
     device: str = "auto",
     batch_seconds: float | None = None,
     shard_seconds: float = 600.0,
-    workers: int = 2,
+    workers: int | None = None,
     random_init: int | None = None,
     overwrite: bool = False,
     max_failures: int = 0,
@@ -47,7 +50,13 @@ def extract(
     mask_length: int | None = None,
     encoder_window: str = "clip",
     statistics: str | None = None,
+    nshard: int | None = None,
+    rank: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_worker: float | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
 
@@ -58,72 +67,62 @@ def extract(
     may fail before the run does. ``mask_seed``: run a model of the wav2vec 2.0 kind with the time
     mask of its pre-training on; frame rows then have a column ``masked``. ``mask_prob``,
     ``mask_length`` (frames): other values than pre-training's. ``encoder_window``: what
-    Whisper's encoder sees and which frames are kept (models.whisper.WINDOWS). ``statistics``: of MelHuBERT's input. A run that was stopped goes on where
-    it was; ``overwrite`` starts again. Raises a LayertoolError that says what to do.
+    Whisper's encoder sees and which frames are kept (models.whisper.WINDOWS). ``statistics``: of MelHuBERT's input.
+    ``nshard``, ``rank``: write only every nshard-th shard, beside other processes; ``layertool store merge`` finishes the store.
+    ``engine``: local, or ray: the workers of the cluster at ``address`` (``layertool.cluster.Cluster.open``), with so many GPUs each;
+    ``workers``: threads that read audio, or workers of Ray. A run that was stopped goes on where it was; ``overwrite`` starts
+    again. Raises a LayertoolError that says what to do.
     """
     options = Options(
         units, layers, store_dtype, dict(pooling or {}), channel, window_seconds, overlap_seconds, shard_seconds,
         mask_seed, mask_prob, mask_length,
     )  # fmt: skip
-    prepared = prepare(
-        model, corpus, options, device, dtype, random_init, normalise, cmvn, language, encoder_window, statistics
-    )
-    return carry_out(prepared, out, batch_seconds, workers, overwrite, max_failures, progress)
+    compute: dict[str, Any] = {
+        "device": device, "dtype": dtype, "random_init": random_init, "normalise": normalise, "cmvn": cmvn, "language": language,
+        "encoder_window": encoder_window, "statistics": statistics,
+    }  # fmt: skip
+    part = part_of(nshard, rank)
+    if engine == "local":
+        prepared = prepare(model, corpus, options, **compute)
+        return carry_out(
+            prepared, out, batch_seconds, workers or READING_THREADS, overwrite, max_failures, progress, part
+        )
+    if engine not in ENGINES:
+        raise UsageError(f"'{engine}' is no engine: choose {' or '.join(ENGINES)}")
+    if part:
+        raise UsageError("Ray deals out the shards itself: leave out --nshard and --rank, or --engine ray")
+    if isinstance(model, Extractor):
+        raise UsageError("the workers of Ray open the model themselves: give its name, not an extractor")
+    if not isinstance(corpus, Corpus):
+        corpus = Corpus.read(corpus, channel)
+    request = Request(model, options, compute, batch_seconds)
+    with Cluster.open(address, workers, gpus_per_worker) as cluster:
+        return extract_on_cluster(cluster, request, corpus, out, overwrite, max_failures, progress, say)
 
 
 def carry_out(
     prepared: Prepared,
     out: Path | str,
     batch_seconds: float | None = None,
-    workers: int = 2,
+    workers: int = READING_THREADS,
     overwrite: bool = False,
     max_failures: int = 0,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> FeatureStore:
-    """Do what was prepared, shard by shard, leaving out the shards that are there already."""
-    device = getattr(prepared.extractor, "device", torch.device("cpu"))
-    batch_seconds = batch_seconds or BATCH_SECONDS[device.type]
+    """Do what was prepared, shard by shard, leaving out the shards that are there already.
+
+    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge`` finishes it.
+    """
     with StoreWriter(
-        out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.labels, overwrite
+        out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.labels, overwrite, part
     ) as store:
-        facts = {"device": str(device), "batch_seconds": batch_seconds}
-        sink = Sink(prepared, store, max_failures, progress, facts)
-        pending = [shard for shard in prepared.shards if shard.number not in store.finished]
-        with sink:
-            for work in read_ahead(prepared, pending, round(batch_seconds * SAMPLE_RATE), workers):
-                sink.check()
-                _process(prepared, work, round(batch_seconds * SAMPLE_RATE), sink)
-        store.finish(len(prepared.shards))
-    return FeatureStore(out)
-
-
-def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> None:
-    """Run one batch of utterances; the windows of a long one go through in batches of their own."""
-    extractor = prepared.extractor
-    cost = max((extractor.padded_samples(len(item.samples)) for item in work.items), default=1)
-    per_batch = max(1, batch_samples // cost)
-    rows = {position: prepared.rows[position] for position in work.positions}
-    sink.put(Failures(work.shard, work.failures))
-    for first in range(0, len(work.items), per_batch):
-        items = work.items[first : first + per_batch]
-        emitted: set[str] = set()
-
-        def emit(name: str, frames: torch.Tensor, items=items, emitted=emitted) -> None:
-            emitted.add(name)
-            for unit, values, slices in prepared.pooler.pool(name, frames, items, rows):
-                sink.put(Pooled(work.shard, unit, name, values, slices))
-
-        try:
-            extractor.forward(items, prepared.layers, emit)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"the device ran out of memory on a batch of {len(items)} windows of {cost / SAMPLE_RATE:.1f} s: "
-                "give a smaller --batch-seconds (or --window-seconds, for long audio)"
-            ) from error
-        missing = [name for name in prepared.layers if name not in emitted]
-        if missing:
-            raise ModelError(
-                f"{extractor.provenance['id']} did not give the layers {', '.join(missing)}: its structure is not what "
-                "its model type promises"
-            )
-    sink.put(BatchEnd(work.shard, work.positions, work.is_last))
+        mine = [shard for shard in prepared.shards if part is None or part.has(shard.number)]
+        pending = [shard for shard in mine if shard.number not in store.finished]
+        total = sum(shard.n_samples for shard in mine) / SAMPLE_RATE
+        done = total - sum(shard.n_samples for shard in pending) / SAMPLE_RATE
+        seconds_done = None if progress is None else lambda seconds: progress(done + seconds, total)
+        write_shards(prepared, store, pending, batch_seconds, workers, max_failures, seconds_done)
+        if part is None:
+            store.finish(len(prepared.shards))
+    return FeatureStore(out, allow_unfinished=part is not None)

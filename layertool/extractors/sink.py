@@ -16,7 +16,7 @@ from layertool.extractors import plan
 from layertool.extractors.pooling import Slice
 from layertool.extractors.prepare import Prepared
 from layertool.geometry import SAMPLE_RATE
-from layertool.store.writer import ShardWriter, StoreWriter
+from layertool.store.writer import LooseShards, ShardWriter, StoreWriter
 
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
 # How rows of an utterance's windows become one, and what that begins with.
@@ -76,17 +76,16 @@ class Sink:
     def __init__(
         self,
         prepared: Prepared,
-        store: StoreWriter,
+        store: StoreWriter | LooseShards,
         max_failures: int,
-        progress: Progress | None,
+        progress: Callable[[float], Any] | None,
         facts: dict,
     ):
         self.prepared, self.store, self.max_failures, self.progress = prepared, store, max_failures, progress
         self.facts = facts
         self.lengths = prepared.corpus.utterances["n_samples"].to_numpy()
         self.ids = prepared.corpus.utterances["utterance"].tolist()
-        self.n_failed = sum(len(entry.get("failures", [])) for entry in store.finished.values())
-        self.done = sum(prepared.shards[number].n_samples for number in store.finished) / SAMPLE_RATE
+        self.n_failed, self.done = 0, 0.0
         self.open: _OpenShard | None = None
         self.error: BaseException | None = None
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -127,7 +126,7 @@ class Sink:
 
     def _report(self) -> None:
         if self.progress:
-            self.progress(self.done, self.prepared.plan.seconds)
+            self.progress(self.done)
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:

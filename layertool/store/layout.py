@@ -11,10 +11,11 @@ import numpy as np
 import xxhash
 
 from layertool.errors import StoreError
+from layertool.files import read_json, write_json
 
 SCHEMA = 1
-ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK = (
-    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", ".lock",
+ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK, PARTS, DAMAGED = (
+    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", ".lock", "parts", "damaged.json",
 )  # fmt: skip
 UNITS = ("frame", "phone", "word", "utterance")
 NO_LABEL = -1
@@ -50,8 +51,25 @@ def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first:
 
 
 def read_index(store: Path) -> dict[int, dict]:
-    """The finished shards by number. A torn last line (a kill while it was written) does not count."""
-    path = store / INDEX
+    """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
+
+    Two lines about one shard: the later one counts, but one without failures before one with them.
+    """
+    finished: dict[int, dict] = {}
+    for path in (store / INDEX, *part_indexes(store)):
+        for number, entry in _read_lines(path).items():
+            if number not in finished or not entry.get("failures") or finished[number].get("failures"):
+                finished[number] = entry
+    return dict(sorted(finished.items()))
+
+
+def part_indexes(store: Path) -> list[Path]:
+    """The indexes of ranks that have not been merged."""
+    return sorted((store / PARTS).glob("*.jsonl"))
+
+
+def _read_lines(path: Path) -> dict[int, dict]:
+    """The shards that an index names. A torn last line (a kill while it was written) does not count."""
     if not path.exists():
         return {}
     finished: dict[int, dict] = {}
@@ -65,7 +83,27 @@ def read_index(store: Path) -> dict[int, dict]:
                 f"{path}, line {number}, is damaged: delete that line and run the same extract command again, "
                 "it redoes just that shard"
             ) from error
-    return dict(sorted(finished.items()))
+    return finished
+
+
+def read_damaged(store: Path) -> dict[int, str]:
+    """The shards that ``verify`` found damaged and that have not been written again, each with what is wrong."""
+    path = store / DAMAGED
+    if not path.exists():
+        return {}
+    found = read_json(path, "the damage that verify found")
+    try:
+        return {int(number): str(problem) for number, problem in found.items()}
+    except (AttributeError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: delete it and verify the store again") from error
+
+
+def write_damaged(store: Path, damaged: dict[int, str]) -> None:
+    """Keep for the next run what is damaged."""
+    if damaged:
+        write_json(store / DAMAGED, {str(number): problem for number, problem in sorted(damaged.items())})
+    else:
+        (store / DAMAGED).unlink(missing_ok=True)
 
 
 def flatten(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -37,10 +37,18 @@ class FeatureStore:
         self.index = layout.read_index(self.path)
         n_shards = self.about["n_shards"]
         missing = [number for number in range(n_shards) if number not in self.index]
-        self.finished = not missing
-        if missing and not allow_unfinished:
+        damaged = layout.read_damaged(self.path)
+        self.finished = not missing and not damaged
+        if damaged and not allow_unfinished:
+            number, problem = next(iter(damaged.items()))
             raise StoreError(
-                f"{self.path} is unfinished ({n_shards - len(missing)} of {n_shards} shards): run the same extract command "
+                f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the same extract "
+                "command again, it writes them anew"
+            )
+        if missing and not allow_unfinished:
+            again = "commands of all ranks" if layout.part_indexes(self.path) else "command"
+            raise StoreError(
+                f"{self.path} is unfinished ({n_shards - len(missing)} of {n_shards} shards): run the same extract {again} "
                 "again, it goes on where it stopped"
             )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import h5py
 import numpy as np
 
+from layertool.errors import StoreError
 from layertool.store import layout
 from layertool.store.reader import FeatureStore
 
@@ -16,6 +18,9 @@ _DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
     """Problems found, one sentence each; an empty list means that the store is sound.
+
+    What is found is kept in the store (damaged.json, where it can be written): nothing reads a damaged shard, and the next run of
+    the same command writes it again.
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
     width and only finite values, that rows stand in corpus order inside their utterances, and that
@@ -30,24 +35,36 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
         problems.append(f"{layout.ABOUT}: the configuration was changed after writing")
     lengths = store.utterances["n_samples"].to_numpy()
     done, total = 0, sum(entry["size"] for entry in store.index.values())
-    for entry in store.index.values():
-        path = store.path / entry["file"]
-        if not path.exists():
-            problems.append(f"{entry['file']} is missing")
-            continue
-        if path.stat().st_size != entry["size"]:
-            problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
-        if entry["configuration"] != stored_hash:
-            problems.append(f"{entry['file']} was written with another configuration")
-        try:
-            with h5py.File(path, "r") as file:
-                problems += _check_shard(store, entry, file, lengths)
-        except _DAMAGE as error:
-            problems.append(f"{entry['file']} cannot be read as HDF5 ({error})")
+    damaged: dict[int, str] = {}
+    for number, entry in store.index.items():
+        found = _problems_of(store, entry, stored_hash, lengths)
+        if found:
+            damaged[number] = found[0]
+        problems += found
         done += entry["size"]
         if progress:
             progress(done, total)
+    with suppress(PermissionError, StoreError):  # a store of somebody else, or a full disk: it is told, not kept
+        layout.write_damaged(store.path, damaged)
     problems += _check_view(store)
+    return problems
+
+
+def _problems_of(store: FeatureStore, entry: dict, stored_hash: str, lengths: np.ndarray) -> list[str]:
+    """What is wrong with one shard."""
+    path = store.path / entry["file"]
+    if not path.exists():
+        return [f"{entry['file']} is missing"]
+    problems = []
+    if path.stat().st_size != entry["size"]:
+        problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
+    if entry["configuration"] != stored_hash:
+        problems.append(f"{entry['file']} was written with another configuration")
+    try:
+        with h5py.File(path, "r") as file:
+            problems += _check_shard(store, entry, file, lengths)
+    except _DAMAGE as error:
+        problems.append(f"{entry['file']} cannot be read as HDF5 ({error})")
     return problems
 
 
@@ -107,7 +124,9 @@ def _check_view(store: FeatureStore) -> list[str]:
         return (
             []
             if not store.finished
-            else [f"{layout.VIEW} is missing: run the same extract command again, it is written anew"]
+            else [
+                f"{layout.VIEW} is missing: run the same extract command again (or layertool store merge), it is written anew"
+            ]
         )
     try:
         with h5py.File(store.path / layout.VIEW, "r") as view:
@@ -127,5 +146,5 @@ def _check_view(store: FeatureStore) -> list[str]:
             return problems
     except _DAMAGE as error:
         return [
-            f"{layout.VIEW} is damaged ({error}): delete it and run the same extract command again, it is written anew"
+            f"{layout.VIEW} is damaged ({error}): run the same extract command again (or layertool store merge), it is written anew"
         ]

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 
-from layertool.errors import StoreError
+from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.store import layout
+from layertool.store.concluding import conclude, gather, is_in_place
+from layertool.store.locks import held
 from layertool.store.sheltered import Sheltered
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``of`` processes that write a store side by side: every ``of``-th shard, from number ``rank`` on."""
+
+    rank: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if self.of < 1 or not 0 <= self.rank < self.of:
+            raise UsageError(
+                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard {self.of})"
+            )
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.of}"
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is this process's work."""
+        return shard % self.of == self.rank
+
+    @property
+    def file(self) -> str:
+        """Its own index inside the store; its lock lies beside it."""
+        return f"{layout.PARTS}/{self.rank:05d}-of-{self.of:05d}.jsonl"
 
 
 class StoreWriter:
     """One process's hold on a store: made new, or taken up where an earlier run stopped.
 
     ``configuration`` is everything that decides the numbers; ``about`` describes the rest (geometry,
-    widths, versions). Raises StoreError when the folder holds something else, a store of another
+    widths, versions). With a ``part``, other processes write other shards meanwhile, on this machine or on others, each
+    with an index of its own. Raises StoreError when the folder holds something else, a store of another
     configuration, or is being written by another process.
     """
 
@@ -35,20 +65,27 @@ class StoreWriter:
         utterances: pd.DataFrame,
         labels: Mapping[str, list[str]],
         overwrite: bool = False,
+        part: Part | None = None,
     ):
+        if part and overwrite:
+            raise UsageError(
+                "--overwrite would remove what the other ranks write: remove the store first, then start them"
+            )
         self.path = Path(path)
-        self.configuration = configuration
+        self.configuration, self.part = configuration, part
         self.hash = layout.configuration_hash(configuration)
         self._check_place()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / layout.LOCK, "a")  # noqa: SIM115 - held until close()
+        self._locks = ExitStack()
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"{self.path} is being written by another layertool process: wait for it, or choose another -o"
-                ) from error
+            busy = f"{self.path} is being written by another layertool process: wait for it, or choose another -o"
+            self._hold(layout.LOCK, shared=part is not None, busy=busy)
+            if part:
+                (self.path / layout.PARTS).mkdir(exist_ok=True)
+                busy = (
+                    f"{part} of {self.path} is being written by another process: give each process a --rank of its own"
+                )
+                self._hold(f"{part.file}.lock", shared=False, busy=busy)
             if overwrite:
                 self._clear()
             self._open(about, utterances, labels)
@@ -56,12 +93,18 @@ class StoreWriter:
             self.close()
             raise
 
+    def _hold(self, name: str, shared: bool, busy: str) -> None:
+        self._locks.enter_context(held(self.path / name, shared, busy))
+
     def _check_place(self) -> None:
         if self.path.is_file():
             raise StoreError(f"{self.path} is a file, a store is a folder: choose another -o")
         if self.path.is_dir() and not (self.path / layout.ABOUT).exists():
             # a kill while a store is begun leaves some of its files without store.json
-            ours = {layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK}
+            ours = {
+                layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK, layout.PARTS,
+                layout.DAMAGED,
+            }  # fmt: skip
             others = sorted(p.name for p in self.path.iterdir())
             if layout.LOCK in others:  # every store begins with it; without it a file only has the name of ours
                 others = [name for name in others if name not in ours and not name.endswith(".part")]
@@ -70,8 +113,9 @@ class StoreWriter:
 
     def _clear(self) -> None:
         # store.json goes last: a kill in between leaves a store that can be cleared again
-        shutil.rmtree(self.path / layout.SHARDS, ignore_errors=True)
-        for name in (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.ABOUT):
+        for folder in (layout.SHARDS, layout.PARTS):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for name in (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED, layout.ABOUT):
             (self.path / name).unlink(missing_ok=True)
 
     def _open(self, about: dict, utterances: pd.DataFrame, labels: Mapping[str, list[str]]) -> None:
@@ -83,15 +127,15 @@ class StoreWriter:
                     f"{self.path} has store schema {old.get('schema')}, this layertool writes {layout.SCHEMA}: "
                     "choose another -o, or start again with --overwrite"
                 )
-            if old.get("configuration_hash") != self.hash and not layout.read_index(self.path):
+            if old.get("configuration_hash") != self.hash and not self.part and not layout.read_index(self.path):
                 self._clear()  # an earlier run failed before its first shard: nothing is lost
                 self._open(about, utterances, labels)
                 return
             if old.get("configuration_hash") != self.hash:
                 changed = "; ".join(layout.differences(old.get("configuration", {}), self.configuration))
+                again = "remove it" if self.part else "start again with --overwrite"
                 raise StoreError(
-                    f"{self.path} was made with another configuration: {changed}. "
-                    "Choose another -o, or start again with --overwrite"
+                    f"{self.path} was made with another configuration: {changed}. Choose another -o, or {again}"
                 )
         else:
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
@@ -109,19 +153,22 @@ class StoreWriter:
         with whole_file(self.path / layout.UTTERANCES) as temporary:
             utterances.to_parquet(temporary, index=False)
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
-        for stale in self.path.glob("**/.*.part"):
-            stale.unlink(missing_ok=True)
+        if not self.part:  # nobody else writes
+            gather(self.path, layout.read_index(self.path))
+            for stale in self.path.glob("**/.*.part"):
+                stale.unlink(missing_ok=True)
+        damaged = layout.read_damaged(self.path)
         self.finished = {
-            number: entry for number, entry in layout.read_index(self.path).items() if self._is_in_place(entry)
+            number: entry
+            for number, entry in layout.read_index(self.path).items()
+            if self._is_in_place(entry) and number not in damaged
         }
         if len(self.finished) < about["n_shards"]:  # a missing shard would read as fill values through the view
             (self.path / layout.VIEW).unlink(missing_ok=True)
 
     def _is_in_place(self, entry: dict) -> bool:
-        shard = self.path / entry["file"]
-        is_whole = shard.exists() and shard.stat().st_size == entry["size"]
         # utterances that failed may have been repaired since: their shard is done again
-        return entry["configuration"] == self.hash and is_whole and not entry.get("failures")
+        return entry["configuration"] == self.hash and is_in_place(self.path, entry) and not entry.get("failures")
 
     def shard(
         self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
@@ -137,9 +184,11 @@ class StoreWriter:
         """Name a shard that is in place in the index."""
         self._append(entry)
         self.finished[entry["shard"]] = entry
+        if entry["shard"] in (damaged := layout.read_damaged(self.path)):
+            layout.write_damaged(self.path, {n: what for n, what in damaged.items() if n != entry["shard"]})
 
     def _append(self, entry: dict) -> None:
-        path = self.path / layout.INDEX
+        path = self.path / (self.part.file if self.part else layout.INDEX)
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
         # unbuffered: a buffer would keep what there was no room for, and fail with it again
         with open(path, "ab+", buffering=0) as file:
@@ -159,19 +208,17 @@ class StoreWriter:
                 raise
 
     def finish(self, n_shards: int) -> None:
-        """Write store.h5 over all shards. Raises StoreError when one is missing."""
+        """Put the indexes of ranks into one, and write store.h5 over all shards. Raises StoreError when one is missing."""
         missing = [number for number in range(n_shards) if number not in self.finished]
         if missing:
             raise StoreError(
                 f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command again"
             )
-        write_view(self.path, dict(sorted(self.finished.items())))
+        conclude(self.path, self.finished)
 
     def close(self) -> None:
         """Let go of the store; another process may write it then."""
-        if not self._lock.closed:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
+        self._locks.close()
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -180,12 +227,27 @@ class StoreWriter:
         self.close()
 
 
+class LooseShards:
+    """Shards of a store that another process holds: ``add`` is told of each that is in place, and passes it on."""
+
+    def __init__(self, path: Path | str, configuration: dict, add: Callable[[dict], object]):
+        self.path, self.configuration, self.add = Path(path), configuration, add
+        self.hash = layout.configuration_hash(configuration)
+
+    def shard(
+        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
+    ) -> ShardWriter:
+        """As ``StoreWriter.shard``."""
+        return ShardWriter(self, number, tables, layers)
+
+
 class ShardWriter:
     """One shard being written, row by row in any order, under a temporary name."""
 
     def __init__(
-        self, store: StoreWriter, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ):
+        self, store: StoreWriter | LooseShards, number: int, tables: Mapping[str, np.ndarray],
+        layers: Mapping[str, tuple[int, str]],
+    ):  # fmt: skip
         self.store, self.number, self.tables, self.layers = store, number, dict(tables), dict(layers)
         self.path = store.path / layout.shard_name(number)
         self.temporary = temporary_path(self.path)
@@ -264,52 +326,3 @@ class ShardWriter:
         """Leave nothing behind of a shard that will not be finished."""
         self._close()
         self.temporary.unlink(missing_ok=True)
-
-
-def write_view(store: Path, finished: Mapping[int, dict]) -> None:
-    """Write store.h5: one virtual matrix per unit and layer, the row tables, ids and labels as text."""
-    entries = list(finished.values())
-    utterances = pd.read_parquet(store / layout.UTTERANCES)
-    labels = read_json(store / layout.LABELS, "the labels of a store")
-    with whole_file(store / layout.VIEW) as temporary:
-        sheltered = Sheltered(temporary, store / layout.VIEW)
-        with h5py.File(sheltered, "w") as view:
-            _fill_view(view, store, entries, utterances, labels)
-        sheltered.close()
-        sheltered.check()
-
-
-def _fill_view(
-    view: h5py.File, store: Path, entries: list[dict], utterances: pd.DataFrame, labels: Mapping[str, list[str]]
-) -> None:
-    text = h5py.string_dtype()
-    for column in utterances:
-        values = utterances[column]
-        if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
-            view.create_dataset(f"utterances/{column}", data=values.to_numpy())
-        else:
-            as_text = ["" if pd.isna(v) else str(v) for v in values]
-            view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
-    for tier, names in labels.items():
-        view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))
-    if not entries:
-        return
-    with h5py.File(store / entries[0]["file"], "r") as first:
-        shapes = {
-            name: (first[name].shape[1:], first[name].dtype, dict(first[name].attrs))
-            for name in entries[0]["checksums"]
-        }
-    for name, (tail, dtype, attributes) in shapes.items():
-        unit = name.split("/")[0]
-        table = f"{unit}/{attributes['rows']}" if "rows" in attributes else name
-        lengths = [entry["rows"][table] for entry in entries]
-        virtual = h5py.VirtualLayout((sum(lengths), *tail), dtype)
-        virtual.dcpl.set_obj_track_times(False)  # equal stores have equal bytes
-        position = 0
-        for entry, length in zip(entries, lengths, strict=True):
-            if length:
-                source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
-                virtual[position : position + length] = source
-            position += length
-        dataset = view.create_virtual_dataset(name, virtual, fillvalue=np.nan if dtype.names is None else None)
-        dataset.attrs.update(attributes)

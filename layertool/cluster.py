@@ -1,0 +1,117 @@
+"""Ray: the engine of work that one machine is too small for (extra ``ray``).
+
+with Cluster.open(address="auto", n_workers=8) as cluster:
+    for number, value in cluster.each(function, [(1,), (2,)]):    # as they come
+        ...
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from layertool.errors import LayertoolError, MissingExtraError, UsageError
+
+ENGINES = ("local", "ray")
+MAX_DEATHS = 3  # of workers over one piece of work, before it is the work's fault
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that this process is connected to. ``n_workers`` work at a time, each with ``n_gpus``."""
+
+    n_workers: int
+    n_gpus: float = 0.0
+
+    @staticmethod
+    @contextmanager
+    def open(
+        address: str | None = None, n_workers: int | None = None, n_gpus: float | None = None
+    ) -> Iterator[Cluster]:
+        """Connect to the cluster at ``address`` (``auto``: the one that this machine is part of); None starts one on this machine.
+
+        ``n_workers``: default one for each GPU, or for each core where there is none. ``n_gpus``: of each worker, default 1 where
+        the cluster has any. Raises MissingExtraError without Ray, UsageError where no cluster answers or has what is asked.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise MissingExtraError("ray", "ray", "--engine ray")
+        # before the import: Ray reads these once. Nothing is reported to anybody, and workers see the GPUs they were given.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        try:
+            ray.init(
+                address=address or "local", num_cpus=None if address else n_workers, include_dashboard=None if address else False,
+                log_to_driver=False, logging_level=logging.ERROR,
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = "this machine" if address in (None, "auto") else address
+            raise UsageError(
+                f"no Ray cluster answers at {where} ({str(error).splitlines()[0]}): start one with 'ray start --head', give its "
+                "--address, or leave --address out for one on this machine"
+            ) from error
+        try:
+            there = ray.cluster_resources()
+            gpus = there.get("GPU", 0.0)
+            each = (1.0 if gpus else 0.0) if n_gpus is None else float(n_gpus)
+            if each > gpus:
+                raise UsageError(
+                    f"each worker is to have {each:g} GPUs, but the cluster has {gpus:g}: give --gpus-per-worker 0, or add machines"
+                )
+            slots = int(gpus / each) if each else int(there.get("CPU", 1.0))
+            yield Cluster(max(1, min(n_workers or slots, max(slots, 1))), each)
+        finally:
+            ray.shutdown()
+
+    def start(self, kind: type, *arguments: Any) -> Any:
+        """A long-lived worker: an actor of class ``kind``, made with ``arguments`` on a machine that has room for it."""
+        import ray
+
+        return ray.remote(kind).options(num_cpus=1, num_gpus=self.n_gpus, max_restarts=0).remote(*arguments)
+
+    def each(
+        self, function: Callable[..., Any], work: Sequence[tuple[Any, ...]], what: str = "a task"
+    ) -> Iterator[tuple[int, Any]]:
+        """(number, function(*work[number])) as they come, ``n_workers`` at a time.
+
+        Work whose worker dies is done again. Raises what the function raises, LayertoolError when workers die of it.
+        """
+        import ray
+
+        task = ray.remote(function).options(num_cpus=1, num_gpus=self.n_gpus, max_retries=MAX_DEATHS - 1)
+        waiting, running = list(enumerate(work))[::-1], dict[Any, int]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.n_workers:
+                    number, arguments = waiting.pop()
+                    running[task.remote(*arguments)] = number
+                ready, _ = ray.wait(list(running), num_returns=1)
+                for reference in ready:
+                    yield running.pop(reference), result(reference, what)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def result(reference: Any, what: str) -> Any:
+    """The value of a Ray reference. Raises the error of the work itself, without Ray's account of where it was."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, LayertoolError):
+            raise error.cause from None
+        raise
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        raise LayertoolError(
+            f"{MAX_DEATHS} workers died of {what} ({str(error).splitlines()[0]}): there may be too little memory for it; "
+            "give fewer --workers, or more memory"
+        ) from error

@@ -1,0 +1,69 @@
+"""The work on shards: read, forward, pool, write, each while the others work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from layertool.errors import ModelError
+from layertool.extractors.plan import Shard
+from layertool.extractors.prepare import Prepared
+from layertool.extractors.reading import Work, read_ahead
+from layertool.extractors.sink import BatchEnd, Failures, Pooled, Sink
+from layertool.geometry import SAMPLE_RATE
+from layertool.store import StoreWriter
+from layertool.store.writer import LooseShards
+
+BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}
+
+
+def write_shards(
+    prepared: Prepared,
+    store: StoreWriter | LooseShards,
+    shards: Sequence[Shard],
+    batch_seconds: float | None,
+    workers: int,
+    max_failures: int,
+    progress: Callable[[float], object] | None,
+) -> None:
+    """Write shards in their order; ``progress`` is told the seconds of audio that are done of them."""
+    device = getattr(prepared.extractor, "device", torch.device("cpu"))
+    batch_seconds = batch_seconds or BATCH_SECONDS[device.type]
+    facts = {"device": str(device), "batch_seconds": batch_seconds}
+    with Sink(prepared, store, max_failures, progress, facts) as sink:
+        for work in read_ahead(prepared, shards, round(batch_seconds * SAMPLE_RATE), workers):
+            sink.check()
+            _process(prepared, work, round(batch_seconds * SAMPLE_RATE), sink)
+
+
+def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> None:
+    """Run one batch of utterances; the windows of a long one go through in batches of their own."""
+    extractor = prepared.extractor
+    cost = max((extractor.padded_samples(len(item.samples)) for item in work.items), default=1)
+    per_batch = max(1, batch_samples // cost)
+    rows = {position: prepared.rows[position] for position in work.positions}
+    sink.put(Failures(work.shard, work.failures))
+    for first in range(0, len(work.items), per_batch):
+        items = work.items[first : first + per_batch]
+        emitted: set[str] = set()
+
+        def emit(name: str, frames: torch.Tensor, items=items, emitted=emitted) -> None:
+            emitted.add(name)
+            for unit, values, slices in prepared.pooler.pool(name, frames, items, rows):
+                sink.put(Pooled(work.shard, unit, name, values, slices))
+
+        try:
+            extractor.forward(items, prepared.layers, emit)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"the device ran out of memory on a batch of {len(items)} windows of {cost / SAMPLE_RATE:.1f} s: "
+                "give a smaller --batch-seconds (or --window-seconds, for long audio)"
+            ) from error
+        missing = [name for name in prepared.layers if name not in emitted]
+        if missing:
+            raise ModelError(
+                f"{extractor.provenance['id']} did not give the layers {', '.join(missing)}: its structure is not what "
+                "its model type promises"
+            )
+    sink.put(BatchEnd(work.shard, work.positions, work.is_last))

@@ -1,0 +1,128 @@
+"""The end of a run: one index, and one view over all shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from layertool.errors import StoreError
+from layertool.files import read_json, whole_file
+from layertool.store import layout
+from layertool.store.locks import held
+from layertool.store.sheltered import Sheltered
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge found: shards in all, indexes of ranks that were put into one."""
+
+    n_shards: int
+    n_parts: int
+
+
+def merge(path: Path | str) -> Merged:
+    """Finish a store that ranks of a job array have written: one index.jsonl in the order of the corpus, and store.h5.
+
+    Raises StoreError when shards are missing or damaged, and while a rank is writing. Merging again changes nothing.
+    """
+    path = Path(path)
+    if not (path / layout.ABOUT).exists():
+        raise StoreError(f"{path} is not a feature store: it has no {layout.ABOUT}")
+    with held(
+        path / layout.LOCK, shared=False, busy=f"{path} is still being written: merge it when all ranks have ended"
+    ):
+        about = read_json(path / layout.ABOUT, "the description of a store")
+        n_parts, n_shards = len(layout.part_indexes(path)), about["n_shards"]
+        damaged, index = layout.read_damaged(path), layout.read_index(path)
+        missing = [n for n in range(n_shards) if n not in index or n in damaged or not is_in_place(path, index[n])]
+        if missing:
+            shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+            raise StoreError(
+                f"{path} is unfinished: {len(missing)} of {n_shards} shards are missing or damaged ({shown}); run the same "
+                "extract commands again (any --nshard), then merge"
+            )
+        other = [n for n, entry in index.items() if entry["configuration"] != about["configuration_hash"]]
+        if other:
+            raise StoreError(
+                f"{path}: shard {other[0]} was written with another configuration; run the same extract command again"
+            )
+        conclude(path, index)
+    return Merged(n_shards, n_parts)
+
+
+def is_in_place(store: Path, entry: dict) -> bool:
+    """Whether the shard that a line of the index names is there, with its size."""
+    shard = store / entry["file"]
+    return shard.exists() and shard.stat().st_size == entry["size"]
+
+
+def conclude(store: Path, finished: Mapping[int, dict]) -> None:
+    """Write store.h5 over all shards; where ranks have indexes of their own, put these into one."""
+    gather(store, finished)
+    write_view(store, dict(sorted(finished.items())))
+
+
+def gather(store: Path, finished: Mapping[int, dict]) -> None:
+    """Put the lines of ranks' indexes into the one index. Nobody else may be writing."""
+    if (store / layout.PARTS).exists():
+        with whole_file(store / layout.INDEX) as temporary:
+            ordered = (finished[number] for number in sorted(finished))
+            lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in ordered)
+            temporary.write_text("".join(lines), encoding="utf-8")
+        shutil.rmtree(store / layout.PARTS)  # the index has its lines now
+
+
+def write_view(store: Path, finished: Mapping[int, dict]) -> None:
+    """Write store.h5: one virtual matrix per unit and layer, the row tables, ids and labels as text."""
+    entries = list(finished.values())
+    utterances = pd.read_parquet(store / layout.UTTERANCES)
+    labels = read_json(store / layout.LABELS, "the labels of a store")
+    with whole_file(store / layout.VIEW) as temporary:
+        sheltered = Sheltered(temporary, store / layout.VIEW)
+        with h5py.File(sheltered, "w") as view:
+            _fill_view(view, store, entries, utterances, labels)
+        sheltered.close()
+        sheltered.check()
+
+
+def _fill_view(
+    view: h5py.File, store: Path, entries: list[dict], utterances: pd.DataFrame, labels: Mapping[str, list[str]]
+) -> None:
+    text = h5py.string_dtype()
+    for column in utterances:
+        values = utterances[column]
+        if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
+            view.create_dataset(f"utterances/{column}", data=values.to_numpy())
+        else:
+            as_text = ["" if pd.isna(v) else str(v) for v in values]
+            view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
+    for tier, names in labels.items():
+        view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))
+    if not entries:
+        return
+    with h5py.File(store / entries[0]["file"], "r") as first:
+        shapes = {
+            name: (first[name].shape[1:], first[name].dtype, dict(first[name].attrs))
+            for name in entries[0]["checksums"]
+        }
+    for name, (tail, dtype, attributes) in shapes.items():
+        unit = name.split("/")[0]
+        table = f"{unit}/{attributes['rows']}" if "rows" in attributes else name
+        lengths = [entry["rows"][table] for entry in entries]
+        virtual = h5py.VirtualLayout((sum(lengths), *tail), dtype)
+        virtual.dcpl.set_obj_track_times(False)  # equal stores have equal bytes
+        position = 0
+        for entry, length in zip(entries, lengths, strict=True):
+            if length:
+                source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
+                virtual[position : position + length] = source
+            position += length
+        dataset = view.create_virtual_dataset(name, virtual, fillvalue=np.nan if dtype.names is None else None)
+        dataset.attrs.update(attributes)
