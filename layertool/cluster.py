@@ -1,7 +1,8 @@
 """Ray: the engine of work that one machine is too small for (extra ``ray``).
 
-with Cluster.open(address="auto", n_workers=8) as cluster:
-    for number, value in cluster.each(function, [(1,), (2,)]):    # as they come
+with Cluster.open(address="auto"):                # analyses inside spread their layers over the cluster
+    rows = cca_rows(store, target)
+    for number, value in current().each(function, [(1,), (2,)]):    # or any work, as it comes
         ...
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +68,12 @@ class Cluster:
                     f"each worker is to have {each:g} GPUs, but the cluster has {gpus:g}: give --gpus-per-worker 0, or add machines"
                 )
             slots = int(gpus / each) if each else int(there.get("CPU", 1.0))
-            yield Cluster(max(1, min(n_workers or slots, max(slots, 1))), each)
+            cluster = Cluster(max(1, min(n_workers or slots, max(slots, 1))), each)
+            token = _CURRENT.set(cluster)
+            try:
+                yield cluster
+            finally:
+                _CURRENT.reset(token)
         finally:
             ray.shutdown()
 
@@ -80,23 +88,52 @@ class Cluster:
     ) -> Iterator[tuple[int, Any]]:
         """(number, function(*work[number])) as they come, ``n_workers`` at a time.
 
-        Work whose worker dies is done again. Raises what the function raises, LayertoolError when workers die of it.
+        A worker keeps ``function``, with what it has made for itself. Work whose worker dies is done again. Raises what the function
+        raises, LayertoolError when workers die of it.
         """
         import ray
 
-        task = ray.remote(function).options(num_cpus=1, num_gpus=self.n_gpus, max_retries=MAX_DEATHS - 1)
+        # by value, once: it may hold tables of rows
+        kept, key = ray.put(ray.cloudpickle.dumps(function)), secrets.token_hex(8)
+        task = ray.remote(_do).options(num_cpus=1, num_gpus=self.n_gpus, max_retries=MAX_DEATHS - 1)
         waiting, running = list(enumerate(work))[::-1], dict[Any, int]()
         try:
             while waiting or running:
                 while waiting and len(running) < self.n_workers:
                     number, arguments = waiting.pop()
-                    running[task.remote(*arguments)] = number
+                    running[task.remote(kept, key, os.getcwd(), arguments)] = number
                 ready, _ = ray.wait(list(running), num_returns=1)
                 for reference in ready:
                     yield running.pop(reference), result(reference, what)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+_CURRENT: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+_KEPT: dict[str, Callable[..., Any]] = {}  # in a worker: the function it was last given
+
+
+def current() -> Cluster | None:
+    """The cluster that is open, if any."""
+    return _CURRENT.get()
+
+
+def _do(pickled: bytes, key: str, folder: str, arguments: tuple[Any, ...]) -> Any:
+    """One piece of work, in a worker. ``pickled`` comes from the process that opened the cluster, never from a file."""
+    if key not in _KEPT:
+        from ray import cloudpickle
+
+        go_to(folder)
+        _KEPT.clear()
+        _KEPT[key] = cloudpickle.loads(pickled)
+    return _KEPT[key](*arguments)
+
+
+def go_to(folder: str) -> None:
+    """Paths mean in a worker what they mean to the person, where there is such a folder."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
 
 
 def result(reference: Any, what: str) -> Any:

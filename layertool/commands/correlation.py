@@ -14,6 +14,7 @@ from layertool.commands.options import (
     HELP,
     device_option,
     names,
+    on_an_engine,
     result_options,
     sampling_of,
     sampling_options,
@@ -74,6 +75,7 @@ def _variants(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
 @sampling_options
 @device_option
 @result_options
+@on_an_engine()
 def cca(stores, targets, quiet, out, plot, as_json, unit, layers, where, seed, device, **asked) -> None:
     """Correlate every layer with acoustic frames, another layer, labels, or embeddings (CCA).
 
@@ -168,6 +170,7 @@ def _acoustic_target(name: str, store, unit: str | None, options, quiet: bool) -
 @click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
               help="published: fit on 3000 to 7000 rows a phone (600 to 1200 a word), score 200 (15).")  # fmt: skip
 @result_options
+@on_an_engine()
 def mi(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, fit_on, fit_where, **asked) -> None:
     """Mutual information of k-means clusters of every layer with phones, words, or other labels.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from layertool.commands.lexical_options import (
     variant_options,
 )
 from layertool.commands.lexical_training import finetune
-from layertool.commands.options import HELP, place_options, seed_option, where_option
+from layertool.commands.options import HELP, on_an_engine, place_options, seed_option, where_option
 from layertool.errors import UsageError
 
 
@@ -48,6 +49,7 @@ lexical.add_command(finetune)
               help="Write the log-probability of each response, too (.csv, .parquet).")  # fmt: skip
 @seed_option
 @place_options
+@on_an_engine()
 def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -> None:
     """How likely is what the listeners said? Log-likelihood of their responses, and Kendall's tau-b.
 
@@ -147,6 +149,7 @@ UNTRAINED_PREFIXES = 100
 @ranking_options(200)
 @seed_option
 @place_options
+@on_an_engine()
 def lens(model, corpus, layers, ranking, out, plot, as_json, quiet, seed, **asked) -> None:
     """Where in the network do human-like confusions arise? Words read from every layer.
 
@@ -181,9 +184,8 @@ def _all_models(
 
     ``words``: to guess among and, with ``ranking``, to rank; ``name``: whose they are.
     """
-    from layertool.analysis.lexical.scorer import WhisperScorer, read_whisper_config
+    from layertool.analysis.lexical.scorer import read_whisper_config
     from layertool.feed.lexical import listener_rows
-    from layertool.feed.listening import Listener
     from layertool.layers import select
 
     models = list(dict.fromkeys(models))
@@ -196,27 +198,25 @@ def _all_models(
     rows: list = []
     said: list = []
     for model in models:
-        scorer = WhisperScorer(model, variant_of(asked), asked["device"], asked["dtype"], asked["random_init"])
-        if alike:
-            scorer.provenance["id"] = model
+        scorer = _scorer(model, asked, alike)
         chosen = None
         if layers is not None:
             chosen = scorer.layers if layers == "all" else select(layers, scorer.layers, model)
-        states = None
         if asked["states"] is not None:
-            states = _states(model, scorer, task.corpus, chosen or ["final"], asked, quiet)
-        lexicon = scorer.lexicon(words) if ranking else None
-        listener = Listener(scorer, task.corpus, lexicon, states, asked.get("most_prefixes", 0))
+            _keep_states(model, task.corpus, _needed(chosen), asked, quiet)
+        # without a scorer: how another process makes a listener like this one
+        make = partial(_listener, model, task.corpus, asked, alike, chosen, words if ranking else None)
+        listener = make(scorer)
         with output.progress_bar(quiet, "stimuli") as progress:
             own, found = listener_rows(
-                listener, task, chance, ranked, chosen, progress, _learned(model, scorer, task, quiet)
+                listener, task, chance, ranked, chosen, progress, _learned(model, scorer, task, quiet), make
             )
         rows += own
         said += [(own[0].model, layer, outcomes) for layer, outcomes in found.items()]
         if listener.n_opened:
             opened = sorted(listener.n_opened)
             middle, most = (output.number(opened[k]) for k in (len(opened) // 2, -1))
-            of = output.number(lexicon.n_prefixes if lexicon else 0)
+            of = output.number(listener.lexicon.n_prefixes if listener.lexicon else 0)
             output.note(
                 f"{own[0].model}: {middle} of {of} prefixes opened for a stimulus (median; at most {most})", quiet
             )
@@ -244,14 +244,40 @@ def _learned(model: str, scorer, task, quiet: bool) -> str:
     return f"trained on {n} of the stimuli"
 
 
-def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):
-    """The store of the encoder's states: the one that is there, or a new one, which is made whole first."""
+def _scorer(model: str, asked: dict, alike: bool):
+    """A model that scores words; ``alike``: others have its name, so that its path is said."""
+    from layertool.analysis.lexical.scorer import WhisperScorer
+
+    scorer = WhisperScorer(model, variant_of(asked), asked["device"], asked["dtype"], asked["random_init"])
+    if alike:
+        scorer.provenance["id"] = model
+    return scorer
+
+
+def _listener(model: str, corpus, asked: dict, alike: bool, layers, words: list[str] | None, scorer=None):
+    """What goes through the stimuli of a corpus; the store of states is there by now. ``words``: to rank."""
+    from layertool.feed.listening import Listener, States
+    from layertool.store import FeatureStore
+
+    scorer = scorer or _scorer(model, asked, alike)
+    states = None
+    if asked["states"] is not None:
+        states = States(FeatureStore(asked["states"]), scorer, corpus, _needed(layers))
+    lexicon = None if words is None else scorer.lexicon(words)
+    return Listener(scorer, corpus, lexicon, states, asked.get("most_prefixes", 0))
+
+
+def _needed(layers) -> list[str]:
+    """The encoder layers whose states are read for ``layers`` (None: the model itself)."""
+    return list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers or ["final"]))
+
+
+def _keep_states(model: str, corpus, needed: list[str], asked: dict, quiet: bool) -> None:
+    """Make the store of the encoder's states, or make it whole, where it is not there."""
     from layertool.extractors.run import extract
-    from layertool.feed.listening import States
     from layertool.store import FeatureStore
 
     path = asked["states"]
-    needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
     if not path.exists() or not FeatureStore(path, allow_unfinished=True).finished:
         output.note(f"keeping the encoder's states of {corpus.name} in {path}", quiet)
         with output.progress_bar(quiet) as progress:
@@ -259,4 +285,3 @@ def _states(model: str, scorer, corpus, layers, asked: dict, quiet: bool):
                 model, corpus, path, ("frame",), needed, dtype=asked["dtype"], device=asked["device"],
                 random_init=asked["random_init"], encoder_window=asked["encoder_window"], progress=progress,
             )  # fmt: skip
-    return States(FeatureStore(path), scorer, corpus, needed)

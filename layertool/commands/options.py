@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
+
+from layertool.cluster import ENGINES, Cluster
+from layertool.errors import UsageError
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -91,6 +95,38 @@ result_options = bundle(
     seed_option,
     place_options,
 )  # fmt: skip
+
+
+def on_an_engine(threads: bool = False):
+    """Options of who computes, for a command that knows nothing of them: an open cluster takes its layers side by side.
+
+    ``threads``: here it takes them side by side, too, and is told how many (``workers``). Goes right above the function.
+    """
+
+    def decorate(command):
+        @wraps(command)
+        def run(*arguments, engine: str, address: str | None, workers: int | None, **asked):
+            own = {"workers": workers} if threads else {}
+            if engine == "ray":
+                with Cluster.open(address, workers):
+                    return command(*arguments, **own, **asked)
+            for name, value in (("--address", address), ("--workers", None if threads else workers)):
+                if value is not None:
+                    raise UsageError(f"{name} is for Ray: add --engine ray")
+            return command(*arguments, **own, **asked)
+
+        return bundle(
+            click.option("--workers", type=click.IntRange(min=1), default=None, metavar="N",
+                         help=("Layers at once, each in memory." if threads else "Of Ray: layers at once.") + "  [default: one a core]"),
+            click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True,
+                         help="Who computes: this process, or a Ray cluster."),
+            click.option("--address", default=None, metavar="ADDRESS",
+                         help="Of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]"),
+        )(run)  # fmt: skip
+
+    return decorate
+
+
 # How many rows are drawn of all there are.
 draw_options = bundle(
     click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",

@@ -11,6 +11,7 @@ from layertool.commands.options import (
     HELP,
     draw_options,
     names,
+    on_an_engine,
     place_options,
     result_options,
     sampling_of,
@@ -23,13 +24,6 @@ from layertool.errors import UsageError
 
 PATH = click.Path(path_type=Path)
 stores_argument = click.argument("stores", type=STORES, nargs=-1, required=True, metavar="STORE...")
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="N",
-    help="Layers at once, each in memory.  [default: one a core]",
-)
 
 
 def resample_option(what: tuple[str, ...]):
@@ -71,8 +65,8 @@ def _deliver(stores, usual: str, unit: str | None, layers: str, compute, out, pl
 @click.option("--min-seconds", type=click.FloatRange(min=0), default=0.5, show_default=True, help="Leave shorter words out.")  # fmt: skip
 @draw_options
 @resample_option(("words", "speakers", "none"))
-@workers_option
 @result_options
+@on_an_engine(threads=True)
 def discrimination(stores, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
     """The same word, or another? Average precision over pairs of tokens.
 
@@ -105,8 +99,8 @@ def discrimination(stores, quiet, out, plot, as_json, unit, layers, where, seed,
 @click.option("--min-tokens", type=click.IntRange(min=1), default=1, show_default=True, help="Leave rarer words out.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=None, metavar="N",
               help="Draw up to so many tokens of each word.  [default: all]")  # fmt: skip
-@workers_option
 @result_options
+@on_an_engine(threads=True)
 def similarity(stores, benchmarks, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
     """Words that people call alike: Spearman's correlation with ratings.
 
@@ -164,11 +158,11 @@ def _numbers(kind):
 @click.option("--max-utterances", type=click.IntRange(min=2), default=500, show_default=True, metavar="N",
               help="Draw so many, where there are more.")  # fmt: skip
 @resample_option(("utterances", "speakers", "none"))
-@workers_option
 @click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7.")
 @where_option
 @seed_option
 @place_options
+@on_an_engine(threads=True)
 def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed, **asked) -> None:
     """Word boundaries without training: peaks of change between frames.
 
@@ -210,11 +204,11 @@ def segmentation(stores, tune_on, quiet, out, plot, as_json, layers, where, seed
 )
 @click.option("--speaker", default="speaker", show_default=True, metavar="COLUMN", help="Says who speaks.")
 @resample_option(("pairs", "speakers", "none"))
-@workers_option
 @click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7.")
 @where_option
 @seed_option
 @place_options
+@on_an_engine(threads=True)
 def sentences(stores, quiet, out, plot, as_json, layers, where, seed, **asked) -> None:
     """Sentences that people call alike: Spearman's correlation with ratings.
 
@@ -251,8 +245,8 @@ def sentences(stores, quiet, out, plot, as_json, layers, where, seed, **asked) -
 @click.option("--groups", default=None, metavar="COLUMN",
               help="Kept whole in folds.  [default: utterance, or speaker where each has one label]")  # fmt: skip
 @sampling_options
-@workers_option
 @result_options
+@on_an_engine(threads=True)
 def neighbours(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, **asked) -> None:
     """Which phone, word, speaker, emotion? Nearest neighbours on unseen speech.
 

@@ -11,14 +11,15 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from layertool.cluster import MAX_DEATHS, Cluster
+from layertool.cluster import MAX_DEATHS, Cluster, go_to
 from layertool.corpora.corpus import Corpus
-from layertool.errors import LayertoolError
+from layertool.errors import LayertoolError, MissingExtraError
 from layertool.extractors.plan import Shard
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.prepare import Options, Prepared, prepare
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
@@ -54,10 +55,13 @@ class Worker:
     """The actor: one model on one device."""
 
     def __init__(self, request: Request, corpus: Corpus):
-        self.request = request
-        if Path(request.folder).is_dir():  # paths mean what they mean to the person
-            os.chdir(request.folder)
-        self.prepared = prepare(request.model, corpus, request.options, **request.compute)
+        self.request, self.corpus = request, corpus
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Made at the first call: of an error while an actor is made Ray passes on only the text."""
+        go_to(self.request.folder)
+        return prepare(self.request.model, self.corpus, self.request.options, **self.request.compute)
 
     def describe(self) -> Description:
         """What it would do."""
@@ -145,18 +149,13 @@ def _first_word(actor: Any, request: Request) -> Description:
 
 def _own_error(error: Exception, request: Request) -> Exception:
     """The error that a worker raised, where it was one of ours: without Ray's account of where it was."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, LayertoolError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
+    cause = getattr(error, "cause", None)
     if isinstance(cause, LayertoolError):
-        return type(cause)(f"a worker says: {cause}") if type(cause) in _PLAIN else cause
+        return cause if isinstance(cause, MissingExtraError) else type(cause)(f"a worker says: {cause}")
     return LayertoolError(
-        f"a worker could not open {request.model}: {str(error).strip().splitlines()[-1]}; every machine of the cluster needs the "
-        "model under this name, layertool, and enough memory"
+        f"a worker failed on {request.model} ({str(error).strip().splitlines()[-1]}): every machine of the cluster needs the model "
+        "under this name, layertool, and enough memory"
     )
-
-
-_PLAIN = {LayertoolError, *(kind for kind in LayertoolError.__subclasses__() if "__init__" not in vars(kind))}
 
 
 class _Team:
@@ -235,9 +234,7 @@ class _Team:
         return True
 
     def _mourn(self, one: _Running, error: Exception) -> None:
-        """Count a death. Raises the error of a worker that could not begin, and LayertoolError after too many over one shard."""
-        if getattr(error, "actor_init_failed", False) or isinstance(getattr(error, "cause", None), Exception):
-            raise _own_error(error, self.request) from None
+        """Count a death. Raises LayertoolError after too many over one shard."""
         number = one.left[0]
         self.deaths[number] = self.deaths.get(number, 0) + 1
         if self.deaths[number] >= MAX_DEATHS:

@@ -29,6 +29,7 @@ from layertool.feed.common import (
     unit_of,
 )  # fmt: skip
 from layertool.feed.dealing import PERMUTED, TURNED, deal
+from layertool.feed.parallel import one_by_one
 from layertool.results import Result
 from layertool.store import FeatureStore
 
@@ -274,21 +275,23 @@ def cca_rows(
     estimates: dict[tuple[str, str], list[protocols.Estimate]] = {}
     n_rows: dict[str, int] = {}
     chances: dict[str, str] = {}
+    work = []
     for sample in range(options.samples):
         problems = Problems(store, target, unit, options, options.seed + sample, say)
-        for k, layer in enumerate(asked):
-            if progress:
-                progress(sample * len(asked) + k, options.samples * len(asked))
+        for layer in asked:
             problem = problems.of(layer)
             n_rows[layer], chances[layer] = len(problem.x), problem.chance
-            try:
-                scores = _score(problem, options, options.seed + sample)
-            except UsageError as error:
-                raise UsageError(f"{store.path}, layer {layer}: {error}") from error
-            for variant, estimate in scores.items():
-                estimates.setdefault((layer, variant), []).append(estimate)
-    if progress:
-        progress(1, 1)
+            work.append((problem, options.seed + sample))
+
+    def compute(problem: Problem, seed: int) -> dict[str, protocols.Estimate]:
+        try:
+            return _score(problem, options, seed)
+        except UsageError as error:
+            raise UsageError(f"{store.path}, layer {problem.x.layer}: {error}") from error
+
+    for (problem, _), scores in zip(work, one_by_one(compute, work, progress), strict=True):
+        for variant, estimate in scores.items():
+            estimates.setdefault((problem.x.layer, variant), []).append(estimate)
     out = []
     for (layer, variant), parts in estimates.items():
         estimate = protocols.pooled(parts)

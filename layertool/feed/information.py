@@ -28,6 +28,7 @@ from layertool.feed.common import (
     unit_of,
 )
 from layertool.feed.dealing import PERMUTED, TURNED, by_utterance
+from layertool.feed.parallel import one_by_one
 from layertool.results import Result
 from layertool.store import FeatureStore
 
@@ -115,24 +116,25 @@ def mi_rows(
             say(note)
     n_clusters = _n_clusters(options, labels, min(len(fit) for fit, _ in sets.values()), say)
     batch = options.batch_size or (mi.WORD_BATCH_SIZE if labels == "word" else mi.PHONE_BATCH_SIZE)
-    scores: dict[str, list[tuple[mi.Score, mi.Score | None]]] = {layer: [] for layer in asked}
-    done, total = 0, options.repeats * len(asked)
+    work = []
     for repeat in range(options.repeats):
-        seed = options.seed + repeat
         for layer in asked:
-            if progress:
-                progress(done, total)
             fit, scored = sets[repeat, table_of[layer]]
-            features = LayerView(fit_store, unit, layer, fit.index).read()
-            clusters = mi.fit_clusters(features, n_clusters, batch, seed=seed)
-            del features
+            features = LayerView(fit_store, unit, layer, fit.index)
             view = LayerView(store, unit, layer, scored.rows.index)
-            assigned = np.concatenate([clusters.assign(block) for block in view.blocks()])
-            control = None if scored.control is None else mi.score(assigned, scored.control, seed=seed)
-            scores[layer].append((mi.score(assigned, scored.codes, seed=seed), control))
-            done += 1
-    if progress:
-        progress(1, 1)
+            work.append((features, view, scored.codes, scored.control, options.seed + repeat))
+
+    def compute(
+        features: LayerView, view: LayerView, codes: np.ndarray, control: np.ndarray | None, seed: int
+    ) -> tuple[mi.Score, mi.Score | None]:
+        clusters = mi.fit_clusters(features.read(), n_clusters, batch, seed=seed)
+        assigned = np.concatenate([clusters.assign(block) for block in view.blocks()])
+        luck = None if control is None else mi.score(assigned, control, seed=seed)
+        return mi.score(assigned, codes, seed=seed), luck
+
+    scores: dict[str, list[tuple[mi.Score, mi.Score | None]]] = {layer: [] for layer in asked}
+    for (_, view, *_), score in zip(work, one_by_one(compute, work, progress), strict=True):
+        scores[view.layer].append(score)
     how = joined([
         f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
         f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",

@@ -13,8 +13,9 @@ from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus, relative_frequency, stimuli_of
 from layertool.analysis.rows import Condition
+from layertool.cluster import current
 from layertool.feed.common import Progress, conditions_of, joined, model_name, step_of
-from layertool.feed.listening import Listener, Outcome, answers
+from layertool.feed.listening import Listener, Outcome, answers, listen_on
 from layertool.results import (
     EVERYTHING,
     IMPOSSIBLE,
@@ -96,14 +97,21 @@ def listener_rows(
     layers: Sequence[str] | None = None,
     progress: Progress | None = None,
     remark: str = "",
+    opened: Callable[[], Listener] | None = None,
 ) -> tuple[list[Result], dict[str, list[Outcome]]]:
     """Rows of a model, and what it said in each layer.
 
     ``layers``: None for the model itself, else the layers of the lens, whose rows are means only. ``vocabulary``: words
-    to guess among, for chance. ``lexicon_name``: of what is ranked, and ``remark``: what else is to be said, for the variant. Raises UsageError and AudioError.
+    to guess among, for chance. ``lexicon_name``: of what is ranked, and ``remark``: what else is to be said, for the
+    variant. ``opened`` makes a listener like this one in another process: on an open cluster, blocks of stimuli are heard side by
+    side. Raises UsageError and AudioError.
     """
     scorer, words = listener.scorer, Pronunciations() if listener.lexicon is not None else None
-    found = listener.listen(task.stimuli(), layers or [scorer.output_layer], progress)
+    stimuli, asked = task.stimuli(), layers or [scorer.output_layer]
+    if opened is not None and (cluster := current()) is not None:
+        found = listen_on(cluster, opened, listener, stimuli, asked, progress)
+    else:
+        found = listener.listen(stimuli, asked, progress)
     rows = []
     for layer, outcomes in found.items():
         about = About(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from layertool.analysis.lexical.metrics import log_likelihood
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import MOST_PREFIXES
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus
+from layertool.cluster import Cluster
 from layertool.errors import AudioError, UsageError
 from layertool.feed.common import Progress
 from layertool.geometry import SAMPLE_RATE
@@ -107,6 +108,9 @@ class States:
                 return
 
 
+BLOCKS_PER_WORKER = 4  # so that a slow one does not keep the others waiting
+
+
 @dataclass
 class Listener:
     """A scorer that goes through stimuli. ``lexicon``: to rank; ``states``: instead of the audio."""
@@ -178,6 +182,36 @@ class Listener:
         ranked = self.scorer.rank(reading, self.lexicon, len(stimulus.responses), self.most_prefixes)
         self.n_opened.append(ranked.n_opened)
         return Outcome.of(stimulus, log_p, ranked.words, ranked.exact)
+
+
+def listen_on(
+    cluster: Cluster,
+    opened: Callable[[], Listener],
+    listener: Listener,
+    stimuli: Sequence[Stimulus],
+    layers: Sequence[str],
+    progress: Progress | None = None,
+) -> dict[str, list[Outcome]]:
+    """As ``listener.listen``, by the workers of a cluster, each with a listener of its own, which ``opened`` makes."""
+    check_lengths(listener.corpus, stimuli)
+    own: list[Listener] = []
+
+    def hear(first: int, last: int) -> tuple[dict[str, list[Outcome]], list[int]]:
+        if not own:  # in a worker: kept from one block to the next
+            own.append(opened())
+        own[0].n_opened.clear()
+        return own[0].listen(stimuli[first:last], layers), own[0].n_opened
+
+    at_once = listener.at_once or AT_ONCE[listener.scorer.device.type]
+    size = max(at_once, -(-len(stimuli) // (BLOCKS_PER_WORKER * cluster.n_workers)) // at_once * at_once)
+    blocks = [(first, min(first + size, len(stimuli))) for first in range(0, len(stimuli), size)]
+    parts: dict[int, dict[str, list[Outcome]]] = {}
+    for number, (found, n_opened) in cluster.each(hear, blocks, "a block of stimuli"):
+        parts[number] = found
+        listener.n_opened += n_opened
+        if progress:
+            progress(sum(blocks[k][1] - blocks[k][0] for k in parts), len(stimuli))
+    return {layer: [one for k in range(len(blocks)) for one in parts[k][layer]] for layer in layers}
 
 
 def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:

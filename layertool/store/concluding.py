@@ -53,6 +53,7 @@ def merge(path: Path | str) -> Merged:
             raise StoreError(
                 f"{path}: shard {other[0]} was written with another configuration; run the same extract command again"
             )
+        sweep(path)
         conclude(path, index)
     return Merged(n_shards, n_parts)
 
@@ -67,6 +68,12 @@ def conclude(store: Path, finished: Mapping[int, dict]) -> None:
     """Write store.h5 over all shards; where ranks have indexes of their own, put these into one."""
     gather(store, finished)
     write_view(store, dict(sorted(finished.items())))
+
+
+def sweep(store: Path) -> None:
+    """Remove what killed processes have left half-written. Nobody else may be writing."""
+    for stale in store.glob("**/.*.part"):
+        stale.unlink(missing_ok=True)
 
 
 def gather(store: Path, finished: Mapping[int, dict]) -> None:

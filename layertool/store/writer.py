@@ -17,7 +17,7 @@ import pandas as pd
 from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.store import layout
-from layertool.store.concluding import conclude, gather, is_in_place
+from layertool.store.concluding import conclude, gather, is_in_place, sweep
 from layertool.store.locks import held
 from layertool.store.sheltered import Sheltered
 
@@ -155,8 +155,7 @@ class StoreWriter:
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
         if not self.part:  # nobody else writes
             gather(self.path, layout.read_index(self.path))
-            for stale in self.path.glob("**/.*.part"):
-                stale.unlink(missing_ok=True)
+            sweep(self.path)
         damaged = layout.read_damaged(self.path)
         self.finished = {
             number: entry

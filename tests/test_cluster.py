@@ -1,0 +1,211 @@
+"""Ray as the engine: real local clusters of two workers, one of which is killed at work."""
+
+import os
+import signal
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import heard
+import models
+import pytest
+import small
+import torch
+
+import layertool
+from layertool import results
+from layertool.cluster import Cluster, current
+from layertool.errors import AudioError, LayertoolError, ModelError, UsageError
+from layertool.extractors.on_cluster import Request, extract_on_cluster
+from layertool.extractors.prepare import Options
+from layertool.store import FeatureStore, verify
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+OPTIONS = Options(("phone", "word", "utterance"), shard_seconds=0.1)  # a shard for every utterance
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        with Cluster.open(n_workers=2) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A corpus, a network, and the store that one process makes of them."""
+    folder = tmp_path_factory.mktemp("made")
+    corpus = small.corpus(folder, n_utterances=12)
+    corpus.write(folder / "corpus")
+    models.save("wav2vec2-base", folder / "net")
+    with one_thread():
+        layertool.extract(str(folder / "net"), corpus, folder / "store", OPTIONS.units, shard_seconds=0.1)
+    return folder, corpus
+
+
+@contextmanager
+def one_thread():
+    """As Ray gives a worker: sums of several threads differ in their last bits."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+def request_of(model, **compute) -> Request:
+    return Request(str(model), OPTIONS, {"device": "cpu", **compute})
+
+
+def workers() -> list[int]:
+    """Processes of actors that extract."""
+    out = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and b"ray::Worker" in (process / "cmdline").read_bytes():
+                out.append(int(process.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return out
+
+
+def test_the_cluster_is_the_current_one(cluster):
+    assert current() is cluster
+    assert cluster.n_workers == 2
+
+
+def test_a_worker_is_killed(cluster, made, tmp_path):
+    """SIGKILL to one of two workers in the midst: its shards are done by another, and the store is that of one process."""
+    folder, corpus = made
+    said, told, killed = [], [], []
+
+    def progress(done, total):
+        told.append((done, total))
+        if done and not killed and len(there := workers()) == 2:
+            os.kill(there[0], signal.SIGKILL)
+            killed.append(there[0])
+
+    store = extract_on_cluster(
+        cluster, request_of(folder / "net"), corpus, tmp_path / "s", progress=progress, say=said.append
+    )
+    assert killed
+    assert len(said) == 1
+    assert "a worker died; shard" in said[0]
+    assert small.contents(store.path) == small.contents(folder / "store")
+    assert verify(store) == []
+    assert {k: e["checksums"] for k, e in store.index.items()} == {
+        k: e["checksums"] for k, e in FeatureStore(folder / "store").index.items()
+    }
+    assert told[0] == (0, pytest.approx(corpus.seconds))
+    assert told[-1] == (pytest.approx(corpus.seconds), pytest.approx(corpus.seconds))
+    assert workers() == []
+    assert not list(store.path.rglob("*.part"))
+
+
+def test_going_on_where_one_process_stopped(cluster, made, tmp_path):
+    folder, corpus = made
+    with one_thread():
+        layertool.extract(
+            str(folder / "net"), corpus, tmp_path / "s", OPTIONS.units, shard_seconds=0.1, nshard=2, rank=0
+        )
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s/shards").iterdir()}
+    extract_on_cluster(cluster, request_of(folder / "net"), corpus, tmp_path / "s")
+    assert {name: (tmp_path / "s/shards" / name).stat().st_mtime_ns for name in before} == before
+    assert small.contents(tmp_path / "s") == small.contents(folder / "store")
+
+
+def test_what_a_worker_cannot_open(cluster, made, tmp_path):
+    """A worker without the model's file says so, as one process would; nothing is left behind."""
+    _, corpus = made
+    with pytest.raises(ModelError, match=r"a worker says: .*nowhere"):
+        extract_on_cluster(cluster, request_of(tmp_path / "nowhere"), corpus, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"a worker says: .*float8"):
+        extract_on_cluster(cluster, request_of(made[0] / "net", dtype="float8"), corpus, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_audio_that_cannot_be_read(cluster, tmp_path):
+    corpus = small.corpus(tmp_path, n_utterances=6)
+    for name in ("u02", "u04"):
+        (tmp_path / "audio" / f"{name}.wav").write_bytes(b"no audio")
+    with pytest.raises(AudioError, match=r"u0[24]\.wav"):
+        extract_on_cluster(cluster, request_of("mel"), corpus, tmp_path / "none")
+    with pytest.raises(LayertoolError, match="2 utterances failed, 1 may"):
+        extract_on_cluster(cluster, request_of("mel"), corpus, tmp_path / "one", max_failures=1)
+    store = extract_on_cluster(cluster, request_of("mel"), corpus, tmp_path / "two", max_failures=2)
+    assert [failure["utterance"] for failure in store.failures] == ["u02", "u04"]
+    layertool.extract("mel", corpus, tmp_path / "alone", OPTIONS.units, shard_seconds=0.1, max_failures=2)
+    assert small.contents(store.path) == small.contents(tmp_path / "alone")
+
+
+def test_work_that_kills_and_work_that_refuses(cluster):
+    def die_of(what: str) -> str:
+        if what == "this":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return what
+
+    def refuse(what: str) -> str:
+        raise UsageError(f"{what} cannot be")
+
+    assert sorted(cluster.each(str.upper, [("a",), ("b",), ("c",)])) == [(0, "A"), (1, "B"), (2, "C")]
+    with pytest.raises(LayertoolError, match=r"workers died of a deadly task"):
+        list(cluster.each(die_of, [("that",), ("this",)], "a deadly task"))
+    with pytest.raises(UsageError, match=r"^it cannot be$"):
+        list(cluster.each(refuse, [("it",)]))
+
+
+@pytest.fixture(scope="module")
+def stores(cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    corpus = small.corpus(folder, n_utterances=40)
+    models.save("wav2vec2-base", folder / "net")
+    units = ("phone", "word", "utterance", "frame")
+    layertool.extract(str(folder / "net"), corpus, folder / "store", units, layers="T0-T2")
+    models.whisper(folder / "whisper", tokenizer="english")
+    heard.corpus(folder / "audio2").write(folder / "heard")
+    (folder / "words.txt").write_text("\n".join(heard.LEXICON))
+    return folder
+
+
+ANALYSES = {
+    "cca": "cca store --with phone --sample all",
+    "mi": "mi store --labels phone --clusters 5",
+    "neighbours": "probe neighbours store --labels phone --sample all",
+    "segmentation": "probe segmentation store",
+    "discrimination": "probe discrimination store --min-characters 0 --min-seconds 0",
+    "score": "lexical score whisper heard --encoder-window exact",
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_analyses_give_the_same_rows(cluster, stores, monkeypatch, name):
+    """By threads or one after the other, and as tasks of the cluster: the same numbers."""
+    from commands import succeeds
+
+    from layertool.commands import options
+
+    monkeypatch.chdir(stores)
+    succeeds(*ANALYSES[name].split(), "-o", "alone.csv", "-q")
+    asked = []
+
+    class Open:
+        def __enter__(self):
+            return cluster
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(options.Cluster, "open", lambda *arguments: asked.append(arguments) or Open())
+    run = cluster.each
+    spread = []
+    monkeypatch.setattr(Cluster, "each", lambda self, *a: spread.append(len(a[1])) or run(*a))
+    succeeds(*ANALYSES[name].split(), "-o", "spread.csv", "-q", "--engine", "ray", "--workers", "2")
+    assert asked == [(None, 2)]
+    assert spread
+    alone, there = results.read(["alone.csv"]), results.read(["spread.csv"])
+    assert alone.drop(columns=["value", "ci_low", "ci_high", "chance"]).equals(
+        there.drop(columns=["value", "ci_low", "ci_high", "chance"])
+    )
+    for column in ("value", "ci_low", "ci_high", "chance"):
+        assert there[column].tolist() == pytest.approx(alone[column].tolist(), rel=1e-5, abs=1e-7, nan_ok=True)
