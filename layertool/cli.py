@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -30,6 +31,7 @@ COMMANDS = {
     "compress": "layertool.commands.compress:compress",
     "finetune": "layertool.commands.finetune:finetune",
     "compare": "layertool.commands.similarity:compare",
+    "report": "layertool.commands.report:report",
     "demo": "layertool.commands.demo:demo",
 }
 # The first lines of the commands' help, here so that `layertool --help` imports none of them.
@@ -51,6 +53,7 @@ SUMMARIES = {
     "compress": "Make a model smaller, step by step: prune heads, rows or weights, or teach a student.",
     "finetune": "Fine-tune a model, or check what its frozen layers are good for: characters or phones with CTC.",
     "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
+    "report": "Make one HTML page of result files and training runs: figures, tables, methods, provenance.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
 }
 
@@ -92,9 +95,9 @@ class Root(click.Group):
             return super().invoke(ctx)
         except LayertoolError as error:
             raise Sentence(error) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):
                 raise
@@ -112,8 +115,18 @@ def cli() -> None:
     """What does each layer of a speech model know?"""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system sends it before it kills: everything is tidied up as after Ctrl-C."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying up
+    raise Terminated
+
+
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminate)
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(cli())

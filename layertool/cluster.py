@@ -12,6 +12,8 @@ import importlib.util
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,6 +50,7 @@ class Cluster:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
+        on_term = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address or "local", num_cpus=None if address else n_workers, include_dashboard=None if address else False,
@@ -60,6 +63,8 @@ class Cluster:
                 "--address, or leave --address out for one on this machine"
             ) from error
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_term)  # Ray puts one of its own there
             there = ray.cluster_resources()
             gpus = there.get("GPU", 0.0)
             each = (1.0 if gpus else 0.0) if n_gpus is None else float(n_gpus)
@@ -94,14 +99,14 @@ class Cluster:
         import ray
 
         # by value, once: it may hold tables of rows
-        kept, key = ray.put(ray.cloudpickle.dumps(function)), secrets.token_hex(8)
+        kept, key = ray.put(function), secrets.token_hex(8)
         task = ray.remote(_do).options(num_cpus=1, num_gpus=self.n_gpus, max_retries=MAX_DEATHS - 1)
         waiting, running = list(enumerate(work))[::-1], dict[Any, int]()
         try:
             while waiting or running:
                 while waiting and len(running) < self.n_workers:
                     number, arguments = waiting.pop()
-                    running[task.remote(kept, key, os.getcwd(), arguments)] = number
+                    running[task.remote([kept], key, os.getcwd(), arguments)] = number
                 ready, _ = ray.wait(list(running), num_returns=1)
                 for reference in ready:
                     yield running.pop(reference), result(reference, what)
@@ -119,14 +124,14 @@ def current() -> Cluster | None:
     return _CURRENT.get()
 
 
-def _do(pickled: bytes, key: str, folder: str, arguments: tuple[Any, ...]) -> Any:
-    """One piece of work, in a worker. ``pickled`` comes from the process that opened the cluster, never from a file."""
+def _do(kept: list[Any], key: str, folder: str, arguments: tuple[Any, ...]) -> Any:
+    """One piece of work, in a worker. ``kept``: where the function is; in a list, so that Ray does not bring it every time."""
     if key not in _KEPT:
-        from ray import cloudpickle
+        import ray
 
         go_to(folder)
         _KEPT.clear()
-        _KEPT[key] = cloudpickle.loads(pickled)
+        _KEPT[key] = ray.get(kept[0])
     return _KEPT[key](*arguments)
 
 

@@ -145,7 +145,7 @@ def test_the_help_says_the_defaults():
         (("heads", "melhubert", "CORPUS", "--at", "5,x", "--steps", "9"), "is no list of steps"),
         (("heads", "melhubert", "CORPUS", "--at", "1,2,3,4", "--steps", "9"), "4 prunings remove 4 heads of each block, but block 1 has 4"),
         (("heads", "melhubert", "--steps", "0", "--amount", "4"), "remove 4 heads of each block, but block 1 has 4"),
-        (("heads", "melhubert", "CORPUS", "--steps", "100"), "comes after the end of training at step 100"),
+        (("heads", "melhubert", "CORPUS", "--steps", "100"), "leaves no training after it, which ends at step 100"),
         (("weights", "melhubert", "CORPUS", "--at", "5", "--period", "9", "--steps", "9"), "leave one out"),
         (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "do not ascend"),
         (("weights", "melhubert", "CORPUS", "--sparsities", "a"), "are no sparsities"),
@@ -222,7 +222,7 @@ def test_one_shot_replayed_and_drawn(folder, model, tmp_path):
         "3",
     )
     assert "is a record of pruning heads: type 'layertool compress heads'" in wrong
-    other = refused("heads", model / "melhubert", folder, "-o", tmp_path / "run", *QUICK, "--at", "1,3", "--steps", "3")
+    other = refused("heads", model / "melhubert", folder, "-o", tmp_path / "run", *QUICK, "--at", "1,2", "--steps", "3")
     assert "was trained otherwise" in other
     succeeds(
         "extract",

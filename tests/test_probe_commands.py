@@ -14,11 +14,11 @@ from commands import run, succeeds
 
 from layertool import FeatureStore, figures, results
 from layertool.analysis.rows import Sampling, parse_where
-from layertool.commands.probe_tables import drawn
 from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
 from layertool.feed.common import merged
 from layertool.probes.segmentation import grid
 from layertool.probes.word_similarity import read
+from layertool.report.choosing import drawn
 
 USAGE, DATA, N = 2, 1, 8
 STORES = ("one", "mel")

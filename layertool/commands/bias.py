@@ -11,8 +11,6 @@ from layertool.commands.options import HELP, names, result_options
 from layertool.commands.stores import STORES, open_all, say_to_person
 from layertool.errors import UsageError
 
-SIGNIFICANT = 0.05
-
 
 def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
     from layertool.feed.bias import parse_groups
@@ -84,9 +82,11 @@ def speat(
 
 def _show(table) -> None:
     """Models down, categories across; layers alone below, with their intervals."""
+    from layertool.report.choosing import layer_by_layer, pooling_of
+
     alone = layer_by_layer(table)
     together = table[~alone & table["variant"].str.startswith(("SpEAT d", "p,", "p ("))]
-    for kind, part in together.assign(kind=_kind(together)).groupby("kind", sort=False):
+    for kind, part in together.assign(kind=pooling_of(together)).groupby("kind", sort=False):
         targets = list(dict.fromkeys(part["target"]))
         folders = part.groupby("model")["store"].nunique().max() > 1  # two stores of one model
         short = part["store"].map(lambda store: Path(store).name).nunique() == part["store"].nunique()
@@ -124,46 +124,30 @@ def _one(rows) -> bool:
     return rows["target"].str.rpartition(", ")[2].nunique() == 1
 
 
-def layer_by_layer(table):
-    """Which rows are of one layer, rather than of several put together."""
-    return table["variant"].str.contains(", one layer, ", regex=False)
-
-
-def _kind(table):
-    """What was made of the layers, whichever they are: the second part of every variant."""
-    from layertool.analysis.layer_sets import OVER
-
-    return table["variant"].str.split(", ").str[1].str.split(OVER).str[0]
-
-
 def _cell(rows) -> str:
     """d, its interval and p of one test."""
+    from layertool.report.choosing import p_text, stars
+
     if rows.empty:
         return ""
     value = dict(zip(rows["variant"].str.split(",").str[0], rows["value"], strict=True))
     d = rows[rows["variant"].str.startswith("SpEAT d")].iloc[0]
-    stars = sum(p < SIGNIFICANT for p in (value["p"], value["p (Benjamini-Hochberg)"], value["p (Bonferroni)"]))
-    stars = min(stars, 1) if rows["variant"].str.endswith(", 1 test").any() else stars  # nothing was corrected
+    corrected = not rows["variant"].str.endswith(", 1 test").any()
+    count = stars(value["p"], value["p (Benjamini-Hochberg)"], value["p (Bonferroni)"], corrected)
     interval = "" if d["ci_low"] != d["ci_low"] or d["ci_low"] is None else f" [{d['ci_low']:.2f}, {d['ci_high']:.2f}]"
-    return f"{d['value']:.2f}{interval} p {_p(value['p'])}{' ' + '*' * stars if stars else ''}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}".replace("e-0", "e-")
+    return f"{d['value']:.2f}{interval} p {p_text(value['p'])}{' ' + '*' * count if count else ''}"
 
 
 def _draw(table, path: Path, x: str, reference: str) -> None:
     import pandas as pd
 
     from layertool import figures
+    from layertool.report.choosing import layer_by_layer, one_of_each_model
     from layertool.results import PARAMETERS
 
     effects = table[table["variant"].str.startswith("SpEAT d")]
     alone = effects[layer_by_layer(effects)]
-    together = effects.drop(alone.index)
-    # models of any depth in one panel: which layers were put together is said in the rows
-    first = together[_kind(together) == _kind(together).iloc[0]] if len(together) else together
-    first = first.assign(variant=[f"SpEAT d, {kind}" for kind in _kind(first)])
+    first = one_of_each_model(effects)
     if x != "layer" and first.empty:
         raise UsageError(f"a figure over {x} takes one number for each model: add --aggregate mean")
     if x == "step":

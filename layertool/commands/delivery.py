@@ -21,14 +21,14 @@ def check_places(out: Path | None, plot: Path | None) -> None:
     if plot is not None and plot.suffix not in FIGURES:
         raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
     for path in filter(None, (out, plot)):
-        _check_place(path)
+        check_place(path)
 
 
 def check_table(path: Path) -> None:
     """The same for a table beside the rows."""
     if path.suffix not in TABLES:
         raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
-    _check_place(path)
+    check_place(path)
 
 
 def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
@@ -44,7 +44,8 @@ def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
     output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be written."""
     there = path.parent
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -72,7 +73,7 @@ def deliver(
 
     def draw(path: Path) -> None:
         from layertool import figures
-        from layertool.commands.probe_tables import drawn
+        from layertool.report.choosing import drawn
 
         rows = drawn(table)
         if x != "layer":

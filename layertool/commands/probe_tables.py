@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
+from layertool.report.choosing import DRAWN_METRICS
 from layertool.results import BASELINE, metrics_of
 
-DRAWN_METRICS = ("F1", "R-value", "token F1")  # of segmentation, in a figure
 SHOWN_METRICS = ("F1", "precision", "recall", "over-segmentation", "R-value", "lenient F1", "token F1")
 
 
@@ -24,20 +24,6 @@ def show(table) -> None:
             _metrics(part)
         else:
             output.scores(part)
-
-
-def drawn(table):
-    """The rows that make a figure: of word similarity the means, of segmentation the main metrics; of others all."""
-    from layertool.feed import segmentation as words
-    from layertool.feed import word_similarity as pairs
-
-    means = table["target"].isin([pairs.MACRO, pairs.MICRO])
-    main = metrics_of(table).isin(DRAWN_METRICS)
-    kept = ((table["analysis"] != pairs.ANALYSIS) | means) & ((table["analysis"] != words.ANALYSIS) | main)
-    # what a person has chosen is drawn, be it another
-    left_out = ~kept & (table["variant"] != pairs.COVERAGE) & ~table["variant"].str.startswith(words.CHOSEN)
-    gone = set(table["analysis"]) - set(table["analysis"][kept])
-    return table[kept | (left_out & table["analysis"].isin(gone))]
 
 
 def _tasks(rows) -> None:

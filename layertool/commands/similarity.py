@@ -68,8 +68,8 @@ def _similarities(store, other, unit, layers, other_layers, options, quiet: bool
 
 @click.command(context_settings=HELP)
 @click.argument("inputs", type=STORES, nargs=-1, required=True, metavar="RESULTS...|STORES...")
-@click.option("--x", type=click.Choice(["layer", "step"]), default="layer", show_default=True,
-              help="Axis of the curves: layers, or training steps of checkpoints.")  # fmt: skip
+@click.option("--x", type=click.Choice(["layer", "step", "parameters"]), default="layer", show_default=True,
+              help="Axis of the curves: layers, training steps of checkpoints, or parameters removed from the largest model.")  # fmt: skip
 @click.option("--analysis", default=None, metavar="NAME", help="Of result files: take only these rows.")
 @click.option("--target", default=None, metavar="NAME", help="Of result files: take only these rows.")
 @click.option("--variant", default=None, metavar="TEXT", help="Of result files: take only rows whose variant has it.")
@@ -86,6 +86,7 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     Examples:
       layertool compare base.csv finetuned.csv --plot both.pdf
       layertool compare mi.csv --x step --variant nats --plot emergence.pdf
+      layertool compare mi.csv --x parameters --variant nats --plot compressed.pdf
       layertool compare w2v2 hubert wavlm --unit phone --plot heatmaps.png
       layertool compare checkpoint-1000 checkpoint-2000 checkpoint-4000 --same-layer --x step
     """
@@ -102,11 +103,15 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     _refuse(OF_STORES if all(are_files) else OF_FILES, "result files" if all(are_files) else "stores")
     if all(are_files):
         rows = _merged(inputs, unit, layers, asked)
-        if x == "layer" and set(rows["analysis"]) <= LEXICAL:  # stimuli and maskers, no layers
+        if x == "parameters":
+            _deliver_removed(rows, out, plot, as_json, quiet)
+        elif x == "layer" and set(rows["analysis"]) <= LEXICAL:  # stimuli and maskers, no layers
             lexical_tables.deliver(rows, out, plot, as_json, quiet)
         else:
             delivery.deliver(rows, out, plot, as_json, quiet, None, x)
         return
+    if x == "parameters":
+        raise UsageError("--x parameters is for result files: write each analysis with -o, and compare these")
     if plot is not None and x != "layer" and len(inputs) < 3:
         raise UsageError(
             f"a figure over {x}s takes three stores or more, not {len(inputs)}: the first is what the others are "
@@ -115,6 +120,37 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     options = _similarity_options(asked, where, seed, device)
     rows = _stores_compared(open_all(inputs), unit, layers, x, options, asked, quiet)
     delivery.deliver(rows, out, plot, as_json, quiet, MEASURES[asked["measure"]], x)
+
+
+def _deliver_removed(rows, out, plot, as_json, quiet: bool) -> None:
+    """Results of compressed models over what was removed from the largest, whose store says how large it is."""
+    import pandas as pd
+
+    from layertool import figures, results
+    from layertool.commands.probe_tables import show
+    from layertool.feed.bias import size_rows
+    from layertool.store import FeatureStore
+
+    rows = rows[(rows["layer"] != results.BASELINE) & (rows["variant"] != results.PARAMETERS)]
+    paths = rows["store"].dropna().unique()
+    if rows["store"].isna().any() or not len(paths):
+        raise UsageError("--x parameters needs results of stores: these do not say which store they are of")
+    gone = [path for path in paths if not Path(path).exists()]
+    if gone:
+        raise UsageError(
+            f"{gone[0]} is not there, which says how large its model is: type the command where the stores are"
+        )
+    sizes = results.table(size_rows([FeatureStore(path, allow_unfinished=True) for path in paths], "utterance"))
+    if sizes.empty:
+        raise UsageError("none of these stores says how many parameters its model has: extract them again")
+    reference = sizes["store"][sizes["value"].idxmax()]
+    output.note(f"parameters are removed from {reference}, the largest model", quiet)
+    table = pd.concat([rows, sizes], ignore_index=True)
+    apart = rows.assign(target=rows["target"] + ", " + rows["layer"]) if rows["layer"].nunique() > 1 else rows
+    drawn = pd.concat([apart, sizes], ignore_index=True)  # a panel for each layer
+    delivery.hand_over(
+        table, lambda _: show(rows), lambda path: figures.removed(drawn, path, reference), out, plot, as_json, quiet
+    )
 
 
 LEXICAL = {"lexical", "lexical lens"}

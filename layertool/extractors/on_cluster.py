@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter
+from layertool.store.concluding import sweep
 from layertool.store.writer import LooseShards
 
 MAX_CHUNK = 16  # shards that a worker gets at a time, so that reading goes on from one to the next
@@ -158,6 +160,18 @@ def _own_error(error: Exception, request: Request) -> Exception:
     )
 
 
+def _end(actors: Iterable[Any]) -> None:
+    """Kill workers, and wait until they write no more."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    for actor in actors:
+        ray.kill(actor)
+    for actor in actors:
+        with suppress(RayError, GetTimeoutError):  # dead, as it should be; or out of reach
+            ray.get(actor.__ray_ready__.remote(), timeout=10)
+
+
 class _Team:
     """The workers of a run, and who has which shards."""
 
@@ -202,8 +216,8 @@ class _Team:
                         idle.append(one.actor)
             self._tell(())
         finally:
-            for actor in everyone:
-                ray.kill(actor)
+            _end(everyone)
+            sweep(self.store.path)  # what they were writing
 
     def _goes_on(self, one: _Running) -> bool:
         """Take what a worker says next; False when it has no more to say, or is dead."""

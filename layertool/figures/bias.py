@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from layertool.errors import UsageError
+from layertool.figures.choices import group_names, removed_of
 from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, palette, plt
-from layertool.figures.table import PANEL, families, only_once, tidy
-from layertool.results import PARAMETERS
+from layertool.figures.table import PANEL, only_once, tidy
 
 _BAR_INCHES, _GROUP_INCHES = 0.22, 1.4  # a bar, and at least for a group with its name
 
@@ -33,17 +32,11 @@ def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
         known = part["ci_low"].notna().to_numpy()
         axis.vlines(place[known], part["ci_low"][known], part["ci_high"][known], color="0.2", linewidth=1)
     axis.axhline(0, color="0.3", linewidth=0.8)
-    axis.set_xticks(range(len(targets)), _group_names(targets), fontsize=8)
+    axis.set_xticks(range(len(targets)), group_names(targets), fontsize=8)
     axis.tick_params(labelsize=8)
     axis.set_ylabel(ylabel or "value", fontsize=9)
     add_legend(figure, [(axis, rows)], curves, at_side=True)
     return figure
-
-
-def _group_names(targets: list[str]) -> list[str]:
-    """Targets without the attributes, where these are the same for all."""
-    attributes = {target.rpartition(", ")[2] for target in targets}
-    return [target.rpartition(", ")[0] if len(attributes) == 1 else target.replace(", ", "\n") for target in targets]
 
 
 def draw_removed(rows: pd.DataFrame, reference: str, ylabel: str | None = None) -> Figure:
@@ -52,19 +45,7 @@ def draw_removed(rows: pd.DataFrame, reference: str, ylabel: str | None = None) 
     ``rows``: with rows of the variant ``PARAMETERS`` that say how large each store's model is; ``reference``: the
     store that nothing was removed from. Stores of one folder are a line. Raises UsageError without them.
     """
-    sizes = rows[rows["variant"] == PARAMETERS].set_index("store")["value"]
-    rows = tidy(rows[rows["variant"] != PARAMETERS])
-    lacking = [store for store in rows["store"].unique() if store not in sizes.index]
-    if reference not in sizes.index or lacking:
-        raise UsageError(
-            f"{(lacking or [reference])[0]} does not say how many parameters its model has: extract it again, or leave it out"
-        )
-    only_once(rows, [*PANEL, "store"])
-    rows["removed"] = sizes[reference] - rows["store"].map(sizes)
-    pruned = rows[rows["store"] != reference]
-    if pruned.empty:
-        raise UsageError("there is nothing to draw beside the reference: give stores of compressed models")
-    rows["kind"] = families(rows["store"])
+    rows = removed_of(rows, reference)
     kinds = list(dict.fromkeys(rows["kind"][rows["store"] != reference]))
     figure, panels = new_panels(rows, PANEL, 3.8, 1.2, ylabel)
     for axis, part in panels:

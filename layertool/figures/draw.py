@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -15,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from layertool.errors import UsageError
+from layertool.figures.choices import HIGHEST_CHANCE, OWN_CHANCE, curves_of, is_one_level, maps_of, series_of
 from layertool.figures.panels import (
     COLOUR_MAP,
     COLOURS,
@@ -35,39 +33,21 @@ from layertool.figures.panels import (
     text_length,
     wrap,
 )
-from layertool.figures.table import (
-    PANEL,
-    curve_names,
-    depth,
-    families,
-    layer_order,
-    only_once,
-    split,
-    steps,
-    tidy,
-    titles,
-)
-from layertool.results import is_matrix
+from layertool.figures.table import PANEL, titles
 
 DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "os^Dv"
 CHANCE_DASHES = (0, (2, 2))
-OWN_CHANCE, HIGHEST_CHANCE = "chance of each curve", "highest chance of a layer"  # in legends
 MAX_LEGEND_LAYERS = 13  # T0 to T12; more become a colour bar
 MAX_WRITTEN_CELLS = 14  # a side
-SAME_CHANCE = 0.01  # of the height of the axis: chance levels as close as this are one line
 BESIDE, BELOW, ABOVE = 1.0, 0.8, 0.3  # inches around a map, for its labels
 BAR, MIN_BAR, MAX_BAR = 0.9, 1.6, 5  # inches: width of a colour bar with its label, and how high it may be
 
 
 def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     """The figure of ``layer_curves``. A store whose only layer no network has (mel) is a horizontal line."""
-    rows = tidy(rows)
-    only_once(rows, [*PANEL, "curve", "layer"])
-    networks = rows[rows.groupby("curve")["layer"].transform("nunique") > 1]
-    on_axis = rows["layer"].isin(networks["layer"] if len(networks) else rows["layer"])
-    layers = layer_order(rows[on_axis])
-    curves = list(dict.fromkeys([*rows["curve"][on_axis], *rows["curve"]]))
+    chosen = curves_of(rows)
+    rows, layers, curves = chosen.rows, chosen.layers, chosen.names
     few = len(curves) <= len(COLOURS)
     colours = dict(zip(curves, palette(len(curves)), strict=False))
     width = min(max(3.4, len(layers) / LINES_PER_INCH + MARGIN), 6.5)
@@ -76,12 +56,12 @@ def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
         for k, curve in enumerate(curves):
             points = part[part["curve"] == curve]
             style = {"color": colours[curve], "label": curve}
-            if set(points["layer"]) <= set(layers):
+            if chosen.is_level(points):
+                _level(axis, points.iloc[0], linestyle=DASHES[k % len(DASHES)], **style)
+            else:
                 draw_curve(
                     axis, points["layer"].map(layers.index), points, marker="o" if few else MARKERS[k % 5], **style
                 )
-            else:
-                _level(axis, points.iloc[0], linestyle=DASHES[k % len(DASHES)], **style)
         _chance(axis, part, layers, colours)
         axis.set_xlim(-0.5, len(layers) - 0.5)
         name_ticks(axis.xaxis, layers, width - MARGIN)
@@ -92,42 +72,32 @@ def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
 
 def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
     """The figure of ``heatmaps``. Cells without a number are grey; maps of few cells have theirs written in."""
-    rows = tidy(rows)
-    if not is_matrix(rows):
-        raise UsageError("these results are no layer by layer table: draw them as curves over layers")
-    only_once(rows, ["analysis", "variant", "unit", "curve", "layer", "target"])
-    rows[["other", "row"]] = rows["target"].str.rpartition(":")[[0, 2]]
-    rows["other"] = rows["curve"].where(rows["other"] == "", rows["other"].replace(_folders(rows)))
-    groups = split(rows, ["analysis", "variant"])
-    maps = [
-        [(fields, *_matrix(part, rows)) for fields, part in split(group, ["unit", "curve", "other"])]
-        for _, group in groups
-    ]
-    largest = max(max(values.shape) for panels in maps for _, values, *_ in panels)
+    groups = maps_of(rows)
+    largest = max(max(one.values.shape) for *_, maps in groups for one in maps)
     side = max(0.36 * largest, 2) if largest <= MAX_WRITTEN_CELLS else min(max(0.16 * largest, 3), 6.5)  # inches
-    inches = [[side * np.array(values.shape[::-1]) / max(values.shape) for _, values, *_ in panels] for panels in maps]
+    inches = [[side * np.array(one.values.shape[::-1]) / max(one.values.shape) for one in maps] for *_, maps in groups]
     blocks = [_Block.of(sizes, bool(label) and len(groups) > 1) for sizes in inches]
     width, height = max(block.width for block in blocks), sum(block.height for block in blocks)
     figure = plt.figure(figsize=(width, height))
-    names = titles([fields for fields, _ in groups])[1]
+    names = titles([fields for fields, *_ in groups])[1]
     top = height
-    for (fields, group), panels, sizes, block, name in zip(groups, maps, inches, blocks, names, strict=True):
+    for (fields, group, maps), sizes, block, name in zip(groups, inches, blocks, names, strict=True):
         colouring = ScalarMappable(
             Normalize(*axis_limits(group, label, columns=["value"], room=0)),
             matplotlib.colormaps[COLOUR_MAP].with_extremes(bad="0.8"),
         )
-        shared, units = titles([{**fields, "unit": panel["unit"]} for panel, *_ in panels])
+        shared, units = titles([{**fields, "unit": one.fields["unit"]} for one in maps])
         if block.title:
             figure.text(0.1 / width, (top - 0.1) / height, wrap(name, width), va="top", fontsize=10)
-        for place, unit, (wide, high), (panel, values, x, y) in zip(block.places, units, sizes, panels, strict=True):
+        for place, unit, (wide, high), one in zip(block.places, units, sizes, maps, strict=True):
             left, bottom = place[0], top - place[1] - high
             axis = figure.add_axes((left / width, bottom / height, wide / width, high / height))
-            _map(axis, values, colouring)
+            _map(axis, one.values, colouring)
             axis.set_title(unit, fontsize=9)
-            name_ticks(axis.xaxis, x, wide)
-            name_ticks(axis.yaxis, y, high)
-            axis.set_xlabel(wrap(panel["curve"], wide + 0.4), fontsize=9)
-            axis.set_ylabel(wrap(panel["other"], high + 0.4), fontsize=9)
+            name_ticks(axis.xaxis, one.x, wide)
+            name_ticks(axis.yaxis, one.y, high)
+            axis.set_xlabel(wrap(one.fields["curve"], wide + 0.4), fontsize=9)
+            axis.set_ylabel(wrap(one.fields["other"], high + 0.4), fontsize=9)
         high = min(block.height - block.title - ABOVE - BELOW, MAX_BAR)
         bottom = top - block.title - ABOVE - high
         edges = ((block.width - BAR) / width, bottom / height, 0.15 / width, high / height)
@@ -140,17 +110,7 @@ def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
 
 def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) -> Figure:
     """The figure of ``series``. Lines go from dark (first layer) to light (last layer)."""
-    rows = tidy(rows)
-    rows[x] = steps(rows, x)
-    fields = PANEL
-    folders = families(rows["store"]) if (rows["store"] != "").all() else None
-    if folders is not None and folders.nunique() > 1:  # checkpoints of two trainings are no series
-        fields, rows["model"] = [*PANEL, "model"], folders
-    elif rows.duplicated([*PANEL, "layer", x]).any():
-        fields = [*PANEL, "model"]
-        rows["model"] = curve_names(rows.assign(revision="", step=math.nan, corpus="", store=""))
-    only_once(rows, [*fields, "layer", x])
-    layers = layer_order(rows)
+    rows, fields, layers = series_of(rows, x)
     colours = dict(zip(layers, shades(len(layers)), strict=True))
     as_bar = len(layers) > MAX_LEGEND_LAYERS
     figure, panels = new_panels(rows, fields, 3.8, 0.9, ylabel)
@@ -160,7 +120,7 @@ def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) 
             draw_curve(axis, points[x], points, alpha=0.1, label=layer, color=colours[layer], marker="o")
         if part["chance"].notna().any():
             chance = part.groupby(x)["chance"].agg(["min", "max"])
-            same = (chance["max"] - chance["min"]).max() <= SAME_CHANCE * np.ptp(axis.get_ylim())
+            same = all(is_one_level(levels, axis.get_ylim()) for _, levels in chance.dropna().iterrows())
             name = "chance" if same else HIGHEST_CHANCE
             axis.plot(chance.index, chance["max"], label=name, color="0.5", linestyle="--", linewidth=1)
         scale_x(axis, rows[x])
@@ -187,7 +147,7 @@ def _level(axis: Axes, point: pd.Series, **style: Any) -> None:
 def _chance(axis: Axes, rows: pd.DataFrame, layers: list[str], colours: dict[str, str]) -> None:
     """One grey line where chance is the same for all, else a dashed line for each curve."""
     known = rows[rows["chance"].notna()]
-    if known["chance"].max() - known["chance"].min() <= SAME_CHANCE * np.ptp(axis.get_ylim()):
+    if is_one_level(known["chance"], axis.get_ylim()):
         axis.axhline(known["chance"].max(), color="0.6", linewidth=1, label="chance")
         return
     style: dict[str, Any] = {"linewidth": 0.9, "linestyle": CHANCE_DASHES}
@@ -200,23 +160,6 @@ def _chance(axis: Axes, rows: pd.DataFrame, layers: list[str], colours: dict[str
         axis.plot(points["place"], points["chance"], color=colours[curve], marker=alone, **style)
     if len(known):
         axis.plot([], [], color="0.4", label=OWN_CHANCE, **style)
-
-
-def _folders(rows: pd.DataFrame) -> dict[str, str]:
-    """Folder name of a store -> name of its curve, where the rows have one such store."""
-    stores = rows[["store", "curve"]].drop_duplicates()
-    stores["store"] = stores["store"].map(lambda store: Path(store).name)
-    return dict(stores.drop_duplicates("store", keep=False).itertuples(index=False, name=None))
-
-
-def _matrix(part: pd.DataFrame, rows: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:
-    """Values (target layers, layers) of one panel, NaN where there is no row, and the names of columns and of rows."""
-    x, found = layer_order(part), list(dict.fromkeys(part["row"]))
-    order = layer_order(rows[rows["curve"] == part["other"].iloc[0]])  # empty for a store that is only compared with
-    y = [layer for layer in order if layer in found] + sorted((n for n in found if n not in order), key=depth)
-    values = np.full((len(y), len(x)), np.nan)
-    values[part["row"].map(y.index), part["layer"].map(x.index)] = part["value"]
-    return values, x, y
 
 
 @dataclass(frozen=True)

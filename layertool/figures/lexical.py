@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from layertool.errors import UsageError
+from layertool.figures.choices import stimuli_of
 from layertool.figures.panels import palette, plt, text_length
-from layertool.figures.table import tidy
-from layertool.results import EVERYTHING, LIKELIHOOD, SEPARATOR, SURPLUS, is_stimulus, metrics_of
+from layertool.results import EVERYTHING, LIKELIHOOD, SURPLUS
 
 LABELS = {
     LIKELIHOOD: LIKELIHOOD,
@@ -25,21 +24,10 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
 
     ``rows``: with those of single stimuli. Numbers of -inf are counted beside the violin, not drawn.
     """
-    rows = tidy(rows)
-    metric = metrics_of(rows)
-    rows = rows.assign(metric=metric)[is_stimulus(rows) & metric.isin(LABELS)]
-    if rows.empty:
-        raise UsageError(
-            "these results have no numbers of single stimuli to draw: draw what 'layertool lexical score' writes"
-        )
-    rows["group"] = rows["target"].str.rpartition(SEPARATOR)[0]
+    rows = stimuli_of(rows, LABELS)
     groups = sorted(set(rows["group"]))
     groups = [EVERYTHING, *(groups if len(groups) > 1 else [])]
     metrics = [name for name in LABELS if (rows["metric"] == name).any()]
-    # one model may stand there in several variants
-    kinds = rows["variant"].str.partition(", ")[2]
-    if rows.assign(kind=kinds).groupby("curve")["kind"].nunique().max() > 1:
-        rows["curve"] = rows["curve"] + ", " + kinds
     curves = list(dict.fromkeys(rows["curve"]))
     colours = palette(len(curves))
     width = max(4.2, 0.35 * len(curves) * len(groups) + 1.4)

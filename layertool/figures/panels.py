@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from layertool.figures.choices import decades_of, scale_of
 from layertool.figures.table import NUMBERS, split, titles
 
 matplotlib.use("Agg")  # files only; must come before pyplot
@@ -29,7 +30,6 @@ DARK = 0.88  # the part of the colour map that can be seen as a line on white
 MAX_COLUMNS = 4
 SHARE_TOP = 1.05  # an axis that need not go higher ends at 1: accuracies and correlations, with their intervals
 LOWEST_THIRD = 1 / 3  # unless curves would lie so low that nothing can be told of them
-LOG_RATIO = 100
 CHARACTERS_PER_INCH, LINES_PER_INCH = 14, 7.5  # at 8 to 9 points
 MARGIN = 0.8  # inches that labels take beside the axes
 _NOT_A_SHARE = re.compile(r"\b(nats|bits)\b")
@@ -135,15 +135,13 @@ def label_x(panels: list[tuple[Axes, pd.DataFrame]], label: str) -> None:
 
 def scale_x(axis: Axes, values: pd.Series) -> None:
     """Logarithmic where checkpoints lie far apart, with a linear start where there is a step 0."""
-    positive = values[values > 0]
-    if values.min() >= 0 and positive.max() > LOG_RATIO * positive.min():
-        if (values == 0).any():
-            axis.set_xscale("symlog", linthresh=positive.min())
-            decades = range(math.ceil(math.log10(positive.min())), math.floor(math.log10(positive.max())) + 1)
-            axis.set_xticks([0, *(10.0**k for k in decades)])
-            axis.minorticks_off()
-        else:
-            axis.set_xscale("log")
+    scale = scale_of(values)
+    if scale == "log":
+        axis.set_xscale("log")
+    elif scale == "symlog":
+        axis.set_xscale("symlog", linthresh=values[values > 0].min())
+        axis.set_xticks([0, *(10.0**k for k in decades_of(values))])
+        axis.minorticks_off()
     if values.max() >= 10_000:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 

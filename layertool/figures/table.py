@@ -18,12 +18,15 @@ _LAYER = re.compile(r"(C|T|D)(\d+)|final")
 
 
 def tidy(rows: pd.DataFrame) -> pd.DataFrame:
-    """A copy with every column, "" for missing text, floats for numbers, and ``curve``: a name for each row's store."""
+    """A copy with every column, "" for missing text, floats for numbers, and ``curve``: a name for each row's store.
+
+    Rows keep their index where no two share one: whoever draws finds them in the table by it.
+    """
     if missing := [column for column in REQUIRED if column not in rows]:
         raise UsageError(f"the table has no column '{missing[0]}': draw a table of results that layertool wrote")
     if rows.empty:
         raise UsageError("there are no results to draw: check the files and what was asked of them")
-    rows = rows.drop_duplicates().reset_index(drop=True)
+    rows = rows.drop_duplicates() if rows.index.is_unique else rows.drop_duplicates().reset_index(drop=True)
     for column in (*PANEL, "layer", "model", "revision", "corpus", "store"):
         known = rows[column].astype(object) if column in rows else pd.Series("", rows.index)
         rows[column] = known.where(known.notna(), "").astype(str)

@@ -75,6 +75,7 @@ from layertool.training.session import (
     train,
 )  # fmt: skip
 
+N_ASKED, WORSE = 32, 1.35  # examples for a look at a model; times chance, where no untrained network is
 RECORD, PRUNINGS, START, LOSSES = "compress.json", "prunings.json", "start.safetensors", "losses.csv"
 
 
@@ -143,7 +144,7 @@ def compress(
         decided: dict[str, Any] = {"kind": "compression", "pruning": pruning.decided()}
         if pruning.needs_speech:
             recipe = recipe or Recipe(about.model, clusters=about.clusters or None)
-            run, source = prepare(corpus, recipe, settings, targets, model)
+            run, source = prepare(corpus, recipe, settings, targets, model, same_clusters=True)
             decided |= described(run, corpus, source)
         else:
             network, source = _open(model, about)
@@ -164,7 +165,34 @@ def compress(
                     f"{run.recipe.min_frames} frames (--min-frames)"
                 )
             data = None if corpus is None else data_of(folder, run, say)
+            if data is not None and data.targets is not None and not folder.checkpoints():
+                _check_told(run, data, say)
             return _Chain(folder, run, data, pruning, place, progress, source or {}).go()
+
+
+@torch.no_grad()
+def _check_told(run: Run, data, say: Callable[[str], object] | None) -> None:
+    """Raise UsageError where the network tells the clusters worse than chance: they are numbered otherwise than those it learned.
+
+    Where its run is known they are its own; else they are made anew, and depend on corpus, seed, features and number of frames.
+    """
+    n = min(len(run.rows), N_ASKED)
+    drawn = Drawn(data.make, len(run.rows), n, run.settings.seed)
+    network, told = run.network.eval(), []
+    for first in range(0, n, run.settings.batch_size):
+        batch = data.collate([drawn[k] for k in range(first, min(n, first + run.settings.batch_size))])
+        told.append(float(network(**batch)["told"]))
+    found, chance = sum(told) / len(told), math.log(data.targets.n_clusters)
+    if found > WORSE * chance:
+        raise UsageError(
+            f"the model tells these clusters worse than chance ({found:.2f} nats, chance {chance:.2f}): they are not those that it "
+            "was trained on; give the corpus, --seed, --cluster-frames, --statistics and --targets of its pre-training"
+        )
+    if found > 0.98 * chance and say:
+        say(
+            f"the model tells these clusters no better than chance ({found:.2f} nats, chance {chance:.2f}): are they those that it "
+            "was trained on?"
+        )
 
 
 class _Bare(nn.Module):
@@ -236,6 +264,7 @@ class _Chain:
         self.id = configuration_hash(folder.decided)
         if isinstance(self.network, Wav2Vec2):
             self.network.network.quantizer.temperature = GUMBEL[1]  # the last: pre-training has come to its end
+        self.sparsity = compression.keep_zeros(self.network.network) if pruning.trains else 0.0
         self._read_start()
         _keep_models(folder.path, [saved.path.name for saved in self.models])
 
@@ -298,7 +327,7 @@ class _Chain:
         left = {
             "heads": sum(heads),
             "rows": rows[0] if len(set(rows)) == 1 else sum(rows),
-            "weights": self.record.amounts[-1] if self.record.amounts else 0,
+            "weights": self.record.amounts[-1] if self.record.amounts else float(f"{self.sparsity:.3g}") or 0,
         }
         path = self.folder.path / f"{PREFIXES[kind]}{left[kind]}"
         shutil.rmtree(path, ignore_errors=True)

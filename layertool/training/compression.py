@@ -33,6 +33,9 @@ class Counts(NamedTuple):
     nonzero: int | None
 
 
+PRUNED = 0.001  # of the weights: more zeros than that are of a pruning
+
+
 @torch.no_grad()
 def n_parameters(model: nn.Module) -> Counts:
     """How many parameters a network has (spec speat.md 4.5); masks are none, zeros count among what weight pruning prunes.
@@ -275,6 +278,22 @@ def prune_weights(model: nn.Module, sparsity: float) -> int:
     for (linear, name), mask in zip(places, kept.split([getattr(*place).numel() for place in places]), strict=True):
         _put_mask(linear, name, mask.view_as(getattr(linear, name)).clone())
     return n_gone
+
+
+def keep_zeros(model: nn.Module) -> float:
+    """Keep at 0 what an earlier weight pruning has made 0: a saved network has zeros, but no masks. Returns their share.
+
+    A network with fewer zeros than ``PRUNED`` of its linears' weights has none of a pruning (biases may begin with 0).
+    """
+    weights = [linear.weight for linear, name in _places(model) if name == "weight"]
+    zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
+    if zeros < PRUNED * sum(weight.numel() for weight in weights):
+        return 0.0
+    values = [getattr(linear, name) for linear, name in _places(model)]
+    gone, n = sum(int((value == 0).sum()) for value in values), sum(value.numel() for value in values)
+    if gone < n:
+        prune_weights(model, gone / n)
+    return gone / n
 
 
 def _largest(values: torch.Tensor, n_gone: int) -> torch.Tensor:

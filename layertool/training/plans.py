@@ -155,9 +155,9 @@ class Pruning:
             if isinstance(self.plan, Trigger)
             else (self.plan.steps[0], self.plan.steps[-1])
         )
-        if last > self.total_steps:
+        if last >= self.total_steps:  # the network at the end would not have recovered
             raise UsageError(
-                f"the {'first' if first == last else 'last'} pruning, at step {last}, comes after the end of training at step "
+                f"the {'first' if first == last else 'last'} pruning, at step {last}, leaves no training after it, which ends at step "
                 f"{self.total_steps}: train longer, or prune earlier"
             )
 

@@ -48,7 +48,7 @@ from layertool.training.session import (
 )
 from layertool.training.targets import Frames, Targets
 
-RECORD, LOSSES, TARGETS = "pretrain.json", "losses.csv", "targets.npz"
+RECORD, LOSSES, TARGETS = "pretrain.json", "losses.csv", clustering.FILE
 MOST_LOG_STEPS = 50
 
 
@@ -69,13 +69,14 @@ class Pretrained:
 @dataclass(frozen=True)
 class Run:
     """What a run is made of. ``rows``: of the utterances that are trained on; ``frames``: that targets are made from, None for
-    wav2vec 2.0."""
+    wav2vec 2.0; ``known``: whose clusters are taken, None for new ones."""
 
     network: Network
     recipe: Recipe
     settings: Settings
     rows: list[dict]
     frames: Frames | None
+    known: Targets | None = None
 
     @property
     def max_frames(self) -> int:
@@ -127,8 +128,11 @@ def prepare(
     settings: Settings,
     targets: tuple[FeatureStore, str] | None,
     init: str | None,
+    same_clusters: bool = False,
 ) -> tuple[Run, dict | None]:
     """The network and what it learns from, and what identifies ``init``; nothing is written, nothing computed from audio.
+
+    ``same_clusters``: those that ``init`` learned, where its run is known.
 
     Without a corpus there is nothing to learn from: for those who only need the network.
     """
@@ -153,7 +157,8 @@ def prepare(
     if frames is not None:
         numbers = [(row["utterance"], geometry.n_frames(int(row["n_samples"]))) for row in rows]
         clustering.check_fit(frames, numbers, geometry.hop, clusters)
-    return Run(network, recipe, settings, rows, frames), source
+    known = clustering.learned(init, frames, clusters) if init and same_clusters and frames is not None else None
+    return Run(network, recipe, settings, rows, frames, known), source
 
 
 def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
@@ -172,7 +177,7 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
         "mask": asdict(recipe.its_spans),
         "max_frames": run.max_frames,
         "min_frames": recipe.min_frames,
-        "targets": clustering.decided(run.frames, clusters, run.settings.seed, recipe.max_fitted)
+        "targets": clustering.decided(run.frames, clusters, run.settings.seed, recipe.max_fitted, run.known)
         if run.frames
         else None,
     }
@@ -244,12 +249,13 @@ def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -
     if run.frames is None:
         return None
     path, recipe, seed = folder.path / TARGETS, run.recipe, run.settings.seed
-    wanted = clustering.decided(run.frames, int(recipe.clusters or 0), seed, recipe.max_fitted)
+    wanted = clustering.decided(run.frames, int(recipe.clusters or 0), seed, recipe.max_fitted, run.known)
     if path.exists():
         there = clustering.load(path)
         if there.decided == wanted:
             return there
-    made = clustering.make_targets(run.frames, int(recipe.clusters or 0), seed, recipe.max_fitted, say)
+    n_clusters = int(recipe.clusters or 0)
+    made = clustering.make_targets(run.frames, n_clusters, seed, recipe.max_fitted, say, run.known)
     clustering.save(made, path)
     return made
 

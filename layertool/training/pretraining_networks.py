@@ -86,7 +86,8 @@ class Mel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Mean cross-entropy of the clusters at hidden frames (spec 3.3). All (batch, frames), ``features`` with numbers of each."""
         logits = self.network(features, attention_mask, masked).logits
-        return {"loss": melhubert.masked_prediction_loss(logits, clusters, masked, attention_mask)}
+        loss = melhubert.masked_prediction_loss(logits, clusters, masked, attention_mask)
+        return {"loss": loss, "told": loss.detach()}
 
     def save(self, folder: Path, step: int) -> None:
         melhubert.save(self.network, replace(self.network.config, step=step), folder)
@@ -194,7 +195,7 @@ class Hubert(_OfWaveforms):
         """Mean cross-entropy at hidden frames and the penalty. (batch, samples), (batch,), twice (batch, frames)."""
         out, penalty = self._hear(self.network, waveforms, n_samples, mask_time_indices=masked)
         told = functional.cross_entropy(self.logits(out.last_hidden_state[masked]), clusters[masked])
-        return {"loss": told + FEATURE_PENALTY * penalty}
+        return {"loss": told + FEATURE_PENALTY * penalty, "told": told.detach()}
 
     def save(self, folder: Path, step: int) -> None:
         self._save(self.network, folder, step)

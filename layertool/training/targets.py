@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from layertool.analysis.mi import Clusters, fit_clusters
 from layertool.audio import read_utterance
@@ -22,6 +23,7 @@ from layertool.geometry import FRAME_HOP, SAMPLE_RATE
 from layertool.models import melhubert
 from layertool.store import FeatureStore
 
+FILE = "targets.npz"  # in the folder of a run
 MAX_FRAMES = 500_000  # that clusters are fitted on, drawn from all there are
 BATCH_SIZE, MAX_ITER = 10_000, 100  # of mini-batch k-means, as HuBERT's own (fairseq, simple_kmeans)
 TOLERANCE = 2  # frames by which features and targets of one utterance may differ in number: the ends of their windows
@@ -201,20 +203,25 @@ def make_targets(
     seed: int = 0,
     max_frames: int = MAX_FRAMES,
     say: Callable[[str], object] | None = None,
+    known: Targets | None = None,
 ) -> Targets:
     """Cluster frames (``layertool.analysis.mi.fit_clusters``) and assign every one to its nearest centroid.
 
-    Clusters are fitted on up to ``max_frames``, drawn without replacement from ``seed``.
-    Raises UsageError for fewer frames than clusters, FeatureError for values that are not finite.
+    Clusters are fitted on up to ``max_frames``, drawn without replacement from ``seed``; or they are those of ``known`` targets,
+    of the same features. Raises UsageError for fewer frames than clusters, FeatureError for values that are not finite.
     """
     n_frames = sum(frames.counts.values())
-    _check_enough(n_frames, n_clusters)
-    if max_frames < n_clusters:
+    if known is None:
+        _check_enough(n_frames, n_clusters)
+    if known is None and max_frames < n_clusters:
         raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
     drawn = _drawn(frames, n_frames, max_frames, seed)
-    if say:
-        say(f"clustering {len(drawn):,} of {n_frames:,} frames".replace(",", " "))
-    clusters = fit_clusters(drawn, n_clusters, batch_size=BATCH_SIZE, max_iter=MAX_ITER, seed=seed)
+    if known is not None:
+        clusters = Clusters(known.centroids)
+    else:
+        if say:
+            say(f"clustering {len(drawn):,} of {n_frames:,} frames".replace(",", " "))
+        clusters = fit_clusters(drawn, n_clusters, batch_size=BATCH_SIZE, max_iter=MAX_ITER, seed=seed)
     distortion, variance = _distortion(clusters, drawn), float(drawn.var(axis=0, dtype=np.float64).sum())
     del drawn
     labels = np.empty(n_frames, np.min_scalar_type(-n_clusters))
@@ -233,16 +240,56 @@ def make_targets(
         n_fitted,
         distortion,
         variance,
-        decided(frames, n_clusters, seed, max_frames),
+        decided(frames, n_clusters, seed, max_frames, known),
     )
     if say:
         say(describe(made))
     return made
 
 
-def decided(frames: Frames, n_clusters: int, seed: int, max_frames: int) -> dict:
+def decided(frames: Frames, n_clusters: int, seed: int, max_frames: int, known: Targets | None = None) -> dict:
     """What decides the targets that ``make_targets`` makes."""
+    if known is not None:
+        digest = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(known.centroids).tobytes())
+        return {**frames.decided, "clusters": len(known.centroids), "centroids": digest}
     return {**frames.decided, "clusters": n_clusters, "max_frames": max_frames, "seed": seed}
+
+
+def learned(model: str, frames: Frames, n_clusters: int) -> Targets | None:
+    """The targets that a MODEL was trained on, where it lies in the folder of its run: clusters are numbered at will, and a network
+    tells their numbers. None where its run is not known.
+
+    Raises UsageError where ``frames`` are other features than it learned clusters of, or the clusters are others in number.
+    """
+    path = Path(model).resolve().parent / FILE
+    if not Path(model).is_dir() or not path.exists():
+        return None
+    known = load(path)
+    features = {key: _of_features(known.decided).get(key) for key in _of_features(frames.decided)}
+    if features != _of_features(frames.decided):
+        raise UsageError(
+            f"{model} learned clusters of {_named(known.decided)}, not of {_named(frames.decided)}: give the --targets and "
+            "--statistics of its training"
+        )
+    if len(known.centroids) != n_clusters:
+        raise UsageError(
+            f"{model} tells {n_clusters} clusters, and {path} has {len(known.centroids)}: it is of another run"
+        )
+    return known
+
+
+def _of_features(decided: dict) -> dict:
+    """What the clustered features are, whatever the corpus."""
+    return {key: value for key, value in decided.items() if key in ("features", "statistics", "store")}
+
+
+def _named(decided: dict) -> str:
+    model = (decided.get("store") or {}).get("id")
+    return (
+        f"{decided.get('features')}"
+        + (f" of {model}" if model else "")
+        + (f", statistics {decided['statistics']}" if decided.get("statistics") else "")
+    )
 
 
 def describe(targets: Targets) -> str:

@@ -52,7 +52,7 @@ def test_ranks_write_what_one_process_writes(corpus, whole, tmp_path, order):
     out = tmp_path / "s"
     for r in order[:2]:
         assert not rank(corpus, out, r, 3).finished
-        with pytest.raises(StoreError, match="is unfinished: .* then merge"):
+        with pytest.raises(StoreError, match=r"is unfinished: .* then merge"):
             merge(out)
     last = rank(corpus, out, order[2], 3)
     assert last.finished

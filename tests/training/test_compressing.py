@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 import layertool
 from layertool.errors import ModelError, StoreError, UsageError
-from layertool.models import pruned
+from layertool.models import melhubert, pruned
 from layertool.training import compressing, compression
 from layertool.training.compressing import compress
 from layertool.training.plans import About, Pruning, look, usual_plan, usual_settings
@@ -31,7 +32,7 @@ CLUSTERS = 6
 MODELS = ("melhubert", "hubert", "wav2vec2")
 PLANS = {
     "heads": Schedule("heads", (2, 5), 1),
-    "rows": Schedule("rows", (0, 3, 7), 8),
+    "rows": Schedule("rows", (0, 3, 6), 8),
     "weights": Trigger((0.2, 0.5, 0.7), warm_up=2, period=3, lag=1, improvement=0.05),
 }
 TOTAL = 7
@@ -111,7 +112,7 @@ class Killed(Exception):
 def test_models_are_saved_before_each_pruning_and_at_the_end(whole):
     found = {kind: [(m.path.name, m.step) for m in done.models] for kind, done in whole.items()}
     assert found["heads"] == [("heads-8", 2), ("heads-6", 5), ("heads-4", 7)]
-    assert found["rows"] == [("rows-48", 0), ("rows-40", 3), ("rows-32", 7), ("rows-24", 7)]
+    assert found["rows"] == [("rows-48", 0), ("rows-40", 3), ("rows-32", 6), ("rows-24", 7)]
     assert [name for name, _ in found["weights"]] == ["sparsity-0", "sparsity-0.2", "sparsity-0.5", "sparsity-0.7"][
         : len(found["weights"])
     ]
@@ -409,9 +410,11 @@ def test_more_than_there_is(base, speech, tmp_path):
         run(speech, base, "melhubert", "heads", tmp_path / "x", Schedule("heads", (1,), 4), changes={"by": "whole"})
     with pytest.raises(UsageError, match="a schedule for rows does not prune heads"):
         Pruning("heads", PLANS["rows"], 9)
-    with pytest.raises(UsageError, match="the last pruning, at step 5, comes after the end of training at step 4"):
+    with pytest.raises(
+        UsageError, match="the last pruning, at step 5, leaves no training after it, which ends at step 4"
+    ):
         Pruning("heads", PLANS["heads"], 4)
-    with pytest.raises(UsageError, match="the first pruning, at step 25000, comes after"):
+    with pytest.raises(UsageError, match="the first pruning, at step 25000, leaves no training after it"):
         Pruning("weights", Trigger(), 10)
     with pytest.raises(UsageError, match="a trigger on the loss"):
         Pruning("weights", Trigger(), 0, trains=False)
@@ -462,3 +465,79 @@ def test_models_and_corpora_that_do_not_fit(base, speech, tmp_path):
             device="cpu",
         )
     assert not (tmp_path / "x").exists()
+
+
+# --- what MODEL learned, and what it has lost ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(speech, tmp_path_factory):
+    """A network that has learned clusters of its own run."""
+    from layertool.training.pretraining import pretrain
+
+    folder = tmp_path_factory.mktemp("learned")
+    recipe = Recipe("melhubert", Sizes(1, 32, 48, 4), clusters=12, max_seconds=1.0, min_frames=5)
+    settings = Settings(80, 5e-3, warmup_steps=5, batch_size=4, save_steps=80, seed=3)
+    return pretrain(speech, folder / "run", recipe, settings, device="cpu").models[-1]
+
+
+def pruned_heads(model, speech, out, **options):
+    plan = Schedule("heads", (4,), 1)
+    how = usual_settings("heads", "melhubert", batch_size=4, save_steps=4, seed=options.pop("seed", 0))
+    recipe = Recipe("melhubert", clusters=12, max_seconds=1.0, min_frames=5, **options)
+    return compress(str(model), speech, out, Pruning("heads", plan, 8), recipe, how, device="cpu")
+
+
+def test_the_clusters_are_those_that_the_model_learned(learned, speech, tmp_path):
+    """Their numbers are k-means' whim: with another seed, anew, the loss would be of other classes."""
+    from layertool.training import targets
+
+    own = targets.load(learned.parent / "targets.npz")
+    done = pruned_heads(learned, speech, tmp_path / "run", seed=7)
+    there = targets.load(tmp_path / "run/targets.npz")
+    np.testing.assert_array_equal(there.centroids, own.centroids)
+    np.testing.assert_array_equal(there.labels, own.labels)
+    assert done.losses[0].loss < 0.9 * np.log(12)
+    again = pruned_heads(done.models[0].path, speech, tmp_path / "again", seed=8)  # and those of a compressed one
+    np.testing.assert_array_equal(targets.load(again.folder / "targets.npz").centroids, own.centroids)
+
+
+def test_clusters_that_cannot_be_the_models_are_refused(learned, speech, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"learned clusters of log mel energies.*statistics 960, not of .*statistics 100"
+    ):
+        pruned_heads(learned, speech, tmp_path / "run", statistics="100")
+    shutil.copytree(learned, tmp_path / "alone")  # its run is not known
+    said = []
+    how = usual_settings("heads", "melhubert", batch_size=4, save_steps=4, seed=7)
+    recipe = Recipe("melhubert", clusters=12, max_seconds=1.0, min_frames=5)
+    plan = Pruning("heads", Schedule("heads", (4,), 1), 8)
+    try:
+        compress(str(tmp_path / "alone"), speech, tmp_path / "x", plan, recipe, how, device="cpu", say=said.append)
+    except UsageError as error:
+        said.append(str(error))
+    assert any("the model tells these clusters" in text and "than chance" in text for text in said)
+
+
+def test_zeros_of_an_earlier_pruning_stay(learned, speech, tmp_path):
+    """In a model on the disk they are zeros without masks; training must not fill them."""
+    half = Pruning("weights", Schedule("weights", (0,), (0.5,)), 0, trains=False)
+    one_shot = compress(str(learned), None, tmp_path / "half", half)
+    model = one_shot.models[-1].path
+    zeros = one_shot.n_parameters - one_shot.models[-1].n_parameters
+    recipe = Recipe("melhubert", clusters=12, max_seconds=1.0, min_frames=5)
+    how = usual_settings("weights", "melhubert", batch_size=4, save_steps=4)
+    plan = Pruning("weights", Schedule("weights", (4,), (0.6,)), 8)
+    shutil.copy(learned.parent / "targets.npz", tmp_path / "half")
+    done = compress(str(model), speech, tmp_path / "more", plan, recipe, how, device="cpu")
+    assert [saved.path.name for saved in done.models] == ["sparsity-0.5", "sparsity-0.6"]
+    assert done.n_parameters - done.models[0].n_parameters == zeros
+    assert done.models[1].n_parameters < done.models[0].n_parameters
+    heads = pruned_heads(model, speech, tmp_path / "heads")
+    network, _ = melhubert.load(heads.models[0].path)
+    before, _ = melhubert.load(model)
+    for (name, value), old in zip(network.state_dict().items(), before.state_dict().values(), strict=True):
+        if "encoder" in name and name.endswith("weight") and (old == 0).any():
+            assert (value[old == 0] == 0).all(), name
+    counts = compression.n_parameters(network)
+    assert counts.all - counts.nonzero > 0.4 * zeros  # the rest went with the heads
