@@ -19,14 +19,23 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     small.corpus(folder, n_utterances=60).write(folder / "corpus")
     models.save("wav2vec2-base", folder / "net")
-    command = [sys.executable, "-m", "layertool.cli", "extract", "net", "corpus", "--shard-seconds", "1", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "layertool.cli",
+        "extract",
+        "net",
+        "corpus",
+        "--shard-seconds",
+        "1",
+        "--device",
+        "cpu",
+    ]
     subprocess.run([*command, "-o", "whole", "-q"], cwd=folder, check=True, timeout=120)
     return folder, command
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_signal_in_the_midst(made, tmp_path, number, code, engine):
     folder, command = made
