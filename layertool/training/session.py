@@ -146,6 +146,8 @@ class _Watch(TrainerCallback):
         self.progress, self.first, self.total, self.write = progress, first, total, write
 
     def on_step_end(self, args, state, control, **_) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last steps have a loss, too, where logs do not fall on the end
         if self.progress:
             self.progress(self.first + state.global_step, self.total)
 

@@ -61,7 +61,7 @@ class Vocabulary:
             if strange and unknown == "error":
                 raise CorpusError(
                     f"utterance '{utterance}' has '{strange[0]}' ({_named(strange[0])}), which is in no training text: correct "
-                    "it, or have unknown tokens counted"
+                    "it, or type --unknown count"
                 )
             missed.update(strange)
             out[utterance] = [known.get(token, self.ids[UNKNOWN]) for token in sequence]
