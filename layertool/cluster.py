@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,42 +46,43 @@ class Cluster:
         """
         if importlib.util.find_spec("ray") is None:
             raise MissingExtraError("ray", "ray", "--engine ray")
-        # before the import: Ray reads these once. Nothing is reported to anybody, and workers see the GPUs they were given.
+        # before the import: Ray reads these once. Nothing is reported to anybody; a worker without a GPU sees none.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         import ray
 
-        on_term = signal.getsignal(signal.SIGTERM)
+        if n_gpus is not None and n_gpus > 1 and n_gpus != int(n_gpus):
+            raise UsageError(f"{n_gpus:g} GPUs for each worker: above 1 it is a whole number")
+        was_there, on_term = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
+        _check_reachable(address)
         try:
-            ray.init(
-                address=address or "local", num_cpus=None if address else n_workers, include_dashboard=None if address else False,
-                log_to_driver=False, logging_level=logging.ERROR,
-            )  # fmt: skip
+            if not was_there:
+                ray.init(
+                    address=address or "local", num_cpus=None if address else n_workers,
+                    include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR,
+                )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
-            where = "this machine" if address in (None, "auto") else address
-            raise UsageError(
-                f"no Ray cluster answers at {where} ({str(error).splitlines()[0]}): start one with 'ray start --head', give its "
-                "--address, or leave --address out for one on this machine"
-            ) from error
+            raise _no_answer(address, str(error).splitlines()[0]) from error
         try:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_term)  # Ray puts one of its own there
-            there = ray.cluster_resources()
-            gpus = there.get("GPU", 0.0)
-            each = (1.0 if gpus else 0.0) if n_gpus is None else float(n_gpus)
-            if each > gpus:
+            has_gpus = ray.cluster_resources().get("GPU", 0.0) > 0
+            each = (1.0 if has_gpus else 0.0) if n_gpus is None else float(n_gpus)
+            room = sum(_room(node["Resources"], each) for node in ray.nodes() if node["Alive"])
+            if not room:
+                gpus = f" and {each:g} GPUs" if each else ""
                 raise UsageError(
-                    f"each worker is to have {each:g} GPUs, but the cluster has {gpus:g}: give --gpus-per-worker 0, or add machines"
+                    f"no machine of the cluster has a core{gpus} for a worker: give another --gpus-per-worker, or add machines"
                 )
-            slots = int(gpus / each) if each else int(there.get("CPU", 1.0))
-            cluster = Cluster(max(1, min(n_workers or slots, max(slots, 1))), each)
+            cluster = Cluster(min(n_workers or room, room), each)
             token = _CURRENT.set(cluster)
             try:
                 yield cluster
             finally:
                 _CURRENT.reset(token)
         finally:
-            ray.shutdown()
+            if not was_there:
+                ray.shutdown()
 
     def start(self, kind: type, *arguments: Any) -> Any:
         """A long-lived worker: an actor of class ``kind``, made with ``arguments`` on a machine that has room for it."""
@@ -113,6 +115,33 @@ class Cluster:
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+def _room(resources: dict[str, float], n_gpus: float) -> int:
+    """How many workers a machine takes: each has a core, and stands with all its GPUs on one machine."""
+    cores, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    if not n_gpus:
+        return cores
+    return min(cores, int(1 / n_gpus) * int(gpus) if n_gpus <= 1 else int(gpus // n_gpus))
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise UsageError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_answer(address, str(error)) from error
+
+
+def _no_answer(address: str | None, why: str) -> UsageError:
+    where = "this machine" if address in (None, "auto") else address
+    return UsageError(
+        f"no Ray cluster answers at {where} ({why}): start one with 'ray start --head', give its --address, or leave --address out "
+        "for one on this machine"
+    )
 
 
 _CURRENT: ContextVar[Cluster | None] = ContextVar("cluster", default=None)

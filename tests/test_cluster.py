@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import heard
@@ -14,7 +15,7 @@ import torch
 
 import layertool
 from layertool import results
-from layertool.cluster import Cluster, current
+from layertool.cluster import Cluster, _room, current
 from layertool.errors import AudioError, LayertoolError, ModelError, UsageError
 from layertool.extractors.on_cluster import Request, extract_on_cluster
 from layertool.extractors.prepare import Options
@@ -58,12 +59,12 @@ def request_of(model, **compute) -> Request:
     return Request(str(model), OPTIONS, {"device": "cpu", **compute})
 
 
-def workers() -> list[int]:
-    """Processes of actors that extract."""
+def workers(title: bytes = b"ray::Worker") -> list[int]:
+    """Processes of actors that extract, or that are at it just now."""
     out = []
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdigit() and b"ray::Worker" in (process / "cmdline").read_bytes():
+            if process.name.isdigit() and title in (process / "cmdline").read_bytes():
                 out.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -76,13 +77,13 @@ def test_the_cluster_is_the_current_one(cluster):
 
 
 def test_a_worker_is_killed(cluster, made, tmp_path):
-    """SIGKILL to one of two workers in the midst: its shards are done by another, and the store is that of one process."""
+    """SIGKILL to one of the workers in the midst: its shards are done by another, and the store is that of one process."""
     folder, corpus = made
     said, told, killed = [], [], []
 
     def progress(done, total):
         told.append((done, total))
-        if done and not killed and len(there := workers()) == 2:
+        if done and not killed and (there := workers(b"ray::Worker.write")):
             os.kill(there[0], signal.SIGKILL)
             killed.append(there[0])
 
@@ -123,6 +124,54 @@ def test_what_a_worker_cannot_open(cluster, made, tmp_path):
     with pytest.raises(UsageError, match=r"a worker says: .*float8"):
         extract_on_cluster(cluster, request_of(made[0] / "net", dtype="float8"), corpus, tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_machines_with_other_models_are_refused(cluster, made, tmp_path, monkeypatch):
+    """Under one name there may be other weights on another machine: no shard of theirs comes into the store."""
+    folder, corpus = made
+    from layertool.extractors import on_cluster
+
+    first = on_cluster._first_word
+
+    def other(actor, request):
+        described = first(actor, request)
+        model = described.configuration["model"] | {"sha256": "of other weights"}
+        return replace(described, configuration=described.configuration | {"model": model})
+
+    monkeypatch.setattr(on_cluster, "_first_word", other)
+    with pytest.raises(ModelError, match=r"something else under the name .*model\.sha256 = of other weights"):
+        extract_on_cluster(cluster, request_of(folder / "net"), corpus, tmp_path / "s")
+    assert not list((tmp_path / "s/shards").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("resources", "n_gpus", "expected"),
+    [
+        ({"CPU": 4.0}, 0, 4),
+        ({"CPU": 4.0}, 1, 0),
+        ({"CPU": 1.0, "GPU": 2.0}, 1, 1),
+        ({"CPU": 8.0, "GPU": 2.0}, 0.6, 2),
+        ({"CPU": 8.0, "GPU": 2.0}, 0.5, 4),
+        ({"CPU": 8.0, "GPU": 3.0}, 2, 1),
+        ({"GPU": 4.0}, 1, 0),
+    ],
+)
+def test_room_on_a_machine(resources, n_gpus, expected):
+    assert _room(resources, n_gpus) == expected
+
+
+def test_what_no_cluster_has(cluster):
+    for options, message in (
+        ({"n_gpus": 1}, "no machine of the cluster has a core and 1 GPUs"),
+        ({"n_gpus": 1.5}, "a whole number"),
+        ({"address": "127.0.0.1:1"}, r"no Ray cluster answers at 127\.0\.0\.1:1"),
+    ):
+        with pytest.raises(UsageError, match=message), Cluster.open(**options):
+            pass
+    assert current() is cluster
+    with Cluster.open(n_workers=1) as again:  # one that is there is used, and stays
+        assert again.n_workers == 1
+    assert sorted(cluster.each(str.upper, [("a",)])) == [(0, "A")]
 
 
 def test_audio_that_cannot_be_read(cluster, tmp_path):

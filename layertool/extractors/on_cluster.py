@@ -18,7 +18,7 @@ from typing import Any
 
 from layertool.cluster import MAX_DEATHS, Cluster, go_to
 from layertool.corpora.corpus import Corpus
-from layertool.errors import LayertoolError, MissingExtraError
+from layertool.errors import LayertoolError, MissingExtraError, ModelError
 from layertool.extractors.plan import Shard
 from layertool.extractors.prepare import Options, Prepared, prepare
 from layertool.extractors.sink import Progress
@@ -26,6 +26,7 @@ from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter
 from layertool.store.concluding import sweep
+from layertool.store.layout import differences
 from layertool.store.writer import LooseShards
 
 MAX_CHUNK = 16  # shards that a worker gets at a time, so that reading goes on from one to the next
@@ -70,8 +71,16 @@ class Worker:
         prepared = self.prepared
         return Description(prepared.configuration, prepared.about, prepared.labels, prepared.shards)
 
-    def write(self, store: str, numbers: Sequence[int], max_failures: int) -> Iterator[tuple[str, Any]]:
-        """Write shards; yields ("seconds", of audio since the last) and ("shard", its line of the index) as they come."""
+    def write(self, store: str, numbers: Sequence[int], max_failures: int, expected: dict) -> Iterator[tuple[str, Any]]:
+        """Write shards; yields ("seconds", of audio since the last) and ("shard", its line of the index) as they come.
+
+        ``expected``: the configuration of the store. Raises ModelError where the model of this machine is another.
+        """
+        if changed := differences(expected, self.prepared.configuration):
+            raise ModelError(
+                f"this machine has something else under the name {self.request.model} than the first one: {'; '.join(changed)}; give a "
+                "revision (name@revision), or the same files to all machines"
+            )
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         shards = [self.prepared.shards[number] for number in numbers]
         place = LooseShards(store, self.prepared.configuration, lambda entry: events.put(("shard", entry)))
@@ -106,6 +115,7 @@ class _Running:
     events: Any
     left: list[int]
     seconds: float = 0.0
+    is_dead: bool = False
 
 
 def extract_on_cluster(
@@ -191,28 +201,32 @@ class _Team:
 
         waiting = [shard.number for shard in pending]
         idle, running, everyone = list(actors), dict[Any, _Running](), list(actors)
+        starting: dict[Any, Any] = {}  # by what they answer when they have found a place
         try:
             while waiting or running:
                 self._tell(running.values())
-                while waiting and len(running) < self.cluster.n_workers:
-                    if not idle:
-                        idle.append(self.cluster.start(Worker, self.request, self.corpus))
-                        everyone.append(idle[-1])
+                while waiting and idle:
                     size = max(1, min(MAX_CHUNK, len(waiting) // (2 * self.cluster.n_workers)))
                     chunk, waiting = waiting[:size], waiting[size:]
                     actor = idle.pop()
                     events = actor.write.options(num_returns="streaming").remote(
-                        str(self.store.path), chunk, self.max_failures
+                        str(self.store.path), chunk, self.max_failures, self.described.configuration
                     )
                     running[events] = _Running(actor, events, list(chunk))
-                for events in ray.wait(list(running), num_returns=1)[0]:
-                    one = running[events]
+                while waiting and len(running) + len(starting) < self.cluster.n_workers:
+                    actor = self.cluster.start(Worker, self.request, self.corpus)
+                    everyone.append(actor)
+                    starting[actor.__ray_ready__.remote()] = actor
+                for there in ray.wait([*running, *starting], num_returns=1)[0]:
+                    if there in starting:
+                        idle.append(starting.pop(there))
+                        continue
+                    one = running[there]
                     if self._goes_on(one):
                         continue
-                    del running[events]
-                    if one.left:  # it died
-                        waiting = one.left + waiting
-                    else:
+                    del running[there]
+                    waiting = one.left + waiting  # where it died
+                    if not one.is_dead:
                         idle.append(one.actor)
             self._tell(())
         finally:
@@ -231,7 +245,10 @@ class _Team:
         except RayTaskError as error:
             raise _own_error(error, self.request) from None
         except RayActorError as error:
-            self._mourn(one, error)
+            one.is_dead = True
+            ray.kill(one.actor)  # it may only be out of reach, and hold its GPU
+            if one.left:
+                self._mourn(one, error)
             return False
         if kind == "seconds":
             one.seconds += value

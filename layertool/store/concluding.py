@@ -80,7 +80,7 @@ def gather(store: Path, finished: Mapping[int, dict]) -> None:
     """Put the lines of ranks' indexes into the one index. Nobody else may be writing."""
     if (store / layout.PARTS).exists():
         with whole_file(store / layout.INDEX) as temporary:
-            ordered = (finished[number] for number in sorted(finished))
+            ordered = ({k: v for k, v in finished[number].items() if k != "turn"} for number in sorted(finished))
             lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in ordered)
             temporary.write_text("".join(lines), encoding="utf-8")
         shutil.rmtree(store / layout.PARTS)  # the index has its lines now

@@ -53,14 +53,19 @@ def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first:
 def read_index(store: Path) -> dict[int, dict]:
     """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
 
-    Two lines about one shard: the later one counts, but one without failures before one with them.
+    Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one turn, one
+    without failures before one with them, and else the later.
     """
     finished: dict[int, dict] = {}
     for path in (store / INDEX, *part_indexes(store)):
         for number, entry in _read_lines(path).items():
-            if number not in finished or not entry.get("failures") or finished[number].get("failures"):
+            if number not in finished or _rank_of(entry) >= _rank_of(finished[number]):
                 finished[number] = entry
     return dict(sorted(finished.items()))
+
+
+def _rank_of(entry: dict) -> tuple[int, bool]:
+    return entry.get("turn", 0), not entry.get("failures")
 
 
 def part_indexes(store: Path) -> list[Path]:

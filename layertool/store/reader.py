@@ -160,6 +160,8 @@ class FeatureStore:
             length = entry["rows"][f"{unit}/{table}"]
             if length:
                 with self._shard(entry) as file:
+                    if len(file[f"{unit}/{layer}"]) != length:  # HDF5 would repeat a single row
+                        raise StoreError(f"{self.path / entry['file']} is not what the index says: verify the store")
                     file[f"{unit}/{layer}"].read_direct(out, dest_sel=np.s_[position : position + length])
             position += length
         return out

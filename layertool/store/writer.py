@@ -102,7 +102,7 @@ class StoreWriter:
         if self.path.is_dir() and not (self.path / layout.ABOUT).exists():
             # a kill while a store is begun leaves some of its files without store.json
             ours = {
-                layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK, layout.PARTS,
+                layout.ABOUT, layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK, layout.PARTS,
                 layout.DAMAGED,
             }  # fmt: skip
             others = sorted(p.name for p in self.path.iterdir())
@@ -149,6 +149,13 @@ class StoreWriter:
                     "configuration_hash": self.hash,
                 },
             )
+            if (
+                self.part
+                and (now := read_json(stored, "the description of a store")).get("configuration_hash") != self.hash
+            ):
+                # another rank began at the same moment, and its description is there
+                changed = "; ".join(layout.differences(now.get("configuration", {}), self.configuration))
+                raise StoreError(f"{self.path} is being made with another configuration: {changed}. Choose another -o")
         # Metadata may have been added to the corpus since: the rows stay right, so the table is renewed.
         with whole_file(self.path / layout.UTTERANCES) as temporary:
             utterances.to_parquet(temporary, index=False)
@@ -156,11 +163,11 @@ class StoreWriter:
         if not self.part:  # nobody else writes
             gather(self.path, layout.read_index(self.path))
             sweep(self.path)
-        damaged = layout.read_damaged(self.path)
+        damaged, known = layout.read_damaged(self.path), layout.read_index(self.path)
+        # what a rank writes anew outranks the lines of other files about it
+        self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
         self.finished = {
-            number: entry
-            for number, entry in layout.read_index(self.path).items()
-            if self._is_in_place(entry) and number not in damaged
+            number: entry for number, entry in known.items() if self._is_in_place(entry) and number not in damaged
         }
         if len(self.finished) < about["n_shards"]:  # a missing shard would read as fill values through the view
             (self.path / layout.VIEW).unlink(missing_ok=True)
@@ -181,6 +188,8 @@ class StoreWriter:
 
     def add(self, entry: dict) -> None:
         """Name a shard that is in place in the index."""
+        if turn := self.turns.get(entry["shard"]):
+            entry = entry | {"turn": turn}
         self._append(entry)
         self.finished[entry["shard"]] = entry
         if entry["shard"] in (damaged := layout.read_damaged(self.path)):

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,3 +280,54 @@ def test_a_writer_lets_go_when_it_fails(corpus, tmp_path):
         StoreWriter(tmp_path / "s", {"a": 1}, None, corpus.utterances, {})  # type: ignore[arg-type]
     with StoreWriter(tmp_path / "s", {"a": 1}, {"n_shards": 1}, corpus.utterances, {}) as writer:
         assert writer.finished == {}
+
+
+def test_the_later_line_counts(corpus, whole, tmp_path):
+    """A shard that was lost after the merge and written anew with a failure; and one that was repaired by another rank's file."""
+    out = tmp_path / "s"
+    options = {"units": ("phone", "word", "utterance"), "shard_seconds": 1.3}  # two utterances a shard
+    for r in range(3):
+        layertool.extract("mel", corpus, out, **options, nshard=3, rank=r)
+    merge(out)
+    n = len(FeatureStore(out).read("utterance", "mel"))
+    (out / "shards/00001.h5").unlink()
+    first = FeatureStore(out).index[1]["utterances"][0]
+    path = corpus.utterances["audio"][first]
+    there = open(path, "rb").read()  # noqa: SIM115
+    open(path, "wb").write(b"no audio")  # noqa: SIM115
+    layertool.extract("mel", corpus, out, **options, nshard=3, rank=1, max_failures=1)
+    open(path, "wb").write(there)  # noqa: SIM115
+    store = FeatureStore(out)
+    assert len(store.failures) == 1
+    assert len(store.read("utterance", "mel")) == len(store.row_table("utterance")) == n - 1
+    merge(out)
+    assert verify(FeatureStore(out)) == []
+    assert "turn" not in (out / "index.jsonl").read_text()
+
+
+def test_a_repair_by_another_rank_counts(corpus, tmp_path):
+    """The name of its index sorts before that of the damaged line."""
+    out = tmp_path / "s"
+    for r in range(3):
+        rank(corpus, out, r, 3)
+    index = out / "parts/00001-of-00003.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    for line in lines:
+        if line["shard"] == 4:
+            line["checksums"] = dict.fromkeys(line["checksums"], "of other bits")
+    index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert verify(FeatureStore(out))
+    rank(corpus, out, 0, 4)
+    merge(out)
+    assert verify(FeatureStore(out)) == []
+
+
+def test_a_shard_with_other_rows_than_the_index_says(corpus, whole, tmp_path):
+    out = tmp_path / "s"
+    shutil.copytree(whole, out)
+    line = layout.read_index(out)[2]
+    line["rows"] = line["rows"] | {"utterance/rows": 2}
+    lines = (out / "index.jsonl").read_text().splitlines(keepends=True)
+    (out / "index.jsonl").write_text("".join([*lines[:2], json.dumps(line) + "\n", *lines[3:]]))
+    with pytest.raises(StoreError, match="is not what the index says"):
+        FeatureStore(out).read("utterance", "mel")
