@@ -9,7 +9,6 @@ import sys
 
 import click
 
-from layertool import __version__
 from layertool.commands.options import HELP
 from layertool.errors import LayertoolError
 
@@ -32,7 +31,10 @@ COMMANDS = {
     "finetune": "layertool.commands.finetune:finetune",
     "compare": "layertool.commands.similarity:compare",
     "report": "layertool.commands.report:report",
+    "recipe": "layertool.commands.recipe:recipe",
     "demo": "layertool.commands.demo:demo",
+    "doctor": "layertool.commands.doctor:doctor",
+    "completion": "layertool.commands.completion:completion",
 }
 # The first lines of the commands' help, here so that `layertool --help` imports none of them.
 SUMMARIES = {
@@ -54,7 +56,10 @@ SUMMARIES = {
     "finetune": "Fine-tune a model, or check what its frozen layers are good for: characters or phones with CTC.",
     "compare": "Put result files or stores side by side: curves, heatmaps, or a checkpoint series.",
     "report": "Make one HTML page of result files and training runs: figures, tables, methods, provenance.",
+    "recipe": "Make the tables and figures of a paper, step by step.",
     "demo": "Make a small spoken corpus, extract it, and show what the layers know.",
+    "doctor": "Say what is installed, which device is used, and which extras are missing.",
+    "completion": "Print the script that lets a shell complete commands and options.",
 }
 
 
@@ -105,12 +110,21 @@ class Root(click.Group):
             raise Sentence(problem) from error
 
 
+def _versions(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        from layertool.commands.installed import version_lines
+
+        click.echo("\n".join(version_lines()))
+        context.exit()
+
+
 @click.group(
     cls=Root,
     context_settings=HELP,
     epilog="Start with 'layertool demo', then 'layertool corpus -h' and 'layertool extract -h'.",
 )
-@click.version_option(__version__, "--version", prog_name="layertool")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_versions,
+              help="Print the versions of layertool and of what decides its numbers.")  # fmt: skip
 def cli() -> None:
     """What does each layer of a speech model know?"""
 

@@ -1,0 +1,289 @@
+"""Recipes of papers: every command in them is one, and running them goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+import small
+from commands import run as layertool
+from commands import succeeds
+
+from layertool.commands import recipe
+from layertool.corpora.corpus import Corpus
+
+MODELS = ["organisation/one@main", "fairseq:folder/two.pt"]
+RECIPES = {name: recipe.read(name) for name in recipe.NAMES}
+GIVEN = {name: {wanted: f"given/{wanted}" for wanted in about["inputs"]} for name, about in RECIPES.items()}
+
+
+def all_steps() -> list:
+    """Every step of every recipe, without inputs and with all of them."""
+    return [
+        pytest.param(step, id=f"{name}-{step.name}-{len(given)}-{place}")
+        for name, about in RECIPES.items()
+        for given in ({}, GIVEN[name])
+        for place, step in enumerate(recipe.steps_of(about, "corpus", MODELS, "out folder", given))
+    ]
+
+
+@pytest.mark.parametrize("step", all_steps())
+def test_every_step_is_a_command(step):
+    recipe.parse([word.text for word in step.words])
+    assert shlex.split(step.line) == ["layertool", *(word.text for word in step.words)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ccaa", "store"], ["cca", "store", "--wiht", "mel"], ["cca", "store"], ["probe", "sing", "store"],
+     ["lexical", "finetune", "model", "corpus", "-o", "f", "--objective", "some"]],
+)  # fmt: skip
+def test_parsing_sees_what_is_no_command(words):
+    with pytest.raises(click.UsageError):
+        recipe.parse(words)
+
+
+@pytest.mark.parametrize("name", recipe.NAMES)
+def test_the_data_hold_together(name):
+    about = RECIPES[name]
+    names = [step["name"] for step in about["steps"]]
+    assert len(set(names)) == len(names)
+    text = json.dumps(about["steps"])
+    assert all(f"{{{wanted}}}" in text for wanted in about["inputs"]), "an input that no step takes"
+    steps = recipe.steps_of(about, "corpus", MODELS, "out", GIVEN[name])
+    made: list[str] = []
+    for step in steps:
+        words = [word.text for word in step.words]
+        own = [word for word in words if any(path == word or path.startswith(f"{word}/") for path in step.makes)]
+        assert own, f"{step.name} does not name what it makes"
+        for word in words:
+            if word.startswith("out/") and word not in own and not word.startswith(tuple(f"{path}-" for path in own)):
+                written = words[words.index(word) - 1] in ("-o", "--plot", "--results")
+                parts = [f"{word}/".startswith(f"{path}/") for path in made]
+                assert written or any(parts), f"{step.name} reads {word}, which no step before it makes"
+        made += step.makes
+    assert len({step.line for step in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("name", recipe.NAMES)
+def test_a_dry_run_prints_commands_to_copy(name):
+    printed = succeeds("recipe", name, "--corpus", "my corpus", "--dry-run").stdout.splitlines()
+    about = RECIPES[name]
+    assert all(f"# {step['gives']}" in printed for step in about["steps"])
+    steps = recipe.steps_of(about, "my corpus", about["models"], name, {})
+    ready = [line for line in printed if line and not line.startswith("#")]
+    assert ready == [
+        *(step.line for step in steps if not step.missing),
+        f"layertool report {name}/*.csv -o {name}/report.html",
+    ]
+    waiting = [line.removeprefix("#   ") for line in printed if line.startswith("#   ")]
+    assert waiting == [step.line for step in steps if step.missing]
+    for step in steps:
+        for missing in step.missing:
+            assert any(
+                line.startswith(f"# step {step.name}; waits for") and f"--with {missing}=" in line for line in printed
+            )
+    for line in ready:
+        recipe.parse(shlex.split(line)[1:])
+
+
+def test_a_dry_run_of_a_step_and_with_an_input():
+    done = succeeds(
+        "recipe", "pasad2021", "--corpus", "c", "--model", "mine", "--only", "mi-phone", "--with", "train=t", "-o",
+        "x", "--dry-run",
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    assert (
+        lines[0]
+        == "layertool mi x/mine --labels phone -o x/mi-phone-mine.csv --plot x/mi-phone-mine.pdf --fit-on x/mine-train"
+    )
+    assert len(lines) == 2
+
+
+def test_stars_are_files_in_their_order(tmp_path):
+    for n in (1000, 900, 20):
+        (tmp_path / "run [1]" / f"step-{n}").mkdir(parents=True)
+    values = {"out": [str(tmp_path / "run [1]")]}
+    bare, quoted = recipe._words("{out}/step-* '{out}/step-*'", values)
+    assert [Path(path).name for path in bare.expanded()] == ["step-20", "step-900", "step-1000"]
+    assert quoted.expanded() == [f"{tmp_path}/run [1]/step-*"]
+    assert bare.shown().endswith("/step-'*" if bare.shown().endswith("'") else "*")
+    assert "*" not in shlex.split(quoted.shown().replace("*", ""))[0]
+    (none,) = recipe._words("{out}/nothing-*", values)
+    with pytest.raises(recipe.UsageError, match="there is no"):
+        none.expanded()
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("facebook/wav2vec2-base", "wav2vec2-base"), ("openai/whisper-small@v1.0", "whisper-small-v1.0"), ("here/model/", "model"),
+     ("fairseq:runs/checkpoint_best.pt", "checkpoint_best"), ("melhubert:last.ckpt", "last"), ("mel:pasad", "pasad")],
+)  # fmt: skip
+def test_folders_are_called_as_models(model, name):
+    assert recipe.folder_name(model) == name
+
+
+# A recipe for a corpus of noise: one store, one analysis of it, and one of that and another store.
+SMALL = {
+    "paper": "Nobody 2026",
+    "models": ["mfcc"],
+    "inputs": {"words": {"is": "FILE of words"}, "label": {"default": "phone", "is": "LABEL"}, "seed": {"default": "0", "is": "SEED"}},
+    "steps": [
+        {"name": "extract", "gives": "Stores", "command": "extract {model} {corpus} -o {store} --units phone",
+         "makes": ["{store}"], "needs": {"corpus": {"tiers": ["phone"], "columns": {"speaker": ["s0", "s1"]}}}},
+        {"name": "extract-mel", "gives": "Stores", "command": "extract mel {corpus} -o {out}/mel --units phone",
+         "makes": ["{out}/mel"]},
+        {"name": "phones", "gives": "Figure 1: phones", "makes": ["{out}/phones.csv"],
+         "command": "probe neighbours {stores} --labels {label} --seed {seed} -o {out}/phones.csv"},
+        {"name": "both", "gives": "Figure 2: phones", "makes": ["{out}/both.csv"],
+         "command": "probe neighbours {stores} {out}/mel --labels phone -o {out}/both.csv"},
+        {"name": "never", "gives": "Figure 3", "command": "report {words} -o {out}/never.html", "makes": ["{out}/never.html"]},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with a small corpus, in which the recipe lin2024 is SMALL."""
+    monkeypatch.chdir(tmp_path)
+    small.corpus(tmp_path / "audio", 6, 16000).write(tmp_path / "corpus")
+    monkeypatch.setattr(recipe, "read", lambda name: json.loads(json.dumps(SMALL)))
+    return tmp_path
+
+
+def run(*more):
+    return layertool("recipe", "lin2024", "--corpus", "corpus", "-o", "out", *more)
+
+
+def said(done) -> list[str]:
+    """What became of each step: done already, left out, or its command."""
+    return [line.split("] ")[1] for line in done.stderr.splitlines() if line.startswith("[")]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.glob("*.csv"))}
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_and_goes_on(here):
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert [line.split(":")[0] for line in said(done)] == ["extract", "extract-mel", "phones", "both", "never"]
+    assert "waits for --with words=... (FILE of words)" in said(done)[-1]
+    assert set(pd.read_csv("out/both.csv")["model"]) >= {"mfcc", "mel"}
+    assert "Results of Nobody 2026, in out:" in done.stdout
+    assert "layertool report out/*.csv -o out/report.html" in done.stdout
+
+    before = times(here / "out")
+    done = run()
+    assert said(done)[:-1] == [f"{name}: done already" for name in ("extract", "extract-mel", "phones", "both")]
+    assert times(here / "out") == before
+
+    (here / "out/phones.csv").unlink()  # one result: made again, the others stay
+    assert ["done already" in line for line in said(run())][:-1] == [True, True, False, True]
+    assert (here / "out/phones.csv").exists()
+    assert times(here / "out")["both.csv"] == before["both.csv"]
+
+    shutil.rmtree(here / "out/mel")  # a store: what was read from it is made again, too
+    assert ["done already" in line for line in said(run())][:-1] == [True, False, True, False]
+    assert times(here / "out")["both.csv"] > before["both.csv"]
+
+    # another command for a file: neither the old nor the new line takes the other's result for its own
+    assert "phones: done already" not in said(run("--only", "phones", "--with", "seed=3"))
+    assert set(pd.read_csv("out/phones.csv")["seed"]) == {3}
+    assert "phones: done already" not in said(run("--only", "phones"))
+    assert set(pd.read_csv("out/phones.csv")["seed"]) == {0}
+
+
+@pytest.mark.slow
+def test_an_error_in_the_middle_names_the_step_and_how_to_go_on(here):
+    done = run("--with", "label=word")  # the store has no words
+    assert done.exit_code == 2, done.output
+    lines = done.stderr.strip().splitlines()
+    (error,) = [line for line in lines if line.startswith("Error: ")]
+    assert "word" in error
+    assert "stopped at step phones" in lines[-2]
+    assert lines[-1] == "  layertool probe neighbours out/mfcc --labels word --seed 0 -o out/phones.csv"
+    assert not (here / "out/both.csv").exists()
+    done = run()
+    assert said(done)[:2] == ["extract: done already", "extract-mel: done already"]
+    assert done.exit_code == 0, done.output
+
+
+def test_a_stop_is_not_an_error_of_the_step(here, monkeypatch):
+    from layertool.extractors import run as extraction
+
+    def stop(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extraction, "carry_out", stop)
+    done = run("--only", "extract")
+    assert done.exit_code == 130
+    assert "stopped at step extract" in done.stderr
+    record = json.loads((here / "out/recipe.json").read_text())
+    assert record["made"] == {}
+
+
+def fails(code: int, done, *says) -> None:
+    assert done.exit_code == code, done.output
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: "), done.stderr
+    for text in says:
+        assert text in line
+
+
+def test_what_a_corpus_lacks_is_said_before_anything_runs(here):
+    corpus = Corpus.read("corpus")
+    corpus.segments = corpus.segments[corpus.segments["tier"] == "word"]
+    corpus.utterances["speaker"] = "s0"
+    corpus.write("bare")
+    done = layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out")
+    fails(1, done, "bare has no tier phone (for extract)", "bare has no speaker=s1", "layertool corpus align", "--only")
+    assert not Path("out").exists()
+    dry = layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out", "--dry-run")
+    assert dry.exit_code == 0
+    assert "note: bare has no tier phone" in dry.stderr
+    corpus.utterances = corpus.utterances.drop(columns="speaker")
+    corpus.write("bare")
+    fails(1, layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out"), "bare has no column speaker")
+
+
+def test_a_folder_of_another_corpus_or_recipe_is_refused(here):
+    assert run("--only", "extract-mel").exit_code == 0
+    small.corpus(here / "more", 4, 8000).write(here / "other")
+    fails(2, layertool("recipe", "lin2024", "--corpus", "other", "-o", "out"), "another corpus", "-o")
+    fails(2, layertool("recipe", "pasad2021", "--corpus", "corpus", "-o", "out"), "another recipe", "-o")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--only", "figure"], ["no step 'figure'", "extract, extract-mel, phones, both, never"]),
+        (["--with", "glove=x"], ["no input 'glove'", "words, label, seed"]),
+        (["--with", "words"], ["'words' is not NAME=VALUE"]),
+        (["--with", "label="], ["'label=' is not NAME=VALUE"]),
+        (["--model", "a/one", "--model", "b/one"], ["a/one, b/one", "one name", "-o"]),
+        (["--model", "runs/step-*"], ["'runs/step-*'", "--model"]),
+    ],
+)
+def test_requests_that_cannot_be_met(here, more, says):
+    fails(2, run(*more), *says)
+    assert not Path("out").exists()
+
+
+def test_an_unknown_recipe_and_a_missing_corpus(here):
+    fails(2, layertool("recipe", "nobody2020", "--corpus", "corpus"), "nobody2020", "pasad2021", "cuervo2024")
+    fails(1, layertool("recipe", "lin2024", "--corpus", "nowhere"), "nowhere", "does not exist")
+
+
+def test_a_step_that_does_not_parse_is_said_before_anything_runs(here, monkeypatch):
+    broken = json.loads(json.dumps(SMALL))
+    broken["steps"][3]["command"] += " --colour red"
+    monkeypatch.setattr(recipe, "read", lambda name: broken)
+    fails(2, run(), "step both cannot run", "--colour")
+    assert not Path("out").exists()
