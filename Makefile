@@ -23,11 +23,7 @@ lint: $(VENV)/test.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/test.installed
-	$(BIN)/python benchmarks/extraction.py
-	$(BIN)/python benchmarks/correlation.py
-	$(BIN)/python benchmarks/speat.py
-	$(BIN)/python benchmarks/lexical.py
-	$(BIN)/python benchmarks/probes.py
+	$(BIN)/python benchmarks/run.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 
@@ -198,9 +197,25 @@ def cka_part(asked) -> dict:
     return {"fast_s": fast, "slow_s": slow, "difference": abs(value - expected), "ratio": slow / fast}
 
 
-def machine(device: str) -> dict:
-    gpu = torch.cuda.get_device_name(device) if device != "cpu" else None
-    return {"cores": os.cpu_count(), "processor": platform.machine(), "gpu": gpu, "torch": torch.__version__, "numpy": np.__version__}  # fmt: skip
+def rows(report: dict) -> list[common.Row]:
+    one, cells, folds = report["cka"], report["matrix"], report["held_out_protocol"]
+    n = report["layers"]
+    per_layer = folds["slow_s_of_slow_layers"] / folds["slow_layers"]
+    return [
+        common.Row(
+            "cca/held-out", f"held-out CCA of a layer ({report['rows']} × {report['width']}) with 80 mel energies, and the chance level",
+            "from the rows of each fold and eps", folds["ratio"], common.agree("held-out CCA", folds["largest_difference"], 1e-6),
+            {"seconds": per_layer / folds["ratio"]}, {"seconds": per_layer},
+        ),
+        common.Row(
+            "cca/matrix", f"{n} × {n} layers by in-sample PWCCA", "each cell by QR", cells["ratio_to_all_cells"],
+            common.agree("PWCCA", cells["largest_difference"], 1e-6), {"seconds": cells["fast_s"]}, {"seconds": cells["slow_s_per_cell"] * n**2},
+        ),
+        common.Row(
+            "cka", "debiased CKA of 7000 rows", "7000 × 7000 Gram matrices", one["ratio"], common.agree("CKA", one["difference"], 1e-9),
+            {"seconds": one["fast_s"]}, {"seconds": one["slow_s"]},
+        ),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -216,13 +231,12 @@ def main() -> None:
     device = asked.device
     if device == "auto":
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    report: dict = {"machine": machine(device), "rows": asked.rows, "width": asked.width, "layers": asked.layers}
+    report: dict = {"machine": common.machine(device), "rows": asked.rows, "width": asked.width, "layers": asked.layers}
     for name, part in (("cka", lambda: cka_part(asked)), ("matrix", lambda: matrix_part(asked, device)),
                        ("held_out_protocol", lambda: protocol_part(asked, device))):  # fmt: skip
         report[name] = part()
         print(json.dumps({name: report[name]}, indent=2), flush=True)
-    if asked.output:
-        asked.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    common.deliver(report, rows(report), asked.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast is extraction? Ratios in one run, each against the slow way, after checking that both agree.
 
-    python benchmarks/extraction.py [--model base|small] [--utterances 200] [--device auto] [-o FILE.json]
+    python benchmarks/extraction.py [--model base|small] [--utterances 200] [--reading 2000] [--device auto] [-o FILE.json]
 
 1. ``extract`` (word and utterance rows of all layers) against a bare forward over the same batches.
 2. ``extract`` against the usual loop: one utterance at a time, float32, np.save per layer and utterance.
@@ -13,9 +13,6 @@ The weights are random: speed does not depend on them. Words are cut every 0.4 s
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -24,6 +21,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import common
 import h5py
 import numpy as np
 import soundfile
@@ -178,22 +176,34 @@ def help_seconds() -> float:
     return float(least)
 
 
-def machine(device: torch.device) -> dict:
-    facts = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
-    facts |= {"transformers": transformers.__version__, "device": str(device)}
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts
+def rows(report: dict) -> list[common.Row]:
+    seconds, read = report["seconds"], report["reading_one_layer"]
+    agreement = f"differ by {report['largest_relative_difference']:.1e} at most (relative)"
+    audio_s = report["audio_s"]
+    ours = {"extract_audio_s_per_s": audio_s / seconds["extract"]}
+    bare = (seconds["bare, before"] + seconds["bare, after"]) / 2
+    return [
+        common.Row(
+            "extract/bare", "extraction, word and utterance rows of all layers", "a bare forward over the same batches",
+            report["extract_throughput_of_bare_forward"], agreement, ours, {"bare_audio_s_per_s": audio_s / bare},
+        ),
+        common.Row(
+            "extract/loop", "extraction", "one pass per utterance, np.save per layer and utterance",
+            report["extract_speed_over_usual_loop"], agreement, ours, {"loop_audio_s_per_s": audio_s / seconds["loop"]},
+        ),
+        common.Row(
+            "read", f"reading one layer of {read['utterances']} utterances", "one dataset per utterance", read["ratio"], "equal",
+            {"seconds": read["store_s"]}, {"seconds": read["per_utterance_s"]},
+        ),
+        common.Row("help", "layertool --help, CPU time", "nothing", ours={"seconds": report["help_cpu_s"]}),
+    ]  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="base")
     parser.add_argument("--utterances", type=int, default=200)
+    parser.add_argument("--reading", type=int, default=2000, help="utterances of the reading part")
     parser.add_argument("--device", default="auto")
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args()
@@ -222,7 +232,7 @@ def main() -> None:
             usual_loop(model, corpus, folder / "arrays", device)
         bare = (times["bare, before"] + times["bare, after"]) / 2
         report = {
-            "machine": machine(device),
+            "machine": common.machine(str(device)),
             "model": asked.model,
             "utterances": asked.utterances,
             "audio_s": corpus.seconds,
@@ -231,13 +241,10 @@ def main() -> None:
             "largest_relative_difference": check_equal(store, corpus, folder / "arrays"),
             "extract_throughput_of_bare_forward": bare / times["extract"],
             "extract_speed_over_usual_loop": times["loop"] / times["extract"],
-            "reading_one_layer": reading(folder, 2000),
+            "reading_one_layer": reading(folder, asked.reading),
             "help_cpu_s": help_seconds(),
         }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if asked.output:
-        asked.output.write_text(text + "\n", encoding="utf-8")
+    common.deliver(report, rows(report), asked.output)
 
 
 if __name__ == "__main__":

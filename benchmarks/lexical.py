@@ -12,12 +12,12 @@ log-probabilities of both ways and the top 10 of the sampled words are compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
+import sys
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 
@@ -66,6 +66,27 @@ def timed(function, *arguments) -> tuple[float, object]:
     return time.perf_counter() - begun, result
 
 
+def rows(report: dict) -> list[common.Row]:
+    agreement = common.agree("log-probabilities", report["largest_difference_of_log_probabilities"], 1e-3)
+    top, answers = report["top_10"], report["responses"]
+    what = f"exact top 10 of {report['lexicon']['words']} words"
+    ours = {"seconds": top["seconds_a_stimulus"]}
+    return [
+        common.Row(
+            "lexical/top", what, "own scoring of every word (extrapolated)", top["ratio"], agreement, ours,
+            {"seconds": top["brute_force_seconds_a_stimulus"]},
+        ),
+        common.Row(
+            "lexical/top/transformers", what, "transformers' decoder for every word (extrapolated)", top["ratio_to_transformers"],
+            agreement, ours, {"seconds": top["transformers_seconds_a_stimulus"]},
+        ),
+        common.Row(
+            "lexical/responses", "scores of a stimulus's responses", "one decoder pass for each", answers["ratio"], agreement,
+            {"seconds": answers["seconds_a_stimulus"]}, {"seconds": answers["one_forward_each_seconds"]},
+        ),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("LAYERTOOL_SHARED", "../shared"))
@@ -78,6 +99,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args()
+    if not Path(asked.model).exists() or not asked.eccc.exists():
+        print("give a Whisper with --model and the ECCC with --eccc, or both below LAYERTOOL_SHARED", file=sys.stderr)
+        raise SystemExit(common.NOT_RUN)
     scorer = WhisperScorer(asked.model, device=asked.device)
     corpus = eccc.read(asked.eccc)
     stimuli = stimuli_of(corpus)[:: max(1, 719 // asked.stimuli)][: asked.stimuli]
@@ -119,9 +143,8 @@ def main() -> None:
             single_s.append(seconds)
             n_forms.append(len(responses))
             worst = max(worst, float(np.abs(mine - theirs).max()), float(np.abs(scores[best] - ranked.log_p).max()))
-    device = torch.cuda.get_device_name() if scorer.device.type == "cuda" else platform.machine()
     report = {
-        "machine": {"cores": os.cpu_count(), "device": device, "torch": torch.__version__},
+        "machine": common.machine(str(scorer.device)),
         "model": scorer.provenance["id"],
         "stimuli": len(stimuli),
         "lexicon": {"words": len(lexicon), "prefixes": lexicon.n_prefixes},
@@ -146,9 +169,7 @@ def main() -> None:
         "keys_and_values_of_the_clip_computed": "once per stimulus and layer (counted)",
         "largest_difference_of_log_probabilities": worst,
     }
-    print(json.dumps(report, indent=2))
-    if asked.output:
-        asked.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    common.deliver(report, rows(report), asked.output)
 
 
 if __name__ == "__main__":

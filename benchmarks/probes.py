@@ -11,14 +11,12 @@ kept. Both give the same numbers, which is checked first.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 from scipy.signal import find_peaks
 from scipy.spatial.distance import pdist
@@ -121,6 +119,32 @@ def _matched(times, references) -> int:
     return hits
 
 
+def rows(report: dict) -> list[common.Row]:
+    pairs, grid = report["discrimination"], report["segmentation"]
+    agreement = common.agree("average precision", pairs["difference"], 1e-6)
+    own, slowly = pairs["ours"], pairs["slow"]
+    seconds = grid["seconds"]
+    return [
+        common.Row(
+            "discrimination/time", f"word discrimination of {pairs['tokens']} tokens", "pdist and average_precision_score",
+            pairs["ratio_of_time"], agreement, {"seconds": own["seconds"]}, {"seconds": slowly["seconds"]},
+        ),
+        common.Row(
+            "discrimination/memory", "the same, memory", "pdist and average_precision_score", pairs["ratio_of_memory"], agreement,
+            {"bytes": own["bytes"]}, {"bytes": slowly["bytes"]},
+        ),
+        common.Row(
+            "segmentation", f"the segmentation grid of {grid['cells']} cells", "cell by cell", grid["ratio"],
+            f"{max(grid['cells_that_differ'].values())} cells differ", {"seconds": seconds["ours"]}, {"seconds": seconds["cell_by_cell"]},
+        ),
+        common.Row(
+            "segmentation/z-scores", "the same", "cell by cell, z-scores kept", grid["ratio_with_z_scores_kept"],
+            f"{max(grid['cells_that_differ'].values())} cells differ", {"seconds": seconds["ours"]},
+            {"seconds": seconds["cell_by_cell_with_z_scores_kept"]},
+        ),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=10_000)
@@ -156,7 +180,7 @@ def main() -> None:
     if max(differ.values()) > len(counts) // 20:
         raise SystemExit(f"the two ways differ in {differ} of {len(counts)} cells")
     report = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": common.machine("cpu"),
         "discrimination": {
             "tokens": asked.tokens, "width": asked.width, "pairs": asked.tokens * (asked.tokens - 1) // 2, **discrimination,
             "difference": difference,
@@ -171,9 +195,7 @@ def main() -> None:
             "ratio_with_z_scores_kept": seconds["cell_by_cell_with_z_scores_kept"] / seconds["ours"],
         },
     }  # fmt: skip
-    print(json.dumps(report, indent=2))
-    if asked.output:
-        asked.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    common.deliver(report, rows(report), asked.output)
 
 
 if __name__ == "__main__":

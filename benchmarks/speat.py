@@ -10,12 +10,10 @@ Monte Carlo error (largest difference in standard errors is reported), d to roun
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 
 from layertool.analysis import speat
@@ -53,6 +51,17 @@ def slow_layer(s: np.ndarray, n: int, n_permutations: int) -> tuple[float, float
     return observed / s.std(ddof=1), hits / n_permutations
 
 
+def rows(report: dict) -> list[common.Row]:
+    agreement = common.agree("d", report["largest_difference_of_d"], 1e-9)
+    common.agree("p, in standard errors", report["largest_difference_of_p_in_standard_errors"], 5)
+    return [
+        common.Row(
+            "speat", f"{report['permutations']} SpEAT permutations of {report['layers']} layers", "permutations one by one",
+            report["ratio"], f"d: {agreement}, p within Monte Carlo error", {"seconds": report["fast_s"]}, {"seconds": report["slow_s"]},
+        )
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=25)
@@ -75,7 +84,7 @@ def main() -> None:
     slow_s = once + (time.perf_counter() - begun) * asked.permutations / asked.slow_permutations
     error = np.sqrt(p * (1 - p) * (1 / asked.permutations + 1 / asked.slow_permutations))
     report = {
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "numpy": np.__version__},
+        "machine": common.machine("cpu"),
         "layers": asked.layers,
         "permutations": asked.permutations,
         "items_per_group": asked.items,
@@ -87,9 +96,7 @@ def main() -> None:
         "p_from": float(p.min()),
         "p_to": float(p.max()),
     }
-    print(json.dumps(report, indent=2))
-    if asked.output:
-        asked.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    common.deliver(report, rows(report), asked.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import layertool
 from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
 from layertool.errors import AudioError, CorpusError, ModelError, StoreError, UsageError
-from layertool.extractors import run as running
+from layertool.extractors import work as running
 from layertool.extractors.load import open_extractor
 from layertool.models.checkpoints import files_sha256
 from layertool.store import FeatureStore, verify

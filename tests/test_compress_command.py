@@ -222,7 +222,7 @@ def test_one_shot_replayed_and_drawn(folder, model, tmp_path):
         "3",
     )
     assert "is a record of pruning heads: type 'layertool compress heads'" in wrong
-    other = refused("heads", model / "melhubert", folder, "-o", tmp_path / "run", *QUICK, "--at", "1,2", "--steps", "3")
+    other = refused("heads", model / "melhubert", folder, "-o", tmp_path / "run", *QUICK, "--at", "1", "--steps", "3")
     assert "was trained otherwise" in other
     succeeds(
         "extract",

@@ -230,7 +230,7 @@ def _extract(
     }
     prepared = prepare(model, corpus, decided, **compute) if cluster is None else None
     if prepared and dry_run:
-        _say_plan(prepared, out)
+        _say_plan(prepared, out, options["batch_seconds"], part)
         return
     begun = time.monotonic()
     told: list[float] = []
@@ -273,11 +273,19 @@ def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet:
     click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, {when}")
 
 
-def _say_plan(prepared, out: Path) -> None:
+def _say_plan(prepared, out: Path, batch_seconds: float | None, part: Part | None) -> None:
     from layertool.commands.store import mask_facts
+    from layertool.extractors.forecast import forecast
     from layertool.layers import summary
 
     planned = prepared.plan
+    expected = forecast(prepared, batch_seconds)
+    device = getattr(prepared.extractor, "device", "cpu")
+    time_here = (
+        f"about {output.duration(expected.seconds)} on {device} (forward passes alone; two batches of noise were timed)"
+    )
+    if part:
+        time_here += f"; with --nshard {part.of}: {output.duration(expected.seconds / part.of)} each"
     rows = [
         ("audio", f"{output.count(planned.n_utterances, 'utterance')}, {output.duration(planned.seconds)}"),
         ("layers", summary(prepared.layers)),
@@ -285,5 +293,6 @@ def _say_plan(prepared, out: Path) -> None:
         *mask_facts(prepared.configuration),
         ("shards", output.number(planned.n_shards)),
         ("on the disk", output.size(planned.n_bytes)),
+        ("time here", time_here),
     ]
     output.facts(f"{out} (nothing was written)", rows)

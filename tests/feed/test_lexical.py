@@ -21,7 +21,7 @@ from layertool.analysis.rows import parse_where
 from layertool.errors import AudioError, UsageError
 from layertool.feed.lexical import Task, bootstrap_mean, listener_rows
 from layertool.feed.listening import Listener, States
-from layertool.figures.lexical import is_stimulus
+from layertool.results import is_stimulus
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
 
