@@ -223,6 +223,7 @@ def librosa():
     return pytest.importorskip("librosa")
 
 
+@pytest.mark.slow
 def test_stft_equals_librosa(librosa):
     waveform = noise(5001)
     theirs = np.abs(librosa.stft(waveform.astype(np.float64), n_fft=512, hop_length=320, pad_mode="reflect")).T
@@ -265,6 +266,7 @@ def librosa_mel(librosa, waveform, hop, n_mels):
         ).T
 
 
+@pytest.mark.slow
 def test_mel_equals_librosa(librosa):
     waveform = noise(5000)
     theirs = np.log(librosa_mel(librosa, waveform, 160, 80) + 1e-10)
