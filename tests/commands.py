@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from layertool.cli import cli
+from layertool.errors import LayertoolError
 
 
 def run(*arguments):
@@ -23,3 +24,30 @@ def succeeds(*arguments):
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def refused(*arguments) -> str:
+    """The sentence of a command that is refused: one line on stderr, nothing on stdout."""
+    result = run(*arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert result.stdout == ""
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    return line
+
+
+class Seen(LayertoolError):
+    pass
+
+
+def reaches(monkeypatch, module, name: str, *arguments) -> tuple:
+    """What a command gives to the function ``module.name``."""
+    calls = []
+
+    def stand_in(*given):
+        calls.append(given)
+        raise Seen("enough")
+
+    monkeypatch.setattr(module, name, stand_in)
+    assert "enough" in refused(*arguments)
+    return calls[0]

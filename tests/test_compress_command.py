@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import commands
 import models
 import pytest
 import torch
-from commands import run, succeeds
+from commands import succeeds
 
-from layertool.errors import LayertoolError
 from layertool.training import compressing, plans
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import Sizes, build
@@ -38,29 +38,12 @@ def model(tmp_path_factory):
 
 
 def refused(*arguments) -> str:
-    result = run("compress", *arguments)
-    assert result.exit_code in (1, 2), result.output
-    assert result.stdout == ""
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    return line
-
-
-class Seen(LayertoolError):
-    pass
+    return commands.refused("compress", *arguments)
 
 
 def asked(monkeypatch, *arguments) -> tuple:
     """What reaches the function."""
-    calls = []
-
-    def stand_in(*given):
-        calls.append(given)
-        raise Seen("enough")
-
-    monkeypatch.setattr(compressing, "compress", stand_in)
-    assert "enough" in refused(*arguments)
-    return calls[0]
+    return commands.reaches(monkeypatch, compressing, "compress", "compress", *arguments)
 
 
 def test_every_option_reaches_the_function(folder, model, tmp_path, monkeypatch):

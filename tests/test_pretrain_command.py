@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
+import commands
 import models
 import pytest
-from commands import run, succeeds
+from commands import succeeds
 
-from layertool.errors import LayertoolError
 from layertool.training import pretraining
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import Sizes
@@ -28,29 +28,12 @@ def folder(tmp_path_factory):
 
 
 def refused(*arguments) -> str:
-    result = run("pretrain", *arguments)
-    assert result.exit_code in (1, 2), result.output
-    assert result.stdout == ""
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    return line
-
-
-class Seen(LayertoolError):
-    pass
+    return commands.refused("pretrain", *arguments)
 
 
 def asked(monkeypatch, *arguments) -> tuple:
     """What reaches the function."""
-    calls = []
-
-    def stand_in(*given):
-        calls.append(given)
-        raise Seen("enough")
-
-    monkeypatch.setattr(pretraining, "pretrain", stand_in)
-    assert "enough" in refused(*arguments)
-    return calls[0]
+    return commands.reaches(monkeypatch, pretraining, "pretrain", "pretrain", *arguments)
 
 
 def test_every_option_reaches_the_function(folder, tmp_path, monkeypatch):

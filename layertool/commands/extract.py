@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layertool.cluster import ENGINES, Cluster
+from layertool.cluster import Cluster
 from layertool.commands import output
-from layertool.commands.options import HELP, output_folder, quiet_option
+from layertool.commands.options import HELP, engine_options, output_folder, quiet_option
 from layertool.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -93,15 +93,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--rank", type=click.IntRange(min=0), default=None, metavar="R", help="Which of the N processes this is: 0 to N-1."
 )
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="local",
-    show_default=True,
-    help="Who works: this process, or a Ray cluster.",
-)
-@click.option("--address", default=None, metavar="ADDRESS",
-              help="Of the Ray cluster: auto is the one this machine is part of.  [default: one on this machine alone]")  # fmt: skip
+@engine_options
 @click.option("--gpus-per-worker", type=click.FloatRange(min=0), default=None, metavar="N",
               help="Of each worker of Ray.  [default: 1 where there are GPUs]")  # fmt: skip
 @click.option("--random-init", type=int, default=None, metavar="SEED", help="Untrained control: draw the weights anew.")

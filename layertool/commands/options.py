@@ -97,6 +97,14 @@ result_options = bundle(
 )  # fmt: skip
 
 
+engine_options = bundle(
+    click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True,
+                 help="Who computes: this process, or a Ray cluster."),
+    click.option("--address", default=None, metavar="ADDRESS",
+                 help="Of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]"),
+)  # fmt: skip
+
+
 def on_an_engine(threads: bool = False):
     """Options of who computes, for a command that knows nothing of them: an open cluster takes its layers side by side.
 
@@ -118,10 +126,7 @@ def on_an_engine(threads: bool = False):
         return bundle(
             click.option("--workers", type=click.IntRange(min=1), default=None, metavar="N",
                          help=("Layers at once, each in memory." if threads else "Of Ray: layers at once.") + "  [default: one a core]"),
-            click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True,
-                         help="Who computes: this process, or a Ray cluster."),
-            click.option("--address", default=None, metavar="ADDRESS",
-                         help="Of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]"),
+            engine_options,
         )(run)  # fmt: skip
 
     return decorate

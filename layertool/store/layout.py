@@ -59,12 +59,12 @@ def read_index(store: Path) -> dict[int, dict]:
     finished: dict[int, dict] = {}
     for path in (store / INDEX, *part_indexes(store)):
         for number, entry in _read_lines(path).items():
-            if number not in finished or _rank_of(entry) >= _rank_of(finished[number]):
+            if number not in finished or _order(entry) >= _order(finished[number]):
                 finished[number] = entry
     return dict(sorted(finished.items()))
 
 
-def _rank_of(entry: dict) -> tuple[int, bool]:
+def _order(entry: dict) -> tuple[int, bool]:
     return entry.get("turn", 0), not entry.get("failures")
 
 

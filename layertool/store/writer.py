@@ -120,24 +120,7 @@ class StoreWriter:
 
     def _open(self, about: dict, utterances: pd.DataFrame, labels: Mapping[str, list[str]]) -> None:
         stored = self.path / layout.ABOUT
-        if stored.exists():
-            old = read_json(stored, "the description of a store")
-            if old.get("schema") != layout.SCHEMA:
-                raise StoreError(
-                    f"{self.path} has store schema {old.get('schema')}, this layertool writes {layout.SCHEMA}: "
-                    "choose another -o, or start again with --overwrite"
-                )
-            if old.get("configuration_hash") != self.hash and not self.part and not layout.read_index(self.path):
-                self._clear()  # an earlier run failed before its first shard: nothing is lost
-                self._open(about, utterances, labels)
-                return
-            if old.get("configuration_hash") != self.hash:
-                changed = "; ".join(layout.differences(old.get("configuration", {}), self.configuration))
-                again = "remove it" if self.part else "start again with --overwrite"
-                raise StoreError(
-                    f"{self.path} was made with another configuration: {changed}. Choose another -o, or {again}"
-                )
-        else:
+        if not stored.exists():
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
             write_json(self.path / layout.LABELS, {tier: list(names) for tier, names in labels.items()})
             write_json(
@@ -149,21 +132,31 @@ class StoreWriter:
                     "configuration_hash": self.hash,
                 },
             )
-            if (
-                self.part
-                and (now := read_json(stored, "the description of a store")).get("configuration_hash") != self.hash
-            ):
-                # another rank began at the same moment, and its description is there
-                changed = "; ".join(layout.differences(now.get("configuration", {}), self.configuration))
-                raise StoreError(f"{self.path} is being made with another configuration: {changed}. Choose another -o")
+        old = read_json(stored, "the description of a store")  # of another rank, where two began at the same moment
+        if old.get("schema") != layout.SCHEMA:
+            raise StoreError(
+                f"{self.path} has store schema {old.get('schema')}, this layertool writes {layout.SCHEMA}: "
+                "choose another -o, or start again with --overwrite"
+            )
+        known = layout.read_index(self.path)
+        if old.get("configuration_hash") != self.hash and not self.part and not known:
+            self._clear()  # an earlier run failed before its first shard: nothing is lost
+            self._open(about, utterances, labels)
+            return
+        if old.get("configuration_hash") != self.hash:
+            changed = "; ".join(layout.differences(old.get("configuration", {}), self.configuration))
+            again = "remove it" if self.part else "start again with --overwrite"
+            raise StoreError(
+                f"{self.path} was made with another configuration: {changed}. Choose another -o, or {again}"
+            )
         # Metadata may have been added to the corpus since: the rows stay right, so the table is renewed.
         with whole_file(self.path / layout.UTTERANCES) as temporary:
             utterances.to_parquet(temporary, index=False)
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
         if not self.part:  # nobody else writes
-            gather(self.path, layout.read_index(self.path))
+            gather(self.path, known)
             sweep(self.path)
-        damaged, known = layout.read_damaged(self.path), layout.read_index(self.path)
+        damaged = layout.read_damaged(self.path)
         # what a rank writes anew outranks the lines of other files about it
         self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
         self.finished = {

@@ -213,8 +213,8 @@ def make_targets(
     n_frames = sum(frames.counts.values())
     if known is None:
         _check_enough(n_frames, n_clusters)
-    if known is None and max_frames < n_clusters:
-        raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
+        if max_frames < n_clusters:
+            raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
     drawn = _drawn(frames, n_frames, max_frames, seed)
     if known is not None:
         clusters = Clusters(known.centroids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import commands
 import models
 import pytest
 import tuning
@@ -39,12 +40,7 @@ def small_grid(monkeypatch):
 
 
 def refused(*arguments) -> str:
-    result = run("lexical", "finetune", *arguments)
-    assert result.exit_code in (1, 2), result.output
-    assert result.stdout == ""
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    return line
+    return commands.refused("lexical", "finetune", *arguments)
 
 
 def test_every_option_reaches_the_recipe(model, folder, tmp_path):
