@@ -109,6 +109,7 @@ def here(made, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_run(name):
     expected = results.table(in_python(name))
@@ -125,6 +126,7 @@ def test_a_plain_run(name):
 FIGURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "figure"), list(zip(results.FORMATS, FIGURES, strict=True)))
 @pytest.mark.parametrize("name", PLAIN)
 def test_written_results_and_figures(name, suffix, figure):
@@ -137,6 +139,7 @@ def test_written_results_and_figures(name, suffix, figure):
     same(results.read([out]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_json_alone_on_stdout(name):
     loud = succeeds(name, *PLAIN[name], "--json", "-o", "x.csv", "--plot", "x.svg")
@@ -185,6 +188,7 @@ OPTIONS = [
 # fmt: on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "options"), OPTIONS)
 def test_options(command, arguments, options):
     found = rows_of(command, *PLAIN[command], *arguments.split())

@@ -429,6 +429,7 @@ def test_a_series_says_what_it_needs(part, x, message):
 # files and mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "part"),
     [

@@ -67,6 +67,7 @@ def test_ended_searches_are_hollow():
     assert hollow == [(5, [0]), (7, [0])]  # D0 of both metrics of top words
 
 
+@pytest.mark.slow
 def test_one_half_alone_and_no_rows(tmp_path):
     assert len(figures.draw_lens(rows(layers=["T0", "T1"])).axes) == len(METRICS)
     assert (

@@ -204,6 +204,7 @@ def test_nothing_to_draw(kind):
         figures.draw_distributions(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", figures.FORMATS)
 def test_same_rows_give_the_same_bytes(tmp_path, suffix):
     rows, _ = table()

@@ -38,6 +38,7 @@ def same_outputs(network, expected) -> float:
 # --- what is read ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finetuned", [False, True], ids=["pretrained", "finetuned"])
 @pytest.mark.parametrize("style", writer.STYLES)
 @pytest.mark.parametrize("name", FAMILIES)

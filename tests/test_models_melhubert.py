@@ -142,6 +142,7 @@ def masked_state(state, share: float) -> tuple[dict, int, int]:
     return out, len(values), n_masked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
 def test_the_golden_model_without_weights(tmp_path, dtype):
     state, n_all, n_masked = masked_state(golden_state(), 0.2)
@@ -209,6 +210,7 @@ HEADS = {132: 87_869_824, 120: 85_508_224, 108: 83_146_624, 96: 80_785_024, 84: 
          60: 73_700_224, 48: 71_338_624, 36: 68_977_024, 24: 66_615_424, 12: 64_253_824}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_heads", "expected"), HEADS.items())
 def test_parameters_with_fewer_heads(n_heads, expected):
     config = melhubert.PRESETS["base"]
@@ -217,6 +219,7 @@ def test_parameters_with_fewer_heads(n_heads, expected):
     assert n_parameters(replace(config, heads=uneven)) == 64_253_824 + 196_800 * 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "expected"), {1536: 61_901_440, 1024: 52_458_112, 512: 43_014_784}.items())
 def test_parameters_with_fewer_rows(rows, expected):
     assert n_parameters(replace(melhubert.PRESETS["base"], ffn_rows=(rows,) * 12)) == expected

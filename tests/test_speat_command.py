@@ -142,6 +142,7 @@ def printed(p: float) -> str:
 # --- the table --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_table():
     """d, interval, p and stars of every model and category, then each layer."""
     targets = ("gender=female:male", "age=young:old")

@@ -1,15 +1,12 @@
 """A small synthetic corpus with exact word and phone times, spoken by eSpeak NG.
 
 The shared library comes with the package ``espeakng-loader``. Each utterance is spoken by a process
-of its own (``python -m layertool.corpora.espeak``): eSpeak NG keeps state from one utterance to the
-next (a sentence spoken twice by one process gives other bytes the second time), so that only a fresh
-process with a fixed seed gives the same bytes whatever was said before and by however many workers.
+of its own (``espeak_worker``).
 """
 
 from __future__ import annotations
 
 import bisect
-import ctypes
 import importlib.util
 import itertools
 import json
@@ -23,18 +20,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-# NumPy and what needs it are imported by the functions of the parent: every utterance starts a Python
-# process that imports this module, and speaking takes less time than importing NumPy.
+import numpy as np
+import soundfile
+import soxr
+
+from layertool import audio
+from layertool.audio import resampled_length
+from layertool.corpora import espeak_worker
+from layertool.corpora.corpus import Corpus
+from layertool.corpora.espeak_worker import END, PHONEME, SEED, WORD, Event
 from layertool.errors import CorpusError, MissingExtraError
+from layertool.files import whole_file
+from layertool.geometry import SAMPLE_RATE
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from layertool.corpora.corpus import Corpus
-
-SEED = 0  # of the noise generators, the same for every utterance
 ROOM_DB = -55.0  # full-scale decibels of the noise that a corpus gets: eSpeak NG's silence is digital, a room's never
 
 
@@ -102,27 +102,12 @@ class Utterance:
     engine: str
 
 
-class Event(NamedTuple):
-    """What eSpeak NG reports: kind, sample at the engine's rate, character (from 1) in the text, phone name."""
-
-    kind: int
-    sample: int
-    position: int
-    name: str
-
-
 def synthesise(text: str, voice: Voice) -> Utterance:
     """Speak ``text`` in a process of its own; the same text and voice always give the same bytes.
 
     Raises CorpusError when the voice is unknown, the process dies, or a word of the text gets no
     sound; MissingExtraError when the package espeakng-loader is not installed.
     """
-    import numpy as np
-    import soxr
-
-    from layertool.audio import resampled_length
-    from layertool.geometry import SAMPLE_RATE
-
     _require_engine()
     spoken = _apart(text)
     header, pcm = _run_worker(text, spoken, voice)
@@ -162,13 +147,6 @@ def make_corpus(
     spoken, utterances in all). ``room_db``: level of the noise that is added (``in_a_room``), None for none.
     Raises what ``synthesise`` raises, and StoreError when there is no room.
     """
-    import soundfile
-
-    from layertool import audio
-    from layertool.corpora.corpus import Corpus
-    from layertool.files import whole_file
-    from layertool.geometry import SAMPLE_RATE
-
     _require_engine()
     folder = Path(folder)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
@@ -216,8 +194,6 @@ def in_a_room(samples: np.ndarray, level_db: float, name: str) -> np.ndarray:
     Without it, frames of digital silence are further from speech than any sound from another, and decide every mean, variance
     and cluster of log energies.
     """
-    import numpy as np
-
     noise = np.random.default_rng([SEED, zlib.crc32(name.encode())]).normal(
         scale=32768 * 10 ** (level_db / 20), size=len(samples)
     )
@@ -240,18 +216,16 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
 
     Raises CorpusError when a word has no phone.
     """
-    import numpy as np
-
     tokens = list(re.finditer(r"\S+", spoken))
     token_starts = [token.start() for token in tokens]
     marks: list[tuple[str, int, int]] = []  # phone ("" for a pause), first sample, token
     token = last_sample = 0
     for event in events:
-        if event.kind == _WORD:
+        if event.kind == WORD:
             token = bisect.bisect_right(token_starts, event.position - 1) - 1
-        elif event.kind == _END:
+        elif event.kind == END:
             marks.append(("", event.sample, token))
-        elif event.kind == _PHONEME and (label := phone_label(event.name)) is not None:
+        elif event.kind == PHONEME and (label := phone_label(event.name)) is not None:
             start = event.sample
             if label:
                 sounding = np.flatnonzero(samples[last_sample:start])
@@ -319,7 +293,7 @@ def _run_worker(text: str, spoken: str, voice: Voice) -> tuple[dict, bytes]:
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     worker = subprocess.run(
-        [sys.executable, "-m", "layertool.corpora.espeak"],
+        [sys.executable, "-m", espeak_worker.__name__],
         input=json.dumps(request).encode(),
         capture_output=True,
         env={**os.environ, "PYTHONPATH": path},
@@ -331,91 +305,3 @@ def _run_worker(text: str, spoken: str, voice: Voice) -> tuple[dict, bytes]:
         raise CorpusError(f"eSpeak NG could not speak '{text}' with the voice {voice.name}: {reason}")
     header, _, pcm = worker.stdout.partition(b"\n")
     return json.loads(header), pcm
-
-
-# ---- the worker: one utterance through the C interface (espeak-ng/speak_lib.h) ----
-
-_WORD, _END, _PHONEME = 1, 5, 7  # espeak_EVENT_TYPE
-_RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: espeak_Synth returns when all is spoken
-_PHONEME_EVENTS, _DONT_EXIT = 0x0001, 0x8000  # espeakINITIALIZE_...
-_UTF8, _END_PAUSE = 1, 0x1000  # espeakCHARS_UTF8, espeakENDPAUSE
-_POSITION_CHARACTER = 1
-
-
-class _Event(ctypes.Structure):
-    """espeak_EVENT of eSpeak NG 1.52. ``sample`` counts from the start of the utterance, at the engine's rate."""
-
-    _fields_ = [
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),  # ms
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 8),  # a union: a number in WORD events, ended by a zero byte when shorter than 8
-    ]
-
-
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-
-
-def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[dict, bytes]:
-    """Speak once; to be called once per process. Leaves with a sentence on stderr when it cannot."""
-    import espeakng_loader
-
-    data = Path(espeakng_loader.get_data_path())
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    library.espeak_Info.restype = ctypes.c_char_p
-    library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-    library.espeak_Synth.argtypes = [
-        *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
-        *(ctypes.c_void_p, ctypes.c_void_p),
-    ]
-    engine_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _PHONEME_EVENTS | _DONT_EXIT)
-    if engine_rate <= 0:
-        raise SystemExit(f"its data in {data} cannot be read, install espeakng-loader again")
-    # The library ignores an unknown variant without a word, and speaks with its default voice after an error.
-    _, _, variant = voice.partition("+")
-    if variant and not (data / "voices" / "!v" / variant).is_file():
-        raise SystemExit(f"it has no variant '{variant}' (of '{voice}'), take one in {data / 'voices' / '!v'}")
-    if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        raise SystemExit(f"it has no voice '{voice}', take a language in {data / 'lang'}, for example en or en-us")
-    library.espeak_SetParameter(_RATE, rate, 0)
-    library.espeak_SetParameter(_PITCH, pitch, 0)
-    library.espeak_ng_SetRandSeed(SEED)
-
-    blocks: list[bytes] = []
-    events: list[Event] = []
-
-    def receive(wave, n_samples, reported) -> int:
-        k = 0
-        while reported[k].type != 0:
-            event = reported[k]
-            name = event.name.decode() if event.type == _PHONEME else ""
-            if event.type in (_WORD, _END, _PHONEME):
-                events.append(Event(event.type, event.sample, event.text_position, name))
-            k += 1
-        if wave and n_samples > 0:
-            blocks.append(ctypes.string_at(wave, n_samples * ctypes.sizeof(ctypes.c_short)))
-        return 0
-
-    callback = _CALLBACK(receive)
-    library.espeak_SetSynthCallback(callback)
-    encoded = text.encode()
-    flags = _UTF8 | _END_PAUSE
-    status = library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None)
-    if status != 0 or not blocks:
-        raise SystemExit(f"it gave no sound (status {status})")
-    engine_version = library.espeak_Info(None).decode().split()[0]
-    return {"version": engine_version, "rate": engine_rate, "events": events}, b"".join(blocks)
-
-
-def _worker() -> None:
-    header, pcm = _speak(**json.loads(sys.stdin.buffer.read()))
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + pcm)
-
-
-if __name__ == "__main__":
-    _worker()

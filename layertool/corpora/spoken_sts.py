@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import huggingface, textgrid
+from layertool.corpora import cells, huggingface, textgrid
 from layertool.corpora.corpus import Corpus, check_unique
 from layertool.corpora.matching import counted
 from layertool.errors import AudioError, CorpusError
@@ -65,14 +65,14 @@ def read(
     root = None if not local else place if place.is_dir() else place.parent
     folder = Path(out) / "audio"
     folder.mkdir(parents=True, exist_ok=True)
-    stems = huggingface.file_stems(ids)
+    stems = cells.file_stems(ids)
     utterances: list[dict] = []
     left_out: dict[str, str] = {}
     rows = huggingface.arrow_rows(dataset.select(readings["row"].tolist()), list(SIDES.values()))
     for k, (reading, items) in enumerate(zip(readings.drop(columns="row").to_dict("records"), rows, strict=True)):
         for n, (side, item) in enumerate(zip(SIDES, items, strict=True), len(SIDES) * k):
             try:
-                path = huggingface.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
+                path = cells.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
                 audio.require_channel(path, audio.probe(path).channels, channel)
             except (AudioError, CorpusError) as error:
                 left_out[ids[n]] = str(error)

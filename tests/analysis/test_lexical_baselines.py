@@ -103,6 +103,7 @@ def test_multinomial_refuses():
         Multinomial([], WORDS, 0)
 
 
+@pytest.mark.slow
 def test_oracle_on_the_real_corpus(real):
     """719 real stimuli: lgamma, and exact fractions for some."""
     table, total, oracle = real.utterances, 0.0, Oracle()

@@ -173,6 +173,7 @@ def test_what_is_no_word_list_is_said(tmp_path):
 # --- CMUdict -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cmudict_has_the_words_of_the_spec():
     words = cmudict_words()
     assert len(words) == len(set(words)) == 126_052

@@ -83,6 +83,7 @@ def random_words(seed: int, n: int, alphabet: str = "abcdefgh") -> list[str]:
     return list(dict.fromkeys(made))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [(1, 1), (4, 8), (search.LEAST_AT_ONCE, search.MOST_AT_ONCE)])
 @pytest.mark.parametrize("end", [END, None])
 @pytest.mark.parametrize("surface", ["lower", "sentence", "marginal"])

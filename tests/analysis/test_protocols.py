@@ -163,6 +163,7 @@ DATA = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_held_out_is_the_slow_route(data, variant):

@@ -131,6 +131,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize(("where", "meets"), CASES, ids=[" ".join(where) for where, _ in CASES])
 def test_conditions_hold_for_the_rows_that_meet_them(store, unit, where, meets):

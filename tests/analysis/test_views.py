@@ -69,6 +69,7 @@ def indices(n):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_rows", [1, 7, 100, 8192])
 @pytest.mark.parametrize("name", indices(10))
 def test_blocks_are_plain_indexing(mel, monkeypatch, name, block_rows):

@@ -77,6 +77,7 @@ def test_boundaries_agree_with_textgrids(corpus, shared):
     assert np.mean(np.array(differences) < 0.0201) > 0.9
 
 
+@pytest.mark.slow
 def test_neither_order_nor_processes_change_the_result(corpus):
     """pocketsphinx carries an estimate of the noise from one utterance into the next; we do not."""
     aligned = align.align(corpus)

@@ -179,7 +179,9 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 
 
 def test_the_worker_imports_nothing_heavy():
-    code = "import sys, layertool.corpora.espeak; sys.exit(bool({'numpy', 'pandas', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys, layertool.corpora.espeak_worker; sys.exit(bool({'numpy', 'pandas', 'torch'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -101,6 +101,7 @@ def cache(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout(tmp_path, layout):
     source, out, seen = LAYOUTS[layout](tmp_path), tmp_path / "out", []
@@ -221,6 +222,7 @@ def changed(field: str, values: dict[int, object]):
     return {field: list(map(str, cells)) if any(isinstance(v, str) for v in values.values()) else cells}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "says"),
     [

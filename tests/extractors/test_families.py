@@ -93,6 +93,7 @@ def worst(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[s
 # --- one clip --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layers_are_named_in_the_order_of_the_network(family):
     n_blocks = family.network.config.num_hidden_layers
     names = [f"C{k}" for k in range(1, 8)] + [f"T{k}" for k in range(n_blocks + 1)]

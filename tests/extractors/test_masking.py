@@ -70,6 +70,7 @@ def test_as_many_frames_are_masked_as_in_the_papers():
     assert np.mean(hubert) == pytest.approx(1 - 0.92**10, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probability", "length", "n_frames"), [(0.65, 10, 99), (0.8, 10, 61), (0.3, 7, 40)])
 def test_frame_by_frame_as_often_masked_as_by_transformers(probability, length, n_frames):
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
@@ -182,6 +183,7 @@ def transformers_layers(network, waveform, masked) -> dict[str, np.ndarray]:
     return {**layers, "last": out.last_hidden_state[0].numpy()}
 
 
+@pytest.mark.slow
 def test_masked_as_transformers_does(family, record_property):
     name, extractor, network = family
     waveform = models.speech_like(20_000, seed=3)

@@ -159,6 +159,7 @@ def test_rows_say_what_they_stand_for(speech, tmp_path):
         assert store.n_rows("frame", name) == len(spans)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_at_every_unit(speech, tmp_path, pooling):
     corpus, segments, model, layers = speech
@@ -208,6 +209,7 @@ def test_centre_thirds_have_the_tabled_lengths(n_frames):
     assert chosen[0] == (11 if n_frames == 2 else 10 + (n_frames + 1) // 3)
 
 
+@pytest.mark.slow
 def test_whisper_segments_are_means_of_centred_frames(speech, tmp_path):
     """Frame i of the encoder stands at sample 320 i; a segment has those from floor(start/320) to ceil(end/320)."""
     from transformers import WhisperFeatureExtractor

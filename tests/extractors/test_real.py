@@ -39,6 +39,7 @@ def manifest(shared) -> dict[str, dict]:
         return {row["utt"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 
+@pytest.mark.slow
 def test_rows_are_the_words_and_phones_of_the_manifest(shared, handful):
     _, store = handful
     assert store.layers == ["C1", "C2", "T0", "T1", "T2", "T3", "T4", "final"]

@@ -77,6 +77,7 @@ def test_the_batch_size_does_not_change_the_numbers(model, corpus, store, tmp_pa
     assert max(errors.values()) < 1e-4, errors
 
 
+@pytest.mark.slow
 def test_threads_and_shards_do_not_change_the_bytes(model, corpus, store, tmp_path):
     """Each utterance in a batch of its own, so that no other decides the order of its sums."""
     options = {"units": UNITS, "batch_seconds": 0.01}
@@ -334,6 +335,7 @@ def test_acoustic_features_of_long_audio_are_exact(tmp_path, name):
 # --- dtypes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["wav2vec2-base", "wavlm-base", "data2vec-audio", "conformer-relative"],

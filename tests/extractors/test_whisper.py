@@ -174,6 +174,7 @@ def test_the_utterance_does_not_hear_the_silence_behind_it(plain, frames):
     assert references.worst_row(rows_of(store, "utterance", "final", 0), expected.mean(axis=0)[None]) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_samples", [480_001, 500_111])
 def test_audio_over_30_seconds_gives_the_kept_frames_of_two_windows(plain, tmp_path, n_samples):
     """Windows of at most 30 s, the last from the first multiple of 640 samples that lets it reach the end.

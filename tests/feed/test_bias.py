@@ -144,6 +144,7 @@ def parts_of(store, how="mean", target=GENDER, attribute=VALENCE, unit="utteranc
 CHOICES = [(how, *rest) for how in TOGETHER for rest in (("utterance", "all"), ("word", "all"), ("utterance", "T1,T3"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "unit", "layers"), [one for one in CHOICES if one[::2] != ("speat-compat", "T1,T3")])
 def test_layers_together(store, how, unit, layers):
     names = BLOCKS if layers == "all" else ["T1", "T3"]
@@ -295,6 +296,7 @@ def test_the_order_of_stores_is_no_matter(made):
     assert {key: forth[key] for key in same} == {key: alone[key] for key in same}
 
 
+@pytest.mark.slow
 def test_no_bias_is_uniform_in_p(store):
     found = ask(store, " ".join(f"r{j}=x:y" for j in range(60)), layers="T2", n_permutations=500, resample="none")
     assert len(values(found, P)) == 60
@@ -327,6 +329,7 @@ def slow_interval(w, a, b, n_x, cells, paired, attributes):
 CASES = [(None, None), ("sex", None), (None, "pair")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strata", "pairs"), CASES)
 @pytest.mark.parametrize("resample", ["targets", "all"])
 def test_intervals(store, resample, strata, pairs):

@@ -322,6 +322,7 @@ def test_rows_of_the_chosen_cells(store):
     assert {(row.n, row.chance, row.ci_low) for row in chosen} == {(len(GOOD), None, None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["F1", "R-value", "lenient F1", "token F1"])
 def test_tuned_on_another_store(store, other, criterion):
     found = segmentation_rows(store, "T0", Options(cells=CELLS, tune_store=other, criterion=criterion))

@@ -147,6 +147,7 @@ def test_ratings_that_are_text(tmp_path):
     assert row.value == pytest.approx(expected(store, "T0")[0], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "across"), [("pairs", False), ("pairs", True), ("speakers", False), ("none", False)])
 def test_intervals(store, what, across):
     """A combination counts as often as both its speakers are drawn, one of a speaker with himself as often as he is."""

@@ -232,6 +232,7 @@ def test_measures_of_products_take_all_rows(store, measure):
 # --- two stores ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MEASURES, "cka-biased"])
 def test_layers_of_two_stores(store, other, name):
     found = grid(similarity_rows(store, other, "frame", "C1,T0-T1", options=options_of(name)))

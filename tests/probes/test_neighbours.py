@@ -72,6 +72,7 @@ def rows(n: int = 120, n_labels: int = 4, n_groups: int = 13, seed: int = 0):
     return features * [1, 30, 0.01] + [5, 0, -7], labels, groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "k"), [("centroid", 5), ("knn", 1), ("knn", 4), ("knn", 5), ("knn", 500)])
 @pytest.mark.parametrize(("n_folds", "seed"), [(2, 0), (5, 1), (50, 2)])
 def test_value_majority_permuted_and_interval(monkeypatch, method, k, n_folds, seed):
@@ -150,6 +151,7 @@ def test_labels_of_rows_are_permuted_among_all_rows():
     assert abs((other == labels).mean() - 0.25) < 0.1
 
 
+@pytest.mark.slow
 def test_permuted_is_the_chance_of_labels_of_groups():
     """Groups that differ, labels of groups that have nothing to do with it: value and permuted have one mean.
 

@@ -185,6 +185,7 @@ def test_interval_over_pairs(seed):
     assert (found.ci_low, found.ci_high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("speakers", "across"), [((4, 4), False), ((2, 3), True), ((1, 2), False)])
 def test_interval_over_speakers(speakers, across):
     """A combination of two speakers counts as often as both are drawn, one of a speaker with himself as he is."""

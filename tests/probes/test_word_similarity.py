@@ -269,6 +269,7 @@ def slow_bootstrap(tasks, similarities, seed: int) -> np.ndarray:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 7])
 def test_intervals_resample_words(seed):
     tasks, similarities = tasks_of_one_vocabulary(seed)
@@ -287,6 +288,7 @@ def test_intervals_resample_words(seed):
     assert score(tasks, similarities, seed + 1) != found
 
 
+@pytest.mark.slow
 def test_a_task_without_a_correlation_is_left_out_of_the_means():
     tasks, similarities = tasks_of_one_vocabulary()
     plain = score(tasks, similarities)

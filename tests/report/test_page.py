@@ -75,6 +75,7 @@ def same(one, other) -> bool:
 # numbers
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_page_are_the_rows(whole):
     path, rows = whole
     there = rows_of(data_of(path))
@@ -375,6 +376,7 @@ def test_names_of_runs_tell_them_apart(tmp_path):
 # the command
 
 
+@pytest.mark.slow
 def test_the_command_and_the_same_bytes(tmp_path):
     source = results.write(everything(), tmp_path / "rows.parquet")
     said = succeeds("report", source, "-o", tmp_path / "a.html", "--title", "Layers & <more>")

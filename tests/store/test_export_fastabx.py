@@ -400,6 +400,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net", "mel"])
 def test_the_command(runs, tmp_path, name):
     out = tmp_path / "a b"

@@ -48,6 +48,7 @@ def rank(corpus, out, r, n, **options):
     return layertool.extract("mel", corpus, out, **ONE_EACH, nshard=n, rank=r, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_ranks_write_what_one_process_writes(corpus, whole, tmp_path, order):
     out = tmp_path / "s"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import layertool
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.models import melhubert, pruned
-from layertool.training import compressing, compression
+from layertool.training import chain, compressing, compression
 from layertool.training.compressing import compress
 from layertool.training.plans import About, Pruning, look, usual_plan, usual_settings
 from layertool.training.pretraining import pretrain
@@ -191,14 +191,14 @@ def test_networks_that_read_waveforms(model, base, speech, tmp_path):
 def test_scores_from_data(base, speech, monkeypatch):
     seen = []
     draw = compressing.Drawn.__getitem__
-    scores = compressing._Chain._scores
+    scores = chain.Chain._scores
 
     def watched(self):
         with monkeypatch.context() as patch:
             patch.setattr(compressing.Drawn, "__getitem__", lambda d, k: seen.append(d.first + k) or draw(d, k))
             return scores(self)
 
-    monkeypatch.setattr(compressing._Chain, "_scores", watched)
+    monkeypatch.setattr(chain.Chain, "_scores", watched)
     changes = {"score": "data", "by": "whole"}
     done = run(speech, base, "melhubert", "heads", "data", changes=changes)
     assert [m.path.name for m in done.models] == ["heads-8", "heads-6", "heads-4"]
@@ -319,7 +319,7 @@ def test_a_run_killed_between(kind, where, time, base, whole, speech, tmp_path, 
     """Just after a model was saved, a part was pruned, or where the next training begins was written; just before that."""
     count = [0]
     method = {"record": "_prune", "start": "_write_start"}.get(where, where)
-    real = getattr(compressing._Chain, method)
+    real = getattr(chain.Chain, method)
 
     def then(self, *arguments):
         count[0] += 1
@@ -333,7 +333,7 @@ def test_a_run_killed_between(kind, where, time, base, whole, speech, tmp_path, 
             raise Killed
         return found
 
-    monkeypatch.setattr(compressing._Chain, method, then)
+    monkeypatch.setattr(chain.Chain, method, then)
     with pytest.raises(Killed):
         run(speech, base, "melhubert", kind, tmp_path / "run")
     monkeypatch.undo()
@@ -361,7 +361,7 @@ def test_a_kill_with_scores_from_data_in_half_precision(base, speech, tmp_path, 
     options = {"changes": {"score": "data"}, "settings": settings("heads", "wav2vec2", precision="bfloat16")}
     unstopped = run(speech, base, "wav2vec2", "heads", tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(compressing._Chain, "_prune", lambda self, amount: (_ for _ in ()).throw(Killed()))
+        patch.setattr(chain.Chain, "_prune", lambda self, amount: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             run(speech, base, "wav2vec2", "heads", tmp_path / "run", **options)
     again = run(speech, base, "wav2vec2", "heads", tmp_path / "run", **options)

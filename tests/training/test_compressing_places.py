@@ -8,8 +8,9 @@ import models
 import pytest
 import torch
 
-from layertool.training import compressing
-from layertool.training.compressing import _Triggered, compress
+from layertool.training import chain
+from layertool.training.chain import _Triggered
+from layertool.training.compressing import compress
 from layertool.training.plans import Pruning, usual_settings
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import Sizes, build
@@ -49,7 +50,7 @@ def trainings(monkeypatch):
         seen.asked.append((first_step, data.first, len(data), settings.seed))
         return []
 
-    monkeypatch.setattr(compressing, "train", train)
+    monkeypatch.setattr(chain, "train", train)
     return seen
 
 
