@@ -14,7 +14,7 @@ import small
 from commands import run as layertool
 from commands import succeeds
 
-from layertool.commands import recipe
+from layertool.commands import recipe, recipe_steps
 from layertool.corpora.corpus import Corpus
 
 MODELS = ["organisation/one@main", "fairseq:folder/two.pt"]
@@ -28,7 +28,7 @@ def all_steps() -> list:
         pytest.param(step, id=f"{name}-{step.name}-{len(given)}-{place}")
         for name, about in RECIPES.items()
         for given in ({}, GIVEN[name])
-        for place, step in enumerate(recipe.steps_of(about, "corpus", MODELS, "out folder", given))
+        for place, step in enumerate(recipe_steps.steps_of(about, "corpus", MODELS, "out folder", given))
     ]
 
 
@@ -55,7 +55,7 @@ def test_the_data_hold_together(name):
     assert len(set(names)) == len(names)
     text = json.dumps(about["steps"])
     assert all(f"{{{wanted}}}" in text for wanted in about["inputs"]), "an input that no step takes"
-    steps = recipe.steps_of(about, "corpus", MODELS, "out", GIVEN[name])
+    steps = recipe_steps.steps_of(about, "corpus", MODELS, "out", GIVEN[name])
     made: list[str] = []
     for step in steps:
         words = [word.text for word in step.words]
@@ -75,7 +75,7 @@ def test_a_dry_run_prints_commands_to_copy(name):
     printed = succeeds("recipe", name, "--corpus", "my corpus", "--dry-run").stdout.splitlines()
     about = RECIPES[name]
     assert all(f"# {step['gives']}" in printed for step in about["steps"])
-    steps = recipe.steps_of(about, "my corpus", about["models"], name, {})
+    steps = recipe_steps.steps_of(about, "my corpus", about["models"], name, {})
     ready = [line for line in printed if line and not line.startswith("#")]
     assert ready == [
         *(step.line for step in steps if not step.missing),
@@ -109,12 +109,12 @@ def test_stars_are_files_in_their_order(tmp_path):
     for n in (1000, 900, 20):
         (tmp_path / "run [1]" / f"step-{n}").mkdir(parents=True)
     values = {"out": [str(tmp_path / "run [1]")]}
-    bare, quoted = recipe._words("{out}/step-* '{out}/step-*'", values)
+    bare, quoted = recipe_steps._words("{out}/step-* '{out}/step-*'", values)
     assert [Path(path).name for path in bare.expanded()] == ["step-20", "step-900", "step-1000"]
     assert quoted.expanded() == [f"{tmp_path}/run [1]/step-*"]
     assert bare.shown().endswith("/step-'*" if bare.shown().endswith("'") else "*")
     assert "*" not in shlex.split(quoted.shown().replace("*", ""))[0]
-    (none,) = recipe._words("{out}/nothing-*", values)
+    (none,) = recipe_steps._words("{out}/nothing-*", values)
     with pytest.raises(recipe.UsageError, match="there is no"):
         none.expanded()
 
@@ -125,7 +125,7 @@ def test_stars_are_files_in_their_order(tmp_path):
      ("fairseq:runs/checkpoint_best.pt", "checkpoint_best"), ("melhubert:last.ckpt", "last"), ("mel:pasad", "pasad")],
 )  # fmt: skip
 def test_folders_are_called_as_models(model, name):
-    assert recipe.folder_name(model) == name
+    assert recipe_steps.folder_name(model) == name
 
 
 # A recipe for a corpus of noise: one store, one analysis of it, and one of that and another store.
