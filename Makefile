@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # two workers on two cores: torch's own threads would only fight over them
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo test check lint bench coverage clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/layertool demo --output demo
@@ -21,6 +21,10 @@ lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# two thirds slower than `make test`, which is why CI does not count
+coverage: $(VENV)/test.installed
+	$(PYTEST) --cov --cov-report=term --cov-report=html
 
 bench: $(VENV)/test.installed
 	$(BIN)/python benchmarks/run.py

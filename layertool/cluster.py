@@ -49,7 +49,11 @@ class Cluster:
         # before the import: Ray reads these once. Nothing is reported to anybody; a worker without a GPU sees none.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        os.environ.setdefault("RAY_task_oom_retries", str(MAX_DEATHS - 1))  # else Ray tries for ever
         import ray
+        import ray._private.worker
+
+        ray._private.worker._worker_logs_enabled = False  # Ray writes of deaths to stdout, among the results
 
         if n_gpus is not None and n_gpus > 1 and n_gpus != int(n_gpus):
             raise UsageError(f"{n_gpus:g} GPUs for each worker: above 1 it is a whole number")

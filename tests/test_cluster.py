@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -202,6 +204,24 @@ def test_work_that_kills_and_work_that_refuses(cluster):
         list(cluster.each(die_of, [("that",), ("this",)], "a deadly task"))
     with pytest.raises(UsageError, match=r"^it cannot be$"):
         list(cluster.each(refuse, [("it",)]))
+
+
+def test_out_of_memory_for_ever_ends(tmp_path):
+    """Ray's own monitor kills each worker that takes this work; nothing but results stands on stdout."""
+    code = """
+import time
+from layertool.cluster import Cluster
+with Cluster.open(n_workers=1) as cluster:
+    print("begun")
+    list(cluster.each(time.sleep, [(60,)], "a layer"))
+"""
+    little = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | little, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 1
+    assert done.stdout == "begun\n"
+    assert "3 workers died of a layer" in done.stderr
 
 
 @pytest.fixture(scope="module")

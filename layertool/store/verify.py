@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -19,7 +18,7 @@ _DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
     """Problems found, one sentence each; an empty list means that the store is sound.
 
-    What is found is kept in the store (damaged.json, where it can be written): nothing reads a damaged shard, and the next run of
+    What is found is kept in the store (damaged.json): nothing reads a damaged shard, and the next run of
     the same command writes it again.
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
@@ -44,8 +43,13 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
         done += entry["size"]
         if progress:
             progress(done, total)
-    with suppress(PermissionError, StoreError):  # a store of somebody else, or a full disk: it is told, not kept
+    try:
         layout.write_damaged(store.path, damaged)
+    except (OSError, StoreError) as error:  # a store of somebody else, a disk that is full or read-only
+        if damaged:
+            problems.append(
+                f"{layout.DAMAGED} cannot be written ({error}): the next run will not know which shards to write again"
+            )
     problems += _check_view(store)
     return problems
 

@@ -402,6 +402,17 @@ def test_a_damaged_shard_of_the_right_size(store, made):
     assert small.contents(store) == small.contents(made)
 
 
+def test_damage_that_cannot_be_kept_is_told(store, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(layout, "write_json", refuse)
+    assert problems(store) == []
+    shard_path(store, 3).write_bytes(b"")
+    told = problems(store)
+    assert told[-1].startswith("damaged.json cannot be written ([Errno 30] Read-only file system): the next run will")
+
+
 def test_a_missing_view(store):
     (store / "store.h5").unlink()
     assert problems(store) == [MISSING_VIEW]
