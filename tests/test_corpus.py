@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import small
 import soundfile
+import xxhash
 
 from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus, read_table
 from layertool.errors import AudioError, CorpusError, StoreError, UsageError
@@ -377,6 +379,35 @@ def test_a_missing_table(tmp_path):
         read_table(tmp_path / "x.csv")
 
 
+# few values, many rows
+
+
+def test_ids_and_tiers_are_categories_in_one_order(rich, tmp_path):
+    """Wherever a corpus comes from; in the file they are text."""
+    turned = rich.segments.assign(utterance=rich.segments["utterance"].cat.reorder_categories(["b", "a"]))
+    for one in (
+        rich,
+        Corpus.read(rich.write(tmp_path)),
+        replace(rich, segments=turned),
+        replace(rich, segments=rich.segments.astype({"utterance": str})),
+    ):
+        pd.testing.assert_frame_equal(one.segments, rich.segments)
+        assert one.segments["utterance"].cat.categories.tolist() == ["a", "b"]
+        assert one.segments["tier"].cat.categories.tolist() == ["phone", "word"]
+    for name in ("utterance", "tier", "label"):
+        assert pyarrow.parquet.read_schema(tmp_path / "segments.parquet").field(name).type in (
+            pyarrow.string(),
+            pyarrow.large_string(),
+        )
+
+
+def test_owners(rich):
+    segments = pd.concat([rich.segments, rich.segments.assign(utterance=["b", "nobody", None])], ignore_index=True)
+    place = {name: k for k, name in enumerate(rich.utterances["utterance"])}
+    owners = replace(rich, segments=segments).owners()
+    assert owners.tolist() == [place.get(name, -1) for name in segments["utterance"]]
+
+
 # the fingerprint
 
 
@@ -423,6 +454,39 @@ def test_more_about_the_fingerprint(rich):
     assert replace(rich, utterances=rich.utterances.iloc[::-1]).fingerprint != fingerprint
     assert replace(rich, segments=rich.segments.iloc[1:]).fingerprint != fingerprint
     assert replace(rich, segments=rich.segments.iloc[::-1]).fingerprint != fingerprint
+
+
+def plain_fingerprint(corpus):
+    """As it is defined: one column after the other, samples as eight bytes, texts as one list in JSON."""
+    digest = xxhash.xxh3_128()
+    for columns, table in (
+        (["utterance", "start", "end", "channel", "n_samples"], corpus.utterances),
+        (SEGMENT_COLUMNS, corpus.segments),
+    ):
+        for column in columns:
+            values = table[column]
+            if column in ("start", "end"):
+                digest.update(np.rint(values.astype(float).fillna(-1.0) * 16000).astype("<i8").to_numpy().tobytes())
+            elif column == "n_samples":
+                digest.update(values.to_numpy(dtype="<i8").tobytes())
+            else:
+                digest.update(json.dumps(["" if pd.isna(v) else str(v) for v in values]).encode())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 3, 100])
+def test_the_fingerprint_is_that_of_its_definition(rich, block_rows, monkeypatch):
+    monkeypatch.setattr("layertool.corpora.corpus.BLOCK_ROWS", block_rows)
+    odd = pd.Series([1, True, 1.0], dtype=object)  # equal, and not the same text
+    for one in (
+        rich,
+        replace(rich, segments=rich.segments.iloc[:0]),
+        replace(rich, segments=rich.segments.assign(label=odd)),
+        replace(rich, segments=rich.segments.assign(label=pd.Series(['"', None, "\\"], dtype=object))),
+        replace(rich, segments=rich.segments.assign(utterance=["b", None, "a"], tier=["x", "é", "x"])),
+        replace(rich, utterances=rich.utterances.assign(channel=[None, 1, "mix", np.nan])),
+    ):
+        assert one.fingerprint == plain_fingerprint(one)
 
 
 def test_the_fingerprint_is_the_same_next_year(rich):

@@ -53,7 +53,7 @@ def label_rule(raw: bool):
 
 def facts(made) -> dict:
     """What there is to say of a corpus, for programs."""
-    segments = made.segments.groupby("tier")["label"].agg(["size", "nunique"])
+    segments = made.segments.groupby("tier", observed=True)["label"].agg(["size", "nunique"])
     return {
         "name": made.name,
         "utterances": len(made.utterances),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import xxhash
 
 from layertool import audio
@@ -21,6 +24,8 @@ SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 _TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
+_CODED = ["utterance", "tier"]  # columns of `segments` with few values, kept as categories: half of the memory
+BLOCK_ROWS = 1 << 16  # segments that are looked at at a time: LibriSpeech has 44 million
 
 
 @dataclass
@@ -32,13 +37,17 @@ class Corpus:
     which channel to take (missing: the file is mono), ``sample_rate`` the file's own, ``n_samples``
     the length at 16 kHz; all other columns are metadata (speaker, gender, text, ...).
     ``segments``: DataFrame utterance, tier (``phone``, ``word``, ...), start, end (seconds from the
-    start of the utterance), label; ordered by utterance, tier and start.
+    start of the utterance), label; ordered by utterance, tier and start. ``utterance`` and ``tier`` are
+    categories (pandas.Categorical), in alphabetical order.
     """
 
     utterances: pd.DataFrame
     segments: pd.DataFrame
     name: str = "corpus"
     provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.segments = _coded(self.segments)
 
     @classmethod
     def build(
@@ -91,7 +100,7 @@ class Corpus:
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = _read_table(folder, "segments")
+        segments = _read_table(folder, "segments", _CODED)
         about = folder / "corpus.json"
         provenance = read_json(about, "the description of a corpus") if about.exists() else {}
         name = provenance.pop("name", folder.resolve().name)
@@ -119,7 +128,8 @@ class Corpus:
             str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
             for path in utterances["audio"]
         ]
-        for name, table in (("utterances", utterances), ("segments", self.segments)):
+        segments = self.segments.astype(dict.fromkeys(_CODED, str))  # plain text for whoever else reads it
+        for name, table in (("utterances", utterances), ("segments", segments)):
             with whole_file(folder / f"{name}.parquet") as temporary:
                 table.to_parquet(temporary, index=False)
         about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint, **self.provenance}
@@ -154,41 +164,44 @@ class Corpus:
             (SEGMENT_COLUMNS, self.segments),
         ):
             for column in columns:
-                values = table[column]
-                if column in ("start", "end"):
-                    filled = seconds_to_samples(values.astype(float).fillna(-1.0))
-                    digest.update(filled.astype("<i8").tobytes())
-                elif column == "n_samples":
-                    digest.update(values.to_numpy(dtype="<i8").tobytes())
-                else:
-                    digest.update(json.dumps(["" if pd.isna(v) else str(v) for v in values]).encode())
+                for part in _bytes(table[column], column):
+                    digest.update(part)
         return digest.hexdigest()
+
+    def owners(self) -> np.ndarray:
+        """Position (n_segments,) of each segment's utterance in ``utterances``, int32; -1 where it is not there."""
+        return places(self.segments["utterance"], self.utterances["utterance"])
 
     def check(self) -> None:
         """Raise CorpusError when ids repeat or a segment does not lie in its utterance (20 ms beyond its end pass)."""
         check_unique(self.utterances["utterance"], f"the corpus {self.name}")
-        unknown = ~self.segments["utterance"].isin(self.utterances["utterance"])
+        owners = self.owners()
+        unknown = owners < 0
         if unknown.any():
-            first = self.segments.loc[unknown, "utterance"].iloc[0]
+            first = self.segments["utterance"].iloc[int(unknown.argmax())]
             raise CorpusError(
                 f"segments of {self.name} name the utterance '{first}', which is not in its utterances "
                 f"({int(unknown.sum())} such segments): add it there or take its segments out"
             )
-        backwards = self.segments["end"] < self.segments["start"]
-        if backwards.any() or self.segments[["start", "end"]].isna().any(axis=None):
-            bad = self.segments[backwards | self.segments[["start", "end"]].isna().any(axis=1)].iloc[0]
+        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
+        backwards = ~(ends >= starts)  # or missing
+        if backwards.any():
+            bad = self.segments.iloc[int(backwards.argmax())]
             raise CorpusError(
                 f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
                 f"to {bad.end} s; correct its times"
             )
-        lengths = self.utterances.set_index("utterance")["n_samples"]
-        length = self.segments["utterance"].map(lengths).to_numpy(dtype=np.int64)
-        start, end = seconds_to_samples(self.segments["start"]), seconds_to_samples(self.segments["end"])
-        outside = (start < 0) | (start >= length) | (end > length + END_TOLERANCE)
+        lengths = self.utterances["n_samples"].to_numpy(np.int64)
+        outside = np.zeros(len(owners), bool)
+        for rows in blocks(len(owners)):
+            length, start = lengths[owners[rows]], seconds_to_samples(starts[rows])
+            end = seconds_to_samples(ends[rows])
+            outside[rows] = (start < 0) | (start >= length) | (end > length + END_TOLERANCE)
         if outside.any():
-            bad = self.segments[outside].iloc[0]
+            first = int(outside.argmax())
+            bad, length = self.segments.iloc[first], lengths[owners[first]]
             raise CorpusError(
-                f"utterance '{bad.utterance}' lasts {length[outside][0] / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
+                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
                 f"goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
                 "is this the right TextGrid for this audio?"
             )
@@ -202,6 +215,51 @@ def check_unique(ids: pd.Series, where: str) -> None:
             f"{where} has the utterance id '{repeated.iloc[0]}' more than once "
             f"({len(repeated)} repeated ids): give each utterance an id of its own"
         )
+
+
+def blocks(n_rows: int) -> Iterator[slice]:
+    """Rows [0, n_rows) in stretches of ``BLOCK_ROWS``."""
+    return (slice(first, min(first + BLOCK_ROWS, n_rows)) for first in range(0, n_rows, BLOCK_ROWS))
+
+
+def places(values: pd.Series, among: Sequence[str] | pd.Series) -> np.ndarray:
+    """Position (n,) of each value in ``among``, where all differ, int32; -1 where it is not there."""
+    coded = values.astype("category").cat
+    found = np.append(pd.Index(among).get_indexer(coded.categories), -1)  # a missing value has the code -1
+    return found.astype(np.int32)[coded.codes]
+
+
+def _bytes(values: pd.Series, column: str) -> Iterator[bytes]:
+    """What the fingerprint is made of: samples as eight bytes, texts as one list in JSON. Part by part, for it is long."""
+    if column == "n_samples":
+        yield values.to_numpy(dtype="<i8").tobytes()
+        return
+    if column in ("start", "end"):
+        for rows in blocks(len(values)):
+            yield seconds_to_samples(values.iloc[rows].astype(float).fillna(-1.0)).astype("<i8").tobytes()
+        return
+    before = "["
+    for rows in blocks(len(values)):
+        part = values.iloc[rows]
+        if part.dtype == object:  # 1 and True are equal, their texts are not
+            part = part.where(part.notna(), "").map(str)
+        codes, names = pd.factorize(part)  # each text that occurs is made once
+        texts = [*(json.dumps(str(name)) for name in names), '""']  # missing: the code -1
+        yield (before + ", ".join(map(texts.__getitem__, codes.tolist()))).encode()
+        before = ", "
+    yield b"]" if len(values) else b"[]"
+
+
+def _coded(segments: pd.DataFrame) -> pd.DataFrame:
+    """The same segments with categories, in alphabetical order, in the columns ``_CODED``."""
+    coded = {}
+    for column in _CODED:
+        values = segments[column]
+        if not isinstance(values.dtype, pd.CategoricalDtype):
+            coded[column] = values.astype("category")
+        elif not values.cat.categories.is_monotonic_increasing:
+            coded[column] = values.cat.reorder_categories(values.cat.categories.sort_values())
+    return segments.assign(**coded) if coded else segments
 
 
 def _require(table: pd.DataFrame, columns: list[str], where: str) -> None:
@@ -228,22 +286,25 @@ def no_segments() -> pd.DataFrame:
     )
 
 
-def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
+def _read_table(folder: Path, name: str, coded: Sequence[str] = ()) -> pd.DataFrame | None:
     for suffix in (".parquet", ".csv", ".tsv"):
         path = folder / f"{name}{suffix}"
         if path.exists():
-            return read_table(path)
+            return read_table(path, coded)
     return None
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a .parquet, .csv or .tsv table; ids and labels stay text. Raises CorpusError when it cannot be read."""
+def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a .parquet, .csv or .tsv table; ids and labels stay text, those of ``coded`` columns of .parquet as categories.
+
+    Raises CorpusError when it cannot be read.
+    """
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"{path} does not exist: check the path of the table")
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return _read_parquet(path, coded)
         is_tsv = path.suffix == ".tsv"  # tab-separated tables do not quote: a lone " is a letter there
         table = pd.read_csv(
             path,
@@ -265,6 +326,16 @@ def read_table(path: Path) -> pd.DataFrame:
         if len(values) and values.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
             table[column] = pd.to_numeric(table[column])
     return table
+
+
+def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
+    if not coded:
+        return pd.read_parquet(path)
+    columns = {}
+    for name in pyarrow.parquet.read_schema(path).names:  # one at a time: as Arrow's and as pandas' it is there twice
+        columns[name] = pyarrow.parquet.read_table(path, columns=[name], read_dictionary=list(coded))[name].to_pandas()
+        pyarrow.default_memory_pool().release_unused()
+    return pd.DataFrame(columns, copy=False)
 
 
 def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -69,7 +69,7 @@ class Worker:
     def describe(self) -> Description:
         """What it would do."""
         prepared = self.prepared
-        return Description(prepared.configuration, prepared.about, prepared.labels, prepared.shards)
+        return Description(prepared.configuration, prepared.about, prepared.rows.labels, prepared.shards)
 
     def write(self, store: str, numbers: Sequence[int], max_failures: int, expected: dict) -> Iterator[tuple[str, Any]]:
         """Write shards; yields ("seconds", of audio since the last) and ("shard", its line of the index) as they come.

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.corpora.corpus import Corpus
-from layertool.errors import UsageError
 from layertool.extractors.base import Layer
 from layertool.extractors.masking import TimeMask
-from layertool.extractors.pooling import Pooler, UnitRows
-from layertool.geometry import samples_to_seconds, seconds_to_samples
+from layertool.extractors.pooling import Pooler
+from layertool.extractors.unit_rows import CorpusRows
+from layertool.geometry import samples_to_seconds
 from layertool.store import layout
 
 
@@ -50,49 +49,10 @@ def batches(positions: Sequence[int], cost: Mapping[int, int], batch_samples: in
     return out
 
 
-def unit_rows(corpus: Corpus, units: Sequence[str]) -> tuple[list[dict[str, UnitRows]], dict[str, list[str]], int]:
-    """Rows of every utterance at phone, word and utterance; the labels of each tier; how many segments were empty.
-
-    Raises UsageError for an unknown unit or a tier that the corpus has not.
-    """
-    for unit in units:
-        if unit not in layout.UNITS:
-            raise UsageError(f"'{unit}' is no unit: choose among {', '.join(layout.UNITS)}")
-    tiers = [unit for unit in units if unit in ("phone", "word")]
-    for tier in tiers:
-        if tier not in corpus.tiers:
-            there = ", ".join(corpus.tiers) or "none"
-            raise UsageError(
-                f"the corpus {corpus.name} has no {tier} segments (tiers there: {there}): make them with "
-                "'layertool corpus align', name the tier with --tier when the corpus is made, or leave the unit out"
-            )
-    lengths = corpus.utterances["n_samples"].to_numpy()
-    rows: list[dict[str, UnitRows]] = [
-        {"utterance": UnitRows(np.zeros(1, np.int64), np.array([n]), np.array([layout.NO_LABEL]))} for n in lengths
-    ]
-    position = {utterance: k for k, utterance in enumerate(corpus.utterances["utterance"])}
-    labels: dict[str, list[str]] = {}
-    empty = 0
-    for tier in tiers:
-        table = corpus.segments[corpus.segments["tier"] == tier]
-        start, end = seconds_to_samples(table["start"]), seconds_to_samples(table["end"])
-        owner = table["utterance"].map(position).to_numpy(dtype=np.int64)
-        empty += int((end <= start).sum())
-        labels[tier] = sorted(table["label"].unique())
-        code = table["label"].map({label: k for k, label in enumerate(labels[tier])}).to_numpy(dtype=np.int64)
-        order = np.lexsort((end, start, owner))
-        order = order[(end > start)[order]]
-        bounds = np.searchsorted(owner[order], np.arange(len(lengths) + 1))
-        for k in range(len(lengths)):
-            mine = order[bounds[k] : bounds[k + 1]]
-            rows[k][tier] = UnitRows(start[mine], end[mine], code[mine])
-    return rows, labels, empty
-
-
 def shard_tables(
     shard: Shard,
     pooler: Pooler,
-    rows: Sequence[dict[str, UnitRows]],
+    rows: CorpusRows,
     lengths: Sequence[int],
     ids: Sequence[str],
     mask: TimeMask | None = None,
@@ -104,18 +64,18 @@ def shard_tables(
     tables: dict[str, np.ndarray] = {}
     wanted = {f"{unit}/{table}" for (unit, _), table in pooler.table.items()}
     frames = pooler.frame_tables()
+    spans_of = {position: rows.of(position) for position in range(shard.first, shard.last)}
     for name in sorted(wanted):
         unit, table = name.split("/")
         dtype = layout.row_dtype(unit, mask is not None)
         parts = []
-        for position in range(shard.first, shard.last):
+        for position, there in spans_of.items():
             if unit == "frame":
                 geometry = frames[table]
                 start, end = geometry.spans(geometry.n_frames(int(lengths[position])))
                 label: np.ndarray | int = layout.NO_LABEL
             else:
-                spans = rows[position][unit]
-                start, end, label = spans.start, spans.end, spans.label
+                start, end, label = there[unit].start, there[unit].end, there[unit].label
             part = np.empty(len(start), dtype)
             part["utterance"], part["start"], part["end"], part["label"] = position, start, end, label
             if unit == "frame" and mask is not None:
@@ -147,7 +107,7 @@ class Plan:
 
 def estimate(
     lengths: Sequence[int],
-    rows: Sequence[dict[str, UnitRows]],
+    rows: CorpusRows,
     pooler: Pooler,
     layers: Mapping[str, Layer],
     n_shards: int,
@@ -164,7 +124,7 @@ def estimate(
         if unit == "frame":
             counts[name] = sum(frames[table].n_frames(int(n)) for n in lengths)
         else:
-            counts[name] = sum(len(r[unit].start) for r in rows)
+            counts[name] = rows.counts[unit]
     n_bytes = sum(
         counts[f"{unit}/{table}"] * layers[name].width * itemsize for (unit, name), table in pooler.table.items()
     )

@@ -11,25 +11,21 @@ import torch
 
 from layertool.errors import UsageError
 from layertool.extractors.base import Item, Layer
+from layertool.extractors.unit_rows import UnitRows
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, FrameGeometry, Pooling, Window, moving_average
 
 _PIECE = 128  # frames summed in float32 at a stretch; longer rows are sums of pieces, so error does not grow
 
 
 @dataclass(frozen=True)
-class UnitRows:
-    """The rows of one utterance at one unit: start, end (samples) and label code, each shape (rows,)."""
-
-    start: np.ndarray
-    end: np.ndarray
-    label: np.ndarray
-
-
-@dataclass(frozen=True)
 class Slice:
-    """Rows of one item inside a batch's pooled matrix: batch rows [first, first + len(target))."""
+    """Rows of one item inside a batch's pooled matrix: batch rows [first, first + len(target)).
 
-    item: Item
+    It outlives the batch, so it does not hold the item with its waveform.
+    """
+
+    position: int  # of the utterance in the corpus
+    is_whole: bool  # the item is the whole utterance, not one of its windows
     first: int
     target: np.ndarray  # row of the utterance that each batch row belongs to
     n_rows: int  # rows of the whole utterance
@@ -168,7 +164,7 @@ class Pooler:
                 pooled /= torch.from_numpy(whole.astype(np.float32)).to(pooled.device)[:, None]
             first, slices = 0, []
             for item, (target, _, _, _, n_rows) in zip(items, plans, strict=True):
-                slices.append(Slice(item, first, target, n_rows))
+                slices.append(Slice(item.position, item.is_whole, first, target, n_rows))
                 first += len(target)
             out.append((unit, pooled, slices))
         return out

@@ -24,6 +24,7 @@ from layertool.extractors.base import Extractor
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
+from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling
 
 STORE_DTYPES = ("float32", "float16")
@@ -57,8 +58,7 @@ class Prepared:
     corpus: Corpus
     layers: list[str]
     pooler: Pooler
-    rows: list
-    labels: dict[str, list[str]]
+    rows: CorpusRows
     shards: list[plan.Shard]
     configuration: dict
     about: dict
@@ -104,7 +104,7 @@ def prepare(
     if options.mask_seed is None and (options.mask_prob is not None or options.mask_length is not None):
         raise UsageError("--mask-prob and --mask-length change the mask that --mask-seed N puts on: add --mask-seed")
     pooling = _pooling(units, options.pooling)
-    rows, labels, empty = plan.unit_rows(corpus, units)
+    rows = CorpusRows(corpus, units)
     if cmvn and "utterance" in units and pooling["utterance"].name == "mean":
         raise UsageError(
             "--cmvn makes the mean over time of every utterance 0 up to rounding, so its utterance rows would be "
@@ -146,14 +146,12 @@ def prepare(
     if mask is not None:  # without a mask nothing is said of it: stores from before there were masks are the same
         configuration |= mask.to_json()
     if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
-        _check_texts(corpus, labels, rows if "word" in units else None)
+        _check_texts(corpus, rows if "word" in units else None)
         configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
     itemsize = np.dtype(options.store_dtype).itemsize
     planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize, mask is not None)
-    about = _about(corpus, extractor, pooler, units, chosen, len(shards), empty)
-    return Prepared(
-        extractor, corpus, chosen, pooler, rows, labels, shards, configuration, about, planned, options, mask
-    )
+    about = _about(corpus, extractor, pooler, units, chosen, len(shards), rows.n_empty)
+    return Prepared(extractor, corpus, chosen, pooler, rows, shards, configuration, about, planned, options, mask)
 
 
 def _pooling(units: Sequence[str], asked: Mapping[str, str]) -> dict[str, Pooling]:
@@ -205,7 +203,7 @@ def _about(corpus, extractor, pooler: Pooler, units, chosen, n_shards: int, empt
     }
 
 
-def _check_texts(corpus: Corpus, labels: Mapping[str, list[str]], rows: list | None) -> None:
+def _check_texts(corpus: Corpus, rows: CorpusRows | None) -> None:
     """Decoder layers: every utterance has a text, and its words are the word segments, one by one."""
     if "text" not in corpus.utterances:
         raise CorpusError(
@@ -218,7 +216,7 @@ def _check_texts(corpus: Corpus, labels: Mapping[str, list[str]], rows: list | N
                 f"utterance '{utterance}' has no text, which decoder layers need: fill in its 'text', or leave the D layers out"
             )
         if rows is not None:
-            words, segments = text.split(), [labels["word"][code] for code in rows[k]["word"].label]
+            words, segments = text.split(), [rows.labels["word"][code] for code in rows.of(k)["word"].label]
             if [_plain(w) for w in words] != [_plain(s) for s in segments]:
                 raise CorpusError(
                     f"the text of utterance '{utterance}' and its word segments differ ({len(words)} and {len(segments)} words): "

@@ -115,7 +115,7 @@ def carry_out(
     With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge`` finishes it.
     """
     with StoreWriter(
-        out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.labels, overwrite, part
+        out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.rows.labels, overwrite, part
     ) as store:
         mine = [shard for shard in prepared.shards if part is None or part.has(shard.number)]
         pending = [shard for shard in mine if shard.number not in store.finished]

@@ -21,7 +21,10 @@ from layertool.store.writer import LooseShards, ShardWriter, StoreWriter
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
 # How rows of an utterance's windows become one, and what that begins with.
 _JOIN = {"mean": (np.add, 0.0), "min": (np.minimum, np.inf), "max": (np.maximum, -np.inf)}
-_AHEAD_BYTES = 1 << 30  # of pooled rows, still on the device, that may wait to be written
+# Of pooled rows, still on the device, that may wait to be written. On a CPU that is memory of this process, and writing is often
+# slower than acoustic features: what may wait is waiting.
+_AHEAD_BYTES = {"cpu": 1 << 23, "mps": 1 << 30, "cuda": 1 << 30}
+_SLICE_BYTES = 1000  # of Python's objects about the rows of one item
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ Task = Pooled | Failures | BatchEnd
 
 
 def _size(task: Task) -> int:
-    return task.values.nbytes if isinstance(task, Pooled) else 0
+    return task.values.nbytes + _SLICE_BYTES * len(task.slices) if isinstance(task, Pooled) else 0
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Sink:
         self.error: BaseException | None = None
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.waiting = 0  # bytes handed over and not yet written
+        self.most_waiting = _AHEAD_BYTES[getattr(prepared.extractor, "device", torch.device("cpu")).type]
         self.room = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="write", daemon=True)
         self._report()
@@ -113,7 +117,7 @@ class Sink:
         size = _size(task)
         with self.room:
             self.room.wait_for(
-                lambda: self.error is not None or not self.waiting or self.waiting + size <= _AHEAD_BYTES
+                lambda: self.error is not None or not self.waiting or self.waiting + size <= self.most_waiting
             )
             self.waiting += size
         self.check()
@@ -169,11 +173,11 @@ class Sink:
     def _write(self, shard: _OpenShard, task: Pooled) -> None:
         values = task.values.cpu().numpy()
         for part in task.slices:
-            position = part.item.position
+            position = part.position
             if position in shard.failures or not len(part.target):
                 continue
             rows = values[part.first : part.first + len(part.target)]
-            if task.unit == "frame" or part.item.is_whole:
+            if task.unit == "frame" or part.is_whole:
                 self._store(shard, task.unit, task.layer, position, int(part.target[0]), rows)
             else:
                 key = (task.unit, task.layer, position)

@@ -42,7 +42,7 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
     extractor = prepared.extractor
     cost = max((extractor.padded_samples(len(item.samples)) for item in work.items), default=1)
     per_batch = max(1, batch_samples // cost)
-    rows = {position: prepared.rows[position] for position in work.positions}
+    rows = {position: prepared.rows.of(position) for position in work.positions}
     sink.put(Failures(work.shard, work.failures))
     for first in range(0, len(work.items), per_batch):
         items = work.items[first : first + per_batch]

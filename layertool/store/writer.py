@@ -194,8 +194,8 @@ class StoreWriter:
         # unbuffered: a buffer would keep what there was no room for, and fail with it again
         with open(path, "ab+", buffering=0) as file:
             size = file.tell()
-            file.seek(0)
-            if size and not file.read().endswith(b"\n"):  # a kill tore the last line: cut it off
+            file.seek(max(0, size - 1))
+            if size and file.read(1) != b"\n":  # a kill tore the last line: cut it off
                 file.seek(0)
                 size = file.read().rfind(b"\n") + 1
                 file.truncate(size)

@@ -130,7 +130,7 @@ def phones(
             "align it first ('layertool corpus align')"
         )
     own = own[~own["label"].isin(list(silences))].sort_values(["start", "end"], kind="stable")
-    labels = own.groupby("utterance", sort=False)["label"].agg(list).to_dict()
+    labels = own.groupby("utterance", sort=False, observed=True)["label"].agg(list).to_dict()
     out = {}
     for utterance in table["utterance"]:
         if utterance not in labels:
