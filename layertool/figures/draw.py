@@ -33,7 +33,7 @@ from layertool.figures.panels import (
     text_length,
     wrap,
 )
-from layertool.figures.table import PANEL, titles
+from layertool.figures.table import PANEL, is_layer, titles
 
 DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "os^Dv"
@@ -109,9 +109,10 @@ def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
 
 
 def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) -> Figure:
-    """The figure of ``series``. Lines go from dark (first layer) to light (last layer)."""
+    """The figure of ``series``. Lines go from dark (first layer) to light (last layer); lines of models have no such order."""
     rows, fields, layers = series_of(rows, x)
-    colours = dict(zip(layers, shades(len(layers)), strict=True))
+    ordered = any(map(is_layer, layers))
+    colours = dict(zip(layers, shades(len(layers)) if ordered else palette(len(layers)), strict=False))
     as_bar = len(layers) > MAX_LEGEND_LAYERS
     figure, panels = new_panels(rows, fields, 3.8, 0.9, ylabel)
     for axis, part in panels:

@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in greyscale print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -58,6 +58,8 @@ def new_panels(
     """A figure with titled panels of ``width`` inches, and ``extra`` inches for a legend, and the rows of each."""
     parts = split(rows, fields)
     shared, names = titles([panel for panel, _ in parts])
+    if ylabel and len(parts) == 1:  # else nothing would say what it is of
+        names = [parts[0][0].get("target", "")]
     columns = n_columns(len(parts))
     size = (columns * width + extra + 0.6, math.ceil(len(parts) / columns) * 3 + 0.6)
     figure = plt.figure(figsize=size, layout="constrained")
@@ -97,7 +99,8 @@ def draw_curve(axis: Axes, x: pd.Series, points: pd.DataFrame, alpha: float = 0.
     place, (value, low, high) = x.to_numpy()[order], points[NUMBERS[:3]].to_numpy()[order].T
     if not len(place):
         return
-    axis.plot(place, value, linestyle="-", linewidth=1.3, markersize=3.5, **style)
+    # a marker at the limit of the axis is whole, too
+    axis.plot(place, value, linestyle="-", linewidth=1.3, markersize=3.5, clip_on=False, **style)
     known = np.isfinite(low) & np.isfinite(high)
     if len(place) == 1:
         axis.vlines(place[known], low[known], high[known], color=style["color"], linewidth=1)
@@ -136,6 +139,8 @@ def label_x(panels: list[tuple[Axes, pd.DataFrame]], label: str) -> None:
 def scale_x(axis: Axes, values: pd.Series) -> None:
     """Logarithmic where checkpoints lie far apart, with a linear start where there is a step 0."""
     scale = scale_of(values)
+    if scale == "linear" and (values == values.round()).all():
+        axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 5, 10]))
     if scale == "log":
         axis.set_xscale("log")
     elif scale == "symlog":

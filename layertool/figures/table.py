@@ -122,6 +122,11 @@ def depth(layer: str) -> tuple[int, int]:
     return {"C": 1, "T": 2, None: 3, "D": 4}[match.group(1)], int(match.group(2) or 0)
 
 
+def is_layer(name: str) -> bool:
+    """Whether the name is one of a layer of a network, not of an acoustic feature or of a family of models."""
+    return _LAYER.fullmatch(name) is not None
+
+
 def layer_order(rows: pd.DataFrame) -> list[str]:
     """The layers of all stores in network order: the order in each store and panel, put together by name."""
     ordered = rows.sort_values("layer_index", kind="stable")
