@@ -132,7 +132,7 @@ def recipe(name, corpus, models, out, only, given, rehearse, dry_run, quiet) -> 
       layertool recipe pasad2021 --corpus dev-clean --dry-run
       layertool recipe cuervo2024 --corpus eccc --model openai/whisper-tiny.en --only finetune-all --only sizes
       layertool recipe lin2024 --corpus speat --with speech=librispeech -o bias
-      layertool recipe lin2024 --corpus speat --model tiny/step-0 --rehearse
+      layertool recipe lin2024 --corpus speat --model tiny/step-2 --rehearse
     """
     about = read(name)
     if rehearse and not models:
