@@ -107,8 +107,10 @@ def load(
     """
     try:
         import datasets
+        import huggingface_hub
     except ImportError as error:
         raise MissingExtraError("datasets", "huggingface", "reading a Hugging Face dataset") from error
+    huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
 
     class UndecodedAudio(datasets.Audio):
         """An Audio column of paths and bytes; the library's own asks for torchcodec even to store a path."""

@@ -97,12 +97,12 @@ def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
         from lhotse import MonoCut, MultiCut
     except ImportError as error:
         raise MissingExtraError("lhotse", "lhotse", "reading a manifest of cuts") from error
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if not path.exists():
+        raise CorpusError(f"{path} does not exist: check the path of the manifest")
+    if path.is_dir() or not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise CorpusError(
             f"{path} is no .jsonl or .jsonl.gz manifest: convert it with 'lhotse copy {path} {path.stem}.jsonl.gz'"
         )
-    if not path.is_file():
-        raise CorpusError(f"{path} does not exist: check the path of the manifest")
     kinds = {"MonoCut": MonoCut, "Cut": MonoCut, "MultiCut": MultiCut}
     number = 0
     try:

@@ -33,8 +33,7 @@ def merge(path: Path | str) -> Merged:
     Raises StoreError when shards are missing or damaged, and while a rank is writing. Merging again changes nothing.
     """
     path = Path(path)
-    if not (path / layout.ABOUT).exists():
-        raise StoreError(f"{path} is not a feature store: it has no {layout.ABOUT}")
+    layout.check_store(path)
     with held(
         path / layout.LOCK, shared=False, busy=f"{path} is still being written: merge it when all ranks have ended"
     ):

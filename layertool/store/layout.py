@@ -103,6 +103,15 @@ def read_damaged(store: Path) -> dict[int, str]:
         raise StoreError(f"{path} is damaged: delete it and verify the store again") from error
 
 
+def check_store(path: Path) -> None:
+    """Raise StoreError where there is no store."""
+    if not (path / ABOUT).exists():
+        hint = f"it has no {ABOUT}" if path.exists() else "it does not exist"
+        raise StoreError(
+            f"{path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {path}'"
+        )
+
+
 def write_damaged(store: Path, damaged: dict[int, str]) -> None:
     """Keep for the next run what is damaged."""
     if damaged:

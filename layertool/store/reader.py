@@ -24,11 +24,7 @@ class FeatureStore:
 
     def __init__(self, path: Path | str, allow_unfinished: bool = False):
         self.path = Path(path)
-        if not (self.path / layout.ABOUT).exists():
-            hint = "it does not exist" if not self.path.exists() else f"it has no {layout.ABOUT}"
-            raise StoreError(
-                f"{self.path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {self.path}'"
-            )
+        layout.check_store(self.path)
         self.about: dict = read_json(self.path / layout.ABOUT, "the description of a store")
         if self.about.get("schema") != layout.SCHEMA:
             raise StoreError(

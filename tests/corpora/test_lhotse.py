@@ -227,6 +227,7 @@ def test_no_recording_or_no_file(root):
 
 
 def test_damaged_or_wrong_files(root):
+    (root / "cuts.json").write_text("[]")
     with pytest.raises(
         CorpusError, match=r"cuts.json is no .jsonl or .jsonl.gz manifest: convert it with 'lhotse copy"
     ):
