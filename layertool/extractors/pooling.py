@@ -106,10 +106,11 @@ class Pooler:
                     f"layer {name} stands at words and utterances only (its rows are tokens, they have no times): "
                     "add --units word or --units utterance"
                 )
-        main = max((g.hop for g in self.geometry.values() if g is not None), default=None)
+        frames = [g for (unit, _), g in self.geometry.items() if unit == "frame" and g is not None]
+        main = max(reversed(frames), key=lambda g: g.hop, default=None)  # of the last of the slowest layers
         self.table: dict[tuple[str, str], str] = {}
         for (unit, name), geometry in self.geometry.items():
-            own = unit == "frame" and geometry is not None and geometry.hop != main
+            own = unit == "frame" and geometry is not None and geometry != main
             self.table[unit, name] = f"rows_{geometry.hop}_{geometry.field}" if own and geometry else "rows"
 
     def _units_of(self, layer: Layer) -> list[str]:

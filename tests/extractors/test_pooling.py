@@ -159,6 +159,22 @@ def test_rows_say_what_they_stand_for(speech, tmp_path):
         assert store.n_rows("frame", name) == len(spans)
 
 
+def test_layers_of_one_hop_and_two_fields(tmp_path):
+    """An eighth convolution that skips nothing: it has fewer frames than the seventh."""
+    lengths = LENGTHS[1:]
+    corpus = models.corpus(tmp_path / "corpus", [models.speech_like(n, n) for n in lengths])
+    model = models.save(
+        "wav2vec2-base", tmp_path / "model",
+        conv_dim=[16] * 8, conv_kernel=[10, 3, 3, 3, 3, 2, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2, 1], num_feat_extract_layers=8,
+    )  # fmt: skip
+    store = layertool.extract(str(model), corpus, tmp_path / "store", ("frame",), "C7,C8,T1")
+    for name, field in (("C7", 400), ("C8", 720), ("T1", 720)):
+        spans = [(i * 320, i * 320 + field) for n in lengths for i in range((n - field) // 320 + 1)]
+        rows = store.row_table("frame", name)
+        assert list(zip(rows["start"].tolist(), rows["end"].tolist(), strict=True)) == spans
+        assert len(store.read("frame", name)) == len(spans)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_at_every_unit(speech, tmp_path, pooling):
