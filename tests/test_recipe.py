@@ -14,7 +14,7 @@ import small
 from commands import run as layertool
 from commands import succeeds
 
-from layertool.commands import recipe, recipe_steps
+from layertool.commands import recipe, recipe_steps, rehearsal
 from layertool.corpora.corpus import Corpus
 
 MODELS = ["organisation/one@main", "fairseq:folder/two.pt"]
@@ -131,6 +131,7 @@ def test_folders_are_called_as_models(model, name):
 # A recipe for a corpus of noise: one store, one analysis of it, and one of that and another store.
 SMALL = {
     "paper": "Nobody 2026",
+    "made_by": "make it with 'layertool corpus align'",
     "models": ["mfcc"],
     "inputs": {"words": {"is": "FILE of words"}, "label": {"default": "phone", "is": "LABEL"}, "seed": {"default": "0", "is": "SEED"}},
     "steps": [
@@ -243,14 +244,14 @@ def test_what_a_corpus_lacks_is_said_before_anything_runs(here):
     corpus.utterances["speaker"] = "s0"
     corpus.write("bare")
     done = layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out")
-    fails(1, done, "bare has no tier phone (for extract)", "bare has no speaker=s1", "layertool corpus align", "--only")
+    fails(1, done, "bare has no tier phone, speaker=s1 (for extract)", "layertool corpus align", "--only")
     assert not Path("out").exists()
     dry = layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out", "--dry-run")
     assert dry.exit_code == 0
     assert "note: bare has no tier phone" in dry.stderr
     corpus.utterances = corpus.utterances.drop(columns="speaker")
     corpus.write("bare")
-    fails(1, layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out"), "bare has no column speaker")
+    fails(1, layertool("recipe", "lin2024", "--corpus", "bare", "-o", "out"), "bare has no tier phone, column speaker")
 
 
 def test_a_folder_of_another_corpus_or_recipe_is_refused(here):
@@ -287,3 +288,119 @@ def test_a_step_that_does_not_parse_is_said_before_anything_runs(here, monkeypat
     monkeypatch.setattr(recipe, "read", lambda name: broken)
     fails(2, run(), "step both cannot run", "--colour")
     assert not Path("out").exists()
+
+
+# Rehearsals
+
+TRAINS = (("pretrain",), ("compress",), ("finetune", "ctc"), ("lexical", "finetune"))
+
+
+def rehearsed(name: str) -> list:
+    return recipe_steps.steps_of(RECIPES[name], "corpus", MODELS, "out folder", {}, rehearse=True)
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, id=f"{name}-{step.name}") for name in recipe.NAMES for step in rehearsed(name)]
+)
+def test_every_step_of_a_rehearsal_is_a_command_and_trains_little(step):
+    words = [word.text for word in step.words]
+    recipe.parse(words)
+    assert not step.missing, "a rehearsal has a stand-in for every input"
+    assert words.count("--reinit-top") <= 1
+    if any(tuple(words[: len(start)]) == start for start in TRAINS):
+        name = "--epochs" if words[0] == "lexical" else "--steps"
+        assert 1 <= int(words[words.index(name) + 1]) <= 10, f"{step.name} trains for long"
+        assert words.count(name) == 1
+        assert int(words[words.index("--batch-size") + 1]) <= 4
+
+
+@pytest.mark.parametrize("name", recipe.NAMES)
+def test_a_rehearsal_has_every_step_and_says_nothing_of_it_in_the_real_run(name):
+    real = recipe_steps.steps_of(RECIPES[name], "corpus", MODELS, "out folder", GIVEN[name])
+    assert [step.name for step in real] == [step.name for step in rehearsed(name)]
+    text = json.dumps(RECIPES[name]["steps"])
+    for setting, about in RECIPES[name].get("settings", {}).items():
+        assert f"{{{setting}}}" in text, f"no step has the setting {setting}"
+        assert about["paper"] != about["rehearsal"]
+    assert not any("{" in step.line or "made-up" in step.line for step in real)
+    assert not any("{" in step.line for step in rehearsed(name))
+
+
+def test_a_rehearsal_says_so_and_stays_in_a_folder_of_its_own(here):
+    mine = ("recipe", "lin2024", "--corpus", "corpus", "--model", "mfcc", "--only", "extract", "--rehearse")
+    done = succeeds(*mine)
+    assert "Its numbers mean nothing" in done.stdout
+    assert Path("lin2024-rehearsal/mfcc").is_dir()
+    assert "Nobody 2026" in Path("lin2024-rehearsal/REHEARSAL.txt").read_text()
+    assert json.loads(Path("lin2024-rehearsal/recipe.json").read_text())["rehearsal"] is True
+    fails(2, layertool(*mine[:-1], "-o", "lin2024-rehearsal"), "lin2024-rehearsal holds a rehearsal", "-o")
+    assert run("--only", "extract").exit_code == 0
+    fails(2, layertool(*mine, "-o", "out"), "out holds results of the recipe, and no rehearsal of it", "-o")
+    record = json.loads(Path("out/recipe.json").read_text())
+    del record["rehearsal"]  # as earlier versions wrote it
+    Path("out/recipe.json").write_text(json.dumps(record))
+    assert "extract: done already" in said(run("--only", "extract"))
+    dry = succeeds(*mine, "--dry-run").stdout
+    assert dry.startswith("# A rehearsal of Nobody 2026")
+
+
+def test_a_rehearsal_needs_a_small_model(here, monkeypatch):
+    small_one = json.loads(json.dumps(SMALL)) | {"small_model": "one of a few blocks does"}
+    monkeypatch.setattr(recipe, "read", lambda name: small_one)
+    fails(2, run("--rehearse"), "small MODEL", "one of a few blocks does")
+    assert not Path("out").exists()
+
+
+def test_what_stands_for_missing_files_is_the_same_for_the_same_corpus(here):
+    corpus = Corpus.read("corpus")
+    for out in ("a", "b"):
+        rehearsal.make_up(out, corpus)
+    files = sorted(str(path.relative_to("a")) for path in Path("a").rglob("*") if path.is_file())
+    assert {"made-up/glove.txt", "made-up/agwe.txt", "made-up/benchmarks/drawn.csv"} < set(files)
+    for name in ("glove.txt", "agwe.txt", "benchmarks/drawn.csv"):
+        assert (Path("a/made-up") / name).read_bytes() == (Path("b/made-up") / name).read_bytes()
+    assert Path("a/made-up/glove.txt").read_bytes() != Path("a/made-up/agwe.txt").read_bytes()
+    words = {line.split()[0] for line in Path("a/made-up/glove.txt").read_text().splitlines()}
+    assert words == set(corpus.segments["label"][corpus.segments["tier"] == "word"])
+    half = Corpus.read("a/made-up/corpus")
+    assert list(half.utterances["utterance"]) == list(corpus.utterances["utterance"][1::2])
+    assert list(half.utterances["split"]) == ["train", "train", "dev"]
+    first = half.segments[(half.segments["utterance"] == "u01") & (half.segments["tier"] == "word")]
+    assert half.utterances["text"][0] == " ".join(first["label"])
+    assert half.fingerprint != corpus.fingerprint
+
+
+def test_a_stand_in_that_lacks_what_a_step_needs_leaves_the_step_out(here, monkeypatch):
+    one = json.loads(json.dumps(SMALL)) | {"small_model": "any"}
+    one["inputs"] = {"train": {"rehearsal": "{out}/made-up/corpus", "is": "CORPUS of training"}}
+    extract = {"name": "train", "gives": "Stores", "command": "extract {model} {train} -o {out}/train --units phone", "makes": ["{out}/train"]}  # fmt: skip
+    one["steps"] = [one["steps"][1], extract | {"needs": {"train": {"tiers": ["syllable"], "columns": {"text": []}}}}]
+    monkeypatch.setattr(recipe, "read", lambda name: one)
+    done = run("--rehearse", "--model", "mfcc")
+    assert done.exit_code == 0, done.output
+    assert said(done)[1] == "train: left out, out/made-up/corpus has no tier syllable (for train)"
+    assert "out/train" not in done.stdout
+
+
+def test_what_other_steps_make_is_asked_for_before_anything_runs(here):
+    fails(2, run("--only", "phones", "--only", "extract-mel"), "step phones reads out/mfcc", "run step extract, too")
+    assert not Path("out").exists()
+
+
+def test_a_file_that_is_given_has_to_be_there(here):
+    fails(2, run("--with", "words=nothing.csv"), "--with words=nothing.csv does not exist: give a FILE of words")
+    assert run("--with", "words=nothing.csv", "--dry-run").exit_code == 0
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_a_training_step_is_rehearsed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small.corpus(tmp_path / "audio", 6, 16000).write(tmp_path / "corpus")
+    steps = ("--only", "pretrain-melhubert-slim", "--only", "extract-melhubert-slim")
+    done = succeeds("recipe", "lin2024", "--corpus", "corpus", "--model", "mfcc", "--rehearse", *steps)
+    assert "Its numbers mean nothing" in done.stderr
+    stores = sorted(path.name for path in Path("lin2024-rehearsal/series/melhubert-slim").iterdir())
+    assert stores == ["step-0", "step-2", "step-4"]
+    again = succeeds("recipe", "lin2024", "--corpus", "corpus", "--model", "mfcc", "--rehearse", *steps)
+    assert all("done already" in line for line in said(again))

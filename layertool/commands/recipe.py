@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from layertool.commands.options import HELP, quiet_option
 from layertool.commands.recipe_steps import REHEARSAL, Step, read, steps_of
 from layertool.errors import CorpusError, UsageError
 from layertool.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from layertool.corpora.corpus import Corpus
 
 NAMES = ("pasad2021", "lin2024", "cuervo2024")
 RECORD = "recipe.json"  # in the folder of results: which command lines are done
@@ -35,18 +39,31 @@ def parse(words: Sequence[str]) -> tuple[click.Command, click.Context]:
 
 
 def lacking(steps: Iterable[Step], corpora: dict[str, str]) -> list[str]:
-    """A sentence for each thing that a corpus lacks and steps need. ``corpora``: its folder, by its name in ``needs``."""
+    """A sentence for what a corpus lacks and steps need. ``corpora``: its folder, by its name in ``needs``."""
     from layertool.corpora.corpus import Corpus
 
     opened = cache(Corpus.read)
-    found: dict[str, list[str]] = {}
+    wanting: dict[tuple[str, str], list[str]] = {}  # the steps, by corpus and thing
     for step in steps:
         for name, needs in step.needs.items():
             if step.missing or name not in corpora:
                 continue
             for what in _absent(opened(corpora[name]), needs):
-                found.setdefault(f"{corpora[name]} has no {what}", []).append(step.name)
-    return [f"{what} (for {', '.join(dict.fromkeys(names))})" for what, names in found.items()]
+                wanting.setdefault((corpora[name], what), []).append(step.name)
+    things: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (corpus, what), names in wanting.items():
+        things.setdefault((corpus, tuple(dict.fromkeys(names))), []).append(what)
+    return [f"{corpus} has no {', '.join(what)} (for {', '.join(names)})" for (corpus, names), what in things.items()]
+
+
+def unmade(asked: Iterable[Step], steps: Iterable[Step]) -> Iterator[tuple[Step, str, Step]]:
+    """Steps with a file that they read, which is not there, and the step that makes it and was not asked for."""
+    asked = list(asked)
+    names = {step.name for step in asked}
+    for other in steps:
+        for path in other.makes if other.name not in names else ():
+            if not Path(path).exists():
+                yield from ((step, path, other) for step in asked if step.reads([path]) and not step.missing)
 
 
 def _absent(corpus, needs: dict) -> Iterator[str]:
@@ -149,10 +166,16 @@ def recipe(name, corpus, models, out, only, given, rehearse, dry_run, quiet) -> 
         for problem in lacking(steps, there):
             output.note(f"note: {problem}", quiet)
         return
+    for which, value in given.items():
+        if (is_what := about["inputs"][which]["is"]).split()[0] in ("CORPUS", "FILE", "FOLDER") and not Path(
+            value
+        ).exists():
+            raise UsageError(f"--with {which}={value} does not exist: give a {is_what}")
     if problems := lacking(steps, corpora):
-        raise CorpusError(
-            f"{'; '.join(problems)}: add it to the corpus ('layertool corpus align' makes phones and words), or choose "
-            "other steps with --only"
+        raise CorpusError(f"{'; '.join(problems)}: {about['made_by']}, or choose other steps with --only")
+    for step, path, other in unmade(steps, steps_of(about, corpus, models, out, given, rehearse=rehearse)):
+        raise UsageError(
+            f"step {step.name} reads {path}, which is not there: run step {other.name}, too (--only {other.name})"
         )
     _run(name, about, steps, corpus, out, rehearse, quiet)
 
@@ -208,12 +231,7 @@ def _run(name: str, about: dict, steps: list[Step], corpus: str, out: str, rehea
     read_corpus = Corpus.read(corpus)
     record = Record(out, name, read_corpus.fingerprint, rehearse)
     if rehearse:
-        rehearsal.note(out, about["paper"])
-        rehearsal.make_up(out, read_corpus)
-        output.note(rehearsal.says(about["paper"]), quiet)
-        if read_corpus.seconds > rehearsal.LONG_SECONDS:
-            output.note(f"note: {corpus} has {output.duration(read_corpus.seconds)} of audio, all of which is extracted: "
-                        "a corpus of some minutes does for a rehearsal", quiet)  # fmt: skip
+        _begin_rehearsal(about, steps, read_corpus, out, quiet)
     made: list[str] = []  # by this call: what reads it is done again, too
     done: list[Step] = []
     for place, step in enumerate(steps, 1):
@@ -236,6 +254,16 @@ def _run(name: str, about: dict, steps: list[Step], corpus: str, out: str, rehea
         click.echo(f"  {gives}: {', '.join(made for step in part for made in step.makes)}")
     if any(_results(step) for step in done):
         click.echo(f"\nAll on one page:\n  {_report(out, rehearse)}")
+
+
+def _begin_rehearsal(about: dict, steps: list[Step], corpus: Corpus, out: str, quiet: bool) -> None:
+    rehearsal.note(out, about["paper"])
+    if any(f"{out}/{rehearsal.MADE_UP}/" in f"{word.text}/" for step in steps for word in step.words):
+        rehearsal.make_up(out, corpus)
+    output.note(rehearsal.says(about["paper"]), quiet)
+    if corpus.seconds > rehearsal.LONG_SECONDS:
+        output.note(f"note: {corpus.name} has {output.duration(corpus.seconds)} of audio, all of which is extracted: a corpus "
+                    "of some minutes does for a rehearsal", quiet)  # fmt: skip
 
 
 def _why_not(about: dict, step: Step, stand_in: str | None) -> str | None:
