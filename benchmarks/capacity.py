@@ -206,7 +206,7 @@ def planning(n_utterances: int, hours: float) -> None:
         found = {
             "utterances": n_utterances, "segments": len(corpus.segments), "before_bytes": before, "tables_bytes": after_reading - before,
             "kept_bytes": _status("VmRSS") - before, "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            "reading_s": read, "seconds": seconds, "rows": len(prepared.rows),
+            "reading_s": read, "seconds": seconds, "rows": sum(prepared.plan.rows.values()),
         }  # fmt: skip
     print(json.dumps(found))
 
