@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 
 from layertool import figures, results
 from layertool.errors import UsageError
+from layertool.figures.panels import COLOURS
 from layertool.results import is_matrix
 
 BASE = [f"C{k}" for k in range(1, 8)] + [f"T{k}" for k in range(13)]
@@ -398,6 +399,30 @@ def test_far_steps_are_on_a_logarithmic_axis(steps, scale):
     assert axis.get_xscale() == scale
     if scale == "symlog":
         assert list(axis.get_xticks()) == [0, 10, 100, 1000]
+
+
+def test_lines_of_models_have_colours_of_their_own():
+    part = table(*(run([0, 2, 4], [name]) for name in ("hubert-slim", "hubert-small", "wav2vec2-slim")))
+    (axis,) = figures.draw_series(part).axes
+    drawn = {name: line.get_color() for name, line in lines(axis).items() if "-" in name}
+    assert list(drawn.values()) == list(COLOURS[:3])
+    (axis,) = figures.draw_series(table(run([0, 2, 4], ["T0", "T1", "T2"]))).axes
+    assert not {lines(axis)[name].get_color() for name in ("T0", "T1", "T2")} & set(COLOURS)
+
+
+def test_steps_are_whole_on_the_axis():
+    (axis,) = figures.draw_series(table(run([0, 2, 4]))).axes
+    assert all(place == round(place) for place in axis.get_xticks())
+
+
+def test_a_panel_alone_says_what_it_is_of_and_shows_markers_at_its_end_whole():
+    (axis,) = figures.draw_layer_curves(table(rows(BASE, "mel", top=1.0, ci=None)), "CCA similarity").axes
+    assert axis.get_title() == "mel"
+    assert axis.get_ylabel() == "CCA similarity"
+    assert not lines(axis)["base"].get_clip_on()
+    (axis,) = figures.draw_layer_curves(table(rows(BASE, "mel"))).axes
+    assert axis.get_title() == ""
+    assert "mel" in axis.get_ylabel()
 
 
 def test_other_columns_and_several_models():
