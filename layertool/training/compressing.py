@@ -143,7 +143,8 @@ def _check_told(run: Run, data, say: Callable[[str], object] | None) -> None:
     if found > WORSE * chance:
         raise UsageError(
             f"the model tells these clusters worse than chance ({found:.2f} nats, chance {chance:.2f}): they are not those that it "
-            "was trained on; give the corpus, --seed, --cluster-frames, --statistics and --targets of its pre-training"
+            "was trained on; give the corpus, --seed, --cluster-frames, --statistics and --targets of its pre-training, or another "
+            "number of --clusters, which it then learns from the start"
         )
     if found > 0.98 * chance and say:
         say(
