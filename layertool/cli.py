@@ -143,6 +143,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back. For tables, the system's will do.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     sys.exit(cli())
 
 

@@ -92,11 +92,12 @@ def fit_clusters(
     batch_size: int = PHONE_BATCH_SIZE,
     max_iter: int = MAX_ITER,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Clusters:
     """Mini-batch k-means of the rows of features (n, width), neither scaled nor whitened.
 
     The parity path of Pasad et al. 2021 (k-means++ starts, ``PHONE_*`` or ``WORD_*`` sizes), with a seed.
-    Rows are clustered as float32 about their mean, in a copy. Raises UsageError for fewer rows than
+    Rows are clustered as float32 about their mean, in a copy, or in place with ``overwrite`` where they are float32. Raises UsageError for fewer rows than
     clusters and FeatureError for values that are not finite.
     """
     features = _rows(features)
@@ -108,7 +109,8 @@ def fit_clusters(
             f"type --clusters {len(features)} or fewer, or take more rows"
         )
     offset = features.mean(0, dtype=np.float64)
-    centred = np.subtract(features, offset, out=np.empty(features.shape, np.float32), casting="unsafe")
+    centred = features if overwrite and features.dtype == np.float32 else np.empty(features.shape, np.float32)
+    np.subtract(features, offset, out=centred, casting="unsafe")
     model = MiniBatchKMeans(
         n_clusters, init="k-means++", n_init=N_INIT, max_iter=max_iter, batch_size=batch_size, random_state=seed
     )

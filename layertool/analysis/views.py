@@ -72,8 +72,11 @@ class LayerView:
                     break
 
     def read(self) -> np.ndarray:
-        """All rows at once, (n, width)."""
-        return np.concatenate(list(self.blocks()))
+        """All rows at once, (n, width), in an array of the caller's own."""
+        out = np.empty((len(self), self.store.width(self.layer)), self.store.configuration["store_dtype"])
+        for k, block in enumerate(self.blocks()):  # never two copies, as joining blocks would make
+            out[k * BLOCK_ROWS : (k + 1) * BLOCK_ROWS] = block
+        return out
 
     def rolled(self) -> LayerView:
         """The same rows, turned by half their number: what an unrelated stretch of the same features looks like.

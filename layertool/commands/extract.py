@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from layertool.store import FeatureStore
     from layertool.store.writer import Part
 
+# oneDNN, which computes convolutions on a CPU, keeps what it has prepared for each length of a batch, 1024 things by default,
+# about 0.1 MB each. Lengths of speech hardly repeat, so memory grows and nothing is gained; one batch needs about ten.
+KERNELS_KEPT = "64"
+
 
 def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
@@ -148,6 +152,8 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
     """
     from layertool.extractors.series import members
 
+    # read at the first convolution; what a person has set counts
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
     part = _part(options.pop("nshard"), options.pop("rank"), options, quiet)
     found = members(model)
     if len(found) > 1 or found[0][0] is not None:

@@ -25,7 +25,7 @@ SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 _TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
 _CODED = ["utterance", "tier"]  # columns of `segments` with few values, kept as categories: half of the memory
-BLOCK_ROWS = 1 << 16  # segments that are looked at at a time: LibriSpeech has 44 million
+BLOCK_ROWS = 1 << 13  # segments that are looked at at a time: LibriSpeech has 44 million
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 from layertool.analysis import layer_sets, speat
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import Condition, Rows
+from layertool.analysis.views import LayerView
 from layertool.errors import FeatureError, UsageError
 from layertool.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.layers import summary
@@ -188,7 +189,7 @@ def _tests(
             raise UsageError(f"{x_y} are no pairs: {error}") from error
     sizes = [len(rows) for rows in members]
     index = np.concatenate([rows.index for rows in members])
-    held = {layer: store.read(unit, layer)[index].astype(np.float64) for layer in names}
+    held = {layer: LayerView(store, unit, layer, index).read().astype(np.float64) for layer in names}
     for name in names:
         _check_directions(store, name, held[name], members)
     sets = [(how, *made) for how in options.aggregate for made in layer_sets.aggregate(held, how, store, say)]

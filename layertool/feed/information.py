@@ -127,7 +127,7 @@ def mi_rows(
     def compute(
         features: LayerView, view: LayerView, codes: np.ndarray, control: np.ndarray | None, seed: int
     ) -> tuple[mi.Score, mi.Score | None]:
-        clusters = mi.fit_clusters(features.read(), n_clusters, batch, seed=seed)
+        clusters = mi.fit_clusters(features.read(), n_clusters, batch, seed=seed, overwrite=True)
         assigned = np.concatenate([clusters.assign(block) for block in view.blocks()])
         luck = None if control is None else mi.score(assigned, control, seed=seed)
         return mi.score(assigned, codes, seed=seed), luck

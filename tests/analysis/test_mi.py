@@ -207,3 +207,13 @@ def test_features_that_cannot_be_clustered_are_named():
         clusters.assign(np.zeros((4, 3)))
     with pytest.raises(UsageError, match=r"not \(4,\)"):
         clusters.assign(np.zeros(4))
+
+
+def test_clusters_fitted_in_place_are_the_same():
+    features = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32) + 3
+    before = features.copy()
+    one = mi.fit_clusters(features, 5)
+    np.testing.assert_array_equal(features, before)
+    other = mi.fit_clusters(features, 5, overwrite=True)
+    np.testing.assert_array_equal(one.centroids, other.centroids)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-6)  # nothing was copied
