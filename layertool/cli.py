@@ -101,7 +101,9 @@ class Root(click.Group):
         except LayertoolError as error:
             raise Sentence(error) from error
         except KeyboardInterrupt as error:
-            click.echo("Stopped. What is finished is kept: the same command goes on from there.", err=True)
+            click.echo(
+                "Stopped. Stores and runs that were begun are kept: the same command goes on with them.", err=True
+            )
             ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):

@@ -96,8 +96,8 @@ def run(folder: Path | str, say: Say, progress: Callable[[str], Progress | None]
         f"layertool corpus info {folder}/corpus",
         f"layertool extract {folder}/model {folder}/corpus -o {folder}/melhubert {units}",
         f"layertool extract {folder}/model {folder}/corpus -o {folder}/untrained --random-init {SEED} {units}",
-        f"layertool probe neighbours {folder}/melhubert {folder}/untrained {folder}/mel --labels phone --plot {folder}/phones.png",
-        f"layertool cca {folder}/melhubert --with word --unit word",
+        f"layertool probe neighbours {folder}/melhubert {folder}/untrained {folder}/mel --labels phone --groups text --plot {folder}/phones.png",
+        f"layertool cca {folder}/melhubert --with word --unit word --folds text-disjoint",
     ]
     return Demo(
         folder, table, figure, [finding for target in QUESTIONS for finding in findings(target, asked)], commands

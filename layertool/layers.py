@@ -57,6 +57,8 @@ def _range(part: str, available: Sequence[str], model: str) -> list[str]:
         names = [f"{left.group(1)}{k}" for k in range(int(left.group(2)), int(right.group(2)) + 1)]
         if names and all(name in available for name in names):
             return names
+        if not names:
+            raise UsageError(f"the layers '{part}' go backwards: type {last}-{first}")
     raise UsageError(f"'{part}' is no layer of {model}: it has {summary(available)}")
 
 

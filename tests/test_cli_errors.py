@@ -311,7 +311,9 @@ def test_a_model_that_is_not_there(corpus, store, tmp_path):
         "is a file; a Hugging Face checkpoint is a folder",
     )
     fails(
-        DATA, ["extract", corpus, corpus, "-o", store], "has no config.json: give the folder that save_pretrained wrote"
+        DATA,
+        ["extract", corpus, corpus, "-o", store],
+        "is a corpus, not a model: give the MODEL first, then the CORPUS",
     )
     assert not store.exists()
 
@@ -344,12 +346,13 @@ def test_an_unknown_variant_of_a_feature(corpus, store):
 def test_layers_that_are_not_there(corpus, store, network):
     """Also those that another family has."""
     has = "it has C1-C7, T0-T3"
-    for layer in ("T4", "D0", "final", "T0-T9", "T3-T1", "t1", "4", "C0"):
+    for layer in ("T4", "D0", "final", "T0-T9", "t1", "4", "C0"):
         fails(
             USAGE,
             ["extract", network, corpus, "-o", store, "--layers", f"T0,{layer}"],
             f"'{layer}' is no layer of tiny: {has}",
         )
+    fails(USAGE, ["extract", network, corpus, "-o", store, "--layers", "T3-T1"], "go backwards: type T1-T3")
     for layer in ("C7", "T0", "fbank"):
         fails(
             USAGE,
@@ -365,7 +368,7 @@ def test_layers_that_are_not_there(corpus, store, network):
     [
         (["--pooling", "word=median"], "'median' is no pooling: choose mean, min, max, centre-third, position@Q"),
         (["--pooling", "phone=mean"], "pooling was given for 'phone', which is not among the pooled units asked for (word, utterance)"),
-        (["--pooling", "frame=mean", "--units", "frame"], "pooling was given for 'frame'"),
+        (["--pooling", "frame=mean", "--units", "frame"], "frames are not pooled"),
         (["--cmvn"], "--cmvn makes the mean over time of every utterance 0"),
         (["--random-init", "0"], "--random-init is for models; mel is an acoustic feature"),
         (["--window-seconds", "10", "--overlap-seconds", "9"], "windows of 10 s cannot overlap by 9 s"),

@@ -266,7 +266,7 @@ def test_a_map_has_the_values_of_the_rows_in_layer_order():
     assert axis.get_aspect() == 1
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()) == ("base", "base", "")
     assert bar.get_ylim() == (0, 1)
-    assert bar.get_ylabel().replace("\n", " ") == "cka: linear (word)"
+    assert bar.get_ylabel().replace("\n", " ") == "cka: linear (word rows)"
     box = axis.get_window_extent()
     assert box.width == pytest.approx(box.height)
 
@@ -314,7 +314,11 @@ def test_each_analysis_has_its_own_scale():
         pytest.approx((-highest, 1)),
         pytest.approx((0, 6 * highest)),
     ]
-    assert [b.get_ylabel() for b in bars(figure)] == ["cka: linear", "cka: other (word)", "procrustes: linear (word)"]
+    assert [b.get_ylabel() for b in bars(figure)] == [
+        "cka: linear",
+        "cka: other (word rows)",
+        "procrustes: linear (word rows)",
+    ]
     figure = figures.draw_heatmaps(part, "similarity")
     assert {b.get_ylabel() for b in bars(figure)} == {"similarity"}
     assert [t.get_text() for t in figure.texts] == ["cka, linear", "cka, other", "procrustes, linear"]

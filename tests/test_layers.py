@@ -26,10 +26,15 @@ def test_select(asked, available, chosen):
     assert layers.select(asked, available, "model") == chosen
 
 
-@pytest.mark.parametrize("asked", ["T13", "T0-T13", "D0", "C0", "T3-T1", "T1-C3", "t3", "final", "0", "T0-", "-T3"])
+@pytest.mark.parametrize("asked", ["T13", "T0-T13", "D0", "C0", "T1-C3", "t3", "final", "0", "T0-", "-T3"])
 def test_a_layer_that_is_not_there(asked):
     with pytest.raises(UsageError, match=r"is no layer of the-model: it has C1-C7, T0-T12"):
         layers.select(asked, BASE, "the-model")
+
+
+def test_a_range_that_goes_backwards():
+    with pytest.raises(UsageError, match=r"the layers 'T3-T1' go backwards: type T1-T3"):
+        layers.select("C1,T3-T1", BASE, "the-model")
 
 
 @pytest.mark.parametrize("asked", ["", ",", []])

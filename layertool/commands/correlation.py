@@ -129,6 +129,11 @@ def _target(text: str, store):
         if folder and (Path(folder) / "store.json").exists():
             other = FeatureStore(folder)
             return LayerTarget(other, name or None, other.path.resolve().name + (f":{name}" if name else ""))
+    if text in store.utterances:
+        raise UsageError(
+            f"{text} is a column, with which cca does not correlate: ask 'layertool mi {store.path} --labels {text}' or "
+            f"'layertool probe neighbours {store.path} --labels {text}'"
+        )
     raise UsageError(
         f"'{text}' is nothing to correlate {store.path} with: choose mel, fbank or another acoustic feature, a layer "
         f"of it ({store.layers[0]} to {store.layers[-1]}), phone, word, embedding:FILE, or another store"

@@ -49,10 +49,10 @@ def demo(out: Path, quiet: bool) -> None:
         values = part.set_index("target")
         rows.append((model, layer, *(_cell(values.loc[target]) for target in targets)))
     chance = made.table.groupby("target")["chance"].max()
-    rows.append(("chance", "", *(f"{chance[target]:.0%}" for target in targets)))
+    rows.append(("chance*", "", *(f"{chance[target]:.0%}" for target in targets)))
     output.table("Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % intervals",
                  ("model", "layer", *targets), rows)  # fmt: skip
-    click.echo("What the numbers say:")
+    click.echo("* permuted labels, or the most frequent label, whichever is found more often\n\nWhat the numbers say:")
     for finding in made.findings:
         click.echo(f"  {finding}")
     click.echo(f"\nFigure: {made.figure}\nRows:   {made.folder / 'demo.csv'}\n\nThe commands, to copy and change:")

@@ -255,6 +255,7 @@ def _extract(
 def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet: bool) -> None:
     """What a run has written."""
     from layertool.layers import summary
+    from layertool.store.layout import part_indexes
 
     for failure in store.failures:
         output.note(f"left out: {failure['utterance']}: {failure['error']}")
@@ -264,7 +265,9 @@ def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet:
     if part:
         n_shards = store.about["n_shards"]
         click.echo(f"{store.path}: {part} is done; {len(store.index)} of {n_shards} shards are there, {size}, {when}")
-        if store.finished:
+        if part.rank >= n_shards:
+            output.note(f"there are only {n_shards} shards, so that rank {part.rank} has none (--shard-seconds)", quiet)
+        if store.finished and part_indexes(store.path):
             output.note(f"all shards are there: type layertool store merge {store.path}", quiet)
         return
     rows = ", ".join(output.count(store.n_rows(unit), unit) for unit in store.units)

@@ -38,8 +38,10 @@ def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
 
 def refuse(out: Path, overwrite: bool) -> None:
     """Raise CorpusError where a corpus would be replaced unasked."""
+    from layertool.corpora.corpus import check_no_store
     from layertool.errors import CorpusError
 
+    check_no_store(out)
     if (out / "utterances.parquet").exists() and not overwrite:
         raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
 

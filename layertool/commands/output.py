@@ -213,12 +213,13 @@ def _rows_counted(part) -> str:
 def _matrices(analysis: str, unit: str, rows) -> None:
     for (store, variant), part in rows.groupby(["store", "variant"], sort=False):
         for other, mine in part.groupby(part["target"].str.rpartition(":")[0], sort=False):
-            across = list(dict.fromkeys(mine["target"].str.rpartition(":")[2]))
-            title = f"{analysis} of {_short('store', store)} (down) and {other or 'itself'} (across), {unit} rows"
+            mine = mine.assign(down=mine["target"].str.rpartition(":")[2])
+            across = list(dict.fromkeys(mine["layer"]))
+            title = f"{analysis} of {_short('store', store)} (across) and {other or 'itself'} (down), {unit} rows"
             if len(across) > _MAX_COLUMNS:
-                click.echo(f"{title}: {mine['layer'].nunique()} x {len(across)} layers; see them with --plot or -o")
+                click.echo(f"{title}: {len(across)} x {mine['down'].nunique()} layers; see them with --plot or -o")
             else:
-                lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("layer", sort=False)]
+                lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("down", sort=False)]
                 click.echo(title)
                 table(None, ["layer", *across], lines)
             half = ((mine["ci_high"] - mine["ci_low"]) / 2).max()

@@ -103,6 +103,8 @@ def compare(inputs, x, quiet, out, plot, as_json, unit, layers, where, seed, dev
     _refuse(OF_STORES if all(are_files) else OF_FILES, "result files" if all(are_files) else "stores")
     if all(are_files):
         rows = _merged(inputs, unit, layers, asked)
+        if x == "step" and plot is None:
+            output.note("--x step is the axis of a figure: add --plot FILE", quiet)
         if x == "parameters":
             _deliver_removed(rows, out, plot, as_json, quiet)
         elif x == "layer" and set(rows["analysis"]) <= LEXICAL:  # stimuli and maskers, no layers

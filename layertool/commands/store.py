@@ -9,6 +9,8 @@ import click
 
 from layertool.commands import output
 from layertool.commands.options import HELP, json_option, quiet_option
+from layertool.errors import UsageError
+from layertool.kinds import kind
 
 
 @click.command(context_settings=HELP)
@@ -163,6 +165,10 @@ def export(
     from layertool.store.export import export_npy, export_npz
 
     opened = FeatureStore(store)
+    if out.is_file() or (there := kind(out)):
+        raise UsageError(
+            f"{out} is a {'file' if out.is_file() else there}: arrays go into a folder of their own, choose another -o"
+        )
     write = {"npy": export_npy, "npz": export_npz, "fastabx": export_fastabx}[layout]
     with output.progress_bar(quiet, "layers") as progress:
         written = write(opened, out, units.split(",") if units else None, layers, overwrite, progress)

@@ -18,6 +18,7 @@ from layertool import audio
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
+from layertool.kinds import CORPUS, STORE, kind, mistaken
 
 SCHEMA = 1
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
@@ -90,9 +91,15 @@ class Corpus:
         ``channel``: which to take of the audio of tables made by hand that do not say so themselves.
         """
         folder = Path(folder)
+        if problem := mistaken(folder, CORPUS):
+            raise CorpusError(problem)
+        if folder.is_file():
+            raise CorpusError(
+                f"{folder} is a file, a corpus is a folder: make one with 'layertool corpus folder AUDIO -o CORPUS'"
+            )
         if not folder.is_dir():
             raise CorpusError(
-                f"{folder} {'is a file, a corpus is a folder' if folder.exists() else 'does not exist'}: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
+                f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
         utterances = _read_table(folder, "utterances")
         if utterances is None:
@@ -119,8 +126,12 @@ class Corpus:
         return cls.build(utterances, segments, name, provenance)
 
     def write(self, folder: Path | str) -> Path:
-        """Write the corpus to ``folder``; audio below it is named by relative paths, other audio by absolute ones."""
+        """Write the corpus to ``folder``; audio below it is named by relative paths, other audio by absolute ones.
+
+        Raises CorpusError where ``folder`` is a feature store, which has a table of utterances too.
+        """
         folder = Path(folder)
+        check_no_store(folder)
         folder.mkdir(parents=True, exist_ok=True)
         root = folder.resolve()
         utterances = self.utterances.copy()
@@ -205,6 +216,12 @@ class Corpus:
                 f"goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
                 "is this the right TextGrid for this audio?"
             )
+
+
+def check_no_store(folder: Path) -> None:
+    """Raise CorpusError where a corpus would replace the utterances of a store."""
+    if kind(folder) == STORE:
+        raise CorpusError(f"{folder} is a feature store, in which a corpus cannot be written: choose another -o")
 
 
 def check_unique(ids: pd.Series, where: str) -> None:

@@ -58,6 +58,8 @@ def read(
         grids = _by_id(files_below(textgrids), textgrids, {".textgrid"})
         matched = _match_textgrids(recordings, grids, textgrids)
         provenance["textgrids_from"] = str(textgrids.resolve())
+    if tiers and not matched:
+        raise CorpusError(f"{source} has no TextGrid that belongs to its audio: leave --tier out, or give --textgrids")
     segments, notes = textgrid.read_all(matched, tiers, normalise, progress)
     provenance |= notes
     provenance["without_textgrid"] = len(recordings) - len(matched)

@@ -156,6 +156,8 @@ def prepare(
 
 def _pooling(units: Sequence[str], asked: Mapping[str, str]) -> dict[str, Pooling]:
     for unit in asked:
+        if unit == "frame":
+            raise UsageError("frames are not pooled: leave --pooling frame=… out")
         if unit not in DEFAULT_POOLING or unit not in units:
             raise UsageError(
                 f"pooling was given for '{unit}', which is not among the pooled units asked for ({', '.join(units)})"

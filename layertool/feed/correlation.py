@@ -340,6 +340,8 @@ def _with_a_partner(store: FeatureStore, target: LayerTarget, unit: str, asked: 
         raise UsageError(
             f"no asked layer of {store.path} has a partner in {target.name}: name one with --with STORE:LAYER"
         )
+    if target.layer is not None and target.layer in asked and target.layer not in out:
+        say(f"{target.layer} is left out: it is what the others are compared with")
     return out
 
 

@@ -38,7 +38,7 @@ from layertool.store import FeatureStore
 
 ANALYSIS = "neighbours"
 MAJORITY = "most frequent label"
-SPEAKER = "speaker"
+SPEAKER, TEXT = "speaker", "text"
 NEARLY_ALL = 0.8  # rows of a speaker that have his usual label
 
 
@@ -184,6 +184,19 @@ def _n_in_one_group(codes: np.ndarray, groups: np.ndarray) -> int:
 
 
 def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray, labels: str, say: Say) -> str:
+    """What folds keep whole where nobody said it; tells where that leaves one sentence on both sides."""
+    groups = _utterance_or_speaker(store, unit, rows, names, labels, say)
+    if groups == "utterance" and TEXT in store.utterances:
+        texts = store.utterances[TEXT].iloc[np.unique(rows.table["utterance"])].dropna()
+        if n_again := int(texts.duplicated(keep=False).sum()):
+            say(
+                f"{n_again} of {len(texts)} utterances have the text of another one, which may be learned from: --groups {TEXT} keeps "
+                "them together"
+            )
+    return groups
+
+
+def _utterance_or_speaker(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray, labels: str, say: Say) -> str:
     """utterance; speaker where nearly all rows of each speaker have one label, which several speakers have.
 
     A model that knows voices would find such a label without knowing it; a mistyped one changes nothing.

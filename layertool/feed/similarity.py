@@ -52,6 +52,8 @@ class Options:
         """Raise UsageError for options that no data could satisfy."""
         if self.measure not in MEASURES:
             raise UsageError(f"'{self.measure}' is no measure: choose among {', '.join(MEASURES)}")
+        if not self.debiased and not self.measure.startswith("cka"):
+            raise UsageError(f"{self.measure} has no biased form: leave --biased out, or take --measure cka")
         if self.distance not in similarity.DISTANCES:
             raise UsageError(f"'{self.distance}' is no distance: choose among {', '.join(similarity.DISTANCES)}")
 

@@ -156,7 +156,9 @@ def titles(panels: list[dict[str, str]]) -> tuple[str, list[str]]:
         names, common = [_title(panel, shared) for panel in panels], parts[0] if "variant" in shared else []
     # what panels of several analyses have in common is how they were made, not what they measure
     measure = ": ".join([shared["analysis"], *filter(None, [", ".join(common)])]) if "analysis" in shared else "value"
-    asked = ", ".join(dict.fromkeys(shared[field] for field in ("target", "unit", "model") if shared.get(field)))
+    target, unit = shared.get("target"), shared.get("unit")
+    of_rows = f"{unit} rows" if unit and unit != target else ""  # phones of phones are phones
+    asked = ", ".join(filter(None, (target, of_rows, shared.get("model"))))
     return f"{measure} ({asked})" if asked else measure, names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import read_json
+from layertool.kinds import MODEL, mistaken
 from layertool.models import pruned
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
@@ -60,6 +62,10 @@ def read_config(model: str) -> Any:
                     f"{name} wants to run code that comes with the checkpoint ({', '.join(raw['auto_map'].values())}); layertool "
                     "never does that: convert it to a family that transformers has"
                 )
+            if kind == "melhubert":
+                raise ModelError(
+                    f"{name} is a MelHuBERT, which this command does not take: give a model of transformers"
+                )
             raise ModelError(
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
@@ -76,6 +82,8 @@ def _check_local(name: str) -> None:
             "is a file; a Hugging Face checkpoint is a folder with config.json" if path.is_file() else "does not exist"
         )
         raise ModelError(f"{name} {what}: check the path of the model")
+    if looks_local and (problem := mistaken(path, MODEL)):
+        raise ModelError(problem)
     if looks_local and not (path / "config.json").exists():
         raise ModelError(f"{name} has no config.json: give the folder that save_pretrained wrote")
 
@@ -83,6 +91,10 @@ def _check_local(name: str) -> None:
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     at = f" at revision {revision}" if revision else ""
+    path = Path(name)
+    if "/" in name and path.parent.is_dir():  # a folder of this name is here, as well as perhaps on the hub
+        there = get_close_matches(path.name, [one.name for one in path.parent.iterdir()], 1)
+        first += f"; there is no {name} here" + (f", but {path.parent / there[0]}" if there else "")
     return (
         f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a local "
         "folder or already in the Hugging Face cache (HF_HOME)"

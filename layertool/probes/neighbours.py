@@ -61,6 +61,8 @@ def classify(
         raise UsageError(f"'{method}' is no method: choose {' or '.join(METHODS)}")
     if n_neighbours < 1 or n_folds < 2:
         raise UsageError(f"{n_neighbours} neighbours and {n_folds} folds: at least 1 and 2 are needed")
+    if method == "knn" and n_neighbours >= len(features):
+        raise UsageError(f"{n_neighbours} neighbours of {len(features)} rows: ask for fewer")
     if n_groups < 2 or n_labels < 2:
         raise UsageError(f"{n_labels} labels in {n_groups} groups: at least two of each are needed to compare them")
     if folds is None:

@@ -12,6 +12,7 @@ import xxhash
 
 from layertool.errors import StoreError
 from layertool.files import read_json, write_json
+from layertool.kinds import STORE, mistaken
 
 SCHEMA = 1
 ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK, PARTS, DAMAGED = (
@@ -106,6 +107,12 @@ def read_damaged(store: Path) -> dict[int, str]:
 def check_store(path: Path) -> None:
     """Raise StoreError where there is no store."""
     if not (path / ABOUT).exists():
+        if problem := mistaken(path, STORE):
+            raise StoreError(problem)
+        if path.is_file():
+            raise StoreError(
+                f"{path} is a file, not a feature store: files of results go to 'layertool compare' and 'layertool report'"
+            )
         hint = f"it has no {ABOUT}" if path.exists() else "it does not exist"
         raise StoreError(
             f"{path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {path}'"

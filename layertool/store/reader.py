@@ -86,12 +86,19 @@ class FeatureStore:
         """The corpus's utterance table, with its metadata."""
         path = self.path / layout.UTTERANCES
         try:
-            return pd.read_parquet(path)
+            table = pd.read_parquet(path)
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} is not readable as the utterances of a store ({error}): run the same extract command again, "
                 "it is written anew"
             ) from error
+        wanted = self.about.get("corpus", {}).get("n_utterances", len(table))
+        if len(table) != wanted:
+            raise StoreError(
+                f"{path} has {len(table)} utterances, the store {wanted}: it is of another corpus; run the same extract command "
+                "again, it is written anew"
+            )
+        return table
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:

@@ -112,6 +112,9 @@ def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.nd
     if codes.min() < part[0] or codes.max() >= part[1]:
         problems.append("utterance codes outside this shard's part of the corpus")
         return problems
+    if codes.max() >= len(lengths):
+        problems.append(f"utterances that {layout.UTTERANCES} has not: it is of another corpus")
+        return problems
     if (np.diff(codes) < 0).any():
         problems.append("rows are not in corpus order")
     if (rows["end"] <= rows["start"]).any():

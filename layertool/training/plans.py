@@ -158,7 +158,7 @@ class Pruning:
         if last >= self.total_steps:  # the network at the end would not have recovered
             raise UsageError(
                 f"the {'first' if first == last else 'last'} pruning, at step {last}, leaves no training after it, which ends at step "
-                f"{self.total_steps}: train longer, or prune earlier"
+                f"{self.total_steps}: train longer (--steps), or prune earlier (--at; of weights --warm-up)"
             )
 
     @property

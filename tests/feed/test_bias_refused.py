@@ -150,15 +150,18 @@ def test_lists_of_other_systems(store, tmp_path):
 
 
 def damage(monkeypatch, layer, row, value):
-    read = FeatureStore.read
+    blocks = FeatureStore.blocks
 
-    def damaged(self, unit, name):
-        out = read(self, unit, name).copy()
-        if name == layer:
-            out[row] = value
-        return out
+    def damaged(self, unit, name, max_rows, first):
+        wrong = np.atleast_1d(np.arange(self.n_rows(unit))[row])
+        for block in blocks(self, unit, name, max_rows, first):
+            block = block.copy()
+            if name == layer:
+                block[wrong[(wrong >= first) & (wrong < first + len(block))] - first] = value
+            first += len(block)
+            yield block
 
-    monkeypatch.setattr(FeatureStore, "read", damaged)
+    monkeypatch.setattr(FeatureStore, "blocks", damaged)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

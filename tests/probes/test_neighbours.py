@@ -73,7 +73,7 @@ def rows(n: int = 120, n_labels: int = 4, n_groups: int = 13, seed: int = 0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "k"), [("centroid", 5), ("knn", 1), ("knn", 4), ("knn", 5), ("knn", 500)])
+@pytest.mark.parametrize(("method", "k"), [("centroid", 5), ("knn", 1), ("knn", 4), ("knn", 5), ("knn", 100)])
 @pytest.mark.parametrize(("n_folds", "seed"), [(2, 0), (5, 1), (50, 2)])
 def test_value_majority_permuted_and_interval(monkeypatch, method, k, n_folds, seed):
     features, labels, groups = rows(seed=seed)
@@ -84,7 +84,7 @@ def test_value_majority_permuted_and_interval(monkeypatch, method, k, n_folds, s
     score = classify(features, labels, groups, method, k, n_folds, seed)
     folds, names = min(n_folds, 13), groups.astype(str)
     hits = np.array(slowly.hits(features, labels, names, method, k, folds))
-    assert 0.3 < hits.mean() < 0.95 or k == 500
+    assert 0.3 < hits.mean() < 0.95 or k == 100
     assert score.value == pytest.approx(hits.mean(), abs=1e-12)
     permuted = [np.mean(slowly.hits(features, other, names, method, k, folds)) for other in drawn]
     assert score.permuted == pytest.approx(np.mean(permuted), abs=1e-12)
