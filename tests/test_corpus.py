@@ -15,7 +15,8 @@ import small
 import soundfile
 import xxhash
 
-from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus, read_table
+from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
+from layertool.corpora.table_files import read_table
 from layertool.errors import AudioError, CorpusError, StoreError, UsageError
 
 

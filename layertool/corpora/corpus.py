@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.parquet
 import xxhash
 
 from layertool import audio
+from layertool.corpora.table_files import read_one_of
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
@@ -23,7 +21,6 @@ from layertool.kinds import CORPUS, STORE, kind, mistaken
 SCHEMA = 1
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
-_TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
 _CODED = ["utterance", "tier"]  # columns of `segments` with few values, kept as categories: half of the memory
 BLOCK_ROWS = 1 << 13  # segments that are looked at at a time: LibriSpeech has 44 million
@@ -101,13 +98,13 @@ class Corpus:
             raise CorpusError(
                 f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
-        utterances = _read_table(folder, "utterances")
+        utterances = read_one_of(folder, "utterances")
         if utterances is None:
             raise CorpusError(
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = _read_table(folder, "segments", _CODED)
+        segments = read_one_of(folder, "segments", _CODED)
         about = folder / "corpus.json"
         provenance = read_json(about, "the description of a corpus") if about.exists() else {}
         name = provenance.pop("name", folder.resolve().name)
@@ -301,58 +298,6 @@ def no_segments() -> pd.DataFrame:
     return pd.DataFrame(
         {c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, ("str", "str", float, float, "str"), strict=True)}
     )
-
-
-def _read_table(folder: Path, name: str, coded: Sequence[str] = ()) -> pd.DataFrame | None:
-    for suffix in (".parquet", ".csv", ".tsv"):
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            return read_table(path, coded)
-    return None
-
-
-def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a .parquet, .csv or .tsv table; ids and labels stay text, those of ``coded`` columns of .parquet as categories.
-
-    Raises CorpusError when it cannot be read.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CorpusError(f"{path} does not exist: check the path of the table")
-    try:
-        if path.suffix == ".parquet":
-            return _read_parquet(path, coded)
-        is_tsv = path.suffix == ".tsv"  # tab-separated tables do not quote: a lone " is a letter there
-        table = pd.read_csv(
-            path,
-            sep="\t" if is_tsv else ",",
-            quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
-            dtype=str,
-            keep_default_na=False,
-            na_values=[""],
-        )
-    except (ValueError, UnicodeDecodeError, OSError, pd.errors.ParserError) as error:
-        raise CorpusError(
-            f"{path} cannot be read as a table ({error}): save it as UTF-8 .csv, .tsv or .parquet"
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first cells of every row for names of the rows
-        raise CorpusError(f"{path} has rows with more cells than its header: quote cells that hold the separator")
-    for column in table.columns.difference(_TEXT_COLUMNS):
-        values = table[column].dropna()
-        # 0012 is a name, not a number
-        if len(values) and values.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
-            table[column] = pd.to_numeric(table[column])
-    return table
-
-
-def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
-    if not coded:
-        return pd.read_parquet(path)
-    columns = {}
-    for name in pyarrow.parquet.read_schema(path).names:  # one at a time: as Arrow's and as pandas' it is there twice
-        columns[name] = pyarrow.parquet.read_table(path, columns=[name], read_dictionary=list(coded))[name].to_pandas()
-        pyarrow.default_memory_pool().release_unused()
-    return pd.DataFrame(columns, copy=False)
 
 
 def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, dict[str, str]]:

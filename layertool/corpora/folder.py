@@ -10,7 +10,8 @@ import pandas as pd
 
 from layertool import audio
 from layertool.corpora import labels, textgrid
-from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, read_table
+from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
 
 ID_COLUMNS = ("utterance", "utt", "id", "file", "filename", "path", "audio")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from layertool.corpora.corpus import Corpus, read_table
+from layertool.corpora.corpus import Corpus
 from layertool.corpora.folder import files_below
 from layertool.corpora.matching import build, counted, equal_numbers, exact_pairs, extremes
+from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError
 
 SELECTIONS = ("published", "matched", "all")

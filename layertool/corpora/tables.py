@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from layertool.corpora import labels, textgrid
-from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus, read_table
+from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
+from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
 
 
