@@ -53,7 +53,7 @@ def test_a_signal_in_the_midst(made, tmp_path, number, code, engine):
     running.send_signal(number)
     _, said = running.communicate(timeout=60)
     assert running.returncode == code, said
-    assert "Stopped. What is finished is kept" in said
+    assert "Stopped. Stores and runs that were begun are kept" in said
     assert "Traceback" not in said
     assert not list(out.rglob("*.part"))
     state = FeatureStore(out, allow_unfinished=True)
