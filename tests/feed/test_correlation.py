@@ -12,6 +12,7 @@ import models
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from columns import standardised
 from scipy import stats
 
 import layertool
@@ -83,15 +84,17 @@ def mel(corpus, tmp_path_factory):
 def by_hand(x, y, control, dealt, variant="pwcca", seed=0, grid=protocols.EPS_GRID):
     """Trials and chances of held-out CCA from the rows themselves: every pair of eps is fitted afresh."""
     values, chances = [], []
+    given = x, y, control
     for dev, test in protocols.trials(N_FOLDS, N_TRIALS, seed):
         train, dev, test = (dealt != dev) & (dealt != test), dealt == dev, dealt == test
+        x, y, control = (standardised(view, train) for view in given)
 
-        def on_dev(eps, train=train, dev=dev):
-            return score(cca.fit(x[train], y[train], *eps), x[dev], y[dev], variant)
+        def on_dev(eps, train=train, dev=dev, x=x, y=y):
+            return score(cca.fit(x[train], y[train], *eps, deleting=False), x[dev], y[dev], variant)
 
         eps = max(product(grid, grid), key=on_dev)
-        values.append(score(cca.fit(x[train], y[train], *eps), x[test], y[test], variant))
-        chances.append(score(cca.fit(x[train], control[train], *eps), x[test], control[test], variant))
+        values.append(score(cca.fit(x[train], y[train], *eps, deleting=False), x[test], y[test], variant))
+        chances.append(score(cca.fit(x[train], control[train], *eps, deleting=False), x[test], control[test], variant))
     return values, chances
 
 
@@ -423,6 +426,7 @@ def test_in_sample_scores_are_of_the_rows_of_the_fit(store):
     dealt = frame_folds(store, [utterance for utterance, _ in keys])
 
     def value(x, y):
+        x, y = standardised(x), standardised(y)
         return cca.fit(x, y, 1e-10, 1e-10).score(x, y).pwcca
 
     assert found.value == pytest.approx(value(x, y), **EXACT)
