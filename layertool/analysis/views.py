@@ -93,7 +93,7 @@ class LayerView:
             )
             raise RowError(
                 f"layer {self.layer} of {self.store.path}: the {self.unit} row of utterance '{utterance}'{at} {how}: leave "
-                "the utterance out with --where 'utterance!=...', or extract it again"
+                f"the utterance out with --where 'utterance!={utterance}', or extract it again"
             )
 
     def read(self) -> np.ndarray:

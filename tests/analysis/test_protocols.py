@@ -228,7 +228,9 @@ def test_svcca_keeps_the_share_that_was_asked(share):
     assert found.trials == pytest.approx([value for value, _, _ in expected], abs=1e-10)
     if share == 1.0:
         mean = held_out(*parts_of(x, y, control, dealt), ("mean",), [1e-8])["mean"]
-        assert found.trials == pytest.approx(mean.trials, abs=1e-7)  # eps is of the largest neuron here, of each one there
+        assert found.trials == pytest.approx(
+            mean.trials, abs=1e-7
+        )  # eps is of the largest neuron here, of each one there
 
 
 # --- legacy -------------------------------------------------------------------------------------------

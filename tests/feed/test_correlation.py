@@ -17,6 +17,7 @@ from scipy import stats
 
 import layertool
 from layertool.analysis import cca, folds, protocols, rows, views
+from layertool.analysis.moments import FoldMoments
 from layertool.analysis.rows import ALL, Sampling, parse_where
 from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
@@ -665,6 +666,22 @@ def test_a_plain_classifier_of_the_same_rows_agrees(whisper, record_property):
     assert accuracy["T0"] < 0.45
     assert max(accuracy[layer] for layer in MIDDLE) > 0.7
     assert ridge_accuracy(whisper, "T3", index, np.random.default_rng(0).permutation(names)) < 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["T1", "final"])
+def test_real_neurons_at_other_scales(whisper, layer):
+    problem = correlation.Problems(whisper, LabelTarget("phone"), "phone", Options(), 0, lambda text: None).of(layer)
+    x, y, control = (np.concatenate(list(v.blocks())).astype(float) for v in (problem.x, problem.y, problem.control))
+    by = 10.0 ** np.random.default_rng(0).uniform(-3, 3, x.shape[1])
+    names = [name for name in protocols.NAMES if name != "svcca"]
+    for score in (protocols.held_out, protocols.in_sample):
+        plain, scaled = (
+            score(*FoldMoments(problem.folds, 10).of([view], [y], [control]), names) for view in (x, x * by)
+        )
+        for name in names:
+            assert scaled[name].trials == pytest.approx(plain[name].trials, abs=1e-9), name
+            assert scaled[name].chance == pytest.approx(plain[name].chance, abs=1e-9), name
 
 
 @pytest.mark.slow
