@@ -12,7 +12,7 @@ import numpy as np
 from layertool.errors import StoreError
 from layertool.store import layout, schema
 from layertool.store.reader import FeatureStore
-from layertool.store.shards import DAMAGE, dataset_problem, elsewhere, misplaced
+from layertool.store.shards import DAMAGE, dataset_problem, linked, misplaced, outside
 
 _MOST_NAMED = 100  # of shards that are missing
 
@@ -69,6 +69,10 @@ def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[
         with h5py.File(store.path / shard, "r") as file:
             for name, expected in entry["checksums"].items():
                 problems += _problems_of_dataset(store, entry, file, name, expected, lengths)
+            others = (name for name in outside(file) if name not in store.contents)
+            problems += [
+                f"{shard}, {name}: its bytes come from other files, and a store's are its own" for name in others
+            ]
     except DAMAGE as error:
         problems.append(f"{shard} cannot be read as HDF5 ({error})")
     return problems
@@ -119,23 +123,33 @@ def _check_view(store: FeatureStore) -> list[str]:
     try:
         with h5py.File(store.path / layout.VIEW, "r") as view:
             problems = [problem for name in store.contents if (problem := _problem_of_matrix(store, view, name))]
-            for name in ("utterances/utterance", *(f"labels/{tier}" for tier in store.labels)):
-                if problem := elsewhere(view, name):
-                    return [*problems, f"{layout.VIEW}, {name}: {problem}"]
+            if others := [name for name in outside(view) if name not in store.contents]:
+                return [
+                    *problems,
+                    f"{layout.VIEW}, {others[0]}: its bytes come from other files, and a store's are its own",
+                ]
             problems += [
                 f"{layout.LABELS}: the labels of {tier} are not those of {layout.VIEW}"
                 for tier, names in store.labels.items()
-                if view[f"labels/{tier}"].asstr()[:].tolist() != names
+                if _texts(view, f"labels/{tier}", len(names)) != names
             ]
-            if view["utterances/utterance"].asstr()[:].tolist() != store.utterances["utterance"].tolist():
+            ids = store.utterances["utterance"].tolist()
+            if _texts(view, "utterances/utterance", len(ids)) != ids:
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems
     except DAMAGE as error:
         return [f"{layout.VIEW} is damaged ({error}): {again}"]
 
 
+def _texts(view: h5py.File, name: str, n: int) -> list[str]:
+    """So many texts; of another number none is read."""
+    return view[name].asstr()[:].tolist() if view[name].shape == (n,) else []
+
+
 def _problem_of_matrix(store: FeatureStore, view: h5py.File, name: str) -> str | None:
     """Whether a matrix of the view is the rows of the shards, one after the other, and nothing else."""
+    if problem := linked(view, name):
+        return f"{layout.VIEW}, {name}: {problem}"
     dataset, content = view[name], store.contents[name]
     n_rows = sum(entry["rows"][content.table] for entry in store.index.values())
     if dataset.shape[0] != n_rows:

@@ -192,6 +192,15 @@ def external_link(file: h5py.File, name: str, values: np.ndarray) -> None:
     file[name] = h5py.ExternalLink(elsewhere(name, values), name)
 
 
+def link_to_a_pipe(file: h5py.File, name: str, values: np.ndarray) -> None:
+    file[name] = h5py.ExternalLink(str(Path("pipe").resolve()), name)
+
+
+def and_the_pipe(damage: Callable[[Path], None]) -> Callable[[Path], object]:
+    """Made last: whatever follows the link waits for ever."""
+    return lambda store: (damage(store), os.mkfifo(store.parent / "outside" / "pipe"))
+
+
 def soft_link(file: h5py.File, name: str, values: np.ndarray) -> None:
     file["hidden"] = values
     file[name] = h5py.SoftLink("/hidden")
@@ -214,6 +223,10 @@ def linked_group(file: h5py.File) -> None:
 def bomb(file: h5py.File, name: str, values: np.ndarray) -> None:
     """10**12 rows of nothing."""
     file.create_dataset(name, (10**12, values.shape[1]), values.dtype, chunks=(1, values.shape[1]), compression="gzip")
+
+
+def many(file: h5py.File, name: str, _: np.ndarray) -> None:
+    file.create_dataset(name, (10**9,), h5py.string_dtype(), chunks=(1,))
 
 
 def never_written(file: h5py.File, name: str, values: np.ndarray) -> None:
@@ -403,6 +416,7 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "external storage of rows": (shard(anew("phone/rows", external)), READING),
     "external link": (shard(anew("frame/mel", external_link)), READING),
     "external link to a group": (shard(linked_group), READING),
+    "external link to a pipe": (and_the_pipe(shard(anew("frame/mel", link_to_a_pipe))), READING),
     "soft link": (shard(anew("frame/mel", soft_link)), READING),
     "virtual": (shard(anew("frame/mel", virtual)), READING),
     "float64": (shard(anew("frame/mel", as_type(np.float64))), READING),
@@ -421,6 +435,7 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "a bomb": (lambda s: _bomb(s), READING),
     "compressed": (shard(anew("frame/mel", compressed)), READING),
     "never written": (shard(anew("frame/mel", never_written)), READING),
+    "one dataset more, from outside": (shard(lambda f: f.__setitem__("more", h5py.ExternalLink("secret", "x"))), frozenset({VERIFY})),
     "rows of other fields": (shard(anew("phone/rows", lambda f, n, v: f.create_dataset(n, data=v[["utterance", "start"]]))), READING),
     "rows of numbers": (shard(anew("phone/rows", lambda f, n, v: f.create_dataset(n, data=v["start"]))), READING),
     "a label that is not": (shard(in_rows("label", 5)), READING),
@@ -440,6 +455,13 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "view: external storage": (viewed(anew("phone/mel", external)), frozenset({VERIFY})),
     "view: an external link": (viewed(anew("phone/mel", external_link)), frozenset({VERIFY})),
     "view: numbers of its own": (viewed(anew("phone/mel", lambda f, n, v: f.create_dataset(n, data=v))), frozenset({VERIFY})),
+    "view: metadata from outside": (viewed(anew("utterances/speaker", external_link)), frozenset({VERIFY})),
+    "view: a billion ids": (viewed(anew("utterances/utterance", many)), frozenset({VERIFY})),
+    "view: groups in a ring": (
+        viewed(lambda f: (f.__setitem__("word", f["phone"]), f["phone"].__setitem__("loop", f["phone"]), f["phone"].__setitem__("out", h5py.ExternalLink("x.h5", "x")))), frozenset({VERIFY}),
+    ),
+    "view: a link to a pipe": (and_the_pipe(viewed(anew("phone/mel", link_to_a_pipe))), frozenset({VERIFY})),
+    "view: ids from a pipe": (and_the_pipe(viewed(anew("utterances/utterance", link_to_a_pipe))), frozenset({VERIFY})),
     "view: ids from outside": (viewed(anew("utterances/utterance", external_link)), frozenset({VERIFY})),
 }  # fmt: skip
 
@@ -450,9 +472,9 @@ def _bomb(store: Path) -> None:
     with h5py.File(store / "shards/00001.h5", "a") as file:
         dtype = file["phone/rows"].dtype
         del file["phone/rows"]
-        file.create_dataset("phone/rows", (10**11,), dtype, chunks=(1,), compression="gzip")
+        file.create_dataset("phone/rows", (10**10,), dtype, chunks=(1,), compression="gzip")
     os.truncate(store / "shards/00001.h5", 2**43)
-    indexed(lambda e: (e.update(size=2**43), e["rows"].update({"phone/rows": 10**11})))(store)
+    indexed(lambda e: (e.update(size=2**43), e["rows"].update({"phone/rows": 10**10})))(store)
 
 
 def _flip(store: Path) -> None:
@@ -678,6 +700,11 @@ def test_a_missing_number_of_shards_is_not_counted_out(place):
 # the writer
 
 
+def contents_of_shards(store: Path) -> dict:
+    """The view has the places of the audio, too."""
+    return {name: content for name, content in small.contents(store).items() if name != "store.h5"}
+
+
 def extract_again(place: Path, **options):
     corpus = small.corpus(place / "corpus", 6)
     return layertool.extract(
@@ -693,7 +720,7 @@ def test_the_same_command_redoes_a_shard_that_is_not_there(made, place, name):
     before = contents_outside(place)
     extract_again(place)
     assert verify(FeatureStore(place / "store")) == []
-    assert small.contents(place / "store") == small.contents(made / "store")
+    assert contents_of_shards(place / "store") == contents_of_shards(made / "store")
     assert contents_outside(place) == before
 
 
@@ -706,7 +733,7 @@ def test_nothing_is_written_through_a_link(made, place):
         extract_again(place)
     extract_again(place, overwrite=True)
     assert contents_outside(place) == before
-    assert small.contents(place / "store") == small.contents(made / "store")
+    assert contents_of_shards(place / "store") == contents_of_shards(made / "store")
     assert verify(FeatureStore(place / "store")) == []
 
 
