@@ -52,7 +52,7 @@ class Rules:
         """Segments with the labels that analyses see, and what to note of it in the provenance of the corpus.
 
         ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
-        Segments without a label are left out, and of phones noises and short pauses (``sp``). The notes, where there is
+        Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words. The notes, where there is
         something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
         ``segments_left_out`` (how many), ``notes`` (sentences for the user).
         """
@@ -68,13 +68,13 @@ class Rules:
             table[k, there] = [made[tier].labels[names[code]] for code in there]
         labels = table[tier_codes, codes]
         kept = pd.notna(labels)
-        there = {label for one in made.values() for label in one.given}
+        found = {label for one in made.values() for label in one.given}
         facts = {
             "labels": {tier: one.rule for tier, one in made.items()},
             "non_speech": {tier: one.non_speech for tier, one in made.items() if one.non_speech},
             "segments_left_out": int((~kept).sum()),
             "notes": [note for one in made.values() for note in one.notes]
-            + [f"no segment is labelled '{label}': correct --non-speech" for label in sorted(given - there)],
+            + [f"no segment is labelled '{label}': correct --non-speech" for label in sorted(given - found)],
         }
         return segments.assign(label=labels)[kept], {name: fact for name, fact in facts.items() if fact}
 
@@ -180,9 +180,9 @@ def _in_brackets(name: str) -> str:
 
 
 def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
-    """Noises of phones; short pauses and MFA's unknown words in every tier (spec layerwise.md 2.2)."""
-    name = _base(text).casefold() if tier == PHONE else text
-    return name in _LEFT_OUT or (tier == PHONE and kind == NOISE)
+    """Noises of phones, silences of words, and ``sp`` and ``spn`` of both (spec layerwise.md 2.2, which keeps ``<unk>``)."""
+    name = _base(text).casefold() if tier == PHONE else text.casefold()
+    return kind is not None and (name in _LEFT_OUT or kind == (NOISE if tier == PHONE else SILENCE))
 
 
 def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:
