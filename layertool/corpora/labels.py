@@ -21,12 +21,9 @@ TIERS = (PHONE, "word")
 SILENT = "SIL"  # what every silence of a tier of phones is called
 
 # The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
-VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
-_MORE_VOWELS = frozenset("AX AX-H AXR IX UX EL EM EN ENG".split())  # the last four: syllabic consonants
-_MORE_CONSONANTS = frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
-_MAY_BE_STRESSED = VOWELS | _MORE_VOWELS
-_ARPABET = _MAY_BE_STRESSED | CONSONANTS | _MORE_CONSONANTS
+_VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split())  # or syllabic
+_CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+_ARPABET = _VOWELS | _CONSONANTS | frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
 _NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets
 _STRESSED = re.compile(r"(.+)([012])")
 _POSITIONED = re.compile(r"(.+)_[BIES]")
@@ -137,7 +134,7 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     bases = {label: label if bare else _base(label) for label in counts}
     rule = "" if bare or not counts else ", Kaldi's positions cut"
     parts = {base: _STRESSED.fullmatch(base) for base in bases.values()}
-    symbols = {base: part[1] if part and part[1].upper() in _MAY_BE_STRESSED else base for base, part in parts.items()}
+    symbols = {base: part[1] if part and part[1].upper() in _VOWELS else base for base, part in parts.items()}
     n_upper = sum(n for label, n in counts.items() if bases[label].isupper())
     is_upper = 2 * n_upper >= sum(counts.values())
     strange = {
@@ -148,7 +145,7 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     noises = strange & _NOISES_OF_P2FA
     foreign = [label for label in counts if bases[label] in strange - noises]
     stressed = sorted(base for base, symbol in symbols.items() if symbol != base and base not in strange)
-    if foreign or not VOWELS & {symbol.upper() for symbol in symbols.values()}:
+    if foreign or not any(len(symbol) > 1 for symbol in symbols.values()):  # S, T and N are SAMPA as well
         are_tones = any(label[-1] in "3456789" for label in foreign)
         if stressed and not are_tones and _are_few(foreign, counts, at_most=0.5):
             notes.append(
