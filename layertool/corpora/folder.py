@@ -172,7 +172,7 @@ def _metadata(path: Path, id_column: str | None, ids: list[str], source: Path) -
                 f"{path} has no column {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]} (columns there: {there}): "
                 "say which one names the utterance with --id-column"
             )
-    elif id_column not in table.columns:
+    elif (id_column := nfc(id_column)) not in table.columns:
         raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
     for column in ("start", "end"):
         if column in table.columns:
