@@ -14,6 +14,8 @@ from layertool.errors import CorpusError
 from layertool.spelling import nfc, nfc_values
 
 _TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
+# Paths stay as the disk has them; of labels, what becomes one is told where they are put to use (``labels.Rules``).
+_AS_WRITTEN = ("audio", "label")
 
 
 def read_one_of(folder: Path, name: str, coded: Sequence[str] = ()) -> pd.DataFrame | None:
@@ -60,9 +62,9 @@ def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _spelled(table: pd.DataFrame) -> pd.DataFrame:
-    """Names of columns and texts in NFC; the column ``audio`` has paths, which stay as the disk has them."""
+    """Names of columns and texts in NFC."""
     table = table.rename(columns=lambda column: nfc(str(column)))
-    return table.assign(**{column: nfc_values(table[column]) for column in table.columns if column != "audio"})
+    return table.assign(**{column: nfc_values(table[column]) for column in table.columns if column not in _AS_WRITTEN})
 
 
 def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
