@@ -77,8 +77,9 @@ def folder(
     TextGrids and transcripts (.lab, .txt) are found beside the audio; both may be absent.
 
     \b
-    Example:
+    Examples:
       layertool corpus folder recordings/ -o corpus --metadata speakers.csv
+      layertool corpus folder wavs/ -o corpus --tier phone=MAU --non-speech AP,xxx
     """
     from layertool.corpora import folder as reader
 

@@ -200,3 +200,21 @@ def test_words(label):
 )
 def test_no_words(label):
     assert not is_speech("word", label)
+
+
+def test_the_docs_have_the_whole_list():
+    from pathlib import Path
+
+    from layertool import non_speech as module
+    from layertool.corpora import labels
+
+    page = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf-8")
+    table = page[page.index("| no speech") : page.index("A word may be")].casefold()
+    names = (
+        module._SILENCES
+        | module._NOISES
+        | module._NOISES_IN_BRACKETS
+        | set(map(str.casefold, module._WORDS))
+        | labels._NOISES_OF_P2FA
+    )
+    assert [name for name in sorted(names - {"iver-laugh"}) if f"`{name}`" not in table] == []
