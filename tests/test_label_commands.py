@@ -141,6 +141,12 @@ def test_a_joined_corpus_tells_that_its_labels_have_two_rules(tmp_path):
     corpora[1].write(tmp_path / "c-two")
     done = succeeds("corpus", "join", tmp_path / "c-one", tmp_path / "c-two", "-o", tmp_path / "c")
     assert "phone labels of one are 'ARPABET', those of two 'as written'" in done.stderr
+    corpora[1].provenance["labels"] = "spec 2.2"  # as 0.1.0 wrote it
+    corpora[1].write(tmp_path / "c-two")
+    assert (
+        "note" not in succeeds("corpus", "join", tmp_path / "c-one", tmp_path / "c-two", "-o", tmp_path / "c2").stderr
+    )
+    assert "spec 2.2" in succeeds("corpus", "info", tmp_path / "c-two").stdout
 
 
 # --- names and cells -------------------------------------------------------------------------------------

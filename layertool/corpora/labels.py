@@ -1,7 +1,8 @@
 """What the label of a segment is: one spelling, ARPABET, Kaldi's positions, silences and noises.
 
-Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two phones of
-SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for all labels of a tier.
+Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two
+phones of SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for
+all labels of a tier.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ TIERS = (PHONE, "word")
 SILENT = "SIL"  # what every silence of a tier of phones is called
 
 # The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
-_VOWELS = frozenset(
-    "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split()
-)  # or syllabic
+# Vowels and syllabic consonants, which may bear stress.
+_VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split())
 _CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
 _ARPABET = _VOWELS | _CONSONANTS | frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
 _NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets
@@ -42,9 +42,9 @@ _SHOWN = 3  # labels that a note names
 class Rules:
     """What is done to the labels of a corpus.
 
-    ``raw``: labels keep case, digits and positions, silences and noises their names and segments; only the spelling is one (NFC).
-    ``non_speech``: labels that stand for no speech in this corpus, beside those of ``layertool.non_speech``; they are written
-    in angle brackets (``<AP>``), by which every analysis knows them.
+    ``raw``: labels keep case, digits and positions, silences and noises their names and segments; only the spelling is
+    one (NFC). ``non_speech``: labels that stand for no speech in this corpus, beside those of ``layertool.non_speech``;
+    they are written in angle brackets (``<AP>``), by which every analysis knows them.
     """
 
     raw: bool = False
@@ -55,10 +55,10 @@ class Rules:
 
         ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
         Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words.
-        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
-        ``segments_left_out`` (how many), ``notes`` (sentences for the user).
+        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (of each tier, the
+        labels that stand for none), ``segments_left_out`` (how many), ``notes`` (sentences for the user).
         """
-        codes, names = pd.factorize(segments["label"].fillna("").astype(str))
+        codes, names = pd.factorize(segments["label"].astype(object).fillna("").astype(str))
         tier_codes, tiers = pd.factorize(segments["tier"].astype(str))
         given = {nfc(label.strip()) for label in self.non_speech}
         table = np.full((len(tiers), len(names)), None, dtype=object)
@@ -131,7 +131,8 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     positions = sorted({label[-2:] for label in counts if label not in bare})
     if len(positions) > 1 and _are_few(bare, counts):
         notes.append(
-            f"the phone labels keep their positions ({', '.join(positions)}), because {_listed(bare, 'has', 'have')} none: {_remedy(bare)}"
+            f"the phone labels keep their positions ({', '.join(positions)}), because {_listed(bare, 'has', 'have')} none: "
+            f"{_remedy(bare)}"
         )
     if bare:  # one label without a position: what looks like positions is part of the others' names
         bases = {label: label for label in counts}
@@ -190,7 +191,7 @@ def _in_brackets(name: str) -> str:
 def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
     """Noises of phones; silences between words, unless they look like a word; ``sp`` and ``spn`` of both.
 
-    Spec layerwise.md 2.2, which keeps ``<unk>``: an utterance with a word that nobody understood is another than one without.
+    Spec layerwise.md 2.2, which keeps ``<unk>``: an utterance with a word that nobody understood is unlike one without.
     """
     name = _name(tier, text).casefold()
     unheard = kind == NOISE if tier == PHONE else kind == SILENCE and not text.isalpha()

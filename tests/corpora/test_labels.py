@@ -168,6 +168,11 @@ def test_tiers_have_rules_of_their_own():
     assert notes["labels"] == {"phone": "ARPABET", "word": "as written", "tone": "as written"}
 
 
+def test_labels_that_are_numbers():
+    made, _ = Rules().apply(pd.DataFrame({"tier": ["word"] * 3, "label": [7.5, float("nan"), 1.0]}))
+    assert made["label"].tolist() == ["7.5", "1.0"]
+
+
 def test_no_segments():
     made, notes = Rules().apply(pd.DataFrame({"tier": [], "label": []}))
     assert made.empty
