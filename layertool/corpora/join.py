@@ -39,7 +39,28 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
             owner[utterance] = corpus.name
     utterances = pd.concat([corpus.utterances.assign(part=corpus.name) for corpus in corpora], ignore_index=True)
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
-    provenance = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
+    provenance: dict = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
+    if notes := _other_labels(corpora):
+        provenance["notes"] = notes
     made = Corpus(utterances, segments, name or "+".join(names), provenance)
     made.check()
     return made
+
+
+def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
+    """A sentence for each tier of which one corpus has labels by another rule than the first, where both are known."""
+    notes = []
+    for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
+        rules = [(corpus.name, known[tier]) for corpus in corpora if tier in (known := _rules(corpus))]
+        notes += [
+            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have two labels"
+            for name, rule in rules
+            if rule != rules[0][1]
+        ][:1]
+    return notes
+
+
+def _rules(corpus: Corpus) -> dict[str, str]:
+    """The rule of each tier; none of aligned corpora, and of those that layertool 0.1.0 made."""
+    known = corpus.provenance.get("labels")
+    return known if isinstance(known, dict) else {}

@@ -11,8 +11,11 @@ import pyarrow
 import pyarrow.parquet
 
 from layertool.errors import CorpusError
+from layertool.spelling import nfc, nfc_values
 
 _TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
+# Paths stay as the disk has them; of labels, what becomes one is told where they are put to use (``labels.Rules``).
+_AS_WRITTEN = ("audio", "label")
 
 
 def read_one_of(folder: Path, name: str, coded: Sequence[str] = ()) -> pd.DataFrame | None:
@@ -34,7 +37,7 @@ def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
         raise CorpusError(f"{path} does not exist: check the path of the table")
     try:
         if path.suffix == ".parquet":
-            return _read_parquet(path, coded)
+            return _spelled(_read_parquet(path, coded))
         is_tsv = path.suffix == ".tsv"  # tab-separated tables do not quote: a lone " is a letter there
         table = pd.read_csv(
             path,
@@ -55,7 +58,13 @@ def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
         # 0012 is a name, not a number
         if len(values) and values.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
             table[column] = pd.to_numeric(table[column])
-    return table
+    return _spelled(table)
+
+
+def _spelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Names of columns and texts in NFC."""
+    table = table.rename(columns=lambda column: nfc(str(column)))
+    return table.assign(**{column: nfc_values(table[column]) for column in table.columns if column not in _AS_WRITTEN})
 
 
 def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
