@@ -1,10 +1,5 @@
-"""One spelling of a text: the same letters are the same code points, wherever they were typed."""
+"""The same as ``layertool.spelling``, for corpora."""
 
-from __future__ import annotations
+from layertool.spelling import nfc
 
-import unicodedata
-
-
-def nfc(text: str) -> str:
-    """``text`` in Unicode's composed form (NFC): an é of one code point and of two are one letter."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+__all__ = ["nfc"]
