@@ -32,6 +32,8 @@ def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
     """Write a corpus that was made and say what is in it."""
     refuse(out, overwrite)
     made.write(out)
+    for note in made.provenance.get("notes", []):
+        output.note(note, quiet)
     if not quiet:
         show(made, out)
 
@@ -80,6 +82,7 @@ def show(made, out: Path) -> None:
     if not known["segments"]:
         rows.append(("segments", "none: units phone and word need them ('layertool corpus align', or TextGrids)"))
     left_out = known["provenance"].pop("left_out", {})
+    notes = known["provenance"].pop("notes", [])
     metadata = ", ".join(f"{name} ({values})" for name, values in known["metadata"].items())
     rows.append(("metadata (values)", metadata or "none"))
     brief = {key: _brief(value) for key, value in known["provenance"].items()}
@@ -87,6 +90,7 @@ def show(made, out: Path) -> None:
     rows += [("left out", f"{utterance}: {error}") for utterance, error in list(left_out.items())[:_SHOWN]]
     if len(left_out) > _SHOWN:
         rows.append(("left out", f"… ({len(left_out)} in all; see corpus.json)"))
+    rows += [("note", note) for note in notes]
     output.facts(str(out), rows)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from layertool import audio
+from layertool import audio, columns
 from layertool.corpora.table_files import read_one_of
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
@@ -19,6 +19,7 @@ from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
 
 SCHEMA = 1
+_LOCATED = ("audio", "start", "end")  # columns whose types `build` sees to
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
@@ -57,7 +58,7 @@ class Corpus:
         counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances with unusable
         audio are left out, with their errors in ``provenance["left_out"]``. Raises CorpusError or AudioError.
         """
-        utterances = pd.DataFrame(utterances).reset_index(drop=True)
+        utterances = columns.frame(utterances)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
@@ -67,9 +68,10 @@ class Corpus:
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
-        utterances["utterance"] = utterances["utterance"].astype(str)
+        utterances["utterance"] = columns.texts(utterances["utterance"])
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
+        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         utterances, left_out = _probe(utterances, max_failures)
         if left_out:
             provenance["left_out"] = left_out
@@ -77,9 +79,15 @@ class Corpus:
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
-        corpus = cls(utterances, segments, name, provenance)
+        corpus = cls(utterances, segments, name, provenance).noting(notes)
         corpus.check()
         return corpus
+
+    def noting(self, notes: Sequence[str]) -> Corpus:
+        """The same corpus, with sentences for the user in ``provenance["notes"]``."""
+        if notes:
+            self.provenance["notes"] = [*self.provenance.get("notes", []), *notes]
+        return self
 
     @classmethod
     def read(cls, folder: Path | str, channel: str | None = None) -> Corpus:
@@ -131,7 +139,8 @@ class Corpus:
         check_no_store(folder)
         folder.mkdir(parents=True, exist_ok=True)
         root = folder.resolve()
-        utterances = self.utterances.copy()
+        utterances, notes = columns.settled(self.utterances, f"the utterances of {self.name}", _LOCATED)
+        self.noting(notes)
         utterances["audio"] = [
             str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
             for path in utterances["audio"]
@@ -167,11 +176,11 @@ class Corpus:
         make the features of a store wrong.
         """
         digest = xxhash.xxh3_128()
-        for columns, table in (
+        for names, table in (
             (["utterance", "start", "end", "channel", "n_samples"], self.utterances),
             (SEGMENT_COLUMNS, self.segments),
         ):
-            for column in columns:
+            for column in names:
                 for part in _bytes(table[column], column):
                     digest.update(part)
         return digest.hexdigest()
