@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
+from layertool.spelling import nfc, nfc_values
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,4})?", re.ASCII)
 _WHOLE = 2**53  # from here on not every whole number is a float
@@ -145,7 +145,7 @@ def _unified(parts: Sequence[pd.Series], where: str) -> tuple[pd.Series, str]:
         raise CorpusError(f"{where} holds a {others[0].__name__} in row {row + 1}: write one text or one number a cell")
     names = sorted(filter(None, set(kinds.values())))
     if names == ["text"]:
-        return pd.Series(_composed(values)), ""
+        return nfc_values(pd.Series(values)), ""
     if names == ["fractions"]:
         return pd.Series(values.astype(float)), ""
     if names == ["fractions", "whole numbers"] and all(value == float(value) for value in values[~missing]):
@@ -157,7 +157,7 @@ def _unified(parts: Sequence[pd.Series], where: str) -> tuple[pd.Series, str]:
             names = ["whole numbers of more than 18 digits"]
     elif len(names) < 2:
         return pd.Series(values).infer_objects(), ""
-    return pd.Series(_composed(np.concatenate([texts(part) for part in parts]))), " and ".join(names)
+    return nfc_values(pd.Series(np.concatenate([texts(part) for part in parts]))), " and ".join(names)
 
 
 def _kind(kind: type) -> str | None:
@@ -172,14 +172,6 @@ def _kind(kind: type) -> str | None:
         if issubclass(kind, types):
             return name
     return f"{kind.__name__}s" if issubclass(kind, (datetime.date, datetime.time, datetime.timedelta)) else None
-
-
-def _composed(values: np.ndarray) -> np.ndarray:
-    """Texts in NFC; what is missing stays so."""
-    for place, value in enumerate(values):
-        if value is not None and not value.isascii():
-            values[place] = nfc(value)
-    return values
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

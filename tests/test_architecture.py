@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors", "spelling"},
-    {"files", "kinds", "layers", "geometry", "cluster", "columns"},
+    {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

@@ -11,8 +11,10 @@ import pandas as pd
 from layertool import columns
 from layertool.errors import UsageError
 from layertool.geometry import samples_to_seconds, seconds_to_samples
+from layertool.non_speech import is_speech
+from layertool.spelling import nfc
 from layertool.store import FeatureStore
-from layertool.store.layout import NO_LABEL, NO_SPEECH
+from layertool.store.layout import NO_LABEL
 
 _SHOWN = 8  # values named in an error
 _TIMES = ("start", "end")
@@ -38,7 +40,7 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
     """
     alternatives: dict[tuple[str, bool], list[str]] = {}
     for text in texts:
-        column, equals, value = text.partition("=")
+        column, equals, value = nfc(text).partition("=")
         if not equals or not column.strip("! "):
             raise UsageError(f"'{text}' is no condition: type --where COLUMN=VALUE or COLUMN!=VALUE")
         negated = column.rstrip().endswith("!")
@@ -152,7 +154,7 @@ def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndar
 
 def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values of a column, and for each row which of them it has."""
-    utterances = store.utterances
+    utterances, column = store.utterances, nfc(column)
     if column in (*_TIMES, "masked") and column in (table.dtype.names or ()):
         values, codes = np.unique(table[column], return_inverse=True)
         return (values / store.about["audio"]["sample_rate"] if column != "masked" else values), codes
@@ -225,11 +227,6 @@ def repeated(rows: Rows, minimum: int = 2) -> Rows:
     return rows.of(counts[rows.table["label"]] >= minimum)
 
 
-def is_speech(name: str) -> bool:
-    """Whether a label stands for a phone or a word: not for silence, nor for what nobody understood (<unk>, <noise>)."""
-    return name not in NO_SPEECH and not name.startswith("<")
-
-
 def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where: Sequence[Condition] = ()) -> Rows:
     """The rows of ``select`` whose label code is one of ``tier``.
 
@@ -265,7 +262,7 @@ def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
     """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is left."""
     if tier not in store.labels:
         raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
-    spoken = np.array([is_speech(name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
+    spoken = np.array([is_speech(tier, name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
     rows = rows.of(spoken[rows.table["label"]])
     if not len(rows):
         raise UsageError(f"{store.path}: no row has a {tier} label other than silence")

@@ -17,6 +17,7 @@ from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
+from layertool.spelling import nfc_values
 
 SCHEMA = 1
 _LOCATED = ("audio", "start", "end")  # columns whose types `build` sees to
@@ -69,13 +70,13 @@ class Corpus:
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
         utterances["utterance"] = columns.texts(utterances["utterance"])
+        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
-        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         utterances, left_out = _probe(utterances, max_failures)
         if left_out:
             provenance["left_out"] = left_out
-            segments = segments[~segments["utterance"].astype(str).isin(left_out)]
+            segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(left_out)]
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
@@ -370,7 +371,7 @@ def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFr
     """Segments in corpus order, without those of zero length, and how many of these there were."""
     segments = segments[SEGMENT_COLUMNS].copy()
     for column in ("utterance", "tier", "label"):
-        segments[column] = segments[column].astype(str)
+        segments[column] = nfc_values(segments[column].astype(str))
     for column in ("start", "end"):
         segments[column] = _numbers(segments[column], f"the segments' column '{column}' of {name}")
     known = {utterance: k for k, utterance in enumerate(ids)}

@@ -9,10 +9,12 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import labels, textgrid
+from layertool.corpora import textgrid
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 ID_COLUMNS = ("utterance", "utt", "id", "file", "filename", "path", "audio")
 TRANSCRIPT_SUFFIXES = (".lab", ".txt")  # the first that is there is taken
@@ -24,7 +26,7 @@ def read(
     metadata: Path | str | None = None,
     id_column: str | None = None,
     tiers: Mapping[str, str] | None = None,
-    normalise: textgrid.Normalise = labels.normalise,
+    rules: Rules = USUAL,
     channel: str | None = None,
     name: str | None = None,
     progress: textgrid.Progress | None = None,
@@ -38,8 +40,8 @@ def read(
     kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
     audio gives the column ``text``. ``metadata`` (.csv, .tsv, .parquet) has a row for every
     utterance, whose id, file name or path stands in ``id_column`` (default: the first of
-    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers``, ``normalise`` and
-    ``progress``: see ``textgrid.read_segments`` and ``read_all``. ``channel`` is set for all files.
+    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers`` and
+    ``progress``: see ``textgrid.read_segments`` and ``read_all``; ``rules``: what is done to labels. ``channel`` is set for all files.
     Raises CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
@@ -61,8 +63,9 @@ def read(
         provenance["textgrids_from"] = str(textgrids.resolve())
     if tiers and not matched:
         raise CorpusError(f"{source} has no TextGrid that belongs to its audio: leave --tier out, or give --textgrids")
-    segments, notes = textgrid.read_all(matched, tiers, normalise, progress)
-    provenance |= notes
+    segments, notes = textgrid.read_all(matched, tiers, progress)
+    segments, named = rules.apply(segments)
+    provenance |= notes | named
     provenance["without_textgrid"] = len(recordings) - len(matched)
     provenance["textgrids_without_audio"] = len(grids) - len(matched)
 
@@ -108,7 +111,7 @@ def _by_id(files: Iterable[Path], root: Path, suffixes: Iterable[str]) -> dict[s
     found: dict[str, Path] = {}
     for path in files:
         if path.suffix.lower() in suffixes:
-            identity = path.relative_to(root).with_suffix("").as_posix()
+            identity = nfc(path.relative_to(root).with_suffix("").as_posix())
             if identity in found:
                 raise CorpusError(
                     f"{found[identity]} and {path} would both be the utterance '{identity}': move one of them away"
@@ -213,7 +216,7 @@ def _match_rows(values: pd.Series, ids: list[str], path: Path) -> dict[str, int]
     for row, value in enumerate(values):
         if pd.isna(value) or not str(value).strip():
             raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
-        whole = PurePosixPath(str(value).strip().replace("\\", "/"))
+        whole = PurePosixPath(nfc(str(value)).strip().replace("\\", "/"))
         stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES else whole
         fits: list[str] = []
         for form in (str(whole), str(stem)):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from layertool.corpora import labels, textgrid
+from layertool.corpora import textgrid
 from layertool.corpora.corpus import Corpus
+from layertool.corpora.labels import USUAL, Rules
 from layertool.errors import CorpusError
 
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE{0}, as in dev-clean/84/121123/84-121123-0000{0}"
@@ -22,7 +23,7 @@ def read(
     source: Path | str,
     alignments: Path | str | None = None,
     splits: Sequence[str] | None = None,
-    normalise: textgrid.Normalise = labels.normalise,
+    rules: Rules = USUAL,
     name: str | None = None,
     progress: textgrid.Progress | None = None,
     max_failures: int = 0,
@@ -34,7 +35,7 @@ def read(
     split, speaker and chapter as numbers, utterance. Columns: split, speaker, chapter, gender (when
     SPEAKERS.TXT is beside the splits) and text (lower case). ``alignments``: a folder laid out like
     ``source`` with one TextGrid per utterance (Lugosch et al. 2019, zenodo record 2619474);
-    without it they are looked for beside the audio. Utterances without a TextGrid are kept and
+    without it they are looked for beside the audio; ``rules``: what is done to labels. Utterances without a TextGrid are kept and
     counted in ``provenance["without_textgrid"]``. Raises CorpusError or AudioError.
     """
     source = Path(source)
@@ -69,8 +70,9 @@ def read(
     grids = _textgrids(table, None if alignments is None else Path(alignments))
     if alignments is not None:
         provenance["textgrids_from"] = str(Path(alignments).resolve())
-    segments, notes = textgrid.read_all(grids, None, normalise, progress)
-    provenance |= notes
+    segments, notes = textgrid.read_all(grids, None, progress)
+    segments, named = rules.apply(segments)
+    provenance |= notes | named
     provenance["without_textgrid"] = len(table) - len(grids)
     provenance["transcripts_without_audio"] = n_silent
     name = name or "librispeech-" + "+".join(sorted(set(chosen)))

@@ -1,5 +1,3 @@
-"""The same as ``layertool.spelling``, for corpora."""
+"""The spelling of texts, under the name that readers of corpora know it by."""
 
-from layertool.spelling import nfc
-
-__all__ = ["nfc"]
+from layertool.spelling import nfc as nfc

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from layertool import columns
 from layertool.errors import CorpusError, MissingExtraError
-from layertool.spelling import nfc
+from layertool.spelling import nfc, nfc_values
 
 Say = Callable[[str], object]
 SUFFIXES = (".parquet", ".csv", ".tsv", ".xlsx")  # of the tables of a corpus, in the order in which they are looked for
@@ -78,7 +78,8 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
     say = say or (lambda _: None)
     try:
         if suffix == ".parquet":
-            return _read_parquet(path, coded)
+            table = _read_parquet(path, coded).rename(columns=lambda name: nfc(str(name)))
+            return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(AUDIO_NAMES)})
         if suffix in _BOOKS:
             return first_sheet(path, say)
         return _read_text(path, suffix, say)
@@ -369,8 +370,4 @@ def _column(texts: pyarrow.ChunkedArray, name: str) -> pd.Series:
         numbers = texts.cast(pyarrow.float64()).to_pandas()
         if _gives_back(numbers.dropna().tolist(), texts.drop_null().to_pylist()):
             return numbers
-    if name.casefold() not in AUDIO_NAMES and not pyarrow.compute.all(pyarrow.compute.string_is_ascii(texts)).as_py():
-        coded = texts.combine_chunks().dictionary_encode()
-        spelled = pyarrow.array([nfc(text) for text in coded.dictionary.to_pylist()], pyarrow.string())
-        texts = pyarrow.chunked_array([spelled.take(coded.indices)])
-    return texts.to_pandas()
+    return texts.to_pandas() if name.casefold() in AUDIO_NAMES else nfc_values(texts.to_pandas())

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from layertool.corpora import labels
 from layertool.corpora.corpus import SEGMENT_COLUMNS
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 MFA_TIERS = {"word": "words", "phone": "phones"}  # the names that the Montreal Forced Aligner gives
 
-Normalise = Callable[[str, str], str | None]
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -36,15 +35,14 @@ _EXPONENT = re.compile(_FIELD + r"-?)(\d[\d.]*[eE][-+]?\d+)\s*?$", re.MULTILINE)
 _NEGATIVE_TIME = re.compile(_FIELD + r")-[\d.]*[1-9][\d.]*\s*?$", re.MULTILINE)
 
 
-def read_segments(
-    path: Path | str, tiers: Mapping[str, str] | None = None, normalise: Normalise = labels.normalise
-) -> list[dict]:
+def read_segments(path: Path | str, tiers: Mapping[str, str] | None = None) -> list[dict]:
     """The labelled intervals of one TextGrid: dicts with tier, start, end (seconds) and label.
 
     ``tiers`` maps our tier names to those in the file and then each of them must be there; without
     it the Montreal Forced Aligner's ``words`` and ``phones`` are read, of which one may be missing.
     A tier of one speaker (``Mary - words``) is found by its last part when there is only one.
-    ``normalise`` turns (tier, label) into the label to keep, or None to leave the interval out.
+    Labels are those of the file, and intervals without one are left out: what is done to labels depends
+    on all of a corpus (``labels.Rules``).
     Order: tier by tier as in ``tiers``, then as in the file. Zero-length and overlapping intervals
     are kept as they stand. Raises CorpusError for a tier that is missing or stands twice, and for a
     file that is damaged, cut short or no TextGrid.
@@ -63,30 +61,27 @@ def read_segments(
     segments = []
     for tier, entries in found.items():
         for start, end, label in entries or ():
-            kept = normalise(tier, label) if label else None
-            if kept is not None:
-                segments.append({"tier": tier, "start": start, "end": end, "label": kept})
+            if label and not label.isspace():
+                segments.append({"tier": tier, "start": start, "end": end, "label": label})
     return segments
 
 
 def read_all(
     files: Mapping[str, Path],
     tiers: Mapping[str, str] | None = None,
-    normalise: Normalise = labels.normalise,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, dict]:
-    """The segments of many utterances, and what to note of them in the provenance of a corpus.
+    """The segments of many utterances with the labels of the files, and what to note of them in the provenance of a corpus.
 
     ``files``: utterance id to TextGrid. Returns a table with the columns of ``Corpus.segments``, and
-    ``labels`` (the rule), ``textgrids`` (how many) and, where some files lack a tier that others
-    have, ``textgrids_without_tier`` (how many, by tier).
+    ``textgrids`` (how many) and, where some files lack a tier that others have, ``textgrids_without_tier`` (how many, by tier).
     """
     utterances, names, kept = [], [], []
     starts, ends = array("d"), array("d")  # columns, not dicts: LibriSpeech has 40 million segments
     n_with: dict[str, int] = {}
     for n_read, (utterance, path) in enumerate(files.items(), start=1):
         here = set()
-        for segment in read_segments(path, tiers, normalise):
+        for segment in read_segments(path, tiers):
             tier = sys.intern(segment["tier"])
             here.add(tier)
             utterances.append(utterance)
@@ -99,18 +94,11 @@ def read_all(
         if progress:
             progress(n_read, len(files))
     table = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (utterances, names, starts, ends, kept), strict=True)))
-    notes: dict = {"labels": rule_name(normalise), "textgrids": len(files)}
+    notes: dict = {"textgrids": len(files)}
     without = {tier: len(files) - n for tier, n in sorted(n_with.items()) if n < len(files)}
     if without:
         notes["textgrids_without_tier"] = without
     return table, notes
-
-
-def rule_name(normalise: Normalise) -> str:
-    """How the provenance of a corpus calls a label normalisation."""
-    if normalise is labels.normalise:
-        return "spec 2.2"
-    return getattr(normalise, "__name__", "custom")
 
 
 def _parse(path: Path) -> list[dict]:
@@ -130,6 +118,7 @@ def _parse(path: Path) -> list[dict]:
     try:
         tiers = parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]
         for tier in tiers:
+            tier["name"] = nfc(tier["name"])
             tier["entries"] = [(*map(float, entry[:-1]), entry[-1]) for entry in tier["entries"]]
     except (PraatioException, ValueError, IndexError) as error:
         reason = f" ({error})" if str(error) else ""
@@ -160,6 +149,7 @@ def _read_text(path: Path) -> str:
 def _find(parsed: list[dict], tier: str, name: str, path: Path) -> list[tuple] | None:
     """Entries of the interval tier called ``name`` or ``SPEAKER - name``; None when there is none."""
     intervals = [t for t in parsed if t["class"] == "IntervalTier"]
+    name = nfc(name)
     matches = [t for t in intervals if t["name"] == name] or [t for t in intervals if t["name"].endswith(f" - {name}")]
     if len(matches) > 1:
         names = sorted({t["name"] for t in matches})
