@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from layertool import audio
 from layertool.corpora import textgrid
-from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
-from layertool.corpora.table_files import read_table
+from layertool.corpora.metadata import Paths, of_files, of_keys, pairs
 from layertool.errors import CorpusError
 from layertool.spelling import nfc
 
-ID_COLUMNS = ("utterance", "utt", "id", "file", "filename", "path", "audio")
 TRANSCRIPT_SUFFIXES = (".lab", ".txt")  # the first that is there is taken
 
 
 def read(
     source: Path | str,
     textgrids: Path | str | None = None,
-    metadata: Path | str | None = None,
+    metadata: Paths = None,
     id_column: str | None = None,
     tiers: Mapping[str, str] | None = None,
     rules: Rules = USUAL,
@@ -31,6 +30,8 @@ def read(
     name: str | None = None,
     progress: textgrid.Progress | None = None,
     max_failures: int = 0,
+    by: str | Sequence[str] | None = None,
+    text_column: str | None = None,
 ) -> Corpus:
     """Make a corpus of every audio file below ``source``; hidden files and folders are passed over.
 
@@ -38,11 +39,11 @@ def read(
     are ordered by it. TextGrids have the same path, beside the audio or below the folder
     ``textgrids``, where the same file name is enough if it occurs once; utterances without one are
     kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio gives the column ``text``. ``metadata`` (.csv, .tsv, .parquet) has a row for every
-    utterance, whose id, file name or path stands in ``id_column`` (default: the first of
-    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers`` and
+    audio gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose id, file name or path
+    stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns are joined,
+    ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see ``metadata.of_key``. ``tiers`` and
     ``progress``: see ``textgrid.read_segments`` and ``read_all``; ``rules``: what is done to labels. ``channel`` is set for all files.
-    Raises CorpusError, and AudioError for a file that is no audio.
+    Raises UsageError, CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
     files = files_below(source)
@@ -52,6 +53,10 @@ def read(
             f"{source} has no audio files (looked for {', '.join(sorted(audio.SUFFIXES))}): check the folder"
         )
     provenance: dict = {"reader": "folder", "source": str(source.resolve())}
+    tables, described = pairs(metadata, by), None
+    if tables and tables[0][1] is None:
+        described = of_files(tables.pop(0)[0], id_column, list(recordings), source, text_column)
+        recordings = {utterance: recordings[utterance] for utterance in described.columns.index}
 
     if textgrids is None:
         grids = _by_id(files, source, {".textgrid"})
@@ -76,13 +81,9 @@ def read(
     if texts:
         utterances["text"] = [texts.get(utterance) for utterance in recordings]
         provenance["without_transcript"] = len(recordings) - len(texts)
-    if metadata is not None:
-        columns, notes = _metadata(Path(metadata), id_column, list(recordings), source)
-        provenance |= notes
-        # what stands in the table was named by the user, so it wins over a transcript that was found
-        utterances = pd.concat(
-            [utterances.drop(columns="text", errors="ignore") if "text" in columns else utterances, columns], axis=1
-        )
+    if described is not None:
+        utterances = described.added(utterances, provenance)
+    utterances = of_keys(utterances, tables, source, provenance)
     return Corpus.build(
         utterances, segments, name=name or source.resolve().name, provenance=provenance, max_failures=max_failures
     )
@@ -159,84 +160,3 @@ def _transcripts(files: list[Path], source: Path, recordings: dict[str, Path]) -
                 except UnicodeDecodeError as error:
                     raise CorpusError(f"the transcript {path} is not UTF-8: save it as UTF-8 text") from error
     return texts
-
-
-def _metadata(path: Path, id_column: str | None, ids: list[str], source: Path) -> tuple[pd.DataFrame, dict]:
-    """The metadata columns in the order of ``ids``, and what to note of them in the provenance."""
-    table = read_table(path)
-    there = ", ".join(map(str, table.columns))
-    if id_column is None:
-        id_column = next((column for column in ID_COLUMNS if column in table.columns), None)
-        if id_column is None:
-            raise CorpusError(
-                f"{path} has no column {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]} (columns there: {there}): "
-                "say which one names the utterance with --id-column"
-            )
-    elif id_column not in table.columns:
-        raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
-    for column in ("start", "end"):
-        if column in table.columns:
-            raise CorpusError(
-                f"{path} has the column '{column}', so its utterances are parts of files: use "
-                f"'layertool corpus csv {path}', or rename the column if it means something else"
-            )
-    rows = _match_rows(table[id_column], ids, path)
-    if not rows:
-        raise CorpusError(
-            f"no row of {path} fits an utterance of {source}: its column '{id_column}' says "
-            f"'{table[id_column].iloc[0] if len(table) else ''}', the utterances are called like '{ids[0]}'; "
-            "name another column with --id-column or correct the ids"
-        )
-    without = [utterance for utterance in ids if utterance not in rows]
-    if without:
-        raise CorpusError(
-            f"{path} has no row for the utterance '{without[0]}' ({len(without)} of {len(ids)} have none): "
-            "add the rows, or take these audio files away"
-        )
-    left_out = [column for column in table.columns if column in AUDIO_COLUMNS and column != id_column]
-    columns = table.drop(columns=[id_column, *left_out]).iloc[[rows[utterance] for utterance in ids]]
-    notes: dict = {"metadata": str(path.resolve()), "metadata_rows_without_audio": len(table) - len(rows)}
-    if left_out:
-        notes["metadata_columns_left_out"] = left_out
-    return columns.reset_index(drop=True), notes
-
-
-def _match_rows(values: pd.Series, ids: list[str], path: Path) -> dict[str, int]:
-    """The row number of each utterance that ``values`` names.
-
-    A value names an utterance when the two are the same path or one is the tail of the other
-    (``a``, ``a.wav``, ``/data/speaker1/a.wav`` for ``speaker1/a``).
-    """
-    known = set(ids)
-    tails: dict[str, list[str]] = {}
-    for utterance in ids:
-        for tail in _tails(utterance):
-            tails.setdefault(tail, []).append(utterance)
-    rows: dict[str, int] = {}
-    for row, value in enumerate(values):
-        if pd.isna(value) or not str(value).strip():
-            raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
-        whole = PurePosixPath(nfc(str(value)).strip().replace("\\", "/"))
-        stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES else whole
-        fits: list[str] = []
-        for form in (str(whole), str(stem)):
-            fits = fits or ([form] if form in known else tails.get(form, []))
-        fits = fits or [tail for tail in _tails(str(stem)) if tail in known][:1]
-        if len(fits) > 1:
-            raise CorpusError(
-                f"{path}, row {row + 1}: '{value}' fits {len(fits)} utterances ('{fits[0]}', '{fits[1]}'): "
-                f"write the path below the source folder into '{values.name}'"
-            )
-        if fits and fits[0] in rows:
-            raise CorpusError(
-                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take one out"
-            )
-        if fits:
-            rows[fits[0]] = row
-    return rows
-
-
-def _tails(path: str) -> list[str]:
-    """``a/b/c`` to ``a/b/c``, ``b/c`` and ``c``."""
-    parts = path.strip("/").split("/")
-    return ["/".join(parts[k:]) for k in range(len(parts))]
