@@ -148,7 +148,6 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
     [
         ("file,g\na,é\nb,ü\n".encode("latin-1"), "t.csv", r"t\.csv, line 2 is not UTF-8 \(byte 0xe9, 'é' in Windows'.*\): save the table as UTF-8"),
         ("file,g\na,b\n".encode("utf-16-le"), "t.csv", r"t\.csv is no text in UTF-8 \(line 1 holds zero bytes\): save it as \.csv in UTF-8"),
-        (b"\xff\xfef\0i", "t.csv", r"t\.csv.* (cut short|has no column names)|empty"),
         (b"\xff\xfef", "t.csv", r"t\.csv is cut short \(.* in its UTF-16\): save it again"),
         (b"PK\x03\x04\0\0", "t.csv", r"zero bytes"),
         ("x", "t.xls", r"t\.xls is an old workbook, not a table: save it as \.csv in UTF-8 or as \.xlsx"),
@@ -165,8 +164,7 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_read_is_told(tmp_path, content, name, message):
     with pytest.raises(CorpusError, match=message):
-        table = read(tmp_path, content, name)
-        assert list(table) != ["fi"], "empty"
+        read(tmp_path, content, name)
 
 
 def test_a_header_only(tmp_path):
