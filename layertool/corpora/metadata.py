@@ -65,6 +65,7 @@ def of_files(
     found = Found(pd.DataFrame())
     table = with_text(read_table(path, say=found.notes.append), text_column, path)
     there = ", ".join(map(str, table.columns))
+    id_column = None if id_column is None else nfc(id_column)
     if id_column is not None and id_column not in table.columns:
         raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
     id_column = id_column or named(table, ID_NAMES)

@@ -262,6 +262,13 @@ def test_only_rows_with_a_label_of_speech():
     assert found.notes == []
 
 
+def test_what_is_no_speech_depends_on_the_tier():
+    names = ("noise", "pau", "h#", "<p:>", "a")
+    for tier, spoken in (("word", [0, 1, 2, 4]), ("phone", [4])):
+        store = SimpleNamespace(labels={tier: list(names)}, path="STORE")
+        assert list(rows.of_speech(store, tier, labelled([0, 1, 2, 3, 4])).table["label"]) == spoken
+
+
 def test_labels_that_are_too_rare():
     store = named(*"abcdefgh")
     labels = np.array([0, 0, 0, 1, 1, 2, 0, 1, 3, NO_LABEL])
