@@ -493,3 +493,21 @@ def test_the_fingerprint_is_that_of_its_definition(rich, block_rows, monkeypatch
 def test_the_fingerprint_is_the_same_next_year(rich):
     """Pinned: stores that exist are refused when this value changes."""
     assert rich.fingerprint == "fdfba76fe52ff889bd89fc36fc04c8b7"
+
+
+def test_what_a_reader_left_out_counts_with_bad_audio(tmp_path):
+    rows = [{"utterance": k, "audio": str(tmp_path / f"{k}.wav")} for k in "abc"]
+    small.sound(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(b"no audio")
+    small.sound(tmp_path / "c.wav")
+    told = {"c": "c.TextGrid breaks off: restore it", "d": "no such row"}
+    words = [{"utterance": k, "tier": "word", "start": 0.0, "end": 0.1, "label": "w"} for k in "abc"]
+    with pytest.raises(CorpusError, match=r"^c\.TextGrid breaks off: restore it$"):
+        Corpus.build(rows, words, left_out=told)
+    with pytest.raises(AudioError, match=r"b\.wav cannot be read as audio"):
+        Corpus.build(rows, words, left_out=told, max_failures=2)
+    made = Corpus.build(rows, words, left_out=told, max_failures=3)
+    assert list(made.utterances["utterance"]) == ["a"]
+    assert list(made.segments["utterance"]) == ["a"]
+    assert list(made.provenance["left_out"]) == ["c", "d", "b"]
+    assert list(told) == ["c", "d"]

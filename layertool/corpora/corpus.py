@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,13 +49,20 @@ class Corpus:
 
     @classmethod
     def build(
-        cls, utterances, segments=None, name: str = "corpus", provenance: dict | None = None, max_failures: int = 0
+        cls,
+        utterances,
+        segments=None,
+        name: str = "corpus",
+        provenance: dict | None = None,
+        max_failures: int = 0,
+        left_out: Mapping[str, str] | None = None,
     ) -> Corpus:
         """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
 
         ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
-        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances with unusable
-        audio are left out, with their errors in ``provenance["left_out"]``. Raises CorpusError or AudioError.
+        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances are left out, with
+        their errors in ``provenance["left_out"]``: those with unusable audio, and before them ``left_out``, which
+        its reader found unusable (id to error; in ``utterances`` or not). Raises CorpusError or AudioError.
         """
         utterances = pd.DataFrame(utterances).reset_index(drop=True)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
@@ -70,10 +77,13 @@ class Corpus:
         utterances["utterance"] = utterances["utterance"].astype(str)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
-        utterances, left_out = _probe(utterances, max_failures)
-        if left_out:
-            provenance["left_out"] = left_out
-            segments = segments[~segments["utterance"].astype(str).isin(left_out)]
+        unusable = dict(left_out or {})
+        if len(unusable) > max_failures:
+            raise CorpusError(list(unusable.values())[max_failures])
+        utterances = _probe(utterances, max_failures, unusable)
+        if unusable:
+            provenance["left_out"] = unusable
+            segments = segments[~segments["utterance"].astype(str).isin(unusable)]
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
@@ -300,9 +310,12 @@ def no_segments() -> pd.DataFrame:
     )
 
 
-def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Fill start, end, channel, sample_rate and n_samples from the audio headers; leave out what cannot be used."""
-    utterances = utterances.copy()
+def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]) -> pd.DataFrame:
+    """Fill start, end, channel, sample_rate and n_samples from the audio headers, without the utterances ``left_out``.
+
+    What cannot be used is added to these.
+    """
+    utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     for column in ("start", "end"):
         values = utterances.get(column, pd.Series(np.nan, utterances.index))
         utterances[column] = _numbers(values, f"the utterances' column '{column}'")
@@ -310,7 +323,6 @@ def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, d
     utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
     headers: dict[str, audio.AudioInfo] = {}
     rates, lengths = [], []
-    left_out: dict[str, str] = {}
     for row in utterances.itertuples():
         path = str(Path(row.audio).resolve())
         try:
@@ -329,12 +341,12 @@ def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, d
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     if utterances.empty:
         raise CorpusError(
-            f"none of the {len(left_out)} audio files can be used; the first: {next(iter(left_out.values()))}"
+            f"none of the {len(left_out)} utterances can be used; the first: {next(iter(left_out.values()))}"
         )
     utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
-    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]], left_out
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
 
 
 def _channel(value) -> str | None:
