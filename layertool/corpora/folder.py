@@ -27,49 +27,63 @@ def read(
     normalise: textgrid.Normalise = labels.normalise,
     channel: str | None = None,
     name: str | None = None,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
     max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus of every audio file below ``source``; hidden files and folders are passed over.
 
     The utterance id is the path below ``source`` without its suffix (``speaker1/take 3``); utterances
     are ordered by it. TextGrids have the same path, beside the audio or below the folder
-    ``textgrids``, where the same file name is enough if it occurs once; utterances without one are
+    ``textgrids``, where the same file name is enough if it occurs once; a TextGrid with the tiers of several speakers
+    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the files
+    of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are
     kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio gives the column ``text``. ``metadata`` (.csv, .tsv, .parquet) has a row for every
+    audio that is no label file gives the column ``text``. ``metadata`` (.csv, .tsv, .parquet) has a row for every
     utterance, whose id, file name or path stands in ``id_column`` (default: the first of
-    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers``, ``normalise`` and
-    ``progress``: see ``textgrid.read_segments`` and ``read_all``. ``channel`` is set for all files.
-    Raises CorpusError, and AudioError for a file that is no audio.
+    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers``: by our name, that of a tier of the TextGrids
+    (``textgrid.voices``), or the suffix of label files (``.phn``). ``channel`` is set for all files.
+    Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
+    Raises UsageError, CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
-    files = files_below(source)
-    recordings = _by_id(files, source, audio.SUFFIXES)
+    files = source_files.files_below(source)
+    recordings = source_files.by_id(files, source, audio.SUFFIXES)
     if not recordings:
+        passed_over = source_files.unread(files, source, ())
         raise CorpusError(
-            f"{source} has no audio files (looked for {', '.join(sorted(audio.SUFFIXES))}): check the folder"
+            f"{source} has no audio files (looked for {', '.join(sorted(audio.SUFFIXES))}): "
+            + (f"{passed_over[0]}" if passed_over else "check the folder")
         )
     provenance: dict = {"reader": "folder", "source": str(source.resolve())}
 
+    beside = source_files.beside(files, source, recordings)
     if textgrids is None:
-        grids = _by_id(files, source, {".textgrid"})
+        grids = source_files.by_id(files, source, {".textgrid"})
         matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
     else:
         textgrids = Path(textgrids)
-        grids = _by_id(files_below(textgrids), textgrids, {".textgrid"})
+        grids = source_files.by_id(source_files.files_below(textgrids), textgrids, {".textgrid"})
         matched = _match_textgrids(recordings, grids, textgrids)
         provenance["textgrids_from"] = str(textgrids.resolve())
-    if tiers and not matched:
-        raise CorpusError(f"{source} has no TextGrid that belongs to its audio: leave --tier out, or give --textgrids")
-    segments, notes = textgrid.read_all(matched, tiers, normalise, progress)
-    provenance |= notes
-    provenance["without_textgrid"] = len(recordings) - len(matched)
-    provenance["textgrids_without_audio"] = len(grids) - len(matched)
+    texts, label_paths, unusable = _texts(recordings, beside)
+    suffixes = _suffixes(tiers)
+    lines = _label_files(files, source, recordings, label_paths, suffixes, () if suffixes else matched)
+    if tiers and not (lines if suffixes else matched):
+        what = f"file {' or '.join(tiers.values())}" if suffixes else "TextGrid"
+        raise CorpusError(f"{source} has no {what} that belongs to its audio: leave --tier out, or correct it")
+    read_from: dict[str, Callable[[], list[Voice]]] = {
+        one: partial(textgrid.voices, path, tiers) for one, path in matched.items() if not suffixes
+    } | {one: partial(label_files.voices, own, recordings[one]) for one, own in lines.items()}
+    found = read_all({one: read_from[one] for one in recordings if one in read_from}, progress, max_failures)
 
+    provenance |= {"textgrids": len(read_from) - len(lines), "label_files": len(lines)}
+    if found.without_tier:
+        provenance["textgrids_without_tier"] = found.without_tier
+    provenance["without_textgrid"] = len(recordings) - len(read_from)
+    provenance["textgrids_without_audio"] = len(grids) - len(matched)
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
-    texts = _transcripts(files, source, recordings)
     if texts:
         utterances["text"] = [texts.get(utterance) for utterance in recordings]
         provenance["without_transcript"] = len(recordings) - len(texts)
@@ -80,41 +94,16 @@ def read(
         utterances = pd.concat(
             [utterances.drop(columns="text", errors="ignore") if "text" in columns else utterances, columns], axis=1
         )
+    utterances, more = found.utterances(utterances)
     return Corpus.build(
-        utterances, segments, name=name or source.resolve().name, provenance=provenance, max_failures=max_failures
+        utterances,
+        found.segments,
+        name=name or source.resolve().name,
+        provenance=provenance | more,
+        max_failures=max_failures,
+        left_out=unusable | found.unusable,
+        stretches=found.stretches,
     )
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
-    if not folder.is_dir():
-        raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")
-    found, seen = [], set()
-    for here, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
-        seen.add(os.path.realpath(here))
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(here, name)) not in seen
-        )
-        found += [Path(here, name) for name in names if name[0] != "."]
-    return sorted(found)
-
-
-def _unreadable(error: OSError) -> None:
-    raise CorpusError(f"{error.filename} cannot be read ({error.strerror}): correct its permissions or take it away")
-
-
-def _by_id(files: Iterable[Path], root: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """The files with one of ``suffixes`` (in any case) by their path below ``root`` without it, in order of that id."""
-    found: dict[str, Path] = {}
-    for path in files:
-        if path.suffix.lower() in suffixes:
-            identity = path.relative_to(root).with_suffix("").as_posix()
-            if identity in found:
-                raise CorpusError(
-                    f"{found[identity]} and {path} would both be the utterance '{identity}': move one of them away"
-                )
-            found[identity] = path
-    return dict(sorted(found.items()))
 
 
 def _match_textgrids(recordings: dict[str, Path], grids: dict[str, Path], folder: Path) -> dict[str, Path]:
