@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from layertool.errors import UsageError
+from layertool.non_speech import is_speech
+from layertool.spelling import nfc
 from layertool.store import FeatureStore
-from layertool.store.layout import NO_LABEL, NO_SPEECH
+from layertool.store.layout import NO_LABEL
 
 _SHOWN = 8  # values named in an error
 
@@ -34,7 +36,7 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
     """
     alternatives: dict[tuple[str, bool], list[str]] = {}
     for text in texts:
-        column, equals, value = text.partition("=")
+        column, equals, value = nfc(text).partition("=")
         if not equals or not column.strip("! "):
             raise UsageError(f"'{text}' is no condition: type --where COLUMN=VALUE or COLUMN!=VALUE")
         negated = column.rstrip().endswith("!")
@@ -225,11 +227,6 @@ def repeated(rows: Rows, minimum: int = 2) -> Rows:
     return rows.of(counts[rows.table["label"]] >= minimum)
 
 
-def is_speech(name: str) -> bool:
-    """Whether a label stands for a phone or a word: not for silence, nor for what nobody understood (<unk>, <noise>)."""
-    return name not in NO_SPEECH and not name.startswith("<")
-
-
 def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where: Sequence[Condition] = ()) -> Rows:
     """The rows of ``select`` whose label code is one of ``tier``.
 
@@ -265,7 +262,7 @@ def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
     """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is left."""
     if tier not in store.labels:
         raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
-    spoken = np.array([is_speech(name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
+    spoken = np.array([is_speech(tier, name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
     rows = rows.of(spoken[rows.table["label"]])
     if not len(rows):
         raise UsageError(f"{store.path}: no row has a {tier} label other than silence")

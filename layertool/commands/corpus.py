@@ -10,10 +10,9 @@ from layertool.commands.making import (
     channel_option,
     facts,
     failures_option,
-    label_rule,
+    label_options,
     name_option,
     overwrite_option,
-    raw_option,
     refuse,
     show,
     source_argument,
@@ -64,14 +63,14 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 )
 @click.option("--tier", "tiers", multiple=True, callback=_tiers, metavar="TIER=NAME",
               help="Name of a tier in the TextGrids, e.g. phone=MAU.  [default: word=words, phone=phones]")  # fmt: skip
-@raw_option
+@label_options
 @channel_option
 @name_option
 @failures_option
 @overwrite_option
 @quiet_option
 def folder(
-    source, out, textgrids, metadata, id_column, tiers, raw_labels, channel, name, max_failures, overwrite, quiet
+    source, out, textgrids, metadata, id_column, tiers, rules, channel, name, max_failures, overwrite, quiet
 ) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
@@ -91,7 +90,7 @@ def folder(
             metadata=metadata,
             id_column=id_column,
             tiers=tiers or None,
-            normalise=label_rule(raw_labels),
+            rules=rules,
             channel=channel,
             name=name,
             progress=progress,
@@ -107,13 +106,13 @@ def folder(
 @click.option(
     "--audio-root", type=PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
 )
-@raw_option
+@label_options
 @channel_option
 @name_option
 @failures_option
 @overwrite_option
 @quiet_option
-def csv(source, out, segments, audio_root, raw_labels, channel, name, max_failures, overwrite, quiet) -> None:
+def csv(source, out, segments, audio_root, rules, channel, name, max_failures, overwrite, quiet) -> None:
     """From a table with one row per utterance.
 
     It needs the column audio; utterance, start, end, channel and metadata as you like.
@@ -125,7 +124,7 @@ def csv(source, out, segments, audio_root, raw_labels, channel, name, max_failur
     from layertool.corpora import tables
 
     refuse(out, overwrite)
-    made = tables.read_csv(source, segments, label_rule(raw_labels), channel, name, audio_root, max_failures)
+    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures)
     write(made, out, overwrite, quiet)
 
 
@@ -163,12 +162,12 @@ def huggingface(
 @corpus.command(context_settings=HELP)
 @source_argument
 @output_folder("Corpus")
-@raw_option
+@label_options
 @channel_option
 @name_option
 @overwrite_option
 @quiet_option
-def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
+def lhotse(source, out, rules, channel, name, overwrite, quiet) -> None:
     """From a Lhotse cuts manifest (.jsonl, .jsonl.gz).
 
     \b
@@ -178,7 +177,7 @@ def lhotse(source, out, raw_labels, channel, name, overwrite, quiet) -> None:
     from layertool.corpora import lhotse as reader
 
     refuse(out, overwrite)
-    write(reader.read(source, channel, label_rule(raw_labels), name), out, overwrite, quiet)
+    write(reader.read(source, channel, rules, name), out, overwrite, quiet)
 
 
 @corpus.command(context_settings=HELP)

@@ -9,10 +9,9 @@ from layertool.commands.making import (
     PATH,
     channel_option,
     failures_option,
-    label_rule,
+    label_options,
     name_option,
     overwrite_option,
-    raw_option,
     refuse,
     source_argument,
     write,
@@ -27,12 +26,12 @@ from layertool.commands.options import HELP, output_folder, quiet_option
     "--alignments", type=PATH, default=None, help="Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid."
 )
 @click.option("--split", "splits", multiple=True, help="E.g. dev-clean; may be given again.  [default: all there are]")
-@raw_option
+@label_options
 @name_option
 @failures_option
 @overwrite_option
 @quiet_option
-def librispeech(source, out, alignments, splits, raw_labels, name, max_failures, overwrite, quiet) -> None:
+def librispeech(source, out, alignments, splits, rules, name, max_failures, overwrite, quiet) -> None:
     """From LibriSpeech as published, with TextGrid alignments.
 
     The alignments are those of zenodo record 2619474 or your own.
@@ -45,7 +44,7 @@ def librispeech(source, out, alignments, splits, raw_labels, name, max_failures,
 
     refuse(out, overwrite)
     with output.progress_bar(quiet, "TextGrids") as progress:
-        made = reader.read(source, alignments, splits, label_rule(raw_labels), name, progress, max_failures)
+        made = reader.read(source, alignments, splits, rules, name, progress, max_failures)
     write(made, out, overwrite, quiet)
 
 

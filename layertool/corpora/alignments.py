@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from layertool.corpora.spelling import nfc
+from layertool.corpora.corpus import SEGMENT_COLUMNS
 from layertool.errors import CorpusError
-from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
+from layertool.spelling import nfc
 
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
 Entry = tuple[float, float, str]  # start and end in seconds, label
 Stretch = tuple[float, float]  # of time: start and end in seconds
 
-SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
-_TOLERANCE = END_TOLERANCE / SAMPLE_RATE  # seconds
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 

@@ -13,10 +13,12 @@ import xxhash
 
 from layertool import audio
 from layertool.corpora.table_files import read_one_of
+from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
+from layertool.non_speech import is_speech
 
 SCHEMA = 1
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
@@ -56,13 +58,16 @@ class Corpus:
         provenance: dict | None = None,
         max_failures: int = 0,
         left_out: Mapping[str, str] | None = None,
+        stretches: pd.DataFrame | None = None,
     ) -> Corpus:
         """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
 
         ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
         counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances are left out, with
-        their errors in ``provenance["left_out"]``: those with unusable audio, and before them ``left_out``, which
-        its reader found unusable (id to error; in ``utterances`` or not). Raises CorpusError or AudioError.
+        their errors in ``provenance["left_out"]``: those with unusable audio or segments that are not in it, and before
+        them ``left_out``, which its reader found unusable (id to error; in ``utterances`` or not). ``stretches``: what label
+        files say they cover (``times.fit_stretches``). Utterances without ``text`` get it from their words
+        (``provenance["text_from_words"]``: how many). Raises CorpusError or AudioError.
         """
         utterances = pd.DataFrame(utterances).reset_index(drop=True)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
@@ -87,8 +92,18 @@ class Corpus:
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
+        faults: dict[str, str] = {}
+        if stretches is not None and len(stretches):
+            segments, faults, told = fit_stretches(segments, stretches, utterances)
+            provenance["notes"] = [*provenance.get("notes", ()), *told]
         corpus = cls(utterances, segments, name, provenance)
-        corpus.check()
+        corpus._check_ids()
+        faults |= {one: fault for one, fault in corpus.misplaced().items() if one not in faults}
+        if faults:
+            corpus._leave_out(faults, unusable, max_failures)
+        corpus._add_texts()
+        if not corpus.provenance.get("notes", True):
+            del corpus.provenance["notes"]
         return corpus
 
     @classmethod
@@ -192,37 +207,82 @@ class Corpus:
 
     def check(self) -> None:
         """Raise CorpusError when ids repeat or a segment does not lie in its utterance (20 ms beyond its end pass)."""
-        check_unique(self.utterances["utterance"], f"the corpus {self.name}")
+        self._check_ids()
+        for fault in self.misplaced().values():
+            raise CorpusError(fault)
+
+    def misplaced(self) -> dict[str, str]:
+        """Utterances with segments that run backwards or do not lie in them (20 ms beyond the end pass), with reasons."""
         owners = self.owners()
-        unknown = owners < 0
+        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
+        backwards = ~(ends >= starts)  # or missing
+        lengths = self.utterances["n_samples"].to_numpy(np.int64)
+        wrong = backwards.copy()
+        for rows in blocks(len(owners)):
+            there = ~backwards[rows]
+            length, start = lengths[owners[rows]], seconds_to_samples(np.where(there, starts[rows], 0))
+            end = seconds_to_samples(np.where(there, ends[rows], 0))
+            wrong[rows] |= there & ((start < 0) | (start >= length) | (end > length + END_TOLERANCE))
+        if not wrong.any():
+            return {}
+        faults = {}
+        rows = np.flatnonzero(wrong)
+        whose, first, counts = np.unique(owners[rows], return_index=True, return_counts=True)
+        for owner, row, count in zip(whose, rows[first], counts, strict=True):
+            bad, length = self.segments.iloc[row], lengths[owner]
+            if backwards[row]:
+                faults[bad.utterance] = (
+                    f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
+                    f"to {bad.end} s; correct its times"
+                )
+                continue
+            faults[bad.utterance] = (
+                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
+                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({count} such segments): "
+                "is this the right TextGrid for this audio?"
+            )
+        return faults
+
+    def _check_ids(self) -> None:
+        check_unique(self.utterances["utterance"], f"the corpus {self.name}")
+        unknown = self.owners() < 0
         if unknown.any():
             first = self.segments["utterance"].iloc[int(unknown.argmax())]
             raise CorpusError(
                 f"segments of {self.name} name the utterance '{first}', which is not in its utterances "
                 f"({int(unknown.sum())} such segments): add it there or take its segments out"
             )
-        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
-        backwards = ~(ends >= starts)  # or missing
-        if backwards.any():
-            bad = self.segments.iloc[int(backwards.argmax())]
-            raise CorpusError(
-                f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
-                f"to {bad.end} s; correct its times"
-            )
-        lengths = self.utterances["n_samples"].to_numpy(np.int64)
-        outside = np.zeros(len(owners), bool)
-        for rows in blocks(len(owners)):
-            length, start = lengths[owners[rows]], seconds_to_samples(starts[rows])
-            end = seconds_to_samples(ends[rows])
-            outside[rows] = (start < 0) | (start >= length) | (end > length + END_TOLERANCE)
-        if outside.any():
-            first = int(outside.argmax())
-            bad, length = self.segments.iloc[first], lengths[owners[first]]
-            raise CorpusError(
-                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
-                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
-                "is this the right TextGrid for this audio?"
-            )
+
+    def _leave_out(self, faults: Mapping[str, str], before: Mapping[str, str], max_failures: int) -> None:
+        """Leave out utterances with faults, beside those that were ``before``; raise CorpusError when they are too many."""
+        allowed = max_failures - len(before)
+        if len(faults) > allowed:
+            raise CorpusError(list(faults.values())[max(allowed, 0)])
+        if len(faults) == len(self.utterances):
+            raise CorpusError(f"none of the utterances can be used; the first: {next(iter(faults.values()))}")
+        self.provenance["left_out"] = {**before, **faults}
+        self.utterances = self.utterances[~self.utterances["utterance"].isin(faults)].reset_index(drop=True)
+        segments = self.segments[~self.segments["utterance"].isin(faults)].reset_index(drop=True)
+        self.segments = _coded(segments.assign(**{column: segments[column].astype(str) for column in _CODED}))
+
+    def _add_texts(self) -> None:
+        """Fill ``text``, where it is missing, from the words of the utterance, in order of time."""
+        words = self.segments[self.segments["tier"] == "word"]
+        given = self.utterances.get("text", pd.Series(None, self.utterances.index, dtype=object))
+        missing = (given.isna() | (given.astype(str).str.strip() == "")).to_numpy()
+        if words.empty or not missing.any():
+            return
+        speech = {label for label in words["label"].unique() if is_speech("word", label)}
+        words = words[words["label"].isin(speech)]
+        owners = places(words["utterance"], self.utterances["utterance"])  # segments are in order of these and of time
+        bounds = np.searchsorted(owners, np.arange(len(missing) + 1))
+        labels, texts = words["label"].to_numpy(object), given.to_numpy(object).copy()
+        for k in np.flatnonzero(missing & (np.diff(bounds) > 0)):
+            texts[k] = " ".join(labels[bounds[k] : bounds[k + 1]])
+        n_filled = int((missing & (np.diff(bounds) > 0)).sum())
+        if n_filled:
+            self.utterances["text"] = texts
+            self.provenance["text_from_words"] = n_filled
 
 
 def check_no_store(folder: Path) -> None:

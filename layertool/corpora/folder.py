@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import labels, textgrid
+from layertool.corpora import beside, source_files
+from layertool.corpora.alignments import Progress, read_all
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 ID_COLUMNS = ("utterance", "utt", "id", "file", "filename", "path", "audio")
-TRANSCRIPT_SUFFIXES = (".lab", ".txt")  # the first that is there is taken
 
 
 def read(
@@ -24,7 +25,7 @@ def read(
     metadata: Path | str | None = None,
     id_column: str | None = None,
     tiers: Mapping[str, str] | None = None,
-    normalise: textgrid.Normalise = labels.normalise,
+    rules: Rules = USUAL,
     channel: str | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -56,37 +57,18 @@ def read(
         )
     provenance: dict = {"reader": "folder", "source": str(source.resolve())}
 
-    beside = source_files.beside(files, source, recordings)
-    if textgrids is None:
-        grids = source_files.by_id(files, source, {".textgrid"})
-        matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
-    else:
-        textgrids = Path(textgrids)
-        grids = source_files.by_id(source_files.files_below(textgrids), textgrids, {".textgrid"})
-        matched = _match_textgrids(recordings, grids, textgrids)
-        provenance["textgrids_from"] = str(textgrids.resolve())
-    texts, label_paths, unusable = _texts(recordings, beside)
-    suffixes = _suffixes(tiers)
-    lines = _label_files(files, source, recordings, label_paths, suffixes, () if suffixes else matched)
-    if tiers and not (lines if suffixes else matched):
-        what = f"file {' or '.join(tiers.values())}" if suffixes else "TextGrid"
-        raise CorpusError(f"{source} has no {what} that belongs to its audio: leave --tier out, or correct it")
-    read_from: dict[str, Callable[[], list[Voice]]] = {
-        one: partial(textgrid.voices, path, tiers) for one, path in matched.items() if not suffixes
-    } | {one: partial(label_files.voices, own, recordings[one]) for one, own in lines.items()}
-    found = read_all({one: read_from[one] for one in recordings if one in read_from}, progress, max_failures)
-
-    provenance |= {"textgrids": len(read_from) - len(lines), "label_files": len(lines)}
+    labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
+    found = read_all(labels.sources, progress, max_failures)
+    segments, named = rules.apply(found.segments)
+    provenance |= labels.provenance | named
     if found.without_tier:
         provenance["textgrids_without_tier"] = found.without_tier
-    provenance["without_textgrid"] = len(recordings) - len(read_from)
-    provenance["textgrids_without_audio"] = len(grids) - len(matched)
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
-    if texts:
-        utterances["text"] = [texts.get(utterance) for utterance in recordings]
-        provenance["without_transcript"] = len(recordings) - len(texts)
+    if labels.texts:
+        utterances["text"] = [labels.texts.get(utterance) for utterance in recordings]
+        provenance["without_transcript"] = len(recordings) - len(labels.texts)
     if metadata is not None:
         columns, notes = _metadata(Path(metadata), id_column, list(recordings), source)
         provenance |= notes
@@ -94,57 +76,17 @@ def read(
         utterances = pd.concat(
             [utterances.drop(columns="text", errors="ignore") if "text" in columns else utterances, columns], axis=1
         )
-    utterances, more = found.utterances(utterances)
+    utterances, told = found.utterances(utterances)
+    provenance["notes"] = [*labels.notes, *told, *named.get("notes", ())]
     return Corpus.build(
         utterances,
-        found.segments,
+        segments,
         name=name or source.resolve().name,
-        provenance=provenance | more,
+        provenance=provenance,
         max_failures=max_failures,
-        left_out=unusable | found.unusable,
+        left_out=labels.unusable | found.unusable,
         stretches=found.stretches,
     )
-
-
-def _match_textgrids(recordings: dict[str, Path], grids: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """TextGrids of a folder of their own: by the whole path, the rest by file name where that occurs once."""
-    if not grids:
-        raise CorpusError(f"{folder} has no .TextGrid files: check --textgrids")
-    matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
-    left: dict[str, list[Path]] = {}
-    for identity, path in grids.items():
-        if identity not in recordings:
-            left.setdefault(PurePosixPath(identity).name, []).append(path)
-    claims: dict[str, str] = {}
-    for utterance in recordings:
-        stem = PurePosixPath(utterance).name
-        if utterance in matched or stem not in left:
-            continue
-        if len(left[stem]) > 1 or stem in claims:
-            raise CorpusError(
-                f"{folder} does not say which TextGrid belongs to the utterance '{utterance}' ({left[stem][0]} is one "
-                "candidate, but the file name is not unique): give the TextGrids the same subfolders as the audio"
-            )
-        claims[stem] = utterance
-        matched[utterance] = left[stem][0]
-    if not matched:
-        raise CorpusError(
-            f"no TextGrid in {folder} belongs to an audio file: the TextGrids are called like '{next(iter(grids))}', "
-            f"the audio like '{next(iter(recordings))}'; give them the same names"
-        )
-    return {utterance: matched[utterance] for utterance in recordings if utterance in matched}
-
-
-def _transcripts(files: list[Path], source: Path, recordings: dict[str, Path]) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for suffix in TRANSCRIPT_SUFFIXES:
-        for identity, path in _by_id(files, source, {suffix}).items():
-            if identity in recordings and identity not in texts:
-                try:
-                    texts[identity] = path.read_text(encoding="utf-8-sig").strip()
-                except UnicodeDecodeError as error:
-                    raise CorpusError(f"the transcript {path} is not UTF-8: save it as UTF-8 text") from error
-    return texts
 
 
 def _metadata(path: Path, id_column: str | None, ids: list[str], source: Path) -> tuple[pd.DataFrame, dict]:
@@ -202,7 +144,7 @@ def _match_rows(values: pd.Series, ids: list[str], path: Path) -> dict[str, int]
     for row, value in enumerate(values):
         if pd.isna(value) or not str(value).strip():
             raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
-        whole = PurePosixPath(str(value).strip().replace("\\", "/"))
+        whole = PurePosixPath(nfc(str(value)).strip().replace("\\", "/"))
         stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES else whole
         fits: list[str] = []
         for form in (str(whole), str(stem)):

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from layertool import audio
-from layertool.corpora import cells, textgrid
+from layertool.corpora import cells
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
 from layertool.errors import CorpusError, MissingExtraError
 
@@ -37,7 +38,7 @@ def read(
     text_column: str | None = None,
     name: str | None = None,
     channel: str | None = None,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Corpus:
     """Make a corpus from one split of a dataset, one utterance per row.
 

@@ -1,30 +1,209 @@
-"""Label normalisation of Pasad et al.'s preparation (spec layerwise.md 2.2)."""
+"""What the label of a segment is: one spelling, ARPABET, Kaldi's positions, silences and noises.
+
+Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two phones of
+SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for all labels of a tier.
+"""
 
 from __future__ import annotations
 
-TIERS = ("phone", "word")
-# Montreal Forced Aligner: spoken noise and short pause are no speech units.
-_DROPPED = frozenset({"spn", "sp"})
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from layertool.non_speech import NOISE, PHONE, SILENCE, non_speech
+from layertool.spelling import nfc
+
+TIERS = (PHONE, "word")
+SILENT = "SIL"  # what every silence of a tier of phones is called
+
+# The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
+VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
+CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+_MORE_VOWELS = frozenset("AX AX-H AXR IX UX EL EM EN ENG".split())  # the last four: syllabic consonants
+_MORE_CONSONANTS = frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
+_MAY_BE_STRESSED = VOWELS | _MORE_VOWELS
+_ARPABET = _MAY_BE_STRESSED | CONSONANTS | _MORE_CONSONANTS
+_NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets
+_STRESSED = re.compile(r"(.+)([012])")
+_POSITIONED = re.compile(r"(.+)_[BIES]")
+_LEFT_OUT = frozenset({"sp", "spn"})
+# What aligners call silences and noises of phones and is a word of no text: told where it stands among words.
+_NO_WORDS = frozenset("sil silb sile ssil pau nsn brth vocnoise unk h# #h".split())
+_SHOWN = 3  # labels that a note names
 
 
-def normalise(tier: str, label: str) -> str | None:
-    """The label as analyses should see it, or None when the interval is to be left out.
+@dataclass(frozen=True)
+class Rules:
+    """What is done to the labels of a corpus.
 
-    Both tiers: surrounding space is cut, empty labels, ``spn`` and ``sp`` are left out. Phones: one
-    trailing stress digit 0, 1 or 2 is cut, lower case, and silence (``sil``) becomes ``SIL``: the
-    39 phones of CMUdict plus SIL. Words keep their spelling.
+    ``raw``: labels keep case, digits and positions, silences and noises their names and segments; only the spelling is one (NFC).
+    ``non_speech``: labels that stand for no speech in this corpus, beside those of ``layertool.non_speech``; they are written
+    in angle brackets (``<AP>``), by which every analysis knows them.
     """
-    label = label.strip()
-    if not label or label in _DROPPED:
-        return None
-    if tier != "phone":
-        return label
-    if len(label) > 1 and label[-1] in "012":
-        label = label[:-1]
-    label = label.lower()
-    return "SIL" if label == "sil" else label
+
+    raw: bool = False
+    non_speech: tuple[str, ...] = ()
+
+    def apply(self, segments: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+        """Segments with the labels that analyses see, and what to note of it in the provenance of the corpus.
+
+        ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
+        Segments without a label are left out, and of phones noises and short pauses (``sp``). The notes, where there is
+        something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
+        ``segments_left_out`` (how many), ``notes`` (sentences for the user).
+        """
+        codes, names = pd.factorize(segments["label"].fillna("").astype(str))
+        tier_codes, tiers = pd.factorize(segments["tier"].astype(str))
+        given = {nfc(label.strip()) for label in self.non_speech}
+        table = np.full((len(tiers), len(names)), None, dtype=object)
+        made: dict[str, _Renamed] = {}
+        for k, tier in enumerate(tiers):
+            counts = np.bincount(codes[tier_codes == k], minlength=len(names))
+            there = np.flatnonzero(counts)
+            made[tier] = _rename(tier, {names[code]: int(counts[code]) for code in there}, given, self.raw)
+            table[k, there] = [made[tier].labels[names[code]] for code in there]
+        labels = table[tier_codes, codes]
+        kept = pd.notna(labels)
+        there = {label for one in made.values() for label in one.given}
+        facts = {
+            "labels": {tier: one.rule for tier, one in made.items()},
+            "non_speech": {tier: one.non_speech for tier, one in made.items() if one.non_speech},
+            "segments_left_out": int((~kept).sum()),
+            "notes": [note for one in made.values() for note in one.notes]
+            + [f"no segment is labelled '{label}': correct --non-speech" for label in sorted(given - there)],
+        }
+        return segments.assign(label=labels)[kept], {name: fact for name, fact in facts.items() if fact}
 
 
-def raw(tier: str, label: str) -> str | None:
-    """The label as it stands in the file; only empty intervals are left out."""
-    return label if label.strip() else None
+USUAL = Rules()
+
+
+@dataclass
+class _Renamed:
+    """The labels of one tier: those of the files to those of the corpus, None where segments are left out."""
+
+    labels: dict[str, str | None]
+    rule: str
+    non_speech: list[str]
+    given: set[str]  # of the labels that the user calls no speech, those that are there
+    notes: list[str]
+
+
+def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: bool) -> _Renamed:
+    """The rules for one tier, from the number of segments of each label in the files."""
+    spelled = {label: nfc(label if raw else label.strip()) for label in counts}
+    notes = _merged(tier, spelled, "the same letters in another spelling")
+    named = {text: name for text in spelled.values() for name in (text.strip(), _base(text)) if name in given}
+    texts = {label: _in_brackets(named[text]) if text in named else text for label, text in spelled.items()}
+    kinds = {text: non_speech(tier, text) for text in texts.values()}
+    new: dict[str, str | None] = {text: text if text.strip() else None for text in kinds}
+    rule = "raw" if raw else "as written"
+    if not raw:
+        new |= {text: None for text, kind in kinds.items() if _is_left_out(tier, text, kind)}
+    if tier == PHONE and not raw:
+        silences = {text: SILENT for text, kind in kinds.items() if kind == SILENCE and new[text]}
+        speech = Counter({text: 0 for text, kind in kinds.items() if kind is None})
+        for label, text in texts.items():
+            if text in speech:
+                speech[text] += counts[label]
+        phones, rule, more = _phones(speech)
+        new |= silences | phones
+        notes += _merged(tier, {_base(text): SILENT for text in silences}, "they are silences") + more
+    words = sorted(
+        text for text in texts.values() if tier != PHONE and kinds[text] is None and text.casefold() in _NO_WORDS
+    )
+    if words:
+        notes.append(
+            f"{_listed(words, 'counts', 'count')} as a {tier}: if it is no speech, type --non-speech {','.join(words)}"
+        )
+    found = sorted(label for label, text in texts.items() if label.strip() and (kinds[text] or not new[text]))
+    return _Renamed({label: new[text] for label, text in texts.items()}, rule, found, set(named.values()), notes)
+
+
+def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list[str]]:
+    """New names of phones, how to call the rule, and what to tell; ``counts``: the segments of each phone."""
+    notes = []
+    bare = [label for label in counts if _base(label) == label]
+    positions = sorted({label[-2:] for label in counts} - {label[-2:] for label in bare})
+    if _are_few(bare, counts) and len(positions) > 1:
+        notes.append(
+            f"the phone labels keep their positions ({', '.join(positions)}), for {_listed(bare, 'has', 'have')} none: "
+            "correct it, or if it is no speech, type --non-speech " + ",".join(bare[:_SHOWN])
+        )
+    bases = {label: label if bare else _base(label) for label in counts}
+    rule = "" if bare or not counts else ", Kaldi's positions cut"
+    parts = {base: _STRESSED.fullmatch(base) for base in bases.values()}
+    symbols = {base: part[1] if part and part[1].upper() in _MAY_BE_STRESSED else base for base, part in parts.items()}
+    n_upper = sum(n for label, n in counts.items() if bases[label].isupper())
+    is_upper = 2 * n_upper >= sum(counts.values())
+    strange = {
+        base
+        for base, symbol in symbols.items()
+        if symbol.upper() not in _ARPABET or not (symbol.isupper() if is_upper else symbol.islower())
+    }
+    noises = strange & _NOISES_OF_P2FA
+    foreign = [label for label in counts if bases[label] in strange - noises]
+    stressed = sorted(base for base, symbol in symbols.items() if symbol != base and base not in strange)
+    if foreign or not VOWELS & {symbol.upper() for symbol in symbols.values()}:
+        are_tones = any(label[-1] in "3456789" for label in foreign)
+        if stressed and not are_tones and _are_few(foreign, counts, at_most=0.5):
+            notes.append(
+                f"the phone labels keep their stress marks ('{stressed[0]}'), for {_listed(foreign, 'is', 'are')} no ARPABET "
+                f"{'in capitals' if is_upper else 'in small letters'}: correct it, or if it is no speech, type "
+                "--non-speech " + ",".join(foreign[:_SHOWN])
+            )
+        return dict(bases), f"as written{rule}", notes
+    if not is_upper:  # pinyin has ao1 and er2 too
+        unstressed = {base: symbols[base] for base in stressed}
+        notes += _merged(PHONE, unstressed, "0, 1, 2 are the stress of ARPABET; if they are tones, type --raw-labels")
+    new = {label: None if base in noises else symbols[base].lower() for label, base in bases.items()}
+    return new, f"ARPABET{rule}", notes
+
+
+def _are_few(labels: Collection[str], counts: Mapping[str, int], at_most: float = 0.1) -> bool:
+    """Whether some, but at most this share of the segments have one of these labels."""
+    return 0 < sum(counts[label] for label in labels) <= at_most * sum(counts.values())
+
+
+def _base(label: str) -> str:
+    """A phone without the position in its word that Kaldi writes: beginning, inside, end, single."""
+    position = _POSITIONED.fullmatch(label)
+    return position[1] if position else label
+
+
+def _in_brackets(name: str) -> str:
+    return name if name.startswith("<") and name.endswith(">") else f"<{name}>"
+
+
+def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
+    """Noises of phones; short pauses and MFA's unknown words in every tier (spec layerwise.md 2.2)."""
+    name = _base(text).casefold() if tier == PHONE else text
+    return name in _LEFT_OUT or (tier == PHONE and kind == NOISE)
+
+
+def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:
+    """What to tell where labels become one: a sentence for the first such label, and how many there are."""
+    groups: dict[str, list[str]] = {}
+    for label, name in new.items():
+        groups.setdefault(name, []).append(label)
+    several = {name: sorted(labels) for name, labels in groups.items() if name and len(labels) > 1}
+    if not several:
+        return []
+    name, labels = next(iter(several.items()))
+    more = f", and {len(several) - 1} more labels like this" if len(several) > 1 else ""
+    return [f"the {tier} labels {' and '.join(map(_spelled_out, labels))} become '{name}'{more} ({why})"]
+
+
+def _spelled_out(label: str) -> str:
+    """A label for a message; its code points where it does not look like what it is."""
+    points = "" if nfc(label) == label else f" ({' '.join(f'U+{ord(letter):04X}' for letter in label)})"
+    return f"'{label}'{points}"
+
+
+def _listed(labels: Sequence[str], one: str, several: str) -> str:
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return f"{', '.join(map(repr, labels[:_SHOWN]))}{more} {one if len(labels) == 1 else several}"

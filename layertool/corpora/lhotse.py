@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import labels, textgrid
 from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
+from layertool.corpora.labels import USUAL, Rules
 from layertool.errors import CorpusError, MissingExtraError
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 
@@ -36,7 +36,7 @@ _SAVE = "save its audio with cuts.save_audios(FOLDER) in lhotse and read the man
 def read(
     source: Path | str,
     channel: str | None = None,
-    normalise: textgrid.Normalise = labels.normalise,
+    rules: Rules = USUAL,
     name: str | None = None,
 ) -> Corpus:
     """Make a corpus from the cuts of ``source`` (.jsonl or .jsonl.gz), one utterance per cut.
@@ -46,8 +46,8 @@ def read(
     of a cut give ``text`` (joined in the order of time), ``speaker``, ``gender``, ``language`` and
     custom scalars; where they contradict one another the value is left empty and counted in
     ``provenance["supervisions_disagree"]``. Their alignments (seconds from the start of the
-    recording, as lhotse counts them since 1.18) give the segments, with labels that ``normalise(tier,
-    label)`` returns; a segment that is not inside the cut is left out and counted
+    recording, as lhotse counts them since 1.18) give the segments, with labels by
+    ``rules``; a segment that is not inside the cut is left out and counted
     in ``provenance["segments_outside_cuts"]``. ``channel``: taken instead of each cut's own.
 
     Raises MissingExtraError, and CorpusError for a manifest that is damaged or has no cuts and for
@@ -72,18 +72,17 @@ def read(
                         -_TOLERANCE_SECONDS <= start <= cut.duration and 0 <= end <= cut.duration + _TOLERANCE_SECONDS
                     ):
                         outside += 1
-                    elif (label := normalise(tier, str(item.symbol))) is not None:
+                    else:
                         names.append(cut.id)
                         tiers.append(sys.intern(tier))
                         starts.append(max(start, 0.0))
                         ends.append(min(end, cut.duration))
-                        symbols.append(sys.intern(label))
+                        symbols.append(sys.intern(str(item.symbol)))
     if not utterances:
         raise CorpusError(f"{path} has no cuts: check how it was made")
     segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, symbols), strict=True)))
-    provenance: dict = {"reader": "lhotse", "source": str(path.resolve())}
-    if names:
-        provenance["labels"] = textgrid.rule_name(normalise)
+    segments, notes = rules.apply(segments)
+    provenance: dict = {"reader": "lhotse", "source": str(path.resolve()), **notes}
     if disagree:
         provenance["supervisions_disagree"] = dict(disagree)
     if outside:

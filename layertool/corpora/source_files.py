@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from layertool.corpora.spelling import nfc
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 # Kinds of audio, and of video with audio, that libsndfile does not read.
 UNREADABLE = frozenset(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import cells, huggingface, textgrid
+from layertool.corpora import cells, huggingface
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus, check_unique
 from layertool.corpora.matching import counted
 from layertool.errors import AudioError, CorpusError
@@ -31,7 +32,7 @@ def read(
     name: str | None = None,
     channel: str | None = None,
     max_failures: int = 0,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Corpus:
     """Make a corpus of the dataset juice500/spoken_sts, of whose rows each is one speaker reading both sentences.
 

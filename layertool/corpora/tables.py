@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from layertool.corpora import labels, textgrid
 from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
+from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
 
@@ -15,7 +15,7 @@ from layertool.errors import CorpusError
 def read_csv(
     source: Path | str,
     segments: Path | str | None = None,
-    normalise: textgrid.Normalise = labels.normalise,
+    rules: Rules = USUAL,
     channel: str | None = None,
     name: str | None = None,
     audio_root: Path | str | None = None,
@@ -27,8 +27,7 @@ def read_csv(
     Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
     without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
     given, is set for all); every other column is metadata. ``segments``: a table with utterance, tier,
-    start, end (seconds from the start of the utterance) and label; ``normalise`` turns (tier, label)
-    into the label to keep, or None to leave the segment out. Raises CorpusError or AudioError.
+    start, end (seconds from the start of the utterance) and label; ``rules``: what is done to labels. Raises CorpusError or AudioError.
     """
     source = Path(source)
     table = read_table(source)
@@ -51,12 +50,8 @@ def read_csv(
     parts = None
     if segments is not None:
         segments = Path(segments)
-        parts, left_out = _segments(segments, normalise)
-        provenance |= {
-            "segments_from": str(segments.resolve()),
-            "labels": textgrid.rule_name(normalise),
-            "segments_left_out": left_out,
-        }
+        parts, notes = rules.apply(_segments(segments))
+        provenance |= {"segments_from": str(segments.resolve()), **notes}
     return Corpus.build(table, parts, name=name or source.stem, provenance=provenance, max_failures=max_failures)
 
 
@@ -73,22 +68,14 @@ def _ids(written: list[str], source: Path) -> list[str]:
     return ids
 
 
-def _segments(path: Path, normalise: textgrid.Normalise) -> tuple[pd.DataFrame, int]:
-    """The segments with normalised labels, and how many the normalisation left out."""
+def _segments(path: Path) -> pd.DataFrame:
+    """The segments as they stand in their table."""
     table = read_table(path)
     _require(table, SEGMENT_COLUMNS, path)
     _filled(table, "utterance", path)
     _filled(table, "tier", path)
     _times(table, path)
-    rules: dict[tuple[str, str], str | None] = {}
-    kept = []
-    for tier, label in zip(table["tier"].astype(str), table["label"], strict=True):
-        text = "" if pd.isna(label) else str(label)
-        if (tier, text) not in rules:
-            rules[tier, text] = normalise(tier, text)
-        kept.append(rules[tier, text])
-    table["label"] = kept
-    return table[table["label"].notna()], int(table["label"].isna().sum())
+    return table
 
 
 def _require(table: pd.DataFrame, columns: list[str], path: Path) -> None:

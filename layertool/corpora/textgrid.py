@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 
 from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
-from layertool.corpora.spelling import nfc
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 MFA_TIERS = {"word": "words", "phone": "phones"}  # the names that the Montreal Forced Aligner gives
 
@@ -115,7 +115,7 @@ def _tiers(fields: Iterator[str]) -> Iterator[Tier]:
 def _text(quoted: str) -> str:
     if not quoted.startswith('"'):
         raise ValueError(f"{quoted} is no text")
-    return nfc(quoted[1:-1].replace('""', '"').strip())
+    return quoted[1:-1].replace('""', '"').strip()
 
 
 def _find(there: Sequence[Tier], name: str, path: Path) -> dict[str | None, Tier]:

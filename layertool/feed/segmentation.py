@@ -27,6 +27,7 @@ from layertool.feed.common import (
 )
 from layertool.feed.frames import FrameRows
 from layertool.feed.parallel import each_layer
+from layertool.non_speech import NOISE, is_speech, non_speech
 from layertool.probes import resampling, segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.results import Result
@@ -197,7 +198,7 @@ def _utterances(
     """Codes of the utterances that are scored, in order: those with words, all of them known."""
     rows = row_rules.select(store, "word", None, options.where if where is None else where)
     names = store.labels["word"]
-    unknown = np.array([name.lower() == "spn" or name.startswith("<") for name in names] + [False])  # -1: no label
+    unknown = np.array([non_speech("word", name) == NOISE for name in names] + [False])  # -1: no label
     asked = np.unique(rows.table["utterance"])
     table = store.row_table("word")  # all words of an utterance, whichever were asked for
     bad = np.intersect1d(asked, table["utterance"][unknown[table["label"]]])
@@ -235,7 +236,7 @@ def _unscored(
 
 def _silent(store: FeatureStore) -> np.ndarray:
     """Of each label code whether it stands for no word; code -1 is the last: no label."""
-    return np.array([not row_rules.is_speech(name) for name in store.labels["word"]] + [True])
+    return np.array([not is_speech("word", name) for name in store.labels["word"]] + [True])
 
 
 def _halves(n: int, seed: int) -> np.ndarray:
