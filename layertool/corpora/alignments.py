@@ -87,7 +87,10 @@ def read_all(
     """
     utterances, names, kept = [], [], []
     starts, ends = array("d"), array("d")  # columns, not dicts: LibriSpeech has 40 million segments
-    stretches, speakers, unusable, n_with = [], {}, {}, Counter()
+    stretches: list[tuple[str, str, float, float]] = []
+    speakers: dict[str, dict[str, str | None]] = {}
+    unusable: dict[str, str] = {}
+    n_with: Counter[str] = Counter()
     for n_read, (recording, source) in enumerate(sources.items(), start=1):
         try:
             voices = source()

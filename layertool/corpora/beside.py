@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from layertool.corpora import label_files, source_files, textgrid
-from layertool.corpora.alignments import Entry, Voice, read_text
+from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
 
@@ -60,12 +60,14 @@ def find(
     by_tier: dict[str, dict[str, Path]] = {}
     for one, there in others.items():
         own = {suffix: path for suffix, path in there.items() if suffix in label_files.TIERS}
-        read |= _transcribe(labels, one, recordings[one], there, own)
+        read |= {*_transcribe(labels, one, recordings[one], there, own)}
         if suffixes:
             by_tier[one] = {tier: own[suffix] for tier, suffix in suffixes.items() if suffix in own}
         elif one not in matched and not tiers:
             usual = [own[suffix] for suffix in reversed(label_files.TIERS) if suffix in own]
             by_tier[one] = {label_files.tier_of(path): path for path in usual}
+    sources: dict[str, Callable[[], list[Voice]]]
+    lines: dict[str, Callable[[], list[Voice]]]
     sources = {one: partial(textgrid.voices, path, tiers) for one, path in matched.items()}
     lines = {one: partial(label_files.voices, own, recordings[one]) for one, own in by_tier.items() if own}
     read |= {path for one in lines for path in by_tier[one].values()}
@@ -77,7 +79,8 @@ def find(
     sources |= lines
     labels.sources = {one: sources[one] for one in recordings if one in sources}
     labels.provenance["textgrids"] = len(matched)
-    labels.provenance["label_files"] = len(lines)
+    if lines:
+        labels.provenance["label_files"] = len(lines)
     labels.provenance["without_textgrid"] = len(recordings) - len(sources)
     labels.notes = source_files.unread(files, source, read, recordings)
     return labels
@@ -123,7 +126,7 @@ def _from_ctm(
     for one in recordings:
         for name in {one, PurePosixPath(one).name}:
             tails.setdefault(name, []).append(one)
-    found: dict[str, dict[str, tuple[None, list[Entry]]]] = {}
+    found: dict[str, dict[str, tuple[Stretch | None, list[Entry]]]] = {}
     for path in files:
         if path.suffix.lower() != ".ctm" or path in read or source_files.identity(path, source) in recordings:
             continue

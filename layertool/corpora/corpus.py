@@ -226,9 +226,9 @@ class Corpus:
         if not wrong.any():
             return {}
         faults = {}
-        rows = np.flatnonzero(wrong)
-        whose, first, counts = np.unique(owners[rows], return_index=True, return_counts=True)
-        for owner, row, count in zip(whose, rows[first], counts, strict=True):
+        bad_rows = np.flatnonzero(wrong)
+        whose, first, counts = np.unique(owners[bad_rows], return_index=True, return_counts=True)
+        for owner, row, count in zip(whose, bad_rows[first], counts, strict=True):
             bad, length = self.segments.iloc[row], lengths[owner]
             if backwards[row]:
                 faults[bad.utterance] = (

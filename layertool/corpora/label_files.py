@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from layertool import audio
-from layertool.corpora.alignments import Entry, Voice, read_text
+from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
 from layertool.errors import AudioError, CorpusError
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 
@@ -46,8 +47,9 @@ def voices(files: Mapping[str, Path], recording: Path) -> list[Voice]:
 
     Raises CorpusError for what is no label file.
     """
-    tiers = {}
+    tiers: dict[str, tuple[Stretch | None, list[Entry]]] = {}
     for tier, path in files.items():
+        entries: list[Entry] | None
         if path.suffix.lower() == ".ctm":
             entries = _own(from_ctm(path), path)
         else:
@@ -89,7 +91,7 @@ def times(text: str, path: Path, recording: Path) -> list[Entry] | None:
         seconds = info.n_frames / info.sample_rate
         last = max(end for _, end, _ in entries)
         fitting = [r for r in rates if _LEAST_SHARE * seconds <= last / r <= seconds + END_TOLERANCE / SAMPLE_RATE]
-        runs_on = all(before[1] == after[0] for before, after in zip(entries, entries[1:], strict=False))
+        runs_on = all(before[1] == after[0] for before, after in pairwise(entries))
         if not fitting and (len(rows) < 2 or not runs_on):
             return None
         rate = (fitting or rates)[0]

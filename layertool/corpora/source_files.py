@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from layertool.errors import CorpusError
@@ -55,7 +55,7 @@ def by_id(files: Iterable[Path], root: Path, suffixes: Collection[str]) -> dict[
     return dict(sorted(found.items()))
 
 
-def beside(files: Iterable[Path], root: Path, recordings: dict[str, Path]) -> dict[str, dict[str, Path]]:
+def beside(files: Iterable[Path], root: Path, recordings: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """The other files that are called like a recording, by its id and their suffix in small letters."""
     found: dict[str, dict[str, Path]] = {}
     for path in files:

@@ -65,7 +65,7 @@ def voices(path: Path | str, tiers: Mapping[str, str] | None = None) -> list[Voi
             "say which to take with --tier word='* - words', where the star stands for the speaker"
         )
     made = []
-    for speaker in named or [None]:
+    for speaker in named or speakers:
         own = {tier: by_speaker.get(speaker, by_speaker.get(None)) for tier, by_speaker in found.items()}
         made.append(Voice(speaker, {tier: (part.stretch, part.entries) for tier, part in own.items() if part}))
     return made
@@ -121,7 +121,7 @@ def _text(quoted: str) -> str:
 def _find(there: Sequence[Tier], name: str, path: Path) -> dict[str | None, Tier]:
     """The interval tiers called ``name`` by speaker: None where it is the whole name."""
     intervals = [tier for tier in there if tier.has_intervals]
-    exact = [(None, tier) for tier in intervals if tier.name == nfc(name)]
+    exact: list[tuple[str | None, Tier]] = [(None, tier) for tier in intervals if tier.name == nfc(name)]
     pattern = re.compile(re.escape(nfc(name if "*" in name else f"* - {name}")).replace(r"\*", "(.+)", 1))
     matches = exact or [(fit[1].strip(), tier) for tier in intervals if (fit := pattern.fullmatch(tier.name))]
     found: dict[str | None, Tier] = {}
