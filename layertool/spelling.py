@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,12 @@ def nfc(text: str) -> str:
 
 
 def nfc_values(values: pd.Series) -> pd.Series:
-    """The same values with texts in NFC; each text that occurs is looked at once, and a column without any is returned as it is."""
-    if values.dtype != object:
+    """The same values, texts among them in NFC; the same series where nothing changes."""
+    if values.dtype.kind != "O" or all(not isinstance(value, str) or value.isascii() for value in values):
         return values
-    spelled = {text: nfc(text) for text in values.unique() if isinstance(text, str)}
-    changed = {text: new for text, new in spelled.items() if new != text}
-    return (
-        values.map(lambda value: changed.get(value, value) if isinstance(value, str) else value) if changed else values
-    )
+    spelled = [nfc(value) if isinstance(value, str) else value for value in values]
+    same_type = "category" if hasattr(values, "cat") else values.dtype  # categories may have become one
+    return type(values)(spelled, index=values.index, name=values.name, dtype=same_type)
 
 
 def on_disk(path: Path) -> Path:
@@ -32,10 +32,14 @@ def on_disk(path: Path) -> Path:
     Names on the disk are bytes: files that were copied from a Mac have é as two code points, what people type has one.
     Where there is none the path is returned as written, for whoever opens it to say so.
     """
-    if path.exists() or str(path).isascii():
+    if str(path).isascii() or path.exists():
         return path
     folder = on_disk(path.parent)
-    if not folder.is_dir():
-        return path
-    wanted = nfc(path.name)
-    return next((there for there in sorted(folder.iterdir()) if nfc(there.name) == wanted), path)
+    there = _by_spelling(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+    return folder / there.get(nfc(path.name), path.name)
+
+
+@lru_cache(maxsize=64)
+def _by_spelling(folder: Path, _changed: int) -> dict[str, str]:
+    """The names in a folder by their NFC; ``_changed``: when the folder was, so that it is read anew after that."""
+    return {nfc(name): name for name in sorted(os.listdir(folder), reverse=True)}

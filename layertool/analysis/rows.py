@@ -149,7 +149,7 @@ def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndar
 
 def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values of a column, and for each row which of them it has."""
-    utterances = store.utterances
+    utterances, column = store.utterances, nfc(column)
     if column in ("start", "end", "masked") and column in (table.dtype.names or ()):
         values, codes = np.unique(table[column], return_inverse=True)
         return (values / store.about["audio"]["sample_rate"] if column != "masked" else values), codes

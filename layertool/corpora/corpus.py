@@ -19,6 +19,7 @@ from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
 from layertool.non_speech import is_speech
+from layertool.spelling import nfc, nfc_values
 
 SCHEMA = 1
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
@@ -80,6 +81,7 @@ class Corpus:
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
         utterances["utterance"] = utterances["utterance"].astype(str)
+        utterances = _spelled(utterances, f"the utterances of {name}")
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
         unusable = dict(left_out or {})
@@ -88,7 +90,7 @@ class Corpus:
         utterances = _probe(utterances, max_failures, unusable)
         if unusable:
             provenance["left_out"] = unusable
-            segments = segments[~segments["utterance"].astype(str).isin(unusable)]
+            segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(unusable)]
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
             provenance["zero_length_segments"] = dropped
@@ -291,6 +293,14 @@ def check_no_store(folder: Path) -> None:
         raise CorpusError(f"{folder} is a feature store, in which a corpus cannot be written: choose another -o")
 
 
+def _spelled(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The table with its texts and the names of its columns in NFC; paths stay as the disk has them."""
+    table = table.rename(columns=lambda column: nfc(str(column)))
+    if repeated := sorted(table.columns[table.columns.duplicated()]):
+        raise CorpusError(f"{where} have the column '{repeated[0]}' more than once: rename one of them")
+    return table.assign(**{c: nfc_values(table[c]) for c in table.columns if c != "audio"})
+
+
 def check_unique(ids: pd.Series, where: str) -> None:
     """Raise CorpusError when an utterance id stands twice."""
     repeated = ids[ids.duplicated()]
@@ -433,7 +443,7 @@ def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFr
     """Segments in corpus order, without those of zero length, and how many of these there were."""
     segments = segments[SEGMENT_COLUMNS].copy()
     for column in ("utterance", "tier", "label"):
-        segments[column] = segments[column].astype(str)
+        segments[column] = nfc_values(segments[column].astype(str))
     for column in ("start", "end"):
         segments[column] = _numbers(segments[column], f"the segments' column '{column}' of {name}")
     known = {utterance: k for k, utterance in enumerate(ids)}

@@ -21,12 +21,9 @@ TIERS = (PHONE, "word")
 SILENT = "SIL"  # what every silence of a tier of phones is called
 
 # The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
-VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
-_MORE_VOWELS = frozenset("AX AX-H AXR IX UX EL EM EN ENG".split())  # the last four: syllabic consonants
-_MORE_CONSONANTS = frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
-_MAY_BE_STRESSED = VOWELS | _MORE_VOWELS
-_ARPABET = _MAY_BE_STRESSED | CONSONANTS | _MORE_CONSONANTS
+_VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split())  # or syllabic
+_CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+_ARPABET = _VOWELS | _CONSONANTS | frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
 _NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets
 _STRESSED = re.compile(r"(.+)([012])")
 _POSITIONED = re.compile(r"(.+)_[BIES]")
@@ -52,7 +49,7 @@ class Rules:
         """Segments with the labels that analyses see, and what to note of it in the provenance of the corpus.
 
         ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
-        Segments without a label are left out, and of phones noises and short pauses (``sp``). The notes, where there is
+        Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words. The notes, where there is
         something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
         ``segments_left_out`` (how many), ``notes`` (sentences for the user).
         """
@@ -68,13 +65,13 @@ class Rules:
             table[k, there] = [made[tier].labels[names[code]] for code in there]
         labels = table[tier_codes, codes]
         kept = pd.notna(labels)
-        there = {label for one in made.values() for label in one.given}
+        found = {label for one in made.values() for label in one.given}
         facts = {
             "labels": {tier: one.rule for tier, one in made.items()},
             "non_speech": {tier: one.non_speech for tier, one in made.items() if one.non_speech},
             "segments_left_out": int((~kept).sum()),
             "notes": [note for one in made.values() for note in one.notes]
-            + [f"no segment is labelled '{label}': correct --non-speech" for label in sorted(given - there)],
+            + [f"no segment is labelled '{label}': correct --non-speech" for label in sorted(given - found)],
         }
         return segments.assign(label=labels)[kept], {name: fact for name, fact in facts.items() if fact}
 
@@ -137,7 +134,7 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     bases = {label: label if bare else _base(label) for label in counts}
     rule = "" if bare or not counts else ", Kaldi's positions cut"
     parts = {base: _STRESSED.fullmatch(base) for base in bases.values()}
-    symbols = {base: part[1] if part and part[1].upper() in _MAY_BE_STRESSED else base for base, part in parts.items()}
+    symbols = {base: part[1] if part and part[1].upper() in _VOWELS else base for base, part in parts.items()}
     n_upper = sum(n for label, n in counts.items() if bases[label].isupper())
     is_upper = 2 * n_upper >= sum(counts.values())
     strange = {
@@ -148,7 +145,7 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     noises = strange & _NOISES_OF_P2FA
     foreign = [label for label in counts if bases[label] in strange - noises]
     stressed = sorted(base for base, symbol in symbols.items() if symbol != base and base not in strange)
-    if foreign or not VOWELS & {symbol.upper() for symbol in symbols.values()}:
+    if foreign or not any(len(symbol) > 1 for symbol in symbols.values()):  # S, T and N are SAMPA as well
         are_tones = any(label[-1] in "3456789" for label in foreign)
         if stressed and not are_tones and _are_few(foreign, counts, at_most=0.5):
             notes.append(
@@ -180,9 +177,9 @@ def _in_brackets(name: str) -> str:
 
 
 def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
-    """Noises of phones; short pauses and MFA's unknown words in every tier (spec layerwise.md 2.2)."""
-    name = _base(text).casefold() if tier == PHONE else text
-    return name in _LEFT_OUT or (tier == PHONE and kind == NOISE)
+    """Noises of phones, silences of words, and ``sp`` and ``spn`` of both (spec layerwise.md 2.2, which keeps ``<unk>``)."""
+    name = _base(text).casefold() if tier == PHONE else text.casefold()
+    return kind is not None and (name in _LEFT_OUT or kind == (NOISE if tier == PHONE else SILENCE))
 
 
 def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:

@@ -19,6 +19,7 @@ from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.errors import CorpusError, MissingExtraError
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
+from layertool.spelling import on_disk
 
 if TYPE_CHECKING:
     from lhotse import MonoCut, MultiCut
@@ -167,7 +168,9 @@ def _place(cut: MonoCut | MultiCut, manifest: Path, channel: str | None) -> dict
 
 
 def _file(path: Path, manifest: Path, where: str) -> Path:
-    candidates = [Path.cwd() / path, manifest.resolve().parent / path]  # both are `path` when it is absolute
+    candidates = [
+        on_disk(folder / path) for folder in (Path.cwd(), manifest.resolve().parent)
+    ]  # both are `path` when it is absolute
     for candidate in candidates:
         if candidate.is_file():
             return candidate

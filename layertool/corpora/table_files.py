@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from layertool.errors import CorpusError
+from layertool.spelling import nfc, nfc_values
 
 _TEXT_COLUMNS = ["utterance", "utt", "id", "label", "text", "channel", "speaker", "file", "filename", "path", "audio"]
 
@@ -34,7 +35,7 @@ def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
         raise CorpusError(f"{path} does not exist: check the path of the table")
     try:
         if path.suffix == ".parquet":
-            return _read_parquet(path, coded)
+            return _spelled(_read_parquet(path, coded))
         is_tsv = path.suffix == ".tsv"  # tab-separated tables do not quote: a lone " is a letter there
         table = pd.read_csv(
             path,
@@ -55,7 +56,13 @@ def read_table(path: Path, coded: Sequence[str] = ()) -> pd.DataFrame:
         # 0012 is a name, not a number
         if len(values) and values.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
             table[column] = pd.to_numeric(table[column])
-    return table
+    return _spelled(table)
+
+
+def _spelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Names of columns and texts in NFC; the column ``audio`` has paths, which stay as the disk has them."""
+    table = table.rename(columns=lambda column: nfc(str(column)))
+    return table.assign(**{column: nfc_values(table[column]) for column in table.columns if column != "audio"})
 
 
 def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
+from layertool.spelling import nfc, on_disk
 
 
 def read_csv(
@@ -40,9 +41,9 @@ def read_csv(
         _filled(table, "utterance", source)
         table["utterance"] = table["utterance"].astype(str)
     else:
-        table["utterance"] = _ids(written, source)
+        table["utterance"] = _ids([nfc(path) for path in written], source)
     root = Path(audio_root) if audio_root is not None else source.parent
-    table["audio"] = [str(root / path) for path in written]
+    table["audio"] = [str(on_disk(root / path)) for path in written]
     _times(table, source)
     if channel is not None:
         table["channel"] = channel

@@ -52,7 +52,6 @@ def test_every_audio_file_is_an_utterance_in_order_of_id(source):
     assert corpus.provenance == {
         "reader": "folder",
         "source": str(source.resolve()),
-        "labels": "spec 2.2",
         "textgrids": 0,
         "without_textgrid": 3,
         "textgrids_without_audio": 0,
@@ -79,18 +78,21 @@ def test_textgrids_beside_the_audio(source):
         ("s1/a", "phone", 0.02, 0.05, "ah"),
         ("s2/a", "phone", 0.0, 0.1, "iy"),
     ]
-    counts = {k: v for k, v in corpus.provenance.items() if k not in ("reader", "source", "labels")}
-    assert counts == {"textgrids": 2, "without_textgrid": 1, "textgrids_without_audio": 1, "zero_length_segments": 1}
+    counts = {k: v for k, v in corpus.provenance.items() if k not in ("reader", "source")}
+    assert counts == {
+        "labels": {"phone": "ARPABET"}, "non_speech": {"phone": ["sil", "spn"]}, "segments_left_out": 1,
+        "textgrids": 2, "without_textgrid": 1, "textgrids_without_audio": 1, "zero_length_segments": 1,
+    }  # fmt: skip
     assert calls == [(1, 2), (2, 2)]
 
 
 def test_other_tiers_and_raw_labels(source):
     for name in ("s1/a", "s1/b", "s2/a"):
         grid(source / f"{name}.TextGrid", (0, 0.1, "AH0"))
-    corpus = folder.read(source, tiers={"sound": "phones"}, normalise=labels.raw)
+    corpus = folder.read(source, tiers={"sound": "phones"}, rules=labels.Rules(raw=True))
     assert corpus.tiers == ["sound"]
     assert set(corpus.segments["label"]) == {"AH0"}
-    assert corpus.provenance["labels"] == "raw"
+    assert corpus.provenance["labels"] == {"sound": "raw"}
     with pytest.raises(CorpusError, match=r"s1/a\.TextGrid has no interval tier 'Word' .*--tier word=NAME"):
         folder.read(source, tiers={"word": "Word"})
 
@@ -103,9 +105,9 @@ def test_textgrids_in_a_folder_of_their_own(source, tmp_path):
     grid(source / "s1/a.TextGrid", (0, 0.1, "beside"))
     corpus = folder.read(source, textgrids=tmp_path / "grids")
     assert list(zip(corpus.segments["utterance"], corpus.segments["label"], strict=True)) == [
-        ("s1/a", "a"),
-        ("s1/b", "i"),
-        ("s2/a", "e"),
+        ("s1/a", "A"),
+        ("s1/b", "I"),
+        ("s2/a", "E"),
     ]
     assert corpus.provenance["textgrids_from"] == str((tmp_path / "grids").resolve())
     assert corpus.provenance["textgrids_without_audio"] == 1

@@ -95,10 +95,16 @@ def test_cuts_become_utterances(root):
         ("whole", "word", 0.0, 0.25, "the"),
         ("whole", "word", 0.3, 0.7, "first"),
     ]
-    assert corpus.provenance == {"reader": "lhotse", "source": str(source.resolve()), "labels": "spec 2.2"}
-    unchanged = reader.read(source, normalise=labels.raw, name="raw")
+    assert corpus.provenance == {
+        "reader": "lhotse",
+        "source": str(source.resolve()),
+        "labels": {"word": "as written", "phone": "ARPABET", "tone": "as written"},
+        "non_speech": {"phone": ["sil", "spn"]},
+        "segments_left_out": 2,
+    }
+    unchanged = reader.read(source, rules=labels.Rules(raw=True), name="raw")
     assert list(unchanged.segments["label"]) == ["DH", "AH0", "sil", "spn", "H", "the", "first"]
-    assert (unchanged.name, unchanged.provenance["labels"]) == ("raw", "raw")
+    assert (unchanged.name, unchanged.provenance["labels"]["phone"]) == ("raw", "raw")
 
 
 def test_manifest_written_by_lhotse(root, monkeypatch):

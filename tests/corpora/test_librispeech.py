@@ -94,7 +94,6 @@ def test_the_whole_table(root):
         "reader": "librispeech",
         "source": str(root.resolve()),
         "splits": ["dev-clean", "test-clean"],
-        "labels": "spec 2.2",
         "textgrids": 0,
         "without_textgrid": 5,
         "transcripts_without_audio": 0,
@@ -167,9 +166,9 @@ def test_alignments_are_found(root, where, given):
 
 def test_raw_labels(root):
     align(root, ("dev-clean", "84-99-0000"))
-    corpus = librispeech.read(root, normalise=labels.raw)
+    corpus = librispeech.read(root, rules=labels.Rules(raw=True))
     assert list(corpus.segments["label"]) == ["G", "OW1", "spn", "go"]
-    assert corpus.provenance["labels"] == "raw"
+    assert corpus.provenance["labels"] == {"phone": "raw", "word": "raw"}
 
 
 def test_alignments_that_do_not_fit_are_refused(root, tmp_path):

@@ -89,13 +89,14 @@ def test_segments(root):
         "reader": "csv",
         "source": str(source.resolve()),
         "segments_from": str(segments.resolve()),
-        "labels": "spec 2.2",
+        "labels": {"phone": "ARPABET", "word": "as written"},
+        "non_speech": {"phone": ["sil", "spn"]},
         "segments_left_out": 2,
         "zero_length_segments": 1,
     }
-    raw = tables.read_csv(source, segments, normalise=labels.raw)
+    raw = tables.read_csv(source, segments, rules=labels.Rules(raw=True))
     assert list(raw.segments["label"]) == ["sil", "spn", "Null", "AH0"]
-    assert raw.provenance["labels"] == "raw"
+    assert raw.provenance["labels"] == {"phone": "raw", "word": "raw"}
     assert raw.provenance["segments_left_out"] == 1
 
 

@@ -67,7 +67,6 @@ def test_phones_in_the_order_of_time_without_silence(tmp_path):
     found = phones(corpus(tmp_path))
     assert found == {"u0": ["k", "ao", "l"], "u1": ["ae"], "u2": ["s", "s"]}
     assert phones(corpus(tmp_path), among=["u1"]) == {"u1": ["ae"]}
-    assert phones(corpus(tmp_path), silences=())["u0"] == ["SIL", "k", "ao", "l", "sp"]
     assert Vocabulary.of(found.values()).tokens[2:] == ("ae", "ao", "k", "l", "s")
 
 
