@@ -170,9 +170,9 @@ def _header(path: Path) -> _Header:
     if info.format == "OGG":
         n_frames = _UNKNOWN
     is_decoded = info.format == "MP3" or info.subtype in _FLOATS or n_frames > _DENSEST * about.st_size
-    if info.subtype.startswith(_SEPARATE):
-        lead = 0
-    else:  # libsndfile finds any place in MP3, but frames lack there what stands in those before
+    lead = 0
+    if not info.subtype.startswith(_SEPARATE):
+        # libsndfile finds any place in MP3, but a frame is made with the help of those before it
         lead = info.samplerate if info.format == "MP3" else _UNKNOWN
     found = AudioInfo(n_frames, info.samplerate, info.channels, info.format)
     return _Header(found, is_decoded, lead, amendment, (about.st_size, about.st_mtime_ns))

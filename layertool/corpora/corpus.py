@@ -68,8 +68,12 @@ class Corpus:
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
-        if utterances.empty:
+        unusable = dict(left_out or {})
+        if len(unusable) > max_failures:
+            raise CorpusError(list(unusable.values())[max_failures])
+        if utterances.empty and not unusable:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
+        _some_are_left(utterances, unusable)
         _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
@@ -77,16 +81,18 @@ class Corpus:
         utterances["utterance"] = utterances["utterance"].astype(str)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
-        unusable = dict(left_out or {})
-        if len(unusable) > max_failures:
-            raise CorpusError(list(unusable.values())[max_failures])
         utterances = _probe(utterances, max_failures, unusable)
         if unusable:
             provenance["left_out"] = unusable
             segments = segments[~segments["utterance"].astype(str).isin(unusable)]
+        return cls.ordered(utterances, segments, name, provenance)
+
+    @classmethod
+    def ordered(cls, utterances: pd.DataFrame, segments: pd.DataFrame, name: str, provenance: dict) -> Corpus:
+        """A corpus of utterances whose audio was probed before: orders the segments, as ``build`` does, and checks."""
         segments, dropped = _order(segments, utterances["utterance"], name)
         if dropped:
-            provenance["zero_length_segments"] = dropped
+            provenance = {**provenance, "zero_length_segments": dropped}
         corpus = cls(utterances, segments, name, provenance)
         corpus.check()
         return corpus
@@ -311,7 +317,7 @@ def no_segments() -> pd.DataFrame:
 
 
 def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]) -> pd.DataFrame:
-    """Fill start, end, channel, sample_rate and n_samples from the audio headers, without the utterances ``left_out``.
+    """Fill start, end, channel, sample_rate and n_samples from the audio, without the utterances ``left_out``.
 
     What cannot be used is added to these.
     """
@@ -321,14 +327,15 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
         utterances[column] = _numbers(values, f"the utterances' column '{column}'")
     channel = utterances.get("channel", pd.Series([None] * len(utterances)))
     utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
-    headers: dict[str, audio.AudioInfo] = {}
+    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
+    files = audio.probe_all(utterances["audio"].unique())
     rates, lengths = [], []
     for row in utterances.itertuples():
-        path = str(Path(row.audio).resolve())
+        path = row.audio
         try:
-            if path not in headers:
-                headers[path] = audio.probe(path)
-            info = headers[path]
+            info = files[path]
+            if isinstance(info, AudioError):
+                raise info
             audio.require_channel(path, info.channels, row.channel)
             first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         except AudioError as error:
@@ -339,14 +346,17 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
         rates.append(info.sample_rate)
         lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
+    _some_are_left(utterances, left_out)
+    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
+    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _some_are_left(utterances: pd.DataFrame, left_out: Mapping[str, str]) -> None:
     if utterances.empty:
         raise CorpusError(
             f"none of the {len(left_out)} utterances can be used; the first: {next(iter(left_out.values()))}"
         )
-    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
-    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
-    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
-    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
 
 
 def _channel(value) -> str | None:
