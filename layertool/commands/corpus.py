@@ -138,10 +138,11 @@ def csv(source, out, segments, audio_root, rules, channel, name, max_failures, o
 @click.option("--text-column", default=None, help="Column with the transcript, renamed to text.")
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
 def huggingface(
-    source, out, split, config, audio_column, id_column, text_column, channel, name, overwrite, quiet
+    source, out, split, config, audio_column, id_column, text_column, channel, name, max_failures, overwrite, quiet
 ) -> None:
     """From a Hugging Face dataset with an audio column.
 
@@ -155,7 +156,9 @@ def huggingface(
 
     refuse(out, overwrite)
     with output.progress_bar(quiet, "utterances") as progress:
-        made = reader.read(source, out, split, config, audio_column, id_column, text_column, name, channel, progress)
+        made = reader.read(
+            source, out, split, config, audio_column, id_column, text_column, name, channel, progress, max_failures
+        )
     write(made, out, overwrite, quiet)
 
 
@@ -165,9 +168,10 @@ def huggingface(
 @label_options
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
-def lhotse(source, out, rules, channel, name, overwrite, quiet) -> None:
+def lhotse(source, out, rules, channel, name, max_failures, overwrite, quiet) -> None:
     """From a Lhotse cuts manifest (.jsonl, .jsonl.gz).
 
     \b
@@ -177,7 +181,7 @@ def lhotse(source, out, rules, channel, name, overwrite, quiet) -> None:
     from layertool.corpora import lhotse as reader
 
     refuse(out, overwrite)
-    write(reader.read(source, channel, rules, name), out, overwrite, quiet)
+    write(reader.read(source, channel, rules, name, max_failures), out, overwrite, quiet)
 
 
 @corpus.command(context_settings=HELP)

@@ -96,7 +96,9 @@ def read(
     if not whole_files:
         table, segments = _cut(table[~table["utterance"].isin(found.unusable)], segments, pause)
         if table.empty:
-            raise CorpusError(f"no recording in {source} has words: put .words files beside the audio, or take --whole-files")
+            raise CorpusError(
+                f"no recording in {source} has words: put .words files beside the audio, or take --whole-files"
+            )
     segments, named = rules.apply(segments)
     notes = unread(files, source, {path for own in spoken.values() for path in own.values()})
     provenance = {
@@ -110,7 +112,12 @@ def read(
         "notes": [*notes, *named.get("notes", ())],
     }
     return Corpus.build(
-        table, segments, name=name or "buckeye", provenance=provenance, max_failures=max_failures, left_out=found.unusable
+        table,
+        segments,
+        name=name or "buckeye",
+        provenance=provenance,
+        max_failures=max_failures,
+        left_out=found.unusable,
     )
 
 

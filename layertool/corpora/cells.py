@@ -95,6 +95,7 @@ def _write_array(item: pa.StructScalar, stem: Path, where: str) -> Path:
         raise CorpusError(
             f"{where} holds no fractions: give its samples as floats between -1 and 1, or embed the files"
         )
+    audio.check_scale(where, samples)
     path = stem.with_name(f"{stem.name}.wav")
     with whole_file(path) as temporary:
         # libsndfile would write the time of day into a float WAV

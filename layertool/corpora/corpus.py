@@ -74,8 +74,12 @@ class Corpus:
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
-        if utterances.empty:
+        unusable = dict(left_out or {})
+        if len(unusable) > max_failures:
+            raise CorpusError(list(unusable.values())[max_failures])
+        if utterances.empty and not unusable:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
+        _some_are_left(utterances, unusable)
         _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
@@ -84,14 +88,25 @@ class Corpus:
         utterances = _spelled(utterances, f"the utterances of {name}")
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
-        unusable = dict(left_out or {})
-        if len(unusable) > max_failures:
-            raise CorpusError(list(unusable.values())[max_failures])
         utterances = _probe(utterances, max_failures, unusable)
         if unusable:
             provenance["left_out"] = unusable
             segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(unusable)]
+        return cls.ordered(utterances, segments, name, provenance, max_failures, stretches)
+
+    @classmethod
+    def ordered(
+        cls,
+        utterances: pd.DataFrame,
+        segments: pd.DataFrame,
+        name: str,
+        provenance: dict,
+        max_failures: int = 0,
+        stretches: pd.DataFrame | None = None,
+    ) -> Corpus:
+        """A corpus of utterances whose audio was probed before: what ``build`` does with their segments."""
         segments, dropped = _order(segments, utterances["utterance"], name)
+        provenance = dict(provenance)
         if dropped:
             provenance["zero_length_segments"] = dropped
         faults: dict[str, str] = {}
@@ -102,7 +117,7 @@ class Corpus:
         corpus._check_ids()
         faults |= {one: fault for one, fault in corpus.misplaced().items() if one not in faults}
         if faults:
-            corpus._leave_out(faults, unusable, max_failures)
+            corpus._leave_out(faults, provenance.get("left_out", {}), max_failures)
         corpus._add_texts()
         if not corpus.provenance.get("notes", True):
             del corpus.provenance["notes"]
@@ -381,7 +396,7 @@ def no_segments() -> pd.DataFrame:
 
 
 def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]) -> pd.DataFrame:
-    """Fill start, end, channel, sample_rate and n_samples from the audio headers, without the utterances ``left_out``.
+    """Fill start, end, channel, sample_rate and n_samples from the audio, without the utterances ``left_out``.
 
     What cannot be used is added to these.
     """
@@ -391,14 +406,15 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
         utterances[column] = _numbers(values, f"the utterances' column '{column}'")
     channel = utterances.get("channel", pd.Series([None] * len(utterances)))
     utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
-    headers: dict[str, audio.AudioInfo] = {}
+    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
+    files = audio.probe_all(utterances["audio"].unique())
     rates, lengths = [], []
     for row in utterances.itertuples():
-        path = str(Path(row.audio).resolve())
+        path = row.audio
         try:
-            if path not in headers:
-                headers[path] = audio.probe(path)
-            info = headers[path]
+            info = files[path]
+            if isinstance(info, AudioError):
+                raise info
             audio.require_channel(path, info.channels, row.channel)
             first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         except AudioError as error:
@@ -409,14 +425,17 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
         rates.append(info.sample_rate)
         lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
+    _some_are_left(utterances, left_out)
+    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
+    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _some_are_left(utterances: pd.DataFrame, left_out: Mapping[str, str]) -> None:
     if utterances.empty:
         raise CorpusError(
             f"none of the {len(left_out)} utterances can be used; the first: {next(iter(left_out.values()))}"
         )
-    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
-    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
-    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
-    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
 
 
 def _channel(value) -> str | None:

@@ -21,7 +21,9 @@ TIERS = (PHONE, "word")
 SILENT = "SIL"  # what every silence of a tier of phones is called
 
 # The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
-_VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split())  # or syllabic
+_VOWELS = frozenset(
+    "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split()
+)  # or syllabic
 _CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
 _ARPABET = _VOWELS | _CONSONANTS | frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
 _NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets

@@ -97,9 +97,7 @@ def read(
         "pairs_without_a_similarity": counted(unscored),
         "pairs_that_lost_a_side": counted(sorted(set(pairs) - complete)),
     }
-    if left_out:
-        provenance["left_out"] = left_out
-    return Corpus.build(utterances, None, name or "spoken-sts", provenance)
+    return Corpus.build(utterances, None, name or "spoken-sts", provenance, max_failures, left_out)
 
 
 def _check_fields(dataset: Dataset, source: str) -> None:

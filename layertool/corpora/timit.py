@@ -112,7 +112,9 @@ def read(
     read_files = {path for own in spoken.values() for path in own.values()}
     notes = unread(files, source, read_files)
     if copies:
-        notes.append(f"{copies} recording{'s are' if copies > 1 else ' is'} there twice, as SA1.WAV and SA1.WAV.wav: the first was taken")
+        notes.append(
+            f"{copies} recording{'s are' if copies > 1 else ' is'} there twice, as SA1.WAV and SA1.WAV.wav: the first was taken"
+        )
     provenance = {
         "reader": "timit",
         "source": str(source.resolve()),
@@ -152,7 +154,10 @@ def _labels(own: dict[str, Path], phones: str) -> list[Voice]:
         if kind in own:
             rows = _rows(own[kind])
             kept = [(start, end, fold(label, phones) if tier == "phone" else label) for start, end, label in rows]
-            tiers[tier] = (None, [(start / SAMPLE_RATE, end / SAMPLE_RATE, label) for start, end, label in kept if label])
+            tiers[tier] = (
+                None,
+                [(start / SAMPLE_RATE, end / SAMPLE_RATE, label) for start, end, label in kept if label],
+            )
     return [Voice(None, tiers)]
 
 
