@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from layertool import audio
+from layertool import audio, columns
 from layertool.corpora.table_files import read_one_of
 from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
@@ -19,9 +19,10 @@ from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
 from layertool.non_speech import is_speech
-from layertool.spelling import nfc, nfc_values
+from layertool.spelling import nfc_values
 
 SCHEMA = 1
+_LOCATED = ("audio", "start", "end")  # columns whose types `build` sees to
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
@@ -70,7 +71,7 @@ class Corpus:
         files say they cover (``times.fit_stretches``). Utterances without ``text`` get it from their words
         (``provenance["text_from_words"]``: how many). Raises CorpusError or AudioError.
         """
-        utterances = pd.DataFrame(utterances).reset_index(drop=True)
+        utterances = columns.frame(utterances)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
@@ -84,15 +85,15 @@ class Corpus:
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
-        utterances["utterance"] = utterances["utterance"].astype(str)
-        utterances = _spelled(utterances, f"the utterances of {name}")
+        utterances["utterance"] = columns.texts(utterances["utterance"])
+        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
         utterances = _probe(utterances, max_failures, unusable)
         if unusable:
             provenance["left_out"] = unusable
             segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(unusable)]
-        return cls.ordered(utterances, segments, name, provenance, max_failures, stretches)
+        return cls.ordered(utterances, segments, name, provenance, max_failures, stretches).noting(notes)
 
     @classmethod
     def ordered(
@@ -122,6 +123,12 @@ class Corpus:
         if not corpus.provenance.get("notes", True):
             del corpus.provenance["notes"]
         return corpus
+
+    def noting(self, notes: Sequence[str]) -> Corpus:
+        """The same corpus, with sentences for the user in ``provenance["notes"]``."""
+        if notes:
+            self.provenance["notes"] = [*self.provenance.get("notes", []), *notes]
+        return self
 
     @classmethod
     def read(cls, folder: Path | str, channel: str | None = None) -> Corpus:
@@ -173,7 +180,8 @@ class Corpus:
         check_no_store(folder)
         folder.mkdir(parents=True, exist_ok=True)
         root = folder.resolve()
-        utterances = self.utterances.copy()
+        utterances, notes = columns.settled(self.utterances, f"the utterances of {self.name}", _LOCATED)
+        self.noting(notes)
         utterances["audio"] = [
             str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
             for path in utterances["audio"]
@@ -209,11 +217,11 @@ class Corpus:
         make the features of a store wrong.
         """
         digest = xxhash.xxh3_128()
-        for columns, table in (
+        for names, table in (
             (["utterance", "start", "end", "channel", "n_samples"], self.utterances),
             (SEGMENT_COLUMNS, self.segments),
         ):
-            for column in columns:
+            for column in names:
                 for part in _bytes(table[column], column):
                     digest.update(part)
         return digest.hexdigest()
@@ -306,14 +314,6 @@ def check_no_store(folder: Path) -> None:
     """Raise CorpusError where a corpus would replace the utterances of a store."""
     if kind(folder) == STORE:
         raise CorpusError(f"{folder} is a feature store, in which a corpus cannot be written: choose another -o")
-
-
-def _spelled(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The table with its texts and the names of its columns in NFC; paths stay as the disk has them."""
-    table = table.rename(columns=lambda column: nfc(str(column)))
-    if repeated := sorted(table.columns[table.columns.duplicated()]):
-        raise CorpusError(f"{where} have the column '{repeated[0]}' more than once: rename one of them")
-    return table.assign(**{c: nfc_values(table[c]) for c in table.columns if c != "audio"})
 
 
 def check_unique(ids: pd.Series, where: str) -> None:
