@@ -36,6 +36,8 @@ for command in (
     published.speech_accent_archive,
     published.mess,
     published.eccc,
+    published.timit,
+    published.buckeye,
     published.spoken_sts,
 ):
     corpus.add_command(command)
@@ -61,8 +63,15 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @click.option(
     "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, file, ...]"
 )
-@click.option("--tier", "tiers", multiple=True, callback=_tiers, metavar="TIER=NAME",
-              help="Name of a tier in the TextGrids, e.g. phone=MAU.  [default: word=words, phone=phones]")  # fmt: skip
+@click.option(
+    "--tier",
+    "tiers",
+    multiple=True,
+    callback=_tiers,
+    metavar="TIER=NAME",
+    help="Name of a tier in the TextGrids, e.g. phone=MAU; word='* : words' where each speaker has one; or a suffix of "
+    "label files, e.g. phone=.phn.  [default: word=words, phone=phones]",
+)
 @label_options
 @channel_option
 @name_option
@@ -74,11 +83,13 @@ def folder(
 ) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
-    TextGrids and transcripts (.lab, .txt) are found beside the audio; both may be absent.
+    TextGrids, label files (.phn, .wrd, .lab, .words, .phones, .ctm, .mlf) and transcripts (.lab, .txt) are found
+    beside the audio; all may be absent. Speakers with tiers of their own become an utterance each.
 
     \b
     Example:
       layertool corpus folder recordings/ -o corpus --metadata speakers.csv
+      layertool corpus folder interviews/ -o corpus --tier word='* - words'
     """
     from layertool.corpora import folder as reader
 
@@ -102,7 +113,9 @@ def folder(
 @corpus.command(context_settings=HELP)
 @source_argument
 @output_folder("Corpus")
-@click.option("--segments", type=PATH, default=None, help="Table with utterance, tier, start, end, label.")
+@click.option(
+    "--segments", type=PATH, default=None, help="Table with utterance, tier, start, end, label; or a .ctm or .mlf file."
+)
 @click.option(
     "--audio-root", type=PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
 )

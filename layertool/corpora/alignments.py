@@ -53,28 +53,32 @@ class Alignments:
     unusable: dict[str, str]
     without_tier: dict[str, int]
 
-    def utterances(self, recordings: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-        """One row for each speaker of a recording, and what to note of it in the provenance.
+    def utterances(self, recordings: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+        """One row for each speaker of a recording, and sentences for the user.
 
         ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as the utterances
         ``RECORDING/SPEAKER``. The column ``speaker`` is filled where label files name the speakers.
         """
         named = {u: who for parts in self.speakers.values() for u, who in parts.items() if who is not None}
         if not named:
-            return recordings, {}
+            return recordings, []
         parts = [list(self.speakers.get(one, {one: None})) for one in recordings["utterance"]]
         table = recordings.loc[recordings.index.repeat([len(part) for part in parts])].reset_index(drop=True)
         table["utterance"] = [one for part in parts for one in part]
         known = table.get("speaker", pd.Series(None, table.index, dtype=object))
-        table["speaker"] = [named.get(one, speaker) for one, speaker in zip(table["utterance"], known, strict=True)]
+        shared = [len(part) > 1 for part in parts for _ in part]  # what a table says of a recording is not said of both
+        table["speaker"] = [
+            named.get(one, speaker) if is_shared or pd.isna(speaker) else speaker
+            for one, speaker, is_shared in zip(table["utterance"], known, shared, strict=True)
+        ]
         several = sum(len(part) > 1 for part in parts)
         if not several:
-            return table, {}
+            return table, []
         note = (
             f"{several} recording{'s have' if several > 1 else ' has'} the labels of several speakers: each speaker became an "
             f"utterance of the whole recording, like '{next(part[0] for part in parts if len(part) > 1)}', with the column speaker"
         )
-        return table, {"recordings_of_several_speakers": several, "notes": [note]}
+        return table, [note]
 
 
 def read_all(

@@ -71,8 +71,8 @@ def find(
     sources = {one: partial(textgrid.voices, path, tiers) for one, path in matched.items()}
     lines = {one: partial(label_files.voices, own, recordings[one]) for one, own in by_tier.items() if own}
     read |= {path for one in lines for path in by_tier[one].values()}
-    if ".ctm" in suffixes.values() or not tiers:
-        lines |= _from_ctm(files, source, recordings, sources.keys() | lines.keys(), suffixes, read)
+    if not tiers or set(label_files.OF_MANY) & set(suffixes.values()):
+        lines |= _of_many(files, source, recordings, sources.keys() | lines.keys(), suffixes, read)
     if tiers and not (sources or lines):
         what = f"{' or '.join(suffixes.values())} file" if suffixes else "TextGrid"
         raise CorpusError(f"{source} has no {what} that belongs to its audio: leave --tier out, or give --textgrids")
@@ -113,7 +113,7 @@ def _transcribe(
     return taken
 
 
-def _from_ctm(
+def _of_many(
     files: Sequence[Path],
     source: Path,
     recordings: Mapping[str, Path],
@@ -121,17 +121,19 @@ def _from_ctm(
     suffixes: Mapping[str, str],
     read: set[Path],
 ) -> dict[str, Callable[[], list[Voice]]]:
-    """Labels of recordings that are not ``done``, from CTM files that name them; what is used is put into ``read``."""
+    """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into ``read``."""
     tails: dict[str, list[str]] = {}
     for one in recordings:
         for name in {one, PurePosixPath(one).name}:
             tails.setdefault(name, []).append(one)
     found: dict[str, dict[str, tuple[Stretch | None, list[Entry]]]] = {}
     for path in files:
-        if path.suffix.lower() != ".ctm" or path in read or source_files.identity(path, source) in recordings:
+        suffix = path.suffix.lower()
+        wanted = suffix in suffixes.values() if suffixes else suffix in label_files.OF_MANY
+        if not wanted or path in read or source_files.identity(path, source) in recordings:
             continue
-        tier = next((tier for tier, suffix in suffixes.items() if suffix == ".ctm"), label_files.tier_of(path))
-        for name, entries in label_files.from_ctm(path).items():
+        tier = next((tier for tier, one in suffixes.items() if one == suffix), label_files.tier_of(path))
+        for name, entries in label_files.of_many(path).items():
             fits = tails.get(nfc(name), [])
             if len(fits) == 1 and fits[0] not in done:
                 found.setdefault(fits[0], {})[tier] = (None, entries)

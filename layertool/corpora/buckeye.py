@@ -177,7 +177,8 @@ def _cut(tracks: pd.DataFrame, segments: pd.DataFrame, pause: float) -> tuple[pd
 def _stretches(own: pd.DataFrame, pause: float) -> tuple[np.ndarray, np.ndarray]:
     """First and last second of each stretch of words (without words: of phones) that no ``pause`` parts."""
     for tier in _PIECES:
-        spoken = own[(own["tier"] == tier) & [is_spoken(tier, label) for label in own["label"]]]
+        labels = own.loc[own["tier"] == tier, "label"]
+        spoken = own.loc[labels.index[labels.map(partial(is_spoken, tier)).astype(bool)]]
         if len(spoken):
             break
     starts, ends = spoken["start"].to_numpy(), spoken["end"].to_numpy()

@@ -1,4 +1,4 @@
-"""Label files of one line a label: HTK, TIMIT, xlabel (Festival, Buckeye), Audacity, NIST's CTM.
+"""Label files of one line a label: HTK, TIMIT, xlabel (Festival, Buckeye), Audacity, NIST's CTM, HTK's MLF.
 
 Which of them a file is shows in its lines, not in its name: ``.lab`` is HTK's, Festival's, and what the Montreal Forced
 Aligner calls a transcript; ``.txt`` is TIMIT's, Audacity's, and everybody's transcript.
@@ -9,6 +9,10 @@ Aligner calls a transcript; ``.txt`` is TIMIT's, Audacity's, and everybody's tra
     xlabel     #                            a header up to a line with #, then
                0.320000  125 sil            only the end: a label begins where the one before it ends
     CTM        a0001 1 0.32 0.21 she 0.98   recording, channel, start, duration, word; the confidence if it is there
+    MLF        #!MLF!#                      HTK's lines of many recordings, each below its name and above a point
+               "*/a0001.lab"
+               0 3200000 sil
+               .
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from layertool import audio
 from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
@@ -32,8 +36,10 @@ TIERS = {
     ".words": "word",
     ".word": "word",
     ".lab": "phone",
-    ".ctm": "word",  # or as its name says
+    ".ctm": "word",  # these two: or as their names say
+    ".mlf": "phone",
 }
+OF_MANY = (".ctm", ".mlf")  # files of many recordings
 TRANSCRIPTS = (".lab", ".txt")  # these are transcripts unless they are label files; of two the first is taken
 _HTK_RATE = 10_000_000  # units of time per second
 _LINE = re.compile(r"(-?[\d.]+)\s+(-?[\d.]+)(?:\s+(.*))?")
@@ -50,8 +56,8 @@ def voices(files: Mapping[str, Path], recording: Path) -> list[Voice]:
     tiers: dict[str, tuple[Stretch | None, list[Entry]]] = {}
     for tier, path in files.items():
         entries: list[Entry] | None
-        if path.suffix.lower() == ".ctm":
-            entries = _own(from_ctm(path), path)
+        if path.suffix.lower() in OF_MANY:
+            entries = _own(of_many(path), path)
         else:
             try:
                 entries = times(read_text(path), path, recording)
@@ -84,7 +90,7 @@ def times(text: str, path: Path, recording: Path) -> list[Entry] | None:
     in_seconds = any("." in time for row in rows for time in row[:2])
     rates = [1] if in_seconds else [_HTK_RATE, info.sample_rate] if suffix == ".lab" else [info.sample_rate, _HTK_RATE]
     if suffix == ".lab" and not in_seconds and len(rows) > 1:
-        rows = [(*row[:2], fit[1] if (fit := _HTK_LABEL.fullmatch(row[2])) else row[2]) for row in rows]
+        rows = [(start, end, _htk_label(label)) for start, end, label in rows]
     entries = [(float(start), float(end), label) for start, end, label in rows]
     rate = rates[0]
     if suffix in TRANSCRIPTS:
@@ -139,8 +145,31 @@ def xlabel(text: str) -> list[tuple[float, str]] | None:
     return [(float(fit[1]), (fit[2] or "").partition(";")[0].strip()) for fit in fits if fit]
 
 
-def from_ctm(path: Path) -> dict[str, list[Entry]]:
-    """The labels of each recording that a CTM file names. Raises CorpusError for lines of another kind."""
+def of_many(path: Path) -> dict[str, list[Entry]]:
+    """The labels of each recording that a CTM or MLF file names. Raises CorpusError for lines of another kind."""
+    return _from_mlf(path) if path.suffix.lower() == ".mlf" else _from_ctm(path)
+
+
+def _from_mlf(path: Path) -> dict[str, list[Entry]]:
+    """Of an MLF file those with times; others are transcripts."""
+    _, *parts = re.split(r'^"(.*)"[ ]*$', read_text(path), flags=re.MULTILINE)
+    found: dict[str, list[Entry]] = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        rows = spans("\n".join(line for line in body.split("\n") if line.strip() != "."))
+        if rows:
+            found[PurePosixPath(name).stem] = [
+                (float(start) / _HTK_RATE, float(end) / _HTK_RATE, _htk_label(label)) for start, end, label in rows
+            ]
+    return found
+
+
+def _htk_label(text: str) -> str:
+    """The label of what follows the times in HTK: a score, and labels of higher levels, may stand behind it."""
+    fit = _HTK_LABEL.fullmatch(text)
+    return fit[1] if fit else text
+
+
+def _from_ctm(path: Path) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     channels: dict[str, str] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -164,17 +193,18 @@ def from_ctm(path: Path) -> dict[str, list[Entry]]:
 
 
 def tier_of(path: Path) -> str:
-    """The tier that a label file is read as: by its suffix; for CTM by its name, too."""
-    is_phones = path.suffix.lower() == ".ctm" and "phone" in path.stem.lower()
-    return "phone" if is_phones else TIERS[path.suffix.lower()]
+    """The tier that a label file is read as: by its suffix; a file of many recordings by its name first (phones.ctm)."""
+    suffix = path.suffix.lower()
+    named = [tier for tier in ("phone", "word") if suffix in OF_MANY and tier in path.stem.lower()]
+    return named[0] if named else TIERS[suffix]
 
 
 def _own(found: Mapping[str, list[Entry]], path: Path) -> list[Entry]:
-    """The labels of the CTM file beside a recording: those of its only recording, or of that with its name."""
+    """The labels of the CTM or MLF file beside a recording: those of its only recording, or of that with its name."""
     if len(found) == 1:
         return next(iter(found.values()))
     if path.stem not in found:
         raise CorpusError(
-            f"{path} has labels of {len(found)} recordings, but of none called '{path.stem}': correct the names in its first column"
+            f"{path} has labels of {len(found)} recordings, but of none called '{path.stem}': correct the names in it"
         )
     return found[path.stem]

@@ -16,7 +16,7 @@ UNREADABLE = frozenset(
     ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2".split()
 )
 # Labels and transcripts of kinds that no reader knows; others are named where they are called like a recording.
-_OTHER_LABELS = frozenset(".eaf .mlf .srt .vtt .stm .rttm .trs .cha .antx .lbl .sbv .ass .par".split())
+_OTHER_LABELS = frozenset(".eaf .ctm .mlf .srt .vtt .stm .rttm .trs .cha .antx .lbl .sbv .ass .par".split())
 _SHOWN = 5  # kinds that a note names
 
 

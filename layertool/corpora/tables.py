@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from layertool.corpora import label_files
 from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError
+from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc, on_disk
 
 
@@ -28,7 +30,7 @@ def read_csv(
     Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
     without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
     given, is set for all); every other column is metadata. ``segments``: a table with utterance, tier,
-    start, end (seconds from the start of the utterance) and label; ``rules``: what is done to labels. Raises CorpusError or AudioError.
+    start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels; ``rules``: what is done to labels. Raises CorpusError or AudioError.
     """
     source = Path(source)
     table = read_table(source)
@@ -51,8 +53,11 @@ def read_csv(
     parts = None
     if segments is not None:
         segments = Path(segments)
-        parts, notes = rules.apply(_segments(segments))
+        given, outside = _segments(segments, table)
+        parts, notes = rules.apply(given)
         provenance |= {"segments_from": str(segments.resolve()), **notes}
+        if outside:
+            provenance["segments_outside_utterances"] = outside
     return Corpus.build(table, parts, name=name or source.stem, provenance=provenance, max_failures=max_failures)
 
 
@@ -69,14 +74,50 @@ def _ids(written: list[str], source: Path) -> list[str]:
     return ids
 
 
-def _segments(path: Path) -> pd.DataFrame:
-    """The segments as they stand in their table."""
+def _segments(path: Path, utterances: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The segments as they stand in their file, and how many of its labels are of no utterance."""
+    suffix = path.suffix.lower()
+    if suffix in label_files.OF_MANY:
+        return _of_recordings(path, utterances)
+    if suffix in label_files.TIERS or suffix == ".textgrid":
+        raise UsageError(
+            f"{path} has the labels of one recording: put such files beside the audio and make the corpus with "
+            "'layertool corpus folder', or give a table of segments, a .ctm or a .mlf to --segments"
+        )
     table = read_table(path)
     _require(table, SEGMENT_COLUMNS, path)
     _filled(table, "utterance", path)
     _filled(table, "tier", path)
     _times(table, path)
-    return table
+    return table, 0
+
+
+def _of_recordings(path: Path, utterances: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The labels of a CTM or MLF file, which names utterances, or audio files of which utterances are parts.
+
+    Of a part those are taken whose middle is in it, in time from its start. Labels of recordings that are not in the
+    table, and those between the parts, are counted.
+    """
+    ids = set(utterances["utterance"])
+    parts: dict[str, list[tuple[str, float, float]]] = {}
+    for row in utterances.to_dict("records"):
+        start, end = row.get("start"), row.get("end")
+        place = (row["utterance"], 0.0 if pd.isna(start) else start, math.inf if pd.isna(end) else end)
+        parts.setdefault(nfc(PurePosixPath(row["audio"]).stem), []).append(place)
+    rows, outside = [], 0
+    tier = label_files.tier_of(path)
+    for name, entries in label_files.of_many(path).items():
+        places = [(name, 0.0, math.inf)] if name in ids else parts.get(name, [])
+        for start, end, label in entries:
+            fits = [(one, first) for one, first, last in places if first <= (start + end) / 2 < last]
+            outside += not fits
+            rows += [(one, tier, start - first, end - first, label) for one, first in fits]
+    if not rows:
+        raise CorpusError(
+            f"{path} has no labels of the utterances: it names recordings like "
+            f"'{next(iter(label_files.of_many(path)), '')}', the table utterances like '{utterances['utterance'].iloc[0]}'; give them the same names"
+        )
+    return pd.DataFrame(rows, columns=SEGMENT_COLUMNS), outside
 
 
 def _require(table: pd.DataFrame, columns: list[str], path: Path) -> None:

@@ -34,7 +34,7 @@ def fit_stretches(
     def first(which: np.ndarray) -> str:
         k = int(which.argmax())
         audio = Path(utterances["audio"].iloc[owners[k]]).name
-        return f"of '{stretches['utterance'].iloc[k]}' from {start[k]:g} to {end[k]:g} s, while {audio} lasts {seconds[k]:g} s"
+        return f"of '{stretches['utterance'].iloc[k]}' go from {start[k]:g} to {end[k]:g} s, while {audio} lasts {seconds[k]:g} s"
 
     faults = {}
     for utterance in stretches["utterance"][lost].unique():
@@ -47,7 +47,7 @@ def fit_stretches(
         n = stretches["utterance"][moved].nunique()
         notes.append(
             f"the label files of {n} utterance{'s' if n > 1 else ''} do not begin at 0 but last as long as their audio, so their "
-            f"times were shifted to begin at 0; the first goes {first(moved)}"
+            f"times were shifted to begin at 0: those {first(moved)}"
         )
         by = pd.Series(start[moved], pd.MultiIndex.from_frame(stretches.loc[moved, ["utterance", "tier"]]))
         shift = by.reindex(pd.MultiIndex.from_frame(segments[["utterance", "tier"]])).fillna(0).to_numpy()
@@ -55,7 +55,7 @@ def fit_stretches(
     if other.any():
         n = stretches["utterance"][other].nunique()
         notes.append(
-            f"the label files of {n} utterance{'s' if n > 1 else ''} cover another time than their audio, and their times were kept; "
-            f"the first goes {first(other)}: check that it is the label file of this audio"
+            f"the label files of {n} utterance{'s' if n > 1 else ''} cover another time than their audio, and their times were kept: "
+            f"those {first(other)}; check that they are of this audio"
         )
     return segments, faults, notes
