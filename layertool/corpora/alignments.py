@@ -111,6 +111,8 @@ def read_all(
                 if stretch is not None:
                     stretches.append((utterance, tier, *stretch))
                 for start, end, label in entries:
+                    if not label:
+                        continue
                     utterances.append(utterance)
                     names.append(tier)
                     starts.append(start)

@@ -97,8 +97,11 @@ def times(text: str, path: Path, recording: Path) -> list[Entry] | None:
         seconds = info.n_frames / info.sample_rate
         last = max(end for _, end, _ in entries)
         fitting = [r for r in rates if _LEAST_SHARE * seconds <= last / r <= seconds + END_TOLERANCE / SAMPLE_RATE]
-        runs_on = all(before[1] == after[0] for before, after in pairwise(entries))
-        if not fitting and (len(rows) < 2 or not runs_on):
+        runs_on = len(rows) > 1 and all(before[1] == after[0] for before, after in pairwise(entries))
+        is_alone = (
+            len(rows) == 1 and entries[0][0] != 0 and "\t" not in text
+        )  # "3.5 4.5 per cent"; Audacity writes tabs
+        if is_alone or not (fitting or runs_on):
             return None
         rate = (fitting or rates)[0]
     return [(start / rate, end / rate, label) for start, end, label in entries]

@@ -12,7 +12,10 @@ from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError
+from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 from layertool.spelling import nfc, on_disk
+
+_ROUNDING = END_TOLERANCE / SAMPLE_RATE  # seconds that a label may reach beyond its utterance
 
 
 def read_csv(
@@ -95,8 +98,8 @@ def _segments(path: Path, utterances: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 def _of_recordings(path: Path, utterances: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """The labels of a CTM or MLF file, which names utterances, or audio files of which utterances are parts.
 
-    Of a part those are taken whose middle is in it, in time from its start. Labels of recordings that are not in the
-    table, and those between the parts, are counted.
+    Of a part those are taken that lie in it, in time from its start. Labels of recordings that are not in the table,
+    and those that lie in no part, are counted.
     """
     ids = set(utterances["utterance"])
     parts: dict[str, list[tuple[str, float, float]]] = {}
@@ -106,16 +109,19 @@ def _of_recordings(path: Path, utterances: pd.DataFrame) -> tuple[pd.DataFrame, 
         parts.setdefault(nfc(PurePosixPath(row["audio"]).stem), []).append(place)
     rows, outside = [], 0
     tier = label_files.tier_of(path)
-    for name, entries in label_files.of_many(path).items():
+    found = label_files.of_many(path)
+    for name, entries in found.items():
         places = [(name, 0.0, math.inf)] if name in ids else parts.get(name, [])
         for start, end, label in entries:
-            fits = [(one, first) for one, first, last in places if first <= (start + end) / 2 < last]
+            fits = [
+                (one, first) for one, first, last in places if start >= first - _ROUNDING and end <= last + _ROUNDING
+            ]
             outside += not fits
-            rows += [(one, tier, start - first, end - first, label) for one, first in fits]
+            rows += [(one, tier, max(start - first, 0.0), end - first, label) for one, first in fits]
     if not rows:
         raise CorpusError(
-            f"{path} has no labels of the utterances: it names recordings like "
-            f"'{next(iter(label_files.of_many(path)), '')}', the table utterances like '{utterances['utterance'].iloc[0]}'; give them the same names"
+            f"{path} has no labels of the utterances: it names recordings like '{next(iter(found), '')}', the table "
+            f"utterances like '{utterances['utterance'].iloc[0]}'; give them the same names"
         )
     return pd.DataFrame(rows, columns=SEGMENT_COLUMNS), outside
 

@@ -28,7 +28,13 @@ def sentence(folder, name, upper=True, phn=PHN, wrd=WRD, txt=TXT, **how):
 @pytest.fixture
 def source(tmp_path):
     """Three sentences of the training part, two of the test part; MDAB0 is a speaker of the core test set."""
-    for name in ("train/dr1/fcjf0/sa1", "train/dr1/fcjf0/si1027", "train/dr8/mbcg0/sx57", "test/dr1/mdab0/sx49", "test/dr2/mabw0/sa2"):
+    for name in (
+        "train/dr1/fcjf0/sa1",
+        "train/dr1/fcjf0/si1027",
+        "train/dr8/mbcg0/sx57",
+        "test/dr1/mdab0/sx49",
+        "test/dr2/mabw0/sa2",
+    ):
         sentence(tmp_path / "TIMIT", name)
     return tmp_path / "TIMIT"
 
@@ -49,7 +55,9 @@ def test_samples_of_the_files_are_samples_of_the_corpus(source):
 
 def test_columns(source):
     row = timit.read(source).utterances.set_index("utterance").loc["TRAIN/DR1/FCJF0/SA1"]
-    told = row[["split", "test_set", "region", "dialect", "speaker", "gender", "sentence", "sentence_type", "text"]].tolist()
+    told = row[
+        ["split", "test_set", "region", "dialect", "speaker", "gender", "sentence", "sentence_type", "text"]
+    ].tolist()
     assert told[0] == "train"
     assert told[2:] == [
         "DR1", "New England", "FCJF0", "female", "SA1", "SA", "She had your dark suit in greasy wash water all year."
@@ -163,5 +171,10 @@ def test_the_command_up_to_a_store(source, tmp_path):
     with h5py.File(shard) as file:
         stored = file["phone/rows"]["start"].tolist()
     assert stored == [0, 2260, 4070, 5265, 6100, 6500, 6700, 7000] * 2
-    assert refused("corpus", "timit", tmp_path / "c", "-o", tmp_path / "d").count("has no audio of TIMIT: the layout is SPLIT/REGION") == 1
+    assert (
+        refused("corpus", "timit", tmp_path / "c", "-o", tmp_path / "d").count(
+            "has no audio of TIMIT: the layout is SPLIT/REGION"
+        )
+        == 1
+    )
     assert run("corpus", "timit", source, "-o", tmp_path / "e", "--sentences", "SB").exit_code == 2
