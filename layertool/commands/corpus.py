@@ -11,6 +11,7 @@ from layertool.commands.making import (
     facts,
     failures_option,
     label_options,
+    metadata_options,
     name_option,
     overwrite_option,
     refuse,
@@ -59,9 +60,9 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @source_argument
 @output_folder("Corpus")
 @click.option("--textgrids", type=PATH, default=None, help="Folder of TextGrids.  [default: beside the audio]")
-@click.option("--metadata", type=PATH, default=None, help="Table (.csv, .tsv, .parquet) with one row per file.")
+@metadata_options
 @click.option(
-    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, file, ...]"
+    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, path, ...]"
 )
 @click.option(
     "--tier",
@@ -79,16 +80,33 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @overwrite_option
 @quiet_option
 def folder(
-    source, out, textgrids, metadata, id_column, tiers, rules, channel, name, max_failures, overwrite, quiet
+    source,
+    out,
+    textgrids,
+    metadata,
+    by,
+    text_column,
+    id_column,
+    tiers,
+    rules,
+    channel,
+    name,
+    max_failures,
+    overwrite,
+    quiet,
 ) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
     TextGrids, label files (.phn, .wrd, .lab, .words, .phones, .ctm, .mlf) and transcripts (.lab, .txt) are found
     beside the audio; all may be absent. Speakers with tiers of their own become an utterance each.
 
+    A table of --metadata has one row a file, and its rows decide what is in the corpus; with --by it has one row a
+    speaker, or whatever else KEY names.
+
     \b
-    Example:
-      layertool corpus folder recordings/ -o corpus --metadata speakers.csv
+    Examples:
+      layertool corpus folder recordings/ -o corpus --metadata files.csv
+      layertool corpus folder AudioWAV/ -o corpus --metadata demographics.csv --by '(?P<ActorID>\\d+)_.*'
       layertool corpus folder interviews/ -o corpus --tier word='* - words'
     """
     from layertool.corpora import folder as reader
@@ -106,6 +124,8 @@ def folder(
             name=name,
             progress=progress,
             max_failures=max_failures,
+            by=by,
+            text_column=text_column,
         )
     write(made, out, overwrite, quiet)
 
@@ -119,25 +139,41 @@ def folder(
 @click.option(
     "--audio-root", type=PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
 )
+@metadata_options
 @label_options
 @channel_option
 @name_option
 @failures_option
 @overwrite_option
 @quiet_option
-def csv(source, out, segments, audio_root, rules, channel, name, max_failures, overwrite, quiet) -> None:
+def csv(
+    source,
+    out,
+    segments,
+    audio_root,
+    metadata,
+    by,
+    text_column,
+    rules,
+    channel,
+    name,
+    max_failures,
+    overwrite,
+    quiet,
+) -> None:
     """From a table with one row per utterance.
 
-    It needs the column audio; utterance, start, end, channel and metadata as you like.
+    It needs the column audio (or path, file, filename); utterance, start, end, channel and metadata as you like.
 
     \b
-    Example:
+    Examples:
       layertool corpus csv utterances.csv -o corpus --segments words.csv
+      layertool corpus csv train.tsv -o corpus --audio-root clips --metadata speakers.csv --by client_id
     """
     from layertool.corpora import tables
 
     refuse(out, overwrite)
-    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures)
+    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures, metadata, by, text_column)
     write(made, out, overwrite, quiet)
 
 

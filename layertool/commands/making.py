@@ -51,6 +51,24 @@ def label_options(command):
     return run
 
 
+def metadata_options(command):
+    """The options for tables of metadata."""
+    for option in (
+        click.option("--text-column", default=None, help="Column with the transcript, renamed to text."),
+        click.option(
+            "--by",
+            multiple=True,
+            metavar="KEY",
+            help="What joins the last --metadata: a column, also as folder names, or a pattern like '(?P<speaker>\\d+)_.*'.",
+        ),
+        click.option(
+            "--metadata", multiple=True, type=PATH, help="Table of metadata; may be given again, each with --by."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
     """Write a corpus that was made and say what is in it."""
     refuse(out, overwrite)

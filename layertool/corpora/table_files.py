@@ -29,7 +29,7 @@ Say = Callable[[str], object]
 SUFFIXES = (".parquet", ".csv", ".tsv", ".xlsx")  # of the tables of a corpus, in the order in which they are looked for
 # Columns that name an audio file, in the order in which they are looked for, and those that name an utterance.
 AUDIO_NAMES = ("audio", "path", "file", "filename", "file_name", "audio_path", "audio_file", "wav")
-ID_NAMES = ("utterance", "utt", "id", *AUDIO_NAMES[1:], "audio")
+ID_NAMES = ("utterance", "utt", "id", "file", "filename", "path", "audio", *AUDIO_NAMES[4:])
 
 # Never numbers: what names something, and times, which who needs them reads (a start of 0.50 is no other than 0.5).
 _TIMES = frozenset(("start", "end"))
@@ -94,6 +94,19 @@ def named(table: pd.DataFrame, names: Sequence[str]) -> str | None:
     """The first of ``names`` that a table has as a column, in whatever case."""
     there = {str(column).casefold(): column for column in reversed(table.columns)}
     return next((name if name in table.columns else there[name] for name in names if name in there), None)
+
+
+def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
+    """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
+    if column is None or column == "text":
+        return table
+    if column not in table or "text" in table:
+        there = ", ".join(map(str, table.columns))
+        problem = (
+            "has a column 'text' already" if column in table else f"has no column '{column}' (columns there: {there})"
+        )
+        raise CorpusError(f"{path} {problem}: correct --text-column")
+    return table.rename(columns={column: "text"})
 
 
 def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
@@ -274,7 +287,7 @@ def _cell(cell, told: list[str]) -> str | None:
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         told.append("dates are written like 2020-01-31")
         return str(value).removesuffix(" 00:00:00")
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) >= _DIGITS_OF_BOOKS:
@@ -346,6 +359,8 @@ def _are(texts: pyarrow.ChunkedArray, pattern: str) -> bool:
 
 def _gives_back(numbers: list[float], cells: list[str]) -> bool:
     """Whether one way of writing numbers gives back every cell: 0.5 and 1.0, 0.5 and 1, or 0.50 and 1.00."""
+    if any(number == 0 and cell[0] == "-" for number, cell in zip(numbers, cells, strict=True)):
+        return False  # to floats -0 and 0 are one
     if list(map(repr, numbers)) == cells:
         return True
     if max(map(abs, numbers)) >= 2**53:

@@ -230,7 +230,6 @@ ROWS = "s1/a,1\ns1/b,2\ns2/a,3\n"
         ("id,end\n" + ROWS, None, r"about\.csv has the column 'end'.*: use 'layertool corpus csv .*about\.csv'"),
         ("id,n\nq,1\n", None, r"no row of .*about\.csv fits .*talk: .* 'id' says 'q', .* like 's1/a'; .*--id-column"),
         ("id,n\n", None, r"no row of .*about\.csv fits"),
-        ("id,n\ns1/b,1\n", None, r"about\.csv has no row for the utterance 's1/a' \(2 of 3 have none\): add the rows"),
         ("id,n\na,1\n", None, r"about\.csv, row 1: 'a' fits 2 utterances \('s1/a', 's2/a'\): write the path"),
         ("id,n\n" + ROWS + "b.flac,4\n", None, r"about\.csv has two rows for the utterance 's1/b' \(rows 2 and 4\)"),
         ("id,n\n" + ROWS + ",4\n", None, r"about\.csv has no 'id' in row 4: fill it in"),

@@ -197,7 +197,9 @@ def test_a_ctm_as_segments_of_a_table(source, tmp_path):
     put(source, "x.csv", "audio,utterance,start,end\na.wav,u1,0.25,0.75\na.wav,u2,1,2\n")
     corpus = tables.read_csv(source / "x.csv", source / "x.ctm")
     assert segments(corpus) == [("u1", "word", 4000, 8000, "she")]
-    assert corpus.provenance["segments_outside_utterances"] == 1
+    assert corpus.provenance["notes"] == [
+        f"1 labels of {source / 'x.ctm'} lie in no utterance of the table, and are left out"
+    ]
     put(source, "x.ctm", CTM.replace("a 1", "z 1"))
     with pytest.raises(
         CorpusError, match=r"x\.ctm has no labels of the utterances: it names recordings like 'z', .* like 'u1'"
