@@ -6,6 +6,7 @@ import io
 import math
 import mmap
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ _STREAMS = {
     "OGG": (rb"OggS\0\x02", rb"OggS\0\x02"),
     "MP3": (rb"(Xing|Info)\0\0\0[\x01-\x0f]", rb"(Xing|Info)\0\0\0[\x01-\x0f]|ID3[\x02-\x04]\0"),
 }
-_BLOCK = 1 << 20  # frames decoded at a time
+_BLOCK = 1 << 18  # frames decoded at a time
 HIGHEST_PEAK = 16  # 24 dB beyond full scale; speech that is written in integers has higher ones
 RESAMPLER = f"soxr {soxr.__version__} HQ"
 
@@ -96,6 +97,12 @@ def _outcome(function: Callable, *arguments):
         return error
 
 
+def conversion(path: Path, program: str = "ffmpeg -i") -> str:
+    """What to type in the folder of a file to have it as WAV, or as FLAC if it calls itself WAV."""
+    target = path.stem + (".flac" if path.suffix.lower() == ".wav" else ".wav")
+    return f"{program} {shlex.quote(path.name)} {shlex.quote(target)}"
+
+
 class _Amendment(NamedTuple):
     """How a file has to look for libsndfile to read all of it: with other bytes at a place, or with a longer length.
 
@@ -152,7 +159,7 @@ def _header(path: Path) -> _Header:
     if path.suffix.lower() == ".raw":
         raise AudioError(
             f"{path} has no header that says its rate and kind of samples: convert it to WAV (for 16 bits at 16 kHz "
-            f"with 'sox -r 16000 -e signed -b 16 -c 1 {path.name} {path.stem}.wav'), or take it out of the corpus"
+            f"with '{conversion(path, 'sox -r 16000 -e signed -b 16 -c 1')}'), or take it out of the corpus"
         )
     info, amendment = _libsndfile_info(path), None
     n_frames = info.frames
@@ -194,10 +201,10 @@ def _libsndfile_info(path: Path, amendment: _Amendment | None = None):
             return soundfile.info(source, verbose=True)
     except soundfile.LibsndfileError as error:
         with open(path, "rb") as file:  # NIST files that libsndfile does not read are compressed with shorten
-            program = "sph2pipe -f wav" if file.read(7) == b"NIST_1A" else "ffmpeg -i"
+            command = conversion(path, "sph2pipe -f wav" if file.read(7) == b"NIST_1A" else "ffmpeg -i")
         raise AudioError(
             f"{path} cannot be read as audio ({error.error_string.strip().rstrip('.')}): convert it to WAV or FLAC "
-            f"('{program} {path.name} {path.stem}.wav'), or take it out of the corpus"
+            f"('{command}'), or take it out of the corpus"
         ) from error
 
 
@@ -339,7 +346,7 @@ def _completed(path: Path, header: _Header) -> AudioInfo:
     if header.info.format in _STREAMS and _is_joined(path, *_STREAMS[header.info.format]):
         raise AudioError(
             f"{path} is several files in one, and only the first could be read: join them as audio "
-            f"('ffmpeg -i {path.name} {path.stem}.wav'), or take it out of the corpus"
+            f"('{conversion(path)}'), or take it out of the corpus"
         )
     check_scale(path, extremes)
     return replace(header.info, n_frames=n_frames)
