@@ -24,6 +24,12 @@ from layertool.geometry import SAMPLE_RATE
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"})
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_RF64_FRAMES = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
+# ISO 11172-3 2.4.1.3: no reserved version, layer, bit rate or sampling rate
+_FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][%b]" % re.escape(bytes(b for b in range(0xF0) if b & 12 < 12)))
+_RIFF = ("WAV", "WAVEX", "RF64")
+_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
+_HEADERLESS = (".raw", ".pcm")
 _SIZE_UNKNOWN = 2**31 - 2**16
 _UNKNOWN = 2**63 - 1  # frames, where a header does not tell; libsndfile's own sign for it
 _DENSEST = 64  # frames per byte: above that, a header is believed when as many have been decoded
@@ -104,29 +110,32 @@ def conversion(path: Path, program: str = "ffmpeg -i") -> str:
 
 
 class _Amendment(NamedTuple):
-    """How a file has to look for libsndfile to read all of it: with other bytes at a place, or with a longer length.
+    """How a file has to look for libsndfile to read all of it: with other bytes at a place, or begun later and longer.
 
     libsndfile estimates the length of an MP3 that does not say how many frames it has from the length of the file,
-    and reads no further than that.
+    and reads no further than that. It knows files without a name as MP3 only where they begin with a frame.
     """
 
     place: int = 0
     content: bytes = b""
     growth: float = 1
+    begin: int = 0
 
 
 class _AmendedFile(io.FileIO):
     def __init__(self, path: Path, amendment: _Amendment):
         super().__init__(path)
+        self.name = "audio"  # soundfile believes suffixes
         self.amendment = amendment
-        self.is_at_end = False
+        self.seek(0)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.is_at_end = whence == 2 and offset == 0
-        return super().seek(offset, whence)
+        return super().seek(offset + (self.amendment.begin if whence == 0 else 0), whence)
 
     def tell(self) -> int:
-        return math.ceil(super().tell() * (self.amendment.growth if self.is_at_end else 1))
+        place = super().tell() - self.amendment.begin
+        return math.ceil(place * self.amendment.growth) if self.is_at_end else place
 
     def readinto(self, buffer) -> int:
         first = super().tell()
@@ -156,17 +165,19 @@ def _header(path: Path) -> _Header:
     about = path.stat()
     if about.st_size == 0:
         raise AudioError(f"{path} is empty (0 bytes): restore the file or take it out of the corpus")
-    if path.suffix.lower() == ".raw":
-        raise AudioError(
-            f"{path} has no header that says its rate and kind of samples: convert it to WAV (for 16 bits at 16 kHz "
-            f"with '{conversion(path, 'sox -r 16000 -e signed -b 16 -c 1')}'), or take it out of the corpus"
-        )
     info, amendment = _libsndfile_info(path), None
     n_frames = info.frames
-    if n_frames == 0 and (place := _unclosed(path, info.format)) is not None:
-        amendment = _Amendment(place, b"\xff" * 4)
-    elif info.format == "MP3" and _libsndfile_info(path, _Amendment(growth=1.005)).frames != n_frames:
-        amendment = _Amendment(growth=1000)  # the length was an estimate
+    if _holds_more(info, about.st_size) and (place := _unclosed(path, info.format)) is not None:
+        if n_frames:
+            raise AudioError(
+                f"{path} goes on for more than a second behind the samples that its header speaks of: write it anew "
+                f"('{conversion(path, 'ffmpeg -ignore_length 1 -i')}'), or take it out of the corpus"
+            )
+        amendment = _Amendment(*place)
+    elif info.format == "MP3":
+        begin = _first_frame(path)
+        if _libsndfile_info(path, _Amendment(growth=1.005, begin=begin)).frames != n_frames:
+            amendment = _Amendment(growth=1000, begin=begin)  # the length was an estimate
     if amendment:
         info = _libsndfile_info(path, amendment)
         n_frames = info.frames if info.format != "MP3" else _UNKNOWN
@@ -185,13 +196,25 @@ def _header(path: Path) -> _Header:
     return _Header(found, is_decoded, lead, amendment, (about.st_size, about.st_mtime_ns))
 
 
+def _first_frame(path: Path) -> int:
+    """Where the frames of an MP3 begin: behind tags, and behind what may be no header of a frame."""
+    begin = 0
+    with open(path, "rb") as file:
+        while (tag := file.read(10))[:3] == b"ID3":
+            begin += len(tag) + sum(byte << 7 * k for k, byte in enumerate(tag[:5:-1]))
+            file.seek(begin)
+        file.seek(begin)
+        frame = _FRAME.search(file.read(_BLOCK))
+    return begin + (frame.start() if frame else 0)
+
+
 @contextmanager
 def _source(path: Path, amendment: _Amendment | None) -> Iterator[_AmendedFile | str]:
     """What soundfile is to open."""
-    if amendment is None:
+    if amendment is None and path.suffix.lower() not in _HEADERLESS:
         yield str(path)
     else:
-        with _AmendedFile(path, amendment) as file:
+        with _AmendedFile(path, amendment or _Amendment()) as file:
             yield file
 
 
@@ -201,22 +224,34 @@ def _libsndfile_info(path: Path, amendment: _Amendment | None = None):
             return soundfile.info(source, verbose=True)
     except soundfile.LibsndfileError as error:
         with open(path, "rb") as file:  # NIST files that libsndfile does not read are compressed with shorten
-            command = conversion(path, "sph2pipe -f wav" if file.read(7) == b"NIST_1A" else "ffmpeg -i")
+            program = "sph2pipe -f wav" if file.read(7) == b"NIST_1A" else "ffmpeg -i"
+        note = ""
+        if path.suffix.lower() in _HEADERLESS:
+            program, note = "sox -t raw -r 16000 -e signed -b 16 -c 1", " if its samples are 16 bits at 16 kHz"
         raise AudioError(
             f"{path} cannot be read as audio ({error.error_string.strip().rstrip('.')}): convert it to WAV or FLAC "
-            f"('{command}'), or take it out of the corpus"
+            f"('{conversion(path, program)}'{note}), or take it out of the corpus"
         ) from error
 
 
-def _unclosed(path: Path, kind: str) -> int | None:
-    """Where a header says that there are no samples, though some follow: its writer did not come back to fill it in."""
+def _holds_more(info, size: int) -> bool:
+    """Whether a file is more than a second longer than its samples, or has none."""
+    rate = info.samplerate * info.channels * _BYTES.get(info.subtype, math.inf)
+    return info.frames == 0 or (info.format in _RIFF and size - info.duration * rate > rate)
+
+
+def _unclosed(path: Path, kind: str) -> tuple[int, bytes] | None:
+    """Where in a header the length of the samples stands, and what says there: to the end of the file.
+
+    None where what follows the samples is no more of them: their writer came back to fill in the length.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(12)
         order: Literal["little", "big"] = "big" if start[:4] in (b"RIFX", b".snd") else "little"
         if kind == "AU":
-            return 8 if int.from_bytes(start[4:8], order) < size else None
-        if kind not in ("WAV", "WAVEX"):
+            return (8, b"\xff" * 4) if int.from_bytes(start[4:8], order) < size else None
+        if kind not in _RIFF:
             return None
         place, end = None, 12  # of the size of the samples; of the chunk before
         while end + 8 <= size:
@@ -224,8 +259,12 @@ def _unclosed(path: Path, kind: str) -> int | None:
             chunk, length = file.read(4), int.from_bytes(file.read(4), order)
             place = end + 4 if chunk == b"data" else place
             end += 8 + length + length % 2
-        # where chunks follow one another to the very end of the file, there are no samples
-        return place if end != size else None
+        # where chunks follow one another to the very end of the file, none of it is samples
+        if place is None or end == size:
+            return None
+        if kind == "RF64":
+            return 28, (size - place - 4).to_bytes(8, "little")
+        return place, b"\xff" * 4
 
 
 def _is_cut_short(path: Path, info) -> bool:
@@ -236,9 +275,10 @@ def _is_cut_short(path: Path, info) -> bool:
         return count is not None and int(count[1]) > info.frames
     sizes = _SIZES.search(info.extra_info)
     # a program that writes into a pipe cannot go back to fill in the size: all bits set, or the largest it dares
-    return (
-        sizes is not None and int(sizes[2]) < int(sizes[1]) < _SIZE_UNKNOWN
-    ) or "does not match value from 'ds64'" in info.extra_info
+    promised = _RF64_FRAMES.search(info.extra_info)
+    return (sizes is not None and int(sizes[2]) < int(sizes[1]) < _SIZE_UNKNOWN) or (
+        promised is not None and info.frames < int(promised[1])
+    )
 
 
 def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | None) -> tuple[int, int]:

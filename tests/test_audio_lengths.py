@@ -161,6 +161,54 @@ def test_au_without_its_size(tmp_path, size, endian):
     np.testing.assert_array_equal(audio.read(path, 16000), whole)
 
 
+@pytest.mark.parametrize("n_samples", [0, 16000])
+def test_rf64_without_its_size(tmp_path, n_samples):
+    path = small.sound(tmp_path / "a.wav", 16000, format="RF64")
+    whole = audio.read(path, 16000)
+    changed(path, 28, struct.pack("<QQ", 0, n_samples))
+    np.testing.assert_array_equal(audio.read(path, 16000), whole)
+    cut = path.read_bytes()[:20000]
+    path.write_bytes(cut[:28] + struct.pack("<QQ", 32000, 16000) + cut[44:])
+    with pytest.raises(AudioError, match="is cut short"):
+        audio.probe(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"subtype": "PCM_24"}, {"format": "WAVEX"}, {"subtype": "ULAW"}])
+def test_more_samples_than_the_header_speaks_of(tmp_path, options):
+    """The length wraps at 4 GiB, and recorders that stop at once wrote it some time before."""
+    path = small.sound(tmp_path / "a.wav", 40000, **options)
+    size = path.read_bytes().index(b"data") + 4
+    changed(path, size, struct.pack("<I", 9000))
+    with pytest.raises(AudioError, match=r"goes on .*'ffmpeg -ignore_length 1 -i a\.wav a\.flac'"):
+        audio.probe(path)
+    # what are chunks, and less than a second of whatever it is, are no samples that are missed
+    path.write_bytes(path.read_bytes()[: size + 4 + 9000] + b"LIST" + struct.pack("<I", 300_000) + bytes(300_000))
+    n = audio.probe(path).n_frames
+    path.write_bytes(path.read_bytes()[: size + 4 + 9000] + b"TAG" + bytes(125))
+    assert audio.probe(path).n_frames == len(audio.read(path, 16000)) == n
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.pcm"])
+def test_a_header_counts_for_more_than_a_suffix(tmp_path, name):
+    path = tmp_path / name
+    small.sound(tmp_path / "a.wav").rename(path)
+    assert audio.probe(path).n_frames == len(audio.read(path, 16000)) == 16000
+
+
+@pytest.mark.parametrize("n_bytes", [0, 300, 200_000])
+def test_mp3_behind_and_before_tags(tmp_path, n_bytes):
+    path = tmp_path / "a.mp3"
+    mpeg.write(path, 16000)
+    n = mpeg.without_count(path)
+    plain = audio.read(path, 16000)
+    size = bytes(n_bytes >> 7 * k & 127 for k in (3, 2, 1, 0))
+    tag, frames = b"ID3\4\0\0" + size + b"\xff\xfb\x90" * (n_bytes // 3) + bytes(n_bytes % 3), path.read_bytes()
+    for before in (tag, tag + tag, tag + bytes(100), b"no frame", frames[50:90]):
+        path.write_bytes(before + frames + b"TAG" + bytes(125))
+        assert audio.probe(path).n_frames == n
+        np.testing.assert_array_equal(audio.read(path, 16000), plain)
+
+
 def test_what_follows_no_samples_is_not_taken_for_samples(tmp_path):
     path = small.sound(tmp_path / "a.wav", 16000)
     header = path.read_bytes()[: path.read_bytes().index(b"data") + 4] + bytes(4)
@@ -231,8 +279,8 @@ def test_damage_elsewhere_in_a_file_of_floats_is_none_of_an_utterance(tmp_path):
         ("a.wav", b"no audio", "'ffmpeg -i a.wav a.flac'"),
         ("a.sph", b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n" + bytes(2000),
          "'sph2pipe -f wav a.sph a.wav'"),
-        ("a.raw", bytes(999), "'sox -r 16000 -e signed -b 16 -c 1 a.raw a.wav'"),
-        ("a.RAW", bytes(999), "'sox -r 16000 -e signed -b 16 -c 1 a.RAW a.wav'"),
+        ("a.raw", bytes(999), "'sox -t raw -r 16000 -e signed -b 16 -c 1 a.raw a.wav'"),
+        ("a.PCM", bytes(999), "'sox -t raw -r 16000 -e signed -b 16 -c 1 a.PCM a.wav'"),
     ],
 )  # fmt: skip
 def test_kinds_that_cannot_be_read_are_told_and_tolerated(tmp_path, name, content, command):
