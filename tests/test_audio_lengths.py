@@ -13,7 +13,7 @@ import small
 import soundfile
 
 import layertool
-from layertool import audio
+from layertool import audio, audio_files
 from layertool.commands.corpus import corpus as corpus_commands
 from layertool.corpora import tables
 from layertool.corpora.corpus import Corpus
@@ -91,14 +91,14 @@ def test_lengths_are_found_once_kept_and_checked(tmp_path):
     path = tmp_path / "a.mp3"
     mpeg.write(path, 16000)
     n = mpeg.without_count(path)
-    before = audio._decoded.cache_info().misses
+    before = audio_files._decoded.cache_info().misses
     made = Corpus.build(rows(path))
     Corpus.build([*rows(path), {"utterance": "part", "audio": str(path), "start": 1.0, "end": 2.0}])
-    assert audio._decoded.cache_info().misses == before + 1
+    assert audio_files._decoded.cache_info().misses == before + 1
     assert made.utterances["n_samples"].tolist() == [n]
     again = Corpus.read(made.write(tmp_path / "c"))
     assert layertool.extract("mel", again, tmp_path / "s", ("utterance",)).utterances["n_samples"].tolist() == [n]
-    assert audio._decoded.cache_info().misses == before + 1
+    assert audio_files._decoded.cache_info().misses == before + 1
     mpeg.write(path, 16000, seconds=3)
     shorter = mpeg.without_count(path)
     said = f"a.mp3 gives {shorter} samples, {n} were there when the corpus was made: make the corpus again"

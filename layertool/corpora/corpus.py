@@ -12,6 +12,7 @@ import pandas as pd
 import xxhash
 
 from layertool import audio
+from layertool.audio_files import resampled_length
 from layertool.corpora.table_files import read_one_of
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
@@ -344,7 +345,7 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
                 raise
             continue
         rates.append(info.sample_rate)
-        lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+        lengths.append(resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     _some_are_left(utterances, left_out)
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
