@@ -123,13 +123,18 @@ def read(
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Blocks of samples as one array, with no second copy of it in memory, and no memory for what is only promised."""
-    samples, n = np.empty(0, np.float32), 0
+    parts = iter(parts)
+    samples = next(parts, np.empty(0, np.float32))  # of most utterances all of it
+    n = len(samples)
     for block in parts:
+        if not samples.flags.owndata:
+            samples = samples.copy()
         if n + len(block) > len(samples):
             samples.resize(max(n + len(block), n + n // 4), refcheck=False)
         samples[n : n + len(block)] = block
         n += len(block)
-    samples.resize(n, refcheck=False)
+    if n < len(samples):
+        samples.resize(n, refcheck=False)
     return samples
 
 

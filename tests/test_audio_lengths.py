@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tracemalloc
 
 import commands
 import mpeg
@@ -207,6 +208,16 @@ def test_mp3_behind_and_before_tags(tmp_path, n_bytes):
         path.write_bytes(before + frames + b"TAG" + bytes(125))
         assert audio.probe(path).n_frames == n
         np.testing.assert_array_equal(audio.read(path, 16000), plain)
+
+
+def test_long_files_take_no_more_memory_than_their_samples(tmp_path):
+    path = small.sound(tmp_path / "a.wav", 8_000_000, subtype="FLOAT")
+    for use, megabytes in ((audio.probe, 8), (lambda path: audio.read(path, 16000), 2.5 * 32)):
+        tracemalloc.start()
+        use(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < megabytes * 1e6
 
 
 def test_what_follows_no_samples_is_not_taken_for_samples(tmp_path):
