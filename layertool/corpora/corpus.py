@@ -12,6 +12,7 @@ import pandas as pd
 import xxhash
 
 from layertool import audio, columns
+from layertool.audio_files import resampled_length
 from layertool.corpora.table_files import read_one_of
 from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
@@ -77,7 +78,7 @@ class Corpus:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
         unusable = dict(left_out or {})
         if len(unusable) > max_failures:
-            raise CorpusError(list(unusable.values())[max_failures])
+            raise CorpusError(_too_many(unusable, max_failures))
         if utterances.empty and not unusable:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
         _some_are_left(utterances, unusable)
@@ -419,16 +420,25 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
             first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         except AudioError as error:
             left_out[row.utterance] = str(error)
-            if len(left_out) > max_failures:
-                raise
             continue
         rates.append(info.sample_rate)
-        lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+        lengths.append(resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+    if len(left_out) > max_failures:
+        raise AudioError(_too_many(left_out, max_failures))
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     _some_are_left(utterances, left_out)
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
     return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _too_many(left_out: Mapping[str, str], max_failures: int) -> str:
+    """The first error that is one too many, and how to go on all the same."""
+    n = len(left_out)
+    return (
+        f"{list(left_out.values())[max_failures]} ({n} utterance{'s' if n > 1 else ''} cannot be used; "
+        f"'layertool corpus' leaves {'them' if n > 1 else 'it'} out with --max-failures {n})"
+    )
 
 
 def _some_are_left(utterances: pd.DataFrame, left_out: Mapping[str, str]) -> None:
