@@ -22,7 +22,7 @@ failures_option = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Leave out up to this many files with unusable audio, and list them.",
+    help="Leave out up to this many utterances with unusable audio or label files, and list them.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.folder import files_below
 from layertool.corpora.matching import build, counted, draw
+from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import first_sheet, read_table
 from layertool.errors import CorpusError, UsageError
 
@@ -63,6 +63,7 @@ def read(
     path = _find_sheet(files) if ratings is None else Path(ratings)
     clips, notes = _clips(files, source, path)
     provenance: dict = {"reader": "mess", "source": str(source.resolve()), "selection": selection, "seed": seed} | notes
+    provenance["notes"] = unread(files, source, ())
     sheet = None if path is None else _ratings(path)
     if sheet is not None and path is not None:
         if not set(sheet.index) & set(clips["code"]):

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.folder import files_below
 from layertool.corpora.matching import build, counted, equal_numbers, exact_pairs, extremes
+from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError
 
@@ -92,6 +92,7 @@ def read(
         **notes,
         **found,
         "selection": selection,
+        "notes": unread(files, source, ()),
     }
 
     def choose(unusable: Mapping[str, str]) -> tuple[pd.DataFrame, dict]:

@@ -93,6 +93,7 @@ def test_segments(root):
         "non_speech": {"phone": ["sil", "spn"]},
         "segments_left_out": 2,
         "zero_length_segments": 1,
+        "text_from_words": 1,
     }
     raw = tables.read_csv(source, segments, rules=labels.Rules(raw=True))
     assert list(raw.segments["label"]) == ["sil", "spn", "Null", "AH0"]
