@@ -162,7 +162,7 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     if len(without):
         key = keys[without[0]]
         found.notes.append(
-            f"{len(without)} of {len(keys)} utterances have no row in {path}, and nothing in its columns (the first: "
+            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the first: "
             f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
         )
     known = [name for name in names if name in utterances]
