@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from layertool.audio_files import conversion
 from layertool.errors import CorpusError
 from layertool.spelling import nfc
 
 # Kinds of audio, and of video with audio, that libsndfile does not read.
 UNREADABLE = frozenset(
     ".m4a .m4b .m4v .mp4 .aac .adts .amr .awb .3gp .3g2 .wma .asf .wmv .webm .weba .mkv .mka .mov .avi .flv .mpg .mpeg "
-    ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2".split()
+    ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2 .raw .pcm .vox .voc .snd .aifc .wv1 .wv2".split()
 )
 # Labels and transcripts of kinds that no reader knows; others are named where they are called like a recording.
 _OTHER_LABELS = frozenset(".eaf .ctm .mlf .srt .vtt .stm .rttm .trs .cha .antx .lbl .sbv .ass .par".split())
@@ -83,10 +84,9 @@ def unread(files: Iterable[Path], root: Path, read: Collection[Path], recordings
             others.append(path)
     notes = []
     if audio:
-        first = audio[0]
         notes.append(
-            f"left out: {_counted(audio)}, audio of kinds that cannot be read, the first {first}: "
-            f"convert it with 'ffmpeg -i {first.name} {first.stem}.wav'"
+            f"left out: {_counted(audio)}, audio of kinds that cannot be read, the first {audio[0]}: "
+            f"convert it with '{conversion(audio[0])}'"
         )
     if others:
         notes.append(
