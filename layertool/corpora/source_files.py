@@ -41,7 +41,8 @@ def _unreadable(error: OSError) -> None:
 
 def identity(path: Path, root: Path) -> str:
     """The id of a file: its path below ``root`` without suffix, in composed letters (file names of a Mac are not)."""
-    return nfc(path.relative_to(root).with_suffix("").as_posix())
+    below = str(path).removeprefix(f"{root}{os.sep}")  # pathlib takes ten times as long, for each of 100 000 files
+    return nfc(os.path.splitext(below)[0].replace(os.sep, "/"))
 
 
 def by_id(files: Iterable[Path], root: Path, suffixes: Collection[str]) -> dict[str, Path]:
