@@ -7,7 +7,7 @@ import re
 SILENCE, NOISE = "silence", "noise"  # nobody speaks; something is heard that has no phones or words
 PHONE = "phone"
 
-# Names in any case, with or without Kaldi's position. In a tier of phones only: a word can be "noise", "breath" or "sil".
+# Names in any case, with or without Kaldi's position. In a tier of phones only: a word can be "noise" or "breath".
 _SILENCES = frozenset("sil silb sile ssil sp pau pause silence h# #h epi".split())
 _NOISES = frozenset(
     "spn nsn noise vocnoise laugh laughter breath brth cough iver iver-laugh unknown unk exclude cutoff error".split()
@@ -18,7 +18,7 @@ _SILENCES_IN_ANGLES = _SILENCES | {"", "eps", "s", "/s", "p", "p:"}
 _SILENCES_IN_BRACKETS = _SILENCES | {"sl"}
 _NOISES_IN_BRACKETS = _NOISES | frozenset("ns br lg cg ls music inaudible unintelligible hesitation".split())
 # Words as aligners spell them in a tier of words: exactly so.
-_WORDS = {"SIL": SILENCE, "!SIL": SILENCE, "!sil": SILENCE, "sp": SILENCE, "spn": NOISE, "SPN": NOISE}
+_WORDS = {"SIL": SILENCE, "sil": SILENCE, "!SIL": SILENCE, "!sil": SILENCE, "sp": SILENCE, "spn": NOISE, "SPN": NOISE}
 _PAUSE = re.compile(r"[#_.…–—-]*|#\d+|\((\.+|\d+(\.\d+)?)\)")  # nothing, #, _, …, Kaldi's #0, (.), (0.5)
 _IN_BRACKETS = re.compile(r"<(.*)>|\++([^+]+)\++|\[(.+)\]|\{(.+)\}")
 _POSITION = re.compile(r"_[BIES]$")

@@ -19,11 +19,12 @@ def nfc(text: str) -> str:
 
 def nfc_values(values: pd.Series) -> pd.Series:
     """The same values, texts among them in NFC; the same series where nothing changes."""
-    if values.dtype.kind != "O" or all(not isinstance(value, str) or value.isascii() for value in values):
+    if values.dtype.kind != "O":
         return values
-    spelled = [nfc(value) if isinstance(value, str) else value for value in values]
-    same_type = "category" if hasattr(values, "cat") else values.dtype  # categories may have become one
-    return type(values)(spelled, index=values.index, name=values.name, dtype=same_type)
+    # what is not all text may hold lists, which have no hash
+    texts = {text for text in (values if values.dtype == object else values.unique()) if isinstance(text, str)}
+    new = {text: nfc(text) for text in texts if nfc(text) != text}
+    return values.map(lambda value: new.get(value, value) if isinstance(value, str) else value) if new else values
 
 
 def on_disk(path: Path) -> Path:

@@ -15,6 +15,7 @@ import small
 import soundfile
 import xxhash
 
+from layertool.columns import texts
 from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
 from layertool.corpora.table_files import read_table
 from layertool.errors import AudioError, CorpusError, StoreError, UsageError
@@ -53,6 +54,54 @@ def assert_same(one, two):
 
 
 # build
+
+
+def test_columns_of_several_kinds_become_text_which_is_told(source, tmp_path):
+    """In rows and in tables, when a corpus is made and when a column is put into it afterwards."""
+    big = 10**18 + 1
+    rows = [
+        {**row, "age": age, "person": person}
+        for row, age, person in zip(
+            utterances(source, "a", "b", "fast"), (27, "old", None), (big, None, big + 1), strict=True
+        )
+    ]
+    for given in (rows, pd.DataFrame(rows, dtype=object), {key: [row[key] for row in rows] for key in rows[0]}):
+        corpus = Corpus.build(given, name="c")
+        assert corpus.utterances["age"].tolist()[:2] == ["27", "old"]
+        assert texts(corpus.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+        assert [note[:55] for note in corpus.provenance["notes"]] == [
+            "the column 'age' of the utterances of c holds text and "
+        ]
+    corpus.utterances["later"] = [1, "x", 2.5]
+    corpus.utterances["e\u0301"] = ["e\u0301", None, "b"]
+    corpus.write(tmp_path / "c")
+    again = Corpus.read(tmp_path / "c")
+    assert again.utterances["later"].tolist() == ["1", "x", "2.5"]
+    assert again.utterances["é"].tolist()[0] == "é"
+    assert texts(again.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+    assert len(again.provenance["notes"]) == 2
+    corpus.utterances["list"] = [[1], [2], [3]]
+    with says(
+        CorpusError,
+        "the column 'list' of the utterances of c holds a list in row 1: write one text or one number a cell",
+    ):
+        corpus.write(tmp_path / "d")
+    assert not (tmp_path / "d" / "utterances.parquet").exists()
+
+
+def test_ids_stay_what_they_are(source, tmp_path):
+    names = ["1e5", "0012", "NA", "nan", "None", "1.10", "True"]
+    lines = "".join(f"{name},{source}/a.wav\n" for name in names)
+    (tmp_path / "utterances.csv").write_text(f"utterance,audio\n{lines}")
+    (tmp_path / "segments.csv").write_text(
+        "utterance,tier,start,end,label\n" + "".join(f"{name},word,0.10,0.2,{name}\n" for name in names)
+    )
+    corpus = Corpus.read(tmp_path)
+    corpus.write(tmp_path / "again")
+    for one in (corpus, Corpus.read(tmp_path / "again")):
+        assert one.utterances["utterance"].tolist() == names
+        assert one.segments["label"].tolist() == names
+        assert one.segments["start"].tolist() == [0.1] * len(names)
 
 
 def test_what_build_finds_out(source):

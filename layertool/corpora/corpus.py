@@ -86,7 +86,8 @@ class Corpus:
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
-        utterances["utterance"] = columns.texts(utterances["utterance"])
+        for column in utterances.columns.intersection(("utterance", "text")):  # digits that are spoken are words, too
+            utterances[column] = columns.texts(utterances[column])
         utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})

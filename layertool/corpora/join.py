@@ -42,7 +42,25 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
     parts = [corpus.utterances.assign(part=corpus.name) for corpus in corpora]
     utterances, notes = columns.stacked(parts, f"the utterances of {' and '.join(names)}")
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
-    provenance = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
-    made = Corpus(utterances, segments, name or "+".join(names), provenance).noting(notes)
+    provenance: dict = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
+    made = Corpus(utterances, segments, name or "+".join(names), provenance).noting([*_other_labels(corpora), *notes])
     made.check()
     return made
+
+
+def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
+    """A sentence for each tier of which one corpus has labels by another rule than the first."""
+    notes = []
+    for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
+        rules = {
+            corpus.name: str(corpus.provenance.get("labels", {}).get(tier, "as written"))
+            for corpus in corpora
+            if tier in corpus.tiers
+        }
+        (first, rule), *others = rules.items()
+        notes += [
+            f"the {tier} labels of {first} are '{rule}', those of {name} '{other}': one {tier} may have two labels"
+            for name, other in others
+            if other != rule
+        ][:1]
+    return notes

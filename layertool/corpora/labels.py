@@ -31,7 +31,8 @@ _STRESSED = re.compile(r"(.+)([012])")
 _POSITIONED = re.compile(r"(.+)_[BIES]")
 _LEFT_OUT = frozenset({"sp", "spn"})
 # What aligners call silences and noises of phones and is a word of no text: told where it stands among words.
-_NO_WORDS = frozenset("sil silb sile ssil pau nsn brth vocnoise unk h# #h".split())
+_NO_WORDS = frozenset("silb sile ssil pau nsn brth vocnoise unk h# #h".split())
+_FEW = 0.1  # of the segments of a tier: what is rarer and keeps the others from a rule may be a slip, and is told
 _SHOWN = 3  # labels that a note names
 
 
@@ -51,8 +52,8 @@ class Rules:
         """Segments with the labels that analyses see, and what to note of it in the provenance of the corpus.
 
         ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
-        Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words. The notes, where there is
-        something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
+        Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words.
+        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
         ``segments_left_out`` (how many), ``notes`` (sentences for the user).
         """
         codes, names = pd.factorize(segments["label"].fillna("").astype(str))
@@ -125,45 +126,49 @@ def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: b
 
 def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list[str]]:
     """New names of phones, how to call the rule, and what to tell; ``counts``: the segments of each phone."""
-    notes = []
-    bare = [label for label in counts if _base(label) == label]
-    positions = sorted({label[-2:] for label in counts} - {label[-2:] for label in bare})
-    if _are_few(bare, counts) and len(positions) > 1:
+    bases, notes = {label: _base(label) for label in counts}, []
+    bare = [label for label, base in bases.items() if base == label]
+    positions = sorted({label[-2:] for label in counts if label not in bare})
+    if len(positions) > 1 and _are_few(bare, counts):
         notes.append(
-            f"the phone labels keep their positions ({', '.join(positions)}), for {_listed(bare, 'has', 'have')} none: "
-            "correct it, or if it is no speech, type --non-speech " + ",".join(bare[:_SHOWN])
+            f"the phone labels keep their positions ({', '.join(positions)}), for {_listed(bare, 'has', 'have')} none: {_remedy(bare)}"
         )
-    bases = {label: label if bare else _base(label) for label in counts}
-    rule = "" if bare or not counts else ", Kaldi's positions cut"
-    parts = {base: _STRESSED.fullmatch(base) for base in bases.values()}
-    symbols = {base: part[1] if part and part[1].upper() in _VOWELS else base for base, part in parts.items()}
-    n_upper = sum(n for label, n in counts.items() if bases[label].isupper())
-    is_upper = 2 * n_upper >= sum(counts.values())
-    strange = {
-        base
-        for base, symbol in symbols.items()
-        if symbol.upper() not in _ARPABET or not (symbol.isupper() if is_upper else symbol.islower())
-    }
-    noises = strange & _NOISES_OF_P2FA
-    foreign = [label for label in counts if bases[label] in strange - noises]
-    stressed = sorted(base for base, symbol in symbols.items() if symbol != base and base not in strange)
-    if foreign or not any(len(symbol) > 1 for symbol in symbols.values()):  # S, T and N are SAMPA as well
-        are_tones = any(label[-1] in "3456789" for label in foreign)
-        if stressed and not are_tones and _are_few(foreign, counts, at_most=0.5):
+    if bare:  # one label without a position: what looks like positions is part of the others' names
+        bases = {label: label for label in counts}
+    of_bases = Counter(dict.fromkeys(bases.values(), 0))
+    for label, base in bases.items():
+        of_bases[base] += counts[label]
+    phones, rule, more = _arpabet(of_bases)
+    rule += ", Kaldi's positions cut" if positions and not bare else ""
+    return {label: phones[base] for label, base in bases.items()}, rule, notes + more
+
+
+def _arpabet(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list[str]]:
+    """The same for phones without positions: in small letters and without stress, if all of them are ARPABET."""
+    parts = {label: _STRESSED.fullmatch(label) for label in counts}
+    symbols = {label: part[1] if part and part[1].upper() in _VOWELS else label for label, part in parts.items()}
+    known = {label: symbol for label, symbol in symbols.items() if symbol.upper() in _ARPABET}
+    n_upper = sum(counts[label] for label, symbol in known.items() if symbol.isupper())
+    is_upper = 2 * n_upper > sum(counts[label] for label in known)
+    known = {label: symbol for label, symbol in known.items() if (symbol.isupper() if is_upper else symbol.islower())}
+    foreign = [label for label in counts if label not in known and label not in _NOISES_OF_P2FA]
+    stressed = {label: symbol for label, symbol in sorted(known.items()) if label != symbol}
+    if foreign or not any(len(symbol) > 1 for symbol in known.values()):  # S, T and N are SAMPA as well
+        notes = []
+        if (
+            stressed and _are_few(foreign, counts, at_most=0.5) and not any(label[-1] in "3456789" for label in foreign)
+        ):  # tones
             notes.append(
-                f"the phone labels keep their stress marks ('{stressed[0]}'), for {_listed(foreign, 'is', 'are')} no ARPABET "
-                f"{'in capitals' if is_upper else 'in small letters'}: correct it, or if it is no speech, type "
-                "--non-speech " + ",".join(foreign[:_SHOWN])
+                f"the phone labels keep their stress marks ('{next(iter(stressed))}'), for {_listed(foreign, 'is', 'are')} no ARPABET "
+                f"{'in capitals' if is_upper else 'in small letters'}: {_remedy(foreign)}"
             )
-        return dict(bases), f"as written{rule}", notes
-    if not is_upper:  # pinyin has ao1 and er2 too
-        unstressed = {base: symbols[base] for base in stressed}
-        notes += _merged(PHONE, unstressed, "0, 1, 2 are the stress of ARPABET; if they are tones, type --raw-labels")
-    new = {label: None if base in noises else symbols[base].lower() for label, base in bases.items()}
-    return new, f"ARPABET{rule}", notes
+        return {label: label for label in counts}, "as written", notes
+    why = "0, 1, 2 are the stress of ARPABET; if they are tones, type --raw-labels"  # pinyin has ao1 and er2 too
+    notes = [] if is_upper else _merged(PHONE, stressed, why)
+    return {label: known[label].lower() if label in known else None for label in counts}, "ARPABET", notes
 
 
-def _are_few(labels: Collection[str], counts: Mapping[str, int], at_most: float = 0.1) -> bool:
+def _are_few(labels: Collection[str], counts: Mapping[str, int], at_most: float = _FEW) -> bool:
     """Whether some, but at most this share of the segments have one of these labels."""
     return 0 < sum(counts[label] for label in labels) <= at_most * sum(counts.values())
 
@@ -179,9 +184,13 @@ def _in_brackets(name: str) -> str:
 
 
 def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
-    """Noises of phones, silences of words, and ``sp`` and ``spn`` of both (spec layerwise.md 2.2, which keeps ``<unk>``)."""
-    name = _base(text).casefold() if tier == PHONE else text.casefold()
-    return kind is not None and (name in _LEFT_OUT or kind == (NOISE if tier == PHONE else SILENCE))
+    """Noises of phones; silences between words, unless they look like a word; ``sp`` and ``spn`` of both.
+
+    Spec layerwise.md 2.2, which keeps ``<unk>``: an utterance with a word that nobody understood is another than one without.
+    """
+    name = (_base(text) if tier == PHONE else text).casefold()
+    unheard = kind == NOISE if tier == PHONE else kind == SILENCE and not text.isalpha()
+    return kind is not None and (unheard or name in _LEFT_OUT)
 
 
 def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:
@@ -201,6 +210,10 @@ def _spelled_out(label: str) -> str:
     """A label for a message; its code points where it does not look like what it is."""
     points = "" if nfc(label) == label else f" ({' '.join(f'U+{ord(letter):04X}' for letter in label)})"
     return f"'{label}'{points}"
+
+
+def _remedy(labels: Sequence[str]) -> str:
+    return f"correct it, or if it is no speech, type --non-speech {','.join(labels[:_SHOWN])}"
 
 
 def _listed(labels: Sequence[str], one: str, several: str) -> str:

@@ -201,9 +201,10 @@ def _metadata(cut: MonoCut | MultiCut, supervisions: list, disagree: Counter) ->
     for supervision, description in zip(supervisions, described, strict=True):
         description.update({k: v for k, v in (supervision.custom or {}).items() if k not in description})
     for key in dict.fromkeys(key for description in described for key in description):
-        given = {d[key] for d in described if isinstance(d.get(key), (str, int, float, bool))}
+        # to a set 1, 1.0 and True are one
+        given = {(type(d[key]), d[key]) for d in described if isinstance(d.get(key), (str, int, float, bool))}
         if len(given) == 1:
-            values.setdefault(_column(key), given.pop())
+            values.setdefault(_column(key), given.pop()[1])
         elif given:
             disagree[key] += 1
     for key, value in (cut.custom or {}).items():

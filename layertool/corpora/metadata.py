@@ -65,6 +65,7 @@ def of_files(
     found = Found(pd.DataFrame())
     table = with_text(read_table(path, say=found.notes.append), text_column, path)
     there = ", ".join(map(str, table.columns))
+    id_column = None if id_column is None else nfc(id_column)
     if id_column is not None and id_column not in table.columns:
         raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
     id_column = id_column or named(table, ID_NAMES)
@@ -161,7 +162,7 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     if len(without):
         key = keys[without[0]]
         found.notes.append(
-            f"{len(without)} of {len(keys)} utterances have no row in {path}, and nothing in its columns (the first: "
+            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the first: "
             f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
         )
     known = [name for name in names if name in utterances]

@@ -31,6 +31,8 @@ SUFFIXES = (".parquet", ".csv", ".tsv", ".xlsx")  # of the tables of a corpus, i
 AUDIO_NAMES = ("audio", "path", "file", "filename", "file_name", "audio_path", "audio_file", "wav")
 ID_NAMES = ("utterance", "utt", "id", "file", "filename", "path", "audio", *AUDIO_NAMES[4:])
 
+# Paths stay as the disk has them; of labels, what becomes one is told where they are put to use (``labels.Rules``).
+_AS_WRITTEN = (*AUDIO_NAMES, "label")
 # Never numbers: what names something, and times, which who needs them reads (a start of 0.50 is no other than 0.5).
 _TIMES = frozenset(("start", "end"))
 _TEXT = _TIMES | {*ID_NAMES, "tier", "label", "text", "channel", "speaker"}
@@ -79,7 +81,7 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
     try:
         if suffix == ".parquet":
             table = _read_parquet(path, coded).rename(columns=lambda name: nfc(str(name)))
-            return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(AUDIO_NAMES)})
+            return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(_AS_WRITTEN)})
         if suffix in _BOOKS:
             return first_sheet(path, say)
         return _read_text(path, suffix, say)
@@ -385,4 +387,4 @@ def _column(texts: pyarrow.ChunkedArray, name: str) -> pd.Series:
         numbers = texts.cast(pyarrow.float64()).to_pandas()
         if _gives_back(numbers.dropna().tolist(), texts.drop_null().to_pylist()):
             return numbers
-    return texts.to_pandas() if name.casefold() in AUDIO_NAMES else nfc_values(texts.to_pandas())
+    return texts.to_pandas() if name.casefold() in _AS_WRITTEN else nfc_values(texts.to_pandas())

@@ -30,9 +30,8 @@ DESCRIPTION = "fastabx.json"
 TIERS = ("phone", "word")
 # What the command `fastabx` asks for, whatever the labels are: in word.item, too, they stand under #phone.
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
-CONTEXT_OF_SILENCE = (
-    "SIL"  # of whatever is a silence, also at the edges of an utterance, as abkhazia writes it for ABXpy
-)
+# Of whatever is a silence, and at the edges of an utterance, as abkhazia writes it for ABXpy.
+CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
 _LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 _GUESSED_FROM = 100  # first rows, of which polars guesses the type of a column
@@ -230,7 +229,7 @@ def _items(
     has_frames = np.ones(len(rows), dtype=bool)
     for table in frames:
         has_frames &= table.first(start) < table.stop(end)
-    is_speech = kinds == None  # noqa: E711 - one by one
+    is_speech = pd.isna(kinds)
     keep = is_speech & has_frames
     if not keep.any():
         raise StoreError(f"{store.path} has no {tier} that is speech and as long as a frame: there is nothing to score")

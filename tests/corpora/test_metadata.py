@@ -70,7 +70,7 @@ def test_who_has_no_row_has_empty_cells_and_is_told(crema, tmp_path):
     ]  # fmt: skip
     assert corpus.utterances["Age"].dtype == "Int64"  # a float would be another number
     assert corpus.provenance["notes"] == [
-        f"2 of 3 utterances have no row in {people}, and nothing in its columns (the first: '1001_DFA_ANG_XX', Actor ID '1001'): "
+        f"2 of 3 utterances have no row in {people}, so its columns are empty there (the first: '1001_DFA_ANG_XX', Actor ID '1001'): "
         "add the rows, or leave it so"
     ]
 
