@@ -15,7 +15,7 @@ _NOISES = frozenset(
 # Names in brackets, in any tier and case. In <…> nothing is speech: WebMAUS's <p:>, Kaldi's <eps>, <s>, <unk>. In [x] and {x}
 # of a tier of phones only what is known (P2FA's {SL}, {BR}): "[tS]" is a phone, and "{" is one of SAMPA.
 _SILENCES_IN_ANGLES = _SILENCES | {"", "eps", "s", "/s", "p", "p:"}
-_SILENCES_IN_BRACKETS = _SILENCES | {"sl"}
+_SILENCES_IN_BRACKETS = _SILENCES | {"sl", "b_trans", "e_trans"}
 _NOISES_IN_BRACKETS = _NOISES | frozenset("ns br lg cg ls music inaudible unintelligible hesitation".split())
 # Words as aligners spell them in a tier of words: exactly so.
 _WORDS = {"SIL": SILENCE, "sil": SILENCE, "!SIL": SILENCE, "!sil": SILENCE, "sp": SILENCE, "spn": NOISE, "SPN": NOISE}
@@ -41,7 +41,7 @@ def non_speech(tier: str, label: str) -> str | None:
     kind, inner = found.lastindex or 1, found[found.lastindex or 1].strip()
     if inner in (_SILENCES_IN_ANGLES if kind == 1 else _SILENCES_IN_BRACKETS):
         return SILENCE
-    is_known = inner in _NOISES_IN_BRACKETS or inner.startswith(("b_", "e_"))  # Buckeye's {B_TRANS}, {E_TRANS}
+    is_known = inner in _NOISES_IN_BRACKETS or inner.startswith(("b_", "e_"))  # Buckeye's {B_THIRD_SPKR}
     return NOISE if kind <= 2 or is_known or not is_phone else None
 
 

@@ -57,14 +57,14 @@ def test_sampa_stays_as_written(tmp_path):
 def test_kaldi_labels_and_silences(tmp_path):
     found, said = made(tmp_path, "AA1_B AA0_E T_S SIL_S SPN_S NSN pau h# epi <p:> sil".split())
     assert found == ["aa", "aa", "t", *["SIL"] * 6]
-    assert "'<p:>' and 'SIL' and 'epi' and 'h#' and 'pau' and 'sil' become 'SIL'" in said
+    assert "'<p:>', 'SIL', 'epi', 'h#', 'pau' and 'sil' become 'SIL'" in said
 
 
 def test_what_keeps_stress_marks_is_told(tmp_path):
     labels = ["AA1", "AA0", "T", "AP"]
     found, said = made(tmp_path, labels)
     assert found == labels
-    assert "'AP' is no ARPABET" in said
+    assert "'AP' is not ARPABET" in said
     succeeds("corpus", "folder", tmp_path / "talk", "-o", tmp_path / "c2", "--non-speech", "AP, xxx")
     assert labels_of(tmp_path / "c2") == ["aa", "aa", "t"]
 
@@ -141,6 +141,12 @@ def test_a_joined_corpus_tells_that_its_labels_have_two_rules(tmp_path):
     corpora[1].write(tmp_path / "c-two")
     done = succeeds("corpus", "join", tmp_path / "c-one", tmp_path / "c-two", "-o", tmp_path / "c")
     assert "phone labels of one are 'ARPABET', those of two 'as written'" in done.stderr
+    corpora[1].provenance["labels"] = "spec 2.2"  # as 0.1.0 wrote it
+    corpora[1].write(tmp_path / "c-two")
+    assert (
+        "note" not in succeeds("corpus", "join", tmp_path / "c-one", tmp_path / "c-two", "-o", tmp_path / "c2").stderr
+    )
+    assert "spec 2.2" in succeeds("corpus", "info", tmp_path / "c-two").stdout
 
 
 # --- names and cells -------------------------------------------------------------------------------------

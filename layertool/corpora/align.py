@@ -121,14 +121,8 @@ def align(
     kept = corpus.segments[~corpus.segments["tier"].isin(labels.TIERS)]
     if len(kept):
         segments = pd.concat([kept, segments], ignore_index=True)
-    replaced = (
-        "textgrid",
-        "segments",
-        "labels",
-        "non_speech",
-        "notes",
-        "zero_length",
-    )  # what was said of the segments that are gone
+    # what was said of the segments that are gone
+    replaced = ("textgrid", "segments", "labels", "non_speech", "notes", "zero_length")
     kept_facts = {key: value for key, value in corpus.provenance.items() if not key.startswith(replaced)}
     provenance = {**kept_facts, "alignment": f"pocketsphinx {version('pocketsphinx')}, en-us"}
     provenance.pop("alignment_failures", None)

@@ -49,18 +49,19 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
 
 
 def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
-    """A sentence for each tier of which one corpus has labels by another rule than the first."""
+    """A sentence for each tier of which one corpus has labels by another rule than the first, where both are known."""
     notes = []
     for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
-        rules = {
-            corpus.name: str(corpus.provenance.get("labels", {}).get(tier, "as written"))
-            for corpus in corpora
-            if tier in corpus.tiers
-        }
-        (first, rule), *others = rules.items()
+        rules = [(corpus.name, known[tier]) for corpus in corpora if tier in (known := _rules(corpus))]
         notes += [
-            f"the {tier} labels of {first} are '{rule}', those of {name} '{other}': one {tier} may have two labels"
-            for name, other in others
-            if other != rule
+            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have two labels"
+            for name, rule in rules
+            if rule != rules[0][1]
         ][:1]
     return notes
+
+
+def _rules(corpus: Corpus) -> dict[str, str]:
+    """The rule of each tier; none of aligned corpora, and of those that layertool 0.1.0 made."""
+    known = corpus.provenance.get("labels")
+    return known if isinstance(known, dict) else {}

@@ -1,14 +1,15 @@
 """What the label of a segment is: one spelling, ARPABET, Kaldi's positions, silences and noises.
 
-Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two phones of
-SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for all labels of a tier.
+Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two
+phones of SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for
+all labels of a tier.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,8 @@ TIERS = (PHONE, "word")
 SILENT = "SIL"  # what every silence of a tier of phones is called
 
 # The 39 phones of CMUdict, and what ARPABET has besides (TIMIT, Buckeye, pronunciation dictionaries).
-_VOWELS = frozenset(
-    "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split()
-)  # or syllabic
+# Vowels and syllabic consonants, which may bear stress.
+_VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW AX AX-H AXR IX UX EL EM EN ENG".split())
 _CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
 _ARPABET = _VOWELS | _CONSONANTS | frozenset("DX HV NX Q TQ WH BCL DCL GCL PCL TCL KCL".split())
 _NOISES_OF_P2FA = frozenset({"ns", "br", "lg", "cg", "ls"})  # beside ARPABET only: "br" is a phone of other alphabets
@@ -32,6 +32,8 @@ _POSITIONED = re.compile(r"(.+)_[BIES]")
 _LEFT_OUT = frozenset({"sp", "spn"})
 # What aligners call silences and noises of phones and is a word of no text: told where it stands among words.
 _NO_WORDS = frozenset("silb sile ssil pau nsn brth vocnoise unk h# #h".split())
+# Letters that people type for one another: script g, length, apostrophes. Told, not changed.
+_LOOK_ALIKES = str.maketrans("\u0261\u02d0\u2019\u02bc\u02bb", "g:'''")
 _FEW = 0.1  # of the segments of a tier: what is rarer and keeps the others from a rule may be a slip, and is told
 _SHOWN = 3  # labels that a note names
 
@@ -40,9 +42,9 @@ _SHOWN = 3  # labels that a note names
 class Rules:
     """What is done to the labels of a corpus.
 
-    ``raw``: labels keep case, digits and positions, silences and noises their names and segments; only the spelling is one (NFC).
-    ``non_speech``: labels that stand for no speech in this corpus, beside those of ``layertool.non_speech``; they are written
-    in angle brackets (``<AP>``), by which every analysis knows them.
+    ``raw``: labels keep case, digits and positions, silences and noises their names and segments; only the spelling is
+    one (NFC). ``non_speech``: labels that stand for no speech in this corpus, beside those of ``layertool.non_speech``;
+    they are written in angle brackets (``<AP>``), by which every analysis knows them.
     """
 
     raw: bool = False
@@ -53,10 +55,10 @@ class Rules:
 
         ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
         Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words.
-        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (the labels that stand for none, of each tier),
-        ``segments_left_out`` (how many), ``notes`` (sentences for the user).
+        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (of each tier, the
+        labels that stand for none), ``segments_left_out`` (how many), ``notes`` (sentences for the user).
         """
-        codes, names = pd.factorize(segments["label"].fillna("").astype(str))
+        codes, names = pd.factorize(segments["label"].astype(object).fillna("").astype(str))
         tier_codes, tiers = pd.factorize(segments["tier"].astype(str))
         given = {nfc(label.strip()) for label in self.non_speech}
         table = np.full((len(tiers), len(names)), None, dtype=object)
@@ -96,8 +98,8 @@ class _Renamed:
 def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: bool) -> _Renamed:
     """The rules for one tier, from the number of segments of each label in the files."""
     spelled = {label: nfc(label if raw else label.strip()) for label in counts}
-    notes = _merged(tier, spelled, "the same letters in another spelling")
-    named = {text: name for text in spelled.values() for name in (text.strip(), _base(text)) if name in given}
+    notes = _merged(tier, spelled, "the same letters in another spelling") + _apart(tier, spelled.values())
+    named = {text: name for text in spelled.values() for name in (text.strip(), _name(tier, text)) if name in given}
     texts = {label: _in_brackets(named[text]) if text in named else text for label, text in spelled.items()}
     kinds = {text: non_speech(tier, text) for text in texts.values()}
     new: dict[str, str | None] = {text: text if text.strip() else None for text in kinds}
@@ -113,12 +115,10 @@ def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: b
         phones, rule, more = _phones(speech)
         new |= silences | phones
         notes += _merged(tier, {_base(text): SILENT for text in silences}, "they are silences") + more
-    words = sorted(
-        text for text in texts.values() if tier != PHONE and kinds[text] is None and text.casefold() in _NO_WORDS
-    )
-    if words:
+    names = sorted(text for text in kinds if tier != PHONE and kinds[text] is None and text.casefold() in _NO_WORDS)
+    if names:
         notes.append(
-            f"{_listed(words, 'counts', 'count')} as a {tier}: if it is no speech, type --non-speech {','.join(words)}"
+            f"{_listed(names, 'counts', 'count')} as a {tier}: if it is no speech, type --non-speech {','.join(names)}"
         )
     found = sorted(label for label, text in texts.items() if label.strip() and (kinds[text] or not new[text]))
     return _Renamed({label: new[text] for label, text in texts.items()}, rule, found, set(named.values()), notes)
@@ -131,7 +131,8 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     positions = sorted({label[-2:] for label in counts if label not in bare})
     if len(positions) > 1 and _are_few(bare, counts):
         notes.append(
-            f"the phone labels keep their positions ({', '.join(positions)}), for {_listed(bare, 'has', 'have')} none: {_remedy(bare)}"
+            f"the phone labels keep their positions ({', '.join(positions)}), because {_listed(bare, 'has', 'have')} none: "
+            f"{_remedy(bare)}"
         )
     if bare:  # one label without a position: what looks like positions is part of the others' names
         bases = {label: label for label in counts}
@@ -159,7 +160,7 @@ def _arpabet(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, lis
             stressed and _are_few(foreign, counts, at_most=0.5) and not any(label[-1] in "3456789" for label in foreign)
         ):  # tones
             notes.append(
-                f"the phone labels keep their stress marks ('{next(iter(stressed))}'), for {_listed(foreign, 'is', 'are')} no ARPABET "
+                f"the phone labels keep their stress marks ('{next(iter(stressed))}'), because {_listed(foreign, 'is', 'are')} not ARPABET "
                 f"{'in capitals' if is_upper else 'in small letters'}: {_remedy(foreign)}"
             )
         return {label: label for label in counts}, "as written", notes
@@ -179,6 +180,10 @@ def _base(label: str) -> str:
     return position[1] if position else label
 
 
+def _name(tier: str, text: str) -> str:
+    return _base(text) if tier == PHONE else text
+
+
 def _in_brackets(name: str) -> str:
     return name if name.startswith("<") and name.endswith(">") else f"<{name}>"
 
@@ -186,24 +191,38 @@ def _in_brackets(name: str) -> str:
 def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
     """Noises of phones; silences between words, unless they look like a word; ``sp`` and ``spn`` of both.
 
-    Spec layerwise.md 2.2, which keeps ``<unk>``: an utterance with a word that nobody understood is another than one without.
+    Spec layerwise.md 2.2, which keeps ``<unk>``: an utterance with a word that nobody understood is unlike one without.
     """
-    name = (_base(text) if tier == PHONE else text).casefold()
+    name = _name(tier, text).casefold()
     unheard = kind == NOISE if tier == PHONE else kind == SILENCE and not text.isalpha()
     return kind is not None and (unheard or name in _LEFT_OUT)
 
 
 def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:
-    """What to tell where labels become one: a sentence for the first such label, and how many there are."""
-    groups: dict[str, list[str]] = {}
-    for label, name in new.items():
-        groups.setdefault(name, []).append(label)
-    several = {name: sorted(labels) for name, labels in groups.items() if name and len(labels) > 1}
-    if not several:
+    """What to tell where labels become one: a sentence, if any do."""
+    groups = [f"{_grouped(labels)} become '{name}'" for name, labels in _alike(new).items()]
+    return [f"the {tier} labels {_first(groups, '; ')} ({why})"] if groups else []
+
+
+def _apart(tier: str, texts: Iterable[str]) -> list[str]:
+    """What to tell where labels look like one and are not."""
+    groups = [_grouped(labels) for labels in _alike({text: text.translate(_LOOK_ALIKES) for text in texts}).values()]
+    if not groups:
         return []
-    name, labels = next(iter(several.items()))
-    more = f", and {len(several) - 1} more labels like this" if len(several) > 1 else ""
-    return [f"the {tier} labels {' and '.join(map(_spelled_out, labels))} become '{name}'{more} ({why})"]
+    return [f"the {tier} labels {_first(groups, '; ')} look alike and stay apart: if they are one, write them alike"]
+
+
+def _alike(new: Mapping[str, str]) -> dict[str, list[str]]:
+    """The labels that have one name, where several have."""
+    groups: dict[str, list[str]] = {}
+    for label, name in sorted(new.items()):
+        groups.setdefault(name, []).append(label)
+    return {name: labels for name, labels in groups.items() if name and len(labels) > 1}
+
+
+def _grouped(labels: Sequence[str]) -> str:
+    *others, last = map(_spelled_out, labels)
+    return f"{', '.join(others)} and {last}"
 
 
 def _spelled_out(label: str) -> str:
@@ -217,5 +236,10 @@ def _remedy(labels: Sequence[str]) -> str:
 
 
 def _listed(labels: Sequence[str], one: str, several: str) -> str:
-    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return f"{', '.join(map(repr, labels[:_SHOWN]))}{more} {one if len(labels) == 1 else several}"
+    named = _first([f"'{label}'" for label in labels], ", ")
+    return f"{named} {one if len(labels) == 1 else several}"
+
+
+def _first(parts: Sequence[str], between: str) -> str:
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return between.join(parts[:_SHOWN]) + more

@@ -79,7 +79,7 @@ def test_a_position_is_one_of_all_labels():
     assert apply(labels) == (labels, {"labels": {"phone": "as written"}})
     found, notes = apply(["AA1_B", "T_E", "N_I"] * 10 + ["XX"])
     assert "AA1_B" in found
-    assert "keep their positions (_B, _E, _I), for 'XX' has none" in notes["notes"][0]
+    assert "keep their positions (_B, _E, _I), because 'XX' has none" in notes["notes"][0]
     assert "--non-speech XX" in notes["notes"][0]
 
 
@@ -90,7 +90,7 @@ def test_a_label_that_keeps_the_set_from_being_arpabet_is_told(foreign):
     assert found == labels
     (note,) = notes["notes"]
     assert "stress marks ('AA0')" in note
-    assert f"'{foreign}' is no ARPABET in capitals" in note
+    assert f"'{foreign}' is not ARPABET in capitals" in note
     found, notes = apply(labels, non_speech=(foreign,))
     assert found == ["aa", "aa", "s", "t", None]
     assert "notes" not in notes
@@ -117,12 +117,23 @@ def test_two_spellings_of_a_letter_are_one_label_and_told(raw):
     assert "'e\u0301' (U+0065 U+0301) and '\u00e9' become '\u00e9'" in note
 
 
+@pytest.mark.parametrize(
+    ("tier", "labels"),
+    [("phone", ["\u0261", "g", "t"]), ("phone", ["a\u02d0", "a:"]), ("word", ["don't", "don\u2019t"])],
+)
+def test_labels_that_look_alike_are_told_and_stay(tier, labels):
+    found, notes = apply(labels, tier)
+    assert found == labels
+    (note,) = notes["notes"]
+    assert f"'{labels[0]}'" in note
+    assert f"'{labels[1]}'" in note
+    assert "look alike and stay apart" in note
+
+
 def test_silences_become_one_and_are_told():
     found, notes = apply(["iy", "h#", "pau", "epi", "<p:>", "SIL", "q"])
     assert found == ["iy", *["SIL"] * 5, "q"]
-    assert notes["notes"] == [
-        "the phone labels '<p:>' and 'SIL' and 'epi' and 'h#' and 'pau' become 'SIL' (they are silences)"
-    ]
+    assert notes["notes"] == ["the phone labels '<p:>', 'SIL', 'epi', 'h#' and 'pau' become 'SIL' (they are silences)"]
     assert notes["non_speech"] == {"phone": ["<p:>", "SIL", "epi", "h#", "pau"]}
 
 
@@ -157,6 +168,11 @@ def test_tiers_have_rules_of_their_own():
     assert notes["labels"] == {"phone": "ARPABET", "word": "as written", "tone": "as written"}
 
 
+def test_labels_that_are_numbers():
+    made, _ = Rules().apply(pd.DataFrame({"tier": ["word"] * 3, "label": [7.5, float("nan"), 1.0]}))
+    assert made["label"].tolist() == ["7.5", "1.0"]
+
+
 def test_no_segments():
     made, notes = Rules().apply(pd.DataFrame({"tier": [], "label": []}))
     assert made.empty
@@ -166,7 +182,7 @@ def test_no_segments():
 
 @pytest.mark.parametrize(
     "label",
-    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} [SIL] SIL_S sil_B silB ++SIL++ #0".split(),
+    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} {B_TRANS} {E_TRANS} [SIL] SIL_S sil_B silB ++SIL++ #0".split(),
 )
 def test_silences_of_phones(label):
     assert non_speech("phone", label) == SILENCE
@@ -174,7 +190,7 @@ def test_silences_of_phones(label):
 
 @pytest.mark.parametrize(
     "label",
-    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_TRANS} {E_TRANS} {BR} [noise] +NSN+ breath".split(),
+    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_THIRD_SPKR} {BR} [noise] +NSN+ breath".split(),
 )
 def test_noises_of_phones(label):
     assert non_speech("phone", label) == NOISE
