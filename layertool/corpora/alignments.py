@@ -17,7 +17,6 @@ import pandas as pd
 
 from layertool.corpora.corpus import SEGMENT_COLUMNS
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
 
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
 Entry = tuple[float, float, str]  # start and end in seconds, label
@@ -131,7 +130,10 @@ def read_all(
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file, in composed letters and with line feeds. Raises CorpusError where it is none."""
+    """The text of a label file, with line feeds; letters as they stand, for ``labels.Rules`` says which labels become one.
+
+    Raises CorpusError where it is no text.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -140,4 +142,4 @@ def read_text(path: Path) -> str:
         text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not in UTF-8 or UTF-16: save it as text in one of them") from error
-    return nfc(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
