@@ -56,7 +56,8 @@ class Alignments:
         """One row for each speaker of a recording, and sentences for the user.
 
         ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as the utterances
-        ``RECORDING/SPEAKER``. The column ``speaker`` is filled where label files name the speakers.
+        ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is filled where label files name
+        the speakers.
         """
         named = {u: who for parts in self.speakers.values() for u, who in parts.items() if who is not None}
         if not named:
@@ -70,6 +71,8 @@ class Alignments:
             named.get(one, speaker) if is_shared or pd.isna(speaker) else speaker
             for one, speaker, is_shared in zip(table["utterance"], known, shared, strict=True)
         ]
+        if "text" in table:
+            table["text"] = table["text"].mask(pd.Series(shared, table.index), None)
         several = sum(len(part) > 1 for part in parts)
         if not several:
             return table, []
