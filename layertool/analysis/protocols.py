@@ -228,7 +228,7 @@ def in_sample(
     whole, whole_control = total(folds), total(control)
 
     def fitted(rows: Moments, like: Moments) -> dict[str, tuple[float, int]]:
-        out = {}
+        out: dict[str, tuple[float, int]] = {}
         for cut, mine in _by_cut(variants, share):
             (rows_in,) = [rows] if published else _standardised([rows], like, cut)
             fit = cca.Solver(rows_in, cut, deleting=published).fit(eps, eps)
