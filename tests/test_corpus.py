@@ -104,6 +104,14 @@ def test_ids_stay_what_they_are(source, tmp_path):
         assert one.segments["start"].tolist() == [0.1] * len(names)
 
 
+def test_a_corpus_made_by_hand_may_call_its_audio_a_file(source, tmp_path):
+    (tmp_path / "utterances.CSV").write_text("utterance; File; score\nx;audio/a.wav;1,5\n")
+    corpus = Corpus.read(tmp_path)
+    assert corpus.utterances["score"].tolist() == [1.5]
+    assert corpus.utterances["audio"].tolist() == [str(source / "a.wav")]
+    assert "decimal commas are read as points in score" in corpus.provenance["notes"][0]
+
+
 def test_what_build_finds_out(source):
     rows = [{**row, "speaker": f"s{k}", "age": 30 + k} for k, row in enumerate(utterances(source, "b", "a", "fast"))]
     rows[1] |= {"start": 0.25, "end": 0.75}

@@ -13,7 +13,7 @@ import xxhash
 
 from layertool import audio, columns
 from layertool.audio_files import resampled_length
-from layertool.corpora.table_files import read_one_of
+from layertool.corpora.table_files import AUDIO_NAMES, named, read_one_of
 from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
@@ -149,19 +149,21 @@ class Corpus:
             raise CorpusError(
                 f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
-        utterances = read_one_of(folder, "utterances")
+        notes: list[str] = []
+        utterances = read_one_of(folder, "utterances", say=notes.append)
         if utterances is None:
             raise CorpusError(
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = read_one_of(folder, "segments", _CODED)
+        segments = read_one_of(folder, "segments", _CODED, notes.append)
         about = folder / "corpus.json"
         provenance = read_json(about, "the description of a corpus") if about.exists() else {}
         name = provenance.pop("name", folder.resolve().name)
         for key in ("schema", "fingerprint"):
             provenance.pop(key, None)
-        if "audio" in utterances:
+        if "utterance" in utterances and (audio_column := named(utterances, AUDIO_NAMES)) is not None:
+            utterances = utterances.rename(columns={audio_column: "audio"})
             utterances["audio"] = [
                 path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
             ]
@@ -171,7 +173,7 @@ class Corpus:
             return corpus
         if channel is not None and "channel" not in utterances:
             utterances["channel"] = channel
-        return cls.build(utterances, segments, name, provenance)
+        return cls.build(utterances, segments, name, provenance).noting(notes)
 
     def write(self, folder: Path | str) -> Path:
         """Write the corpus to ``folder``; audio below it is named by relative paths, other audio by absolute ones.

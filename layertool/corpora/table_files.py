@@ -47,7 +47,12 @@ _OTHERS = {
     ".xlsb": "a binary workbook",
     ".ods": "an OpenDocument sheet",
     ".numbers": "a Numbers sheet",
+    ".json": "a JSON file",
+    ".jsonl": "a file of JSON lines",
+    ".gz": "compressed",
+    ".zip": "compressed",
 }
+_MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", "."}  # what people and programs write
 _WHOLE = r"^(0|-?[1-9]\d{0,18})$"
 _FRACTION = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
 _COMMA = r"^-?(0|[1-9]\d*)(,\d+)?$"
@@ -55,11 +60,11 @@ _THOUSANDS = r"^-?[1-9]\d{0,2}(,\d{3})*$"  # 12,500 is one number in London and 
 _DIGITS_OF_BOOKS = 10**15  # a workbook keeps 15 digits of a number
 
 
-def read_one_of(folder: Path, name: str, coded: Sequence[str] = ()) -> pd.DataFrame | None:
+def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame | None:
     """The table NAME.parquet, NAME.csv, NAME.tsv or NAME.xlsx of a folder, the first that is there; errors as ``read_table``."""
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.stem == name}
     path = next((there[name + suffix] for suffix in SUFFIXES if name + suffix in there), None)
-    return None if path is None else read_table(path, coded)
+    return None if path is None else read_table(path, coded, say)
 
 
 def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame:
@@ -322,6 +327,10 @@ def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator:
             texts = pyarrow.compute.replace_substring(texts, ",", ".")
             with_commas.append(name)
         table[name] = _column(texts, name)
+        if gaps := _gaps(texts, table[name]):
+            say(
+                f"{path}: {name} would be numbers but for {', '.join(map(repr, gaps))}, so it stays text: leave cells without a value empty"
+            )
     if with_commas:
         say(f"{path}: decimal commas are read as points in {', '.join(with_commas)} (1,5 is 1.5)")
     return pd.DataFrame(table)
@@ -335,6 +344,15 @@ def _has_decimal_commas(texts: pyarrow.ChunkedArray, name: str, path: Path, say:
     if is_ambiguous:
         say(f"{path}: the commas in {name} may be of decimals or of thousands, so it stays text: write 1.5 or 1500")
     return not is_ambiguous
+
+
+def _gaps(texts: pyarrow.ChunkedArray, column: pd.Series) -> list[str]:
+    """What stands in a column of text for a missing number, where all else are numbers."""
+    if column.dtype.kind in "iuf" or str(column.name).casefold() in _TEXT:
+        return []
+    is_number = pyarrow.compute.match_substring_regex(texts, _FRACTION)
+    others = texts.filter(pyarrow.compute.invert(is_number)).unique().to_pylist()
+    return others if pyarrow.compute.any(is_number).as_py() and {*map(str.casefold, others)} <= _MISSING else []
 
 
 def _stripped(cells) -> pyarrow.ChunkedArray:

@@ -130,6 +130,17 @@ def test_decimal_commas_are_told(tmp_path):
     assert read(tmp_path, "file;text\na.wav;1,5\n")["text"].tolist() == ["1,5"]
 
 
+def test_words_for_nothing_among_numbers_are_told(tmp_path):
+    notes = []
+    table = read(tmp_path, "age,country,name\n27,NA,nan\nNA,DE,27x\n007,FR,\n", notes=notes)
+    assert cells(table) == {"age": ["27", "NA", "007"], "country": ["NA", "DE", "FR"], "name": ["nan", "27x", None]}
+    assert notes == []  # 007 is no number either
+    read(tmp_path, "age\n27\nNA\nn/a\n40\n", notes=notes)
+    assert notes == [
+        f"{tmp_path}/t.csv: age would be numbers but for 'NA', 'n/a', so it stays text: leave cells without a value empty"
+    ]
+
+
 def test_a_column_without_a_name_is_told(tmp_path):
     notes = []
     assert list(read(tmp_path, ",file\n1,a.wav\n2,b.wav\n", notes=notes)) == ["file"]  # as R and pandas number rows
@@ -151,6 +162,7 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
         (b"\xff\xfef", "t.csv", r"t\.csv is cut short \(.* in its UTF-16\): save it again"),
         (b"PK\x03\x04\0\0", "t.csv", r"zero bytes"),
         ("x", "t.xls", r"t\.xls is an old workbook, not a table: save it as \.csv in UTF-8 or as \.xlsx"),
+        ("{}", "t.JSON", r"t\.JSON is a JSON file, not a table: save it as"),
         ("x", "t.ods", r"t\.ods is an OpenDocument sheet, not a table"),
         ("a,b,a\n1,2,3\n", "t.csv", r"t\.csv has two columns called 'a': rename one of them"),
         ("a, a\n1,2\n", "t.csv", r"two columns called 'a'"),
