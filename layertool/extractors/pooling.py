@@ -200,4 +200,3 @@ class Pooler:
         lo, hi = np.maximum(lo, keep_lo), np.minimum(hi, keep_hi)
         target = np.flatnonzero(hi > lo)
         return target, lo[target] - shift, hi[target] - shift, full[target], len(full)
-
