@@ -67,6 +67,7 @@ class Extractor(ABC):
     provenance: dict
     n_parameters: int | None = None
     n_nonzero: int | None = None
+    name: str = ""  # as it was typed
     lacking: Sequence[str] = ()  # parameters that the checkpoint has not, so that they hold random numbers
     min_samples: int = 1
     max_window: int | None = None
@@ -112,11 +113,12 @@ class Extractor(ABC):
         firsts = {
             key: order.get(first, len(order)) for key in self.lacking if (first := self.first_layer(key)) is not None
         }
-        refuse_lacking(self.provenance["id"], [key for key in firsts if firsts[key] <= top], summary(layers))
+        name = self.name or self.provenance["id"]
+        refuse_lacking(name, [key for key in firsts if firsts[key] <= top], summary(layers))
         if firsts:
             tell(
-                f"{self.provenance['id']} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the "
-                f"layers asked ({summary(layers)}) are computed without them"
+                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers asked "
+                f"({summary(layers)}) are computed without them"
             )
 
     def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027

@@ -118,7 +118,9 @@ class SpeechExtractor(Extractor):
         normalised = normalises(model, config, normalise)
         network, provenance, lacking = load_model(model, config, random_init, partly=True)
         epsilon = provenance.get("normalisation_epsilon") or EPSILON
-        return cls(network, provenance, normalised, device, dtype, lacking, epsilon)
+        made = cls(network, provenance, normalised, device, dtype, lacking, epsilon)
+        made.name = model
+        return made
 
     def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
         if self._mask is None:

@@ -39,6 +39,7 @@ _FOREIGN = {
 }  # fmt: skip
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _LANGUAGE_ADAPTERS = "adapter.*.safetensors", "adapter.*.bin"  # of MMS
+_UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
 _LFS = b"version https://git-lfs"
 _SHOWN = 4  # names in one message
 
@@ -58,14 +59,10 @@ def check_folder(name: str) -> None:
     if not looks_local:
         return
     if path.is_file():
-        what, remedy = _FOREIGN.get(path.suffix.lower(), ("", f"{_FOLDER}: check the path of the model"))
+        what, remedy = _FOREIGN.get(path.suffix.lower(), ("a file", f"{_FOLDER}: check the path of the model"))
         if path.suffix.lower() in (".safetensors", ".bin"):
-            what, remedy = "weights alone", f"give its folder, {path.parent}, with the config.json of the network"
-        raise ModelError(
-            f"{name} is a file of {what.removeprefix('a file of ')}; {remedy.format(file=name)}"
-            if what
-            else f"{name} is a file; {remedy}"
-        )
+            what, remedy = "a file of weights", f"give its folder, {path.parent}, with the config.json of their network"
+        raise ModelError(f"{name} is {what}; {remedy.format(file=name)}")
     if not path.is_dir():
         raise ModelError(f"{name} does not exist: check the path of the model")
     if problem := mistaken(path, MODEL):
@@ -98,6 +95,8 @@ def _instead(path: Path) -> str:
 
 def foreign(path: Path) -> str | None:
     """A sentence about the networks of other kinds in a folder, None where there is none."""
+    if (path / "model.bin").exists():
+        return f"it holds a network of CTranslate2, as faster-whisper has it (model.bin); {_TO_TORCH}"
     for file in sorted(path.iterdir()):
         if file.suffix.lower() in _FOREIGN and (file.suffix != ".xml" or file.name.startswith("openvino")):
             what, remedy = _FOREIGN[file.suffix.lower()]
@@ -107,15 +106,17 @@ def foreign(path: Path) -> str | None:
 
 def refuse_adapter(name: str, revision: str | None) -> None:
     """Raise ModelError for adapters of peft: transformers adds them if peft can be imported, and leaves them out if not."""
-    file = next((one for one in (_ADAPTER, *_ADAPTER_WEIGHTS) if find(name, revision, one)), None)
+    names = (
+        (_ADAPTER, *_ADAPTER_WEIGHTS) if Path(name).exists() else (_ADAPTER,)
+    )  # of the hub, all that transformers looks for
+    file = next((one for one in names if find(name, revision, one)), None)
     if file is None:
         return
     said = read_settings(name, revision, _ADAPTER) or {}
     base = said.get("base_model_name_or_path")
     has_model = find(name, revision, CONFIG) is not None
-    what = "an adapter of peft beside a model" if has_model else "an adapter of peft, and no model"
     raise ModelError(
-        f"{name} holds {what} ({file}), which layertool neither adds nor leaves out: merge it with "
+        f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which layertool neither adds nor leaves out: merge it with "
         f"peft.PeftModel.from_pretrained(BASE, '{name}').merge_and_unload().save_pretrained('NEW') in Python, where BASE is the "
         f"network that it was trained on{f' ({base})' if base else ''}, and give NEW"
         + ("; or take the adapter's files out of a copy of the folder" if has_model else "")
@@ -166,10 +167,18 @@ def _look_up(name: str, revision: str | None, file: str) -> tuple[Path | None, b
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    known = try_to_load_from_cache(
+        name, file, revision=revision
+    )  # of the commit that the configuration was just read at
+    if known is not None:
+        return (Path(known), True) if isinstance(known, str) else (None, known is _CACHED_NO_EXIST)
+    if name in _UNREACHABLE:
+        return None, False
     try:
         return Path(hf_hub_download(name, file, revision=revision)), True
     except LocalEntryNotFoundError:
-        return None, try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST
+        _UNREACHABLE.add(name)
+        return None, False
     except EntryNotFoundError:
         return None, True
     except (HfHubHTTPError, HFValidationError, OSError):  # of the whole model: opening its configuration says more
@@ -187,7 +196,7 @@ def read_settings(name: str, revision: str | None, file: str) -> dict | None:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{where} is damaged or no JSON ({str(error)[:120]}): copy it again") from error
     if not isinstance(said, dict):
-        raise ModelError(f"{where} holds no settings but a {type(said).__name__}: copy it again")
+        raise ModelError(f"{where} is a JSON {type(said).__name__}, not settings with names: copy it again")
     return said
 
 
@@ -203,7 +212,7 @@ def read_preprocessor(name: str, revision: str | None) -> dict | None:
         nested = outer
     if nested is not None and not isinstance(nested, dict):
         raise ModelError(
-            f"{name}/{PROCESSOR} describes no feature extractor but a {type(nested).__name__}: copy it again"
+            f"{name}/{PROCESSOR} has a {type(nested).__name__} where a feature extractor belongs: copy it again"
         )
     plain = read_settings(name, revision, PREPROCESSOR)
     said = plain if nested is None else nested
@@ -259,13 +268,10 @@ def normalises(model: str, config: Any, asked: bool | None = None) -> bool:
         )
         return has_layer_norm
     kind, wanted = said.get("feature_extractor_type", WAVEFORMS), said.get("do_normalize", True)
-    if (kind != WAVEFORMS and "do_normalize" not in said) or not isinstance(wanted, bool):
-        what = (
-            f"describes the input of another kind of model ({kind})"
-            if isinstance(wanted, bool)
-            else f"says do_normalize = {wanted!r}"
-        )
-        raise ModelError(f"{name}'s {PREPROCESSOR} {what}; {unknown}")
+    if not isinstance(wanted, bool):
+        raise ModelError(f"{name}'s {PREPROCESSOR} says do_normalize = {wanted!r}; {unknown}")
+    if (kind != WAVEFORMS and "do_normalize" not in said) or said.get("feature_size", 1) != 1:
+        raise ModelError(f"{name}'s {PREPROCESSOR} describes the input of another kind of model ({kind}); {unknown}")
     if "do_normalize" not in said:
         tell(
             f"{name}'s {PREPROCESSOR} does not say do_normalize: its waveforms are normalised, the default of transformers"

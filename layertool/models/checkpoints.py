@@ -45,15 +45,15 @@ def read_config(model: str) -> Any:
     Raises ModelError with what to do when there is none, or when it wants code of its own to run.
     """
     import huggingface_hub
-    from huggingface_hub.errors import StrictDataclassError
+    from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
     huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
 
     name, revision = split_revision(model)
     check_folder(name)
-    refuse_adapter(name, revision)
-    read_settings(name, revision, "config.json")
+    if Path(name).exists():
+        read_settings(name, None, "config.json")
     if pruned.is_folder(name):
         return pruned.read_config(name)
     try:
@@ -68,7 +68,7 @@ def read_config(model: str) -> Any:
             if not isinstance(kind, str):
                 other = foreign(Path(name)) if Path(name).exists() else None
                 raise ModelError(
-                    f"{name} has a config.json that says no model_type, so that its network is unknown: "
+                    f"{name} has a config.json without model type (model_type), so that its network is unknown: "
                     f"{other or 'give a folder that save_pretrained of transformers wrote'}"
                 )
             if kind == "melhubert":
@@ -78,9 +78,15 @@ def read_config(model: str) -> Any:
             raise ModelError(
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        if not isinstance(
+            error.__cause__, LocalEntryNotFoundError
+        ):  # the hub answered: an adapter may be all that is there
+            refuse_adapter(name, revision)
         raise ModelError(_not_found(name, revision, error)) from error
+    refuse_adapter(name, revision)
+    return config
 
 
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:
@@ -199,8 +205,11 @@ def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
             f"{name} has the weights of an adapter of peft among its own (first: {adapters[0]}): merge them with "
             "model.merge_and_unload().save_pretrained('NEW') where it was trained, and give NEW"
         )
-    parts = dict(network.named_children())
-    own = (key.removeprefix(f"{network.base_model_prefix}.").removeprefix("model.") for key in sorted(unexpected))
+    parts, prefix = dict(network.named_children()), f"{network.base_model_prefix}."
+    is_bare = type(network).__name__ in (network.config.architectures or [type(network).__name__])
+    own = [
+        key.removeprefix(prefix) for key in sorted(unexpected) if is_bare or key.startswith(prefix)
+    ]  # others are of heads
     if unused := [key for key in own if key.partition(".")[0] in parts]:
         tell(
             f"{name} has {len(unused)} weights that its config.json does not speak of, and that are not used "
