@@ -230,7 +230,7 @@ def read_preprocessor(name: str, revision: str | None) -> dict | None:
 
 def check_rate(name: str, said: dict) -> None:
     """Raise ModelError for an input (``read_preprocessor``) of another sampling rate than every model here is given."""
-    if said.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+    if said.get("sampling_rate") not in (None, SAMPLE_RATE):
         raise ModelError(
             f"{name} says that it takes audio of {said['sampling_rate']} Hz, and layertool gives every model {SAMPLE_RATE} Hz: "
             f"correct sampling_rate in its {PREPROCESSOR} or {PROCESSOR} if that is wrong, else take another model"

@@ -205,11 +205,12 @@ def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
             f"{name} has the weights of an adapter of peft among its own (first: {adapters[0]}): merge them with "
             "model.merge_and_unload().save_pretrained('NEW') where it was trained, and give NEW"
         )
-    parts, prefix = dict(network.named_children()), f"{network.base_model_prefix}."
-    is_bare = type(network).__name__ in (network.config.architectures or [type(network).__name__])
+    base, prefix = network.base_model, f"{network.base_model_prefix}."
+    is_bare = type(base).__name__ in (network.config.architectures or [type(base).__name__])
     own = [
         key.removeprefix(prefix) for key in sorted(unexpected) if is_bare or key.startswith(prefix)
     ]  # others are of heads
+    parts = dict(base.named_children())
     if unused := [key for key in own if key.partition(".")[0] in parts]:
         tell(
             f"{name} has {len(unused)} weights that its config.json does not speak of, and that are not used "

@@ -43,7 +43,7 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
     tokens of languages and tasks, without which there is nothing to say; the size of the vocabulary last, which is told.
     """
     said = read_settings(name, revision, GENERATION) or {}
-    languages = said.get("lang_to_id")
+    languages = _ids(said, "lang_to_id")
     for claim in (said.get("is_multilingual"), getattr(config, "is_multilingual", None)):
         if isinstance(claim, bool):
             if languages and not claim:
@@ -54,7 +54,7 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
     if languages:
         return True
     for forced in (said.get("forced_decoder_ids"), getattr(config, "forced_decoder_ids", None)):
-        if forced:
+        if isinstance(forced, list) and forced:
             return len(forced) > 1  # language, task, no timestamps; English-only models are forced to the last
     if "<|transcribe|>" not in vocabulary or not any(f"<|{code}|>" in vocabulary for code in _languages()):
         return False
@@ -64,6 +64,12 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
         f"{'multilingual' if found else 'English-only'}; add is_multilingual to its {GENERATION}"
     )
     return found
+
+
+def _ids(said: Mapping[str, Any], key: str) -> dict[str, int]:
+    """Names of tokens and their numbers, as generation_config.json says them."""
+    found = said.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _languages() -> dict[str, str]:
@@ -92,7 +98,7 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
         "n_fft": FRAME_FIELD, "chunk_length": WINDOW_SAMPLES // SAMPLE_RATE, "n_samples": WINDOW_SAMPLES, "nb_max_frames": 2 * WINDOW_POSITIONS, "dither": 0.0, "padding_value": 0.0,
     }  # fmt: skip
     differing = [
-        f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key, value) != value
+        f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
     ]
     if config.max_source_positions != WINDOW_POSITIONS:
         differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
@@ -157,9 +163,8 @@ def load_tokenizer(
 def _compare_tokens(name: str, revision: str | None, vocabulary: Mapping[str, int], prefix: Sequence[str]) -> None:
     """Tell where generation_config.json has other numbers for the tokens of a prefix than the tokenizer."""
     said = read_settings(name, revision, GENERATION) or {}
-    ids = {NO_TIMESTAMPS: said.get("no_timestamps_token_id")}
-    ids |= said.get("lang_to_id") or {}
-    ids |= {f"<|{task}|>": number for task, number in (said.get("task_to_id") or {}).items()}
+    ids = {NO_TIMESTAMPS: said.get("no_timestamps_token_id"), **_ids(said, "lang_to_id")}
+    ids |= {f"<|{task}|>": number for task, number in _ids(said, "task_to_id").items()}
     if not said.get("_from_model_config"):  # then it is no more than what config.json defaults to
         ids[START] = said.get("decoder_start_token_id")
     differing = [token for token in prefix if ids.get(token) not in (None, vocabulary[token])]
