@@ -171,7 +171,7 @@ WINDOW_GRID = 2 * MODEL_HOP  # samples: windows start and are cut at multiples o
 
 
 def window_grid(hops: Iterable[int]) -> int:
-    """Samples between the places where windows may start and be cut: a multiple of every hop, at least ``WINDOW_GRID``."""
+    """Samples between the places where windows may start: a multiple of every hop, at least ``WINDOW_GRID``."""
     together = math.lcm(*hops)
     return together * -(-WINDOW_GRID // together)
 

@@ -462,7 +462,8 @@ def test_missing_weights(checkpoint, corpus, store):
     missing = sorted(set(weights) - set(kept))
     fails(
         DATA, extract(checkpoint, corpus, store),
-        checkpoint, f"lacks {len(missing)} weights of its own architecture (first: {missing[0]})", "--random-init SEED", "which T1 need",
+        checkpoint, f"lacks {len(missing)} weights of its own architecture (first: {missing[0]})", "--random-init SEED",
+        "which T1 need",
     )  # fmt: skip
     assert not store.exists()
     succeeds("extract", checkpoint, corpus, "-o", store, "--layers", "C1-C7,T0")  # made of what is there

@@ -29,14 +29,21 @@ from layertool.training.opening import open_encoder
 from layertool.training.plans import look
 
 FAMILIES = {
-    "Wav2Vec2": ("Model", "ForCTC", "ForPreTraining", "ForSequenceClassification", "ForAudioFrameClassification", "ForXVector"),
+    "Wav2Vec2": (
+        "Model",
+        "ForCTC",
+        "ForPreTraining",
+        "ForSequenceClassification",
+        "ForAudioFrameClassification",
+        "ForXVector",
+    ),
     "Hubert": ("Model", "ForCTC", "ForSequenceClassification"),
     "WavLM": ("Model", "ForCTC", "ForSequenceClassification", "ForAudioFrameClassification", "ForXVector"),
     "Data2VecAudio": ("Model", "ForCTC", "ForSequenceClassification", "ForAudioFrameClassification", "ForXVector"),
     "UniSpeech": ("Model", "ForCTC", "ForPreTraining", "ForSequenceClassification"),
     "UniSpeechSat": ("Model", "ForCTC", "ForPreTraining", "ForSequenceClassification", "ForXVector"),
     "Wav2Vec2Conformer": ("Model", "ForCTC", "ForPreTraining", "ForSequenceClassification", "ForXVector"),
-}  # fmt: skip
+}
 CLASSES = [f"{family}{head}" for family, heads in FAMILIES.items() for head in heads]
 WHISPERS = ["WhisperModel", "WhisperForConditionalGeneration", "WhisperForAudioClassification"]
 
@@ -84,10 +91,22 @@ def small_whisper(kind: str, folder: Path) -> Path:
     import transformers
 
     config = transformers.WhisperConfig(
-        vocab_size=60, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
-        suppress_tokens=None, begin_suppress_tokens=None, num_mel_bins=128,
-    )  # fmt: skip
+        vocab_size=60,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        num_mel_bins=128,
+    )
     torch.manual_seed(0)
     getattr(transformers, kind)(config).save_pretrained(folder)
     return folder
@@ -109,8 +128,8 @@ def test_every_family_opens_without_a_preprocessor(kind, tmp_path):
     assert extractor.provenance["normalise"] is has_layer_norm
     (sentence,) = said
     assert (
-        f"{tmp_path / 'm'} has no preprocessor_config.json: its waveforms are {'' if has_layer_norm else 'not '}normalised"
-        in sentence
+        f"{tmp_path / 'm'} has no preprocessor_config.json: its waveforms are "
+        f"{'' if has_layer_norm else 'not '}normalised" in sentence
     )
     assert open_encoder(str(tmp_path / "m")).normalises is has_layer_norm if "Conformer" not in kind else True
     waveform = models.speech_like(8_000, 1)
@@ -235,8 +254,8 @@ def test_more_blocks_than_the_configuration_says_are_told(tmp_path):
     change(folder / "config.json", num_hidden_layers=2)
     _, said = told(lambda: opened(folder))
     assert (
-        f"{folder} has 16 weights that its config.json does not speak of, and that are not used (first: encoder.layers.2."
-        in said[0]
+        f"{folder} has 16 weights that its config.json does not speak of, and that are not used (first: "
+        "encoder.layers.2." in said[0]
     )
 
 
@@ -259,9 +278,11 @@ def adapted(folder: Path) -> Path:
 
 
 OPENERS = {
-    "extract": lambda model: open_extractor(model), "encoder": lambda model: open_encoder(model), "look": lambda model: look(model),
+    "extract": lambda model: open_extractor(model),
+    "encoder": lambda model: open_encoder(model),
+    "look": lambda model: look(model),
     "lexical": lambda model: WhisperScorer(model),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("opener", OPENERS)
@@ -379,7 +400,8 @@ def test_files_that_disagree_on_the_input_are_told(tmp_path):
     extractor, said = told(lambda: opened(folder))
     assert extractor.provenance["normalise"] is True
     assert said == [
-        f"{folder}: processor_config.json and preprocessor_config.json disagree (do_normalize true and false): the first is followed; "
+        f"{folder}: processor_config.json and preprocessor_config.json disagree (do_normalize true and false): the "
+        "first is followed; "
         "correct one of them"
     ]
     write(folder / "processor_config.json", processor_class="Wav2Vec2Processor")  # as it was before transformers 5
@@ -531,9 +553,13 @@ def test_without_tokens_of_tasks_there_is_nothing_to_guess(tmp_path):
 def test_numbers_of_tokens_that_differ_are_told(tmp_path):
     folder = models.whisper(tmp_path / "m", tokenizer="multilingual")
     write(
-        folder / "generation_config.json", is_multilingual=True, decoder_start_token_id=START, no_timestamps_token_id=NO_TIMES + 1,
-        lang_to_id={"<|en|>": ENGLISH + 1}, task_to_id={"transcribe": TRANSCRIBE},
-    )  # fmt: skip
+        folder / "generation_config.json",
+        is_multilingual=True,
+        decoder_start_token_id=START,
+        no_timestamps_token_id=NO_TIMES + 1,
+        lang_to_id={"<|en|>": ENGLISH + 1},
+        task_to_id={"transcribe": TRANSCRIBE},
+    )
     prefix, said = prefix_of(folder)
     assert prefix == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
     assert len(said) == 1
@@ -581,10 +607,15 @@ def test_an_english_model_with_a_token_more_is_the_same_model(shared, tmp_path):
 # --- places that hold no checkpoint ------------------------------------------------------------------
 
 FOREIGN = {
-    "tf_model.h5": "weights of TensorFlow", "flax_model.msgpack": "weights of Flax", "model.onnx": "a network of ONNX",
-    "model-q4.gguf": "a network of llama.cpp or whisper.cpp", "openvino_model.xml": "a network of OpenVINO", "model.nemo": "an archive of NeMo",
-    "checkpoint_best.pt": "a file of PyTorch", "model.bin": "a network of CTranslate2",
-}  # fmt: skip
+    "tf_model.h5": "weights of TensorFlow",
+    "flax_model.msgpack": "weights of Flax",
+    "model.onnx": "a network of ONNX",
+    "model-q4.gguf": "a network of llama.cpp or whisper.cpp",
+    "openvino_model.xml": "a network of OpenVINO",
+    "model.nemo": "an archive of NeMo",
+    "checkpoint_best.pt": "a file of PyTorch",
+    "model.bin": "a network of CTranslate2",
+}
 
 
 def not_opened(path: Path, *says) -> None:

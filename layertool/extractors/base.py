@@ -107,7 +107,7 @@ class Extractor(ABC):
         return next(iter(self.layers))
 
     def check_whole(self, layers: Sequence[str]) -> None:
-        """Raise ModelError where ``layers`` are computed from weights that the checkpoint lacks; tell of others that it lacks."""
+        """Raise ModelError where ``layers`` are computed from weights that the checkpoint lacks; tell of others."""
         order = {name: k for k, name in enumerate(self.layers)}
         top = max(order[name] for name in layers)
         firsts = {
@@ -117,7 +117,8 @@ class Extractor(ABC):
         refuse_lacking(name, [key for key in firsts if firsts[key] <= top], summary(layers))
         if firsts:
             tell(
-                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers asked "
+                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers "
+                "asked "
                 f"({summary(layers)}) are computed without them"
             )
 

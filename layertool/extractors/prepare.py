@@ -69,7 +69,7 @@ class Prepared:
 
     @cached_property
     def grid(self) -> int:
-        """Samples between the places where windows may start: a multiple of the hops of all layers, and of the mask's."""
+        """Samples between the places where windows may start: a multiple of all layers' hops and of the mask's."""
         geometries = [*self.pooler.geometry.values(), *(layer.geometry for layer in self.pooler.layers.values())]
         hops = {geometry.hop for geometry in geometries if geometry is not None}
         return window_grid(hops | ({self.mask.geometry.hop} if self.mask else set()))
@@ -89,7 +89,8 @@ class Prepared:
             if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
                 reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid
                 raise UsageError(
-                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that overlap by "
+                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that "
+                    "overlap by "
                     f"{self.options.overlap_seconds:g} s would cut some of them: make --overlap-seconds at least "
                     f"{-(-2 * reach // SAMPLE_RATE)}"
                 )

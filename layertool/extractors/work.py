@@ -40,14 +40,15 @@ def write_shards(
 
 
 def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Item]) -> None:
-    """Raise ModelError where an extractor gives other frames than its geometry says: they would stand at wrong times."""
+    """Raise ModelError for other frames than an extractor's geometry says: they would stand at wrong times."""
     extractor = prepared.extractor
     layer = extractor.layers.get(name)
     shape = tuple(frames.shape)
     if layer is None or len(shape) != 3 or (shape[0], shape[2]) != (len(items), layer.width):
         expected = "no such layer" if layer is None else f"({len(items)}, frames, {layer.width})"
         raise ModelError(
-            f"{extractor.provenance['id']} gave an array of shape {shape} for layer {name} of {len(items)} windows, expected is "
+            f"{extractor.provenance['id']} gave an array of shape {shape} for layer {name} of {len(items)} windows, "
+            "expected is "
             f"{expected}: correct its layers"
         )
     if layer.geometry is not None:
@@ -55,7 +56,8 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
         least, most = (layer.geometry.n_frames(n) for n in (longest, extractor.padded_samples(longest)))
         if not least <= shape[1] <= max(least, most):
             raise ModelError(
-                f"{extractor.provenance['id']} gave {shape[1]} frames of layer {name} for {longest} samples, its geometry says "
+                f"{extractor.provenance['id']} gave {shape[1]} frames of layer {name} for {longest} samples, its "
+                "geometry says "
                 f"{least}: correct the geometry (or padded_samples, if it pads its input itself)"
             )
 

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: what lies in a folder that somebody gives as a MODEL, what its files say, and where they disagree."""
+"""The files of a checkpoint: what lies in a folder that is given as a MODEL, what they say, and where they disagree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  #
 WAVEFORMS = "Wav2Vec2FeatureExtractor"  # what the input of models that read waveforms is called
 # Weights as transformers looks for them, in its order.
 WEIGHTS = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _FOLDER = "a Hugging Face checkpoint is a folder with config.json"
 _TO_TORCH = "give the checkpoint of PyTorch that it was made from"
 # Endings of files that hold networks in other ways: what they are, and what to do.
@@ -36,7 +39,7 @@ _FOREIGN = {
     ".pt": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
     ".pth": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
     ".ckpt": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
-}  # fmt: skip
+}
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _LANGUAGE_ADAPTERS = "adapter.*.safetensors", "adapter.*.bin"  # of MMS
 _UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
@@ -85,7 +88,8 @@ def _instead(path: Path) -> str:
         return f"it is a cache of the hub; give an id, such as {cached[0].removeprefix('models--').replace('--', '/')}"
     inside = sorted((one.parent for one in path.glob(f"*/{CONFIG}")), key=_by_number)
     if inside:
-        return f"it holds other folders that have one ({listed(one.name for one in inside)}); give one of them, e.g. {inside[-1]}"
+        names = listed(one.name for one in inside)
+        return f"it holds other folders that have one ({names}); give one of them, e.g. {inside[-1]}"
     if any(one in WEIGHTS for one in there):
         return "it has weights, but nothing says of which network; copy the config.json that belongs to them"
     if other := foreign(path):
@@ -105,7 +109,7 @@ def foreign(path: Path) -> str | None:
 
 
 def refuse_adapter(name: str, revision: str | None) -> None:
-    """Raise ModelError for adapters of peft: transformers adds them if peft can be imported, and leaves them out if not."""
+    """Raise ModelError for adapters of peft: transformers adds them where peft can be imported, and only there."""
     names = (
         (_ADAPTER, *_ADAPTER_WEIGHTS) if Path(name).exists() else (_ADAPTER,)
     )  # of the hub, all that transformers looks for
@@ -116,8 +120,10 @@ def refuse_adapter(name: str, revision: str | None) -> None:
     base = said.get("base_model_name_or_path")
     has_model = find(name, revision, CONFIG) is not None
     raise ModelError(
-        f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which layertool neither adds nor leaves out: merge it with "
-        f"peft.PeftModel.from_pretrained(BASE, '{name}').merge_and_unload().save_pretrained('NEW') in Python, where BASE is the "
+        f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which "
+        "layertool neither adds nor leaves out: merge it with "
+        f"peft.PeftModel.from_pretrained(BASE, '{name}').merge_and_unload().save_pretrained('NEW') in Python, where "
+        "BASE is the "
         f"network that it was trained on{f' ({base})' if base else ''}, and give NEW"
         + ("; or take the adapter's files out of a copy of the folder" if has_model else "")
     )
@@ -145,7 +151,8 @@ def check_weights(name: str) -> None:
         parts = sorted(set(shards.values()))
         if lacking := [one for one in parts if not (path / one).is_file()]:
             raise ModelError(
-                f"{name} lacks {len(lacking)} of the {len(parts)} files of weights that {file.name} names ({listed(lacking)}): "
+                f"{name} lacks {len(lacking)} of the {len(parts)} files of weights that {file.name} names "
+                f"({listed(lacking)}): "
                 "copy them, too"
             )
     for part in parts:
@@ -155,7 +162,7 @@ def check_weights(name: str) -> None:
 
 
 def find(name: str, revision: str | None, file: str) -> Path | None:
-    """A file of a checkpoint, a local folder's or the hub's; None where it has none, or where none is known without network."""
+    """A file of a checkpoint, in a folder or on the hub; None where it has none, or the hub does not answer."""
     return _look_up(name, revision, file)[0]
 
 
@@ -232,7 +239,8 @@ def check_rate(name: str, said: dict) -> None:
     """Raise ModelError for an input (``read_preprocessor``) of another sampling rate than every model here is given."""
     if said.get("sampling_rate") not in (None, SAMPLE_RATE):
         raise ModelError(
-            f"{name} says that it takes audio of {said['sampling_rate']} Hz, and layertool gives every model {SAMPLE_RATE} Hz: "
+            f"{name} says that it takes audio of {said['sampling_rate']} Hz, and layertool gives every model "
+            f"{SAMPLE_RATE} Hz: "
             f"correct sampling_rate in its {PREPROCESSOR} or {PROCESSOR} if that is wrong, else take another model"
         )
 
@@ -240,9 +248,9 @@ def check_rate(name: str, said: dict) -> None:
 def normalises(model: str, config: Any, asked: bool | None = None) -> bool:
     """Whether a model of the wav2vec 2.0 kind (a hub id, ``name@revision``, or a folder) is given normalised waveforms.
 
-    ``asked``: what a person decided, None for what the checkpoint says. Without a file that says it, models with layer norm
-    in their convolutions are given zero mean and unit variance, and those with group norm are not, as fairseq trained them;
-    that is told. Raises ModelError where the file cannot be read, or is of another kind of model.
+    ``asked``: what a person decided, None for what the checkpoint says. Without a file that says it, models with
+    layer norm in their convolutions are given zero mean and unit variance, and those with group norm are not, as
+    fairseq trained them; that is told. Raises ModelError where the file cannot be read, or is of another kind of model.
     """
     name, revision = split_revision(model)
     unknown = "whether its waveforms are normalised is unknown: for extraction, give --normalise or --no-normalise"
@@ -262,8 +270,10 @@ def normalises(model: str, config: Any, asked: bool | None = None) -> bool:
         # data2vec-audio has no such field: layer norm is all that it can have
         has_layer_norm = getattr(config, "feat_extract_norm", "layer") == "layer"
         tell(
-            f"{name} has no {PREPROCESSOR}: its waveforms are {'normalised' if has_layer_norm else 'not normalised'}, as those of "
-            f"models with {'layer' if has_layer_norm else 'group'} norm in their convolutions; add the file if it was trained "
+            f"{name} has no {PREPROCESSOR}: its waveforms are {'normalised' if has_layer_norm else 'not normalised'}, "
+            "as those of "
+            f"models with {'layer' if has_layer_norm else 'group'} norm in their convolutions; add the file if it was "
+            "trained "
             f"otherwise, or type {'--no-normalise' if has_layer_norm else '--normalise'} where it is extracted"
         )
         return has_layer_norm
@@ -274,7 +284,8 @@ def normalises(model: str, config: Any, asked: bool | None = None) -> bool:
         raise ModelError(f"{name}'s {PREPROCESSOR} describes the input of another kind of model ({kind}); {unknown}")
     if "do_normalize" not in said:
         tell(
-            f"{name}'s {PREPROCESSOR} does not say do_normalize: its waveforms are normalised, the default of transformers"
+            f"{name}'s {PREPROCESSOR} does not say do_normalize: its waveforms are normalised, the default of "
+            "transformers"
         )
     return wanted
 

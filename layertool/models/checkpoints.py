@@ -66,6 +66,7 @@ def read_config(model: str) -> Any:
                     "never does that: convert it to a family that transformers has"
                 )
             if not isinstance(kind, str):
+                refuse_adapter(name, revision)  # of the hub: it may be all that is there
                 other = foreign(Path(name)) if Path(name).exists() else None
                 raise ModelError(
                     f"{name} has a config.json without model type (model_type), so that its network is unknown: "
@@ -110,9 +111,9 @@ def load_model(
     """The model in evaluation mode and float32, its provenance (id, revision, sha256, random_init), and what it lacks.
 
     ``kind``: the automatic class of transformers that opens it; AutoModel leaves an output layer out.
-    It may lack parameters that only training uses; those hold random numbers, and are named. ``partly``: it may lack any,
-    for callers who know which ones they need, and ``refuse_lacking``. With
-    ``random_init`` the weights are drawn anew from the configuration (the untrained control).
+    It may lack parameters that only training uses; those hold random numbers, and are named. ``partly``: it may lack
+    any, for callers who know which ones they need, and ``refuse_lacking``. With ``random_init`` the weights are
+    drawn anew from the configuration (the untrained control).
     Raises ModelError when weights are missing, have other shapes, or are not safe to read.
     """
     import transformers
@@ -172,7 +173,8 @@ def load_model(
     if getattr(config, "adapter_attn_dim", None) is not None:
         provenance["adapter"] = "main weights"
         tell(
-            f"{name} has adapters of single languages: the one among its main weights is used, and none of its other files"
+            f"{name} has adapters of single languages: the one among its main weights is used, and none of its other "
+            "files"
             f"{f' ({listed(others)})' if (others := language_adapters(name)) else ''}"
         )
     if is_local:
@@ -199,7 +201,7 @@ def _random(name: str, what: str) -> str:
 
 
 def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
-    """Tell of weights that a checkpoint has for its network's own parts, and that its configuration does not speak of."""
+    """Tell of weights of a network's own parts that its configuration does not speak of; refuse adapters among them."""
     if adapters := sorted(key for key in unexpected if ".lora_" in key or ".base_layer." in key):
         raise ModelError(
             f"{name} has the weights of an adapter of peft among its own (first: {adapters[0]}): merge them with "

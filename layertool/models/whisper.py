@@ -39,8 +39,8 @@ def n_positions(n_samples: int) -> int:
 def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Mapping[str, int]) -> bool:
     """Whether a checkpoint's prefix has a language and a task, by what its own files say.
 
-    generation_config.json first (``is_multilingual``, ``lang_to_id``, ``forced_decoder_ids``), then config.json, then the
-    tokens of languages and tasks, without which there is nothing to say; the size of the vocabulary last, which is told.
+    generation_config.json first (``is_multilingual``, ``lang_to_id``, ``forced_decoder_ids``), then config.json, then
+    the tokens of languages and tasks, without which there is nothing to say; the size of the vocabulary last: told.
     """
     said = read_settings(name, revision, GENERATION) or {}
     languages = _ids(said, "lang_to_id")
@@ -48,7 +48,8 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
         if isinstance(claim, bool):
             if languages and not claim:
                 tell(
-                    f"{name}/{GENERATION} says is_multilingual = false and has languages (lang_to_id): the first is followed"
+                    f"{name}/{GENERATION} says is_multilingual = false and has languages (lang_to_id): the first is "
+                    "followed"
                 )
             return claim
     if languages:
@@ -60,7 +61,8 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
         return False
     found = config.vocab_size > ENGLISH_ONLY
     tell(
-        f"{name} does not say whether it is multilingual: by the size of its vocabulary ({config.vocab_size}), it is taken to be "
+        f"{name} does not say whether it is multilingual: by the size of its vocabulary ({config.vocab_size}), it is "
+        "taken to be "
         f"{'multilingual' if found else 'English-only'}; add is_multilingual to its {GENERATION}"
     )
     return found
@@ -80,7 +82,7 @@ def _languages() -> dict[str, str]:
 
 
 def load_mel(name: str, revision: str | None, config: Any) -> Any:
-    """The checkpoint's own log-mel input; without a file that says it, Whisper's with the network's bands, which is told.
+    """The checkpoint's own log-mel input; without a file that says it, Whisper's with the network's bands: told.
 
     Raises ModelError for an input that is not what the network takes, or another than Whisper's 30 s, 10 ms and 16 kHz.
     """
@@ -89,14 +91,22 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     said = read_preprocessor(name, revision)
     if said is None:
         tell(
-            f"{name} has no {PREPROCESSOR}: its input is taken to be Whisper's log-mel energies, of {config.num_mel_bins} bands"
+            f"{name} has no {PREPROCESSOR}: its input is taken to be Whisper's log-mel energies, of "
+            f"{config.num_mel_bins} bands"
         )
         said = {}
     check_rate(name, said)
     known = {
-        "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": config.num_mel_bins, "hop_length": FRAME_HOP,
-        "n_fft": FRAME_FIELD, "chunk_length": WINDOW_SAMPLES // SAMPLE_RATE, "n_samples": WINDOW_SAMPLES, "nb_max_frames": 2 * WINDOW_POSITIONS, "dither": 0.0, "padding_value": 0.0,
-    }  # fmt: skip
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": config.num_mel_bins,
+        "hop_length": FRAME_HOP,
+        "n_fft": FRAME_FIELD,
+        "chunk_length": WINDOW_SAMPLES // SAMPLE_RATE,
+        "n_samples": WINDOW_SAMPLES,
+        "nb_max_frames": 2 * WINDOW_POSITIONS,
+        "dither": 0.0,
+        "padding_value": 0.0,
+    }
     differing = [
         f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
     ]
@@ -104,7 +114,8 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
         differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
     if differing:
         raise ModelError(
-            f"{name} has files of an input that does not fit its network, or is not Whisper's ({'; '.join(differing)}): take "
+            f"{name} has files of an input that does not fit its network, or is not Whisper's "
+            f"({'; '.join(differing)}): take "
             f"{PREPROCESSOR} and config.json of one checkpoint"
         )
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
@@ -116,8 +127,8 @@ def load_tokenizer(
     """The checkpoint's tokenizer, and the tokens it puts before a transcription.
 
     Multilingual: start, language (None: English), transcribe; English-only: start; and then, unless ``timestamps``, the
-    token that says there are none. Raises UsageError for another language than English with an English-only model, ModelError
-    for a checkpoint without tokenizer or language, or with one that is not its own.
+    token that says there are none. Raises UsageError for another language than English with an English-only model,
+    ModelError for a checkpoint without tokenizer or language, or with one that is not its own.
     """
     from transformers import AutoTokenizer
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
@@ -143,12 +154,14 @@ def load_tokenizer(
         if multilingual and lacking[0] == f"<|{code}|>" and any(f"<|{other}|>" in vocabulary for other in _languages()):
             raise ModelError(f"{name} does not know the language '{language or code}': choose another --language")
         raise ModelError(
-            f"{name} is {'multilingual' if multilingual else 'English-only'} by its {GENERATION} or config.json, and its tokenizer has "
+            f"{name} is {'multilingual' if multilingual else 'English-only'} by its {GENERATION} or config.json, and "
+            "its tokenizer has "
             f"no {' and no '.join(lacking)}: add the tokenizer that it was trained with"
         )
     if max(vocabulary.values()) >= config.vocab_size:
         raise ModelError(
-            f"{name} has a tokenizer of {max(vocabulary.values()) + 1} tokens, and its network knows {config.vocab_size}: take the "
+            f"{name} has a tokenizer of {max(vocabulary.values()) + 1} tokens, and its network knows "
+            f"{config.vocab_size}: take the "
             "tokenizer and config.json of one checkpoint"
         )
     tokenizer.language = tokenizer.task = None  # a fine-tuned checkpoint may have saved some
@@ -171,7 +184,8 @@ def _compare_tokens(name: str, revision: str | None, vocabulary: Mapping[str, in
     if differing:
         told = ", ".join(f"{token} is {vocabulary[token]} and {ids[token]}" for token in differing)
         tell(
-            f"{name}: its tokenizer and its {GENERATION} number tokens differently ({told}): the tokenizer is followed; one of the two "
+            f"{name}: its tokenizer and its {GENERATION} number tokens differently ({told}): the tokenizer is "
+            "followed; one of the two "
             "may be of another checkpoint"
         )
 

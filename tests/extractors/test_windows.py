@@ -77,9 +77,13 @@ def test_frames_of_any_hop_stand_at_their_time_in_any_window(tmp_path, hop, wind
     seconds = (61, 90, 301.7, 600)
     extractor = Ramp(geometry(hop, hop), geometry(hop, 37))
     store = layertool.extract(
-        extractor, ramp_corpus(tmp_path / "c", *seconds), tmp_path / "s", units=("frame",), window_seconds=window,
+        extractor,
+        ramp_corpus(tmp_path / "c", *seconds),
+        tmp_path / "s",
+        units=("frame",),
+        window_seconds=window,
         overlap_seconds=overlap,
-    )  # fmt: skip
+    )
     check(store, extractor.layers, [round(16_000 * s) for s in seconds])
 
 
