@@ -20,7 +20,7 @@ def curve(model: str, layers: list[str], value: float) -> list[results.Result]:
 
 def test_the_schema_is_the_one_of_the_design():
     assert (
-        "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool"
+        "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool settings"
     ).split() == results.COLUMNS
 
 

@@ -189,9 +189,9 @@ def _tests(
             raise UsageError(f"{x_y} are no pairs: {error}") from error
     sizes = [len(rows) for rows in members]
     index = np.concatenate([rows.index for rows in members])
-    held = {layer: LayerView(store, unit, layer, index).read().astype(np.float64) for layer in names}
-    for name in names:
-        _check_directions(store, name, held[name], members)
+    held = {
+        layer: LayerView(store, unit, layer, index, as_directions=True).read().astype(np.float64) for layer in names
+    }
     sets = [(how, *made) for how in options.aggregate for made in layer_sets.aggregate(held, how, store, say)]
     n_x, n = sizes[0], sizes[0] + sizes[1]
     parts = [(rows[:n], rows[n : n + sizes[2]], rows[n + sizes[2] :]) for _, _, _, rows in sets]
@@ -214,20 +214,6 @@ def _tests(
         )
         for k, (how, label, place, _) in enumerate(sets)
     ]
-
-
-def _check_directions(store: FeatureStore, layer: str, rows: np.ndarray, members: Sequence[Rows]) -> None:
-    """Raise FeatureError, naming layer and utterance, for embeddings that are not finite or are zeros."""
-    finite = np.isfinite(rows).all(1)
-    bad = ~finite | (rows == 0).all(1)
-    if bad.any():
-        at = int(np.argmax(bad))
-        code = int(np.concatenate([part.table["utterance"] for part in members])[at])
-        what = "is all zeros, which have no direction" if finite[at] else "is not all finite"
-        raise FeatureError(
-            f"layer {layer}: the embedding of utterance '{store.utterances['utterance'].iloc[code]}' {what}: leave it out with "
-            "--where, or extract it again"
-        )
 
 
 def _refuse_noise(store: FeatureStore, unit: str) -> None:

@@ -18,7 +18,6 @@ from layertool.feed.common import (
     Progress,
     Say,
     baseline,
-    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -110,7 +109,6 @@ def neighbour_rows(
         table = store.table_of(unit, layer)
         mine, codes = by_table[table]
         features = LayerView(store, unit, layer, mine.index).read()
-        check_finite(store, unit, mine, features)
         return [
             probe.classify(
                 features, codes, group_of[table], method, options.n_neighbours, seed=options.seed, folds=dealt[table]

@@ -14,7 +14,6 @@ from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
-    check_finite,
     check_same_model,
     conditions_of,
     joined,
@@ -285,7 +284,6 @@ def _sweep(
 ) -> _Swept:
     rows, speech = heard[store.table_of("frame", layer)]
     features = LayerView(store, "frame", layer, rows.index).read()
-    check_finite(store, "frame", rows, features)
     counts = [(found, chance) for _, found, chance in
               segmentation.sweep(features, speech, cells, tolerance)]  # fmt: skip
     return _Swept(*(_stacked(column) for column in zip(*counts, strict=True)))
