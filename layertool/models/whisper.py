@@ -17,7 +17,14 @@ from torch.nn import functional
 
 from layertool.errors import AudioError, ModelError, UsageError, tell
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE
-from layertool.models.checkpoint_files import GENERATION, PREPROCESSOR, check_rate, read_preprocessor, read_settings
+from layertool.models.checkpoint_files import (
+    GENERATION,
+    PREPROCESSOR,
+    check_rate,
+    find,
+    read_preprocessor,
+    read_settings,
+)
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
@@ -134,13 +141,18 @@ def load_tokenizer(
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
+    # without these files transformers makes a tokenizer of special tokens alone, with other numbers
+    if not find(name, revision, "tokenizer.json") and not find(name, revision, "vocab.json"):
+        raise ModelError(lacks)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(lacks) from error
-    vocabulary = tokenizer.get_vocab()
-    if START not in vocabulary:  # transformers makes an empty one without the file
-        raise ModelError(lacks)
+        vocabulary = tokenizer.get_vocab()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has a tokenizer that cannot be read ({error!r:.120}): copy its files again"
+        ) from error
+    if START not in vocabulary:
+        raise ModelError(f"{name} has a tokenizer without {START}, which is not Whisper's: add its own tokenizer.json")
     multilingual = is_multilingual(name, revision, config, vocabulary)
     if language not in (None, "en") and not multilingual:
         raise UsageError(f"{name} is an English-only checkpoint: leave out --language {language}")
