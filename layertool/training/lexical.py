@@ -223,7 +223,8 @@ def _train(
         write_json(before, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
     first = Epoch(0, 0, None, read_json(before, "the log-likelihood before training")["dev"])
     whole = list(folder.checkpoints().values())
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    with sound(place, DTYPES[recipe.precision]):
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     history = [first, *_history(trainer.state.log_history)]
     best = max(history[1:], key=lambda epoch: epoch.dev)
     _keep(folder, best, network, scorer, caches)
