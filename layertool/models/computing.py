@@ -61,12 +61,12 @@ def sound(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     wrong = device.type == "cpu" and dtype == torch.bfloat16 and not _narrow_groups_are_sound()
     if wrong:
         tell("bfloat16 is computed without oneDNN, which is wrong on this CPU: --dtype float32 is faster")
-    was = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = was and not wrong
+    was = bool(torch.backends.mkldnn.enabled)
+    setattr(torch.backends.mkldnn, "enabled", was and not wrong)  # noqa: B010 - a property that its types do not know
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = was
+        setattr(torch.backends.mkldnn, "enabled", was)  # noqa: B010
 
 
 @contextmanager

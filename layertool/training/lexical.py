@@ -20,6 +20,7 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
+from layertool.models.computing import DTYPES, sound
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
 from layertool.training.session import Diverged, place_of, random_states_kept
