@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors"},
-    {"files", "kinds", "layers", "geometry", "cluster"},
+    {"files", "kinds", "layers", "geometry", "cluster", "resampling"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

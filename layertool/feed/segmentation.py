@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layertool import resampling
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
 from layertool.analysis.views import LayerView
@@ -27,7 +28,7 @@ from layertool.feed.common import (
 )
 from layertool.feed.frames import FrameRows
 from layertool.feed.parallel import each_layer
-from layertool.probes import resampling, segmentation
+from layertool.probes import segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.results import Result
 from layertool.store import FeatureStore
@@ -141,9 +142,10 @@ def segmentation_rows(
         )
 
     found = each_layer(store, asked, compute, options.n_workers, progress)
+    n_clusters = 0 if clusters is None else int(clusters.max()) + 1
     drawn = None
-    if clusters is not None and clusters.max() > 0:  # one cluster has no spread
-        drawn = resampling.counts(int(clusters.max()) + 1, options.seed)[:, clusters]
+    if clusters is not None and n_clusters > 1:  # one cluster has no spread
+        drawn = resampling.counts(n_clusters, options.seed)[:, clusters]
     tuned_on = (
         f"tuned on {tune.about['corpus']['name']}" if tune is not None else "tuned on the other half of the utterances"
     )
@@ -157,11 +159,13 @@ def segmentation_rows(
     )
     out = []
     for layer, one in zip(asked, found, strict=True):
-        out += _rows(store, layer, one, how, drawn, options)
+        out += _rows(store, layer, one, how, drawn, n_clusters, options)
     return out
 
 
-def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, drawn, options: Options) -> list[Result]:
+def _rows(
+    store: FeatureStore, layer: str, one: _Scored, how: str, drawn, n_clusters: int, options: Options
+) -> list[Result]:
     everything = np.ones(len(one.found.words))
     values = segmentation.scores(one.found.of(everything))
     chances = segmentation.scores(one.chance.of(everything))
@@ -169,7 +173,7 @@ def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, drawn, option
     out = []
     for name, value in values.items():
         matching = "" if name.startswith("lenient") else ", one to one" if "token" not in name else ", both ends"
-        low, high = resampling.interval(resampled[name]) if name in resampled else (None, None)
+        low, high = resampling.interval(resampled[name], n_clusters) if name in resampled else (None, None)
         out.append(
             result(
                 store, "frame", layer, analysis=ANALYSIS, target=TARGET, variant=f"{name}{matching}, {how}", value=float(value),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import models
@@ -67,39 +68,61 @@ def spoken(store, unit):
     return np.flatnonzero(~store.rows(unit)["label"].isin(["SIL", None]))
 
 
-def scores_by_hand(fit_store, fitted, store, scored, labels, layer, unit, n_clusters, batch, seeds=(0,), turned=False):
-    """``fitted``, ``scored``: functions of the seed that give row numbers; ``turned``: labels of rows half way on."""
+def scores_by_hand(
+    fit_store,
+    fitted,
+    store,
+    scored,
+    labels,
+    layer,
+    unit,
+    n_clusters,
+    batch,
+    seeds=(0,),
+    turned=False,
+    standardise=False,
+):
+    """``fitted``, ``scored``: functions of the seed that give row numbers; ``turned``: labels of rows half way on.
+
+    Each score comes with those without the rows of each of ten groups of the utterances that are scored in any repeat.
+    """
     out = []
+    utterances = store.row_table(unit, layer)["utterance"]
+    there = sorted({int(code) for seed in seeds for code in utterances[scored(seed)]})
+    dealt = np.random.default_rng(seeds[0]).permutation(len(there)) % 10
+    group_of = dict(zip(there, dealt, strict=True))
     for seed in seeds:
-        clusters = mi.fit_clusters(fit_store.read(unit, layer)[fitted(seed)], n_clusters, batch, seed=seed)
+        rows_of_fit = fit_store.read(unit, layer)[fitted(seed)]
+        clusters = mi.fit_clusters(rows_of_fit, n_clusters, batch, seed=seed, standardise=standardise)
         mine = scored(seed)
         known = labels[mine]
         known = np.concatenate([known[-(len(known) // 2) :], known[: -(len(known) // 2)]]) if turned else known
-        out.append(mi.score(clusters.assign(store.read(unit, layer)[mine]), known, seed=seed))
+        assigned = clusters.assign(store.read(unit, layer)[mine])
+        group = np.array([group_of[code] for code in utterances[mine]])
+        without = [mi.score(assigned[group != k], known[group != k]) for k in range(max(dealt) + 1)]
+        out.append((mi.score(assigned, known, seed=seed), without))
     return out
 
 
 def agree(found, parts, controls=None):
-    """Seven numbers of a layer, means over the repeats with Student's t around them.
+    """Seven numbers of a layer, means over the repeats, with the jackknife of these means around them.
 
     ``controls``: scores with labels turned by half of the rows, whose values are the chance levels then.
     """
     assert [row.variant.split(", k-means")[0] for row in found] == list(NAMES)
     for row, numbers in zip(found, NAMES.values(), strict=True):
-        values, chances = zip(*map(numbers, parts), strict=True)
+        values, chances = zip(*(numbers(part) for part, _ in parts), strict=True)
         if controls is not None:
-            chances = [numbers(control)[0] for control in controls]
+            chances = [numbers(control)[0] for control, _ in controls]
         assert row.value == pytest.approx(np.mean(values), abs=1e-12)
         assert row.chance == pytest.approx(np.mean(chances), abs=1e-12)
-        assert row.n == parts[0].n
-        if len(parts) == 1:
-            assert row.ci_low is None
-            assert row.ci_high is None
-        else:
-            reach = stats.t.ppf(0.975, len(parts) - 1) * np.std(values, ddof=1) / np.sqrt(len(parts))
-            assert (row.ci_low, row.ci_high) == pytest.approx(
-                (np.mean(values) - reach, np.mean(values) + reach), abs=1e-12
-            )
+        assert row.n == parts[0][0].n
+        without = np.mean([[numbers(one)[0] for one in part] for _, part in parts], axis=0)
+        g = len(without)
+        error = math.sqrt((g - 1) / g * sum((one - sum(without) / g) ** 2 for one in without))
+        reach = stats.t.ppf(0.975, g - 1) * error
+        assert (row.ci_low, row.ci_high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-10)
+        assert f"interval over {g} groups of utterances" in row.variant
 
 
 def half_of(store, unit, kept, which):

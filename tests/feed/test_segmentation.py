@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import planted
 import pytest
+import spread
 from scipy.signal import find_peaks
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -368,7 +369,7 @@ def test_intervals(store, what):
     drawn = np.random.default_rng(3).multinomial(len(clusters), [1 / len(clusters)] * len(clusters), 1000)
     all_scores = [scores(total) for total in drawn @ of_cluster]
     for name, row in found.items():
-        low, high = np.quantile([each[name] for each in all_scores], [0.025, 0.975])
+        low, high = np.quantile([each[name] for each in all_scores], spread.ends(len(clusters)))
         assert (row.ci_low, row.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
 
 
