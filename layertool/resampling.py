@@ -64,8 +64,12 @@ def students_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, N
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def jackknife(value: float, left_out: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+def jackknife(
+    value: float, left_out: Sequence[float] | np.ndarray, drawn: float = 0.0
+) -> tuple[float, float] | tuple[None, None]:
     """95 % interval around ``value`` from the same statistic without each of g groups (delete-a-group jackknife).
+
+    ``drawn``: variance of the value that is of other draws than the groups (seeds), and the same in every part.
 
     A statistic that is biased at n is as biased in every part, so the interval is about what n rows give on average,
     which a bootstrap's is not: its resamples have fewer different rows. None where a part is not defined (NaN).
@@ -73,9 +77,9 @@ def jackknife(value: float, left_out: Sequence[float]) -> tuple[float, float] | 
     groups, parts = len(left_out), np.asarray(left_out, np.float64)
     if groups < 2 or not np.isfinite(parts).all():
         return None, None
-    error = np.sqrt((groups - 1) / groups * ((parts - parts.mean()) ** 2).sum())
-    reach = float(t.ppf((1 + LEVEL) / 2, groups - 1) * error)
-    return value - reach, value + reach
+    variance = (groups - 1) / groups * ((parts - parts.mean()) ** 2).sum() + drawn
+    half = float(t.ppf((1 + LEVEL) / 2, groups - 1) * np.sqrt(variance))
+    return value - half, value + half
 
 
 def jackknife_groups(groups: np.ndarray, n_groups: int, seed: int) -> np.ndarray:

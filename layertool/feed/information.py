@@ -111,7 +111,8 @@ def mi_rows(
     are fitted on ``options.fit_store`` (the same model on another corpus), on the rows of ``fit_where``, or, without
     either, on one half of the utterances, and scored on the other rows. Repeats draw, split and cluster
     with the seeds seed, seed + 1, ...; the value is their mean. The interval is a jackknife over groups of utterances, the
-    same ones in all repeats, with the clusters as they are: of the mean that other speech would give. ``standardise``:
+    same ones in all repeats, with the clusters as they are, and the variance of repeats that differ by seeds only: of the
+    mean that other speech would give. ``standardise``:
     columns are, by what is fitted on. A note says where clusters tell the time in the clip better than the labels.
     Raises UsageError, in one sentence, for missing units, few rows, stores of other models.
     """
@@ -169,14 +170,18 @@ def mi_rows(
         conditions_of(options.where),
         f"chance: {_control_name(unit, labels)}",
     ])  # fmt: skip
+    fits_elsewhere = options.fit_store is not None or bool(options.fit_where)
     out = []
     for layer, parts in scores.items():
         for name, value_of, chance_of in METRICS.values():
-            value = float(np.mean([value_of(part.score) for part in parts]))
+            values = np.array([value_of(part.score) for part in parts])
+            value = float(values.mean())
+            # repeats that score the same utterances differ by k-means' seeds; halves differ by utterances, which are left out
+            drawn = values.var(ddof=1) / len(values) if fits_elsewhere and len(values) > 1 else 0.0
             chance = [chance_of(part.score) if part.luck is None else value_of(part.luck) for part in parts]
             left_out = [[value_of(one) for one in part.left_out] for part in parts if part.left_out]
             # a repeat that cannot spare a group says nothing of how much it would change
-            low, high = resampling.jackknife(value, np.mean(left_out, 0) if len(left_out) == len(parts) else ())
+            low, high = resampling.jackknife(value, np.mean(left_out, 0) if len(left_out) == len(parts) else (), drawn)
             out.append(
                 result(
                     store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=value, ci_low=low,
@@ -207,10 +212,14 @@ def _tell_time(store: FeatureStore, labels: str, scores: dict[str, list[_Scored]
     told = [layer for layer in scores if time[layer] > max(label[layer], TELLS_TIME)]
     if told:
         worst = max(told, key=lambda layer: time[layer] - label[layer])
-        remedy = "" if options.standardise else ": columns of large variance may mark it; ask again with --standardise"
+        remedy = (
+            f"ask 'layertool probe neighbours {store.path} --labels {labels}' what else these layers tell"
+            if options.standardise
+            else "columns of large variance may mark it; ask again with --standardise"
+        )
         say(
             f"{store.path}: the clusters of {summary(told)} tell the time in the clip better than {labels} (adjusted MI of "
-            f"{worst} {time[worst]:.2f} with the half second, {label[worst]:.2f} with {labels}){remedy}"
+            f"{worst} {time[worst]:.2f} with the half second, {label[worst]:.2f} with {labels}): {remedy}"
         )
 
 

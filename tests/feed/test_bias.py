@@ -6,6 +6,7 @@ import math
 
 import models
 import numpy as np
+import planted
 import pytest
 from scipy import stats
 
@@ -375,3 +376,15 @@ def test_sizes_of_models(made):
     sizes = {row.store: row.value for row in found if row.variant == PARAMETERS}
     assert sizes == {str(made[n].path): made[n].about["parameters"]["nonzero"] for n in ("hubert", "w2v2")}
     assert all(row.variant != PARAMETERS for row in ask(made["hubert"]))
+
+
+def test_several_targets_of_one_speaker_are_told(tmp_path):
+    """The draws take items for independent, which recordings of one voice are not."""
+    n = 24
+    speaker = [f"s{k % 5}" if k < 12 else f"r{k}" for k in range(n)]
+    shared = {"group": ["x", "y"] * 6 + ["a", "b"] * 6, "rows": {"utterance": {"T0": planted.matrix(n, 5)}}}
+    told = []
+    for name, who in (("several", speaker), ("each", [f"s{k}" for k in range(n)])):
+        store = planted.store(tmp_path / name, [16_000] * n, rows=shared["rows"], group=shared["group"], speaker=who)
+        ask(store, "group=x:y", "group=a:b", say=told.append)
+    assert [text.split(": ")[1] for text in told] == ["12 targets of group=x:y are of 5 speakers"]
