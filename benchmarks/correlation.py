@@ -59,11 +59,12 @@ def fast_protocol(x: np.ndarray, y: np.ndarray, folds: np.ndarray, device: str) 
 def slow_protocol(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> list[float]:
     """Everything from the rows, for every trial and pair of eps, as the published code goes about it (spec 3.2, 10.2).
 
-    It scores the training rows as well as the development rows.
+    It scores the training rows as well as the development rows. Columns are standardised, as here.
     """
     scores = []
     for dev, test in protocols.trials(N_FOLDS, N_TRIALS, SEED):
         train = (folds != dev) & (folds != test)
+        x, y = (view / view[train].std(0, dtype=np.float64, ddof=1) for view in (x, y))
         best: tuple = (-np.inf, None)
         for eps_x in protocols.EPS_GRID:
             for eps_y in protocols.EPS_GRID:
@@ -81,13 +82,8 @@ def fit_rows(x: np.ndarray, y: np.ndarray, eps_x: float, eps_y: float) -> tuple[
     roots = []
     for own, eps in ((sxx, eps_x), (syy, eps_y)):
         scale = np.abs(own).max()
-        keep = np.diag(own) >= eps * scale
-        values, vectors = np.linalg.eigh(
-            np.linalg.pinv(own[np.ix_(keep, keep)] / scale + eps * np.eye(keep.sum()), hermitian=True)
-        )
-        root = np.zeros_like(own)
-        root[np.ix_(keep, keep)] = (vectors * np.sqrt(values)) @ vectors.T / np.sqrt(scale)
-        roots.append(root)
+        values, vectors = np.linalg.eigh(np.linalg.pinv(own / scale + eps * np.eye(len(own)), hermitian=True))
+        roots.append((vectors * np.sqrt(values)) @ vectors.T / np.sqrt(scale))
     u, _, vt = np.linalg.svd(roots[0] @ sxy @ roots[1], full_matrices=False)
     return roots[0] @ u, roots[1] @ vt.T
 
@@ -108,7 +104,7 @@ def pwcca_rows(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> fl
 
 def slow_cell(x: np.ndarray, y: np.ndarray) -> float:
     """PWCCA of one pair by QR of both views, as scripts do it in a double loop."""
-    x, y = x - x.mean(0, dtype=np.float64), y - y.mean(0, dtype=np.float64)
+    x, y = ((view - view.mean(0, dtype=np.float64)) / view.std(0, dtype=np.float64) for view in (x, y))
     qx, qy = np.linalg.qr(x)[0], np.linalg.qr(y)[0]
     u, rho, vt = np.linalg.svd(qx.T @ qy)
     weights = [np.abs(u.T @ (qx.T @ x)).sum(1), np.abs(vt @ (qy.T @ y)).sum(1)]

@@ -34,6 +34,10 @@ class FeatureError(LayertoolError):
     """Features that cannot be right: not finite, too large for the dtype, or of a wrong shape."""
 
 
+class RowError(FeatureError):
+    """The same of one row of a store; it says which: store, layer, utterance and time."""
+
+
 class StoreError(LayertoolError):
     """A feature store that is damaged, unfinished, in use, or made with another configuration."""
 

@@ -31,7 +31,10 @@ FORMATS = (".csv", ".parquet", ".json")
 
 @dataclass(frozen=True)
 class Result:
-    """One number. ``variant`` names exactly which definition it is; ``chance`` what no information would give."""
+    """One number. ``variant`` names exactly which definition it is; ``chance`` what no information would give.
+
+    ``settings``: JSON of what else the number is of and a variant does not say, e.g. ``{"directions": 39}``.
+    """
 
     analysis: str
     variant: str
@@ -51,12 +54,14 @@ class Result:
     revision: str | None = None
     step: int | None = None
     layertool: str = __version__
+    settings: str | None = None
 
 
 COLUMNS = [
     "analysis", "variant", "model", "revision", "step", "corpus", "unit", "layer", "layer_index", "target", "value",
-    "ci_low", "ci_high", "chance", "n", "seed", "store", "layertool",
+    "ci_low", "ci_high", "chance", "n", "seed", "store", "layertool", "settings",
 ]  # fmt: skip
+LATER = ["settings"]  # columns that files of 0.1.0 do not have
 if set(COLUMNS) != {f.name for f in fields(Result)}:
     raise RuntimeError("the columns of results and the fields of Result differ")
 
@@ -132,10 +137,10 @@ def read(paths: Sequence[Path | str]) -> pd.DataFrame:
         except (ValueError, OSError) as error:  # the parsers of all formats raise these
             reason = str(error).splitlines()[0]
             raise UsageError(f"{path} is no result file: it cannot be read as {path.suffix[1:]} ({reason})") from error
-        missing = [column for column in COLUMNS if column not in part.columns]
+        missing = [column for column in COLUMNS if column not in part.columns and column not in LATER]
         if missing:
             raise UsageError(f"{path} is no result file: it has no column '{missing[0]}'")
-        parts.append(part[COLUMNS])
+        parts.append(part.reindex(columns=COLUMNS))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -143,8 +148,9 @@ def _read(path: Path) -> pd.DataFrame:
     """Rows with the very numbers that were written."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
+    if path.suffix == ".csv":  # a model may be called 007, a word nan
+        texts = {f.name: "str" for f in fields(Result) if str(f.type).startswith("str")}
+        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("it holds no list of records")

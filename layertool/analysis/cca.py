@@ -13,11 +13,14 @@ from functools import cached_property
 import numpy as np
 from array_api_compat import array_namespace
 
-from layertool.analysis.moments import Array, Moments, to_numpy
+from layertool.analysis.moments import ROUNDING, Array, Moments, to_numpy
 from layertool.analysis.products import Products
 from layertool.errors import UsageError
 
 RANK_TOLERANCE = 1e-12  # of the largest eigenvalue: directions below it are rounding, not data
+DEPENDENT = (
+    1e-7  # of a variate's variance: with less left of it, its own direction is rounding of the products (1e-16 / 1e-7)
+)
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,16 @@ class Whitener:
     scale: float
 
     @classmethod
-    def of(cls, covariance: Array, eps: float, share: float | None = None) -> Whitener:
-        """Eigen-decomposition of a covariance scaled to largest entry 1, without dimensions of variance < eps.
+    def of(cls, covariance: Array, least: float = 0.0, share: float | None = None) -> Whitener:
+        """Eigen-decomposition of a covariance scaled to largest entry 1.
 
-        Directions whose eigenvalue is rounding only (one-hot labels, constant columns) are dropped. ``share``:
-        keep only the largest directions that hold this share of the variance together (SVCCA, Raghu et al. 2017).
+        Directions whose eigenvalue is rounding only (one-hot labels, constant columns) are dropped, and dimensions
+        whose scaled variance is under ``least``. ``share``: keep only the largest directions that hold this share of
+        the variance together (SVCCA, Raghu et al. 2017).
         """
         xp = array_namespace(covariance)
         scale = float(xp.max(xp.abs(covariance))) if covariance.shape[0] else 0.0
-        keep = xp.linalg.diagonal(covariance) >= eps * scale
+        keep = xp.linalg.diagonal(covariance) >= least * scale
         if scale <= 0 or not bool(xp.any(keep)):
             raise UsageError("a view is constant on the rows it is fitted on: canonical correlation is undefined there")
         values, vectors = xp.linalg.eigh(covariance[keep][:, keep] / scale)
@@ -163,7 +167,8 @@ class Fit:
         The mean of neuron i is added to variate i (of variance max |S|, as its covariances are scaled to largest entry 1
         and its data are not), weights come from the first k neurons that vary, uncentred,
         of the view with fewer of them (y when there are as many). It changes under translation and
-        permutation of a view, and with the arbitrary signs of the directions.
+        permutation of a view, and with the signs of the directions, which are arbitrary: here both variates of a
+        direction have a mean of 0 or more together, there they are as the decomposition happened to leave them.
         """
         rho, gram_a, gram_b, a_sxx, b_syy = self._on(moments)
         mean_x, mean_y = (to_numpy(mean) for mean in moments.means())
@@ -199,15 +204,18 @@ class Solver:
     """CCA of given moments for any regularisation: each view is decomposed once for all of them.
 
     ``share``: SVCCA, see ``Whitener.of``. ``like``: the solver of other moments with the same x, whose
-    decomposition of it is taken over. Raises UsageError when there are too few rows: with as many dimensions
-    as rows every correlation is 1 whatever the data are.
+    decomposition of it is taken over. ``deleting``: each eps also deletes the dimensions of less variance (relative to the
+    largest), as the published code does; without it all eps have the same directions. Raises UsageError when there are too
+    few rows: with as many dimensions as rows every correlation is 1 whatever the data are.
     """
 
-    def __init__(self, moments: Moments, share: float | None = None, like: Solver | None = None):
+    def __init__(
+        self, moments: Moments, share: float | None = None, like: Solver | None = None, deleting: bool = False
+    ):
         widest = max(len(moments.sum_x), len(moments.sum_y))
         if moments.n <= (2 if share is not None else widest):
             raise _too_few(moments.n, widest, ", or reduce the views first (SVCCA: --variant svcca --share 0.9)")
-        self.moments, self.share = moments, share
+        self.moments, self.share, self.deleting = moments, share, deleting
         self._covariance = dict(zip("xy", moments.covariances(), strict=False))
         self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
         self._cross: dict[tuple, tuple[Bases, Array]] = {}
@@ -227,7 +235,11 @@ class Solver:
         rest_x = xp.ones_like(core[:, 0]) if wide == "x" else scale_x  # of the wide side it is in the basis
         rest_y = xp.ones_like(core[0, :]) if wide == "y" else scale_y
         u, s, vt = xp.linalg.svd(rest_x[:, None] * core * rest_y, full_matrices=False)
-        return Fit(u.T * rest_x, vt * rest_y, bases, to_numpy(s), (white_x.scale, white_y.scale))
+        left, right = u.T * rest_x, vt * rest_y
+        # directions have no sign of their own; legacy scores depend on it, so it is that of the mean of both variates
+        mean_x, mean_y = self.moments.means()
+        turn = xp.where(left @ (bases.x @ mean_x) + right @ (bases.y @ mean_y) < 0, -1.0, 1.0)[:, None]
+        return Fit(left * turn, right * turn, bases, to_numpy(s), (white_x.scale, white_y.scale))
 
     def _reduced(
         self, wide: str | None, key_x: tuple, key_y: tuple, white_x: Whitener, white_y: Whitener,
@@ -254,9 +266,10 @@ class Solver:
     def _whitener(self, side: str, eps: float) -> tuple[tuple, Whitener]:
         covariance = self._covariance[side]
         variance = to_numpy(array_namespace(covariance).linalg.diagonal(covariance))
-        key = (side, (variance >= eps * variance.max(initial=0.0)).tobytes())  # the largest entry is a variance
+        least = eps if self.deleting else 0.0
+        key = (side, (variance >= least * variance.max(initial=0.0)).tobytes())  # the largest entry is a variance
         if key not in self._whiteners:
-            self._whiteners[key] = Whitener.of(covariance, eps, self.share)
+            self._whiteners[key] = Whitener.of(covariance, least, self.share)
         rank = len(self._whiteners[key].eigenvalues)
         if self.share is not None and self.moments.n - 1 <= rank:  # centred rows have n - 1 dimensions
             raise _too_few(self.moments.n, rank)
@@ -299,7 +312,7 @@ def _orthonormal(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     """L^-1 cross with gram = L L'; rows of directions that depend on earlier ones are 0."""
     try:
         factor = np.linalg.cholesky(gram)
-        if np.diag(factor).min() > 1e-7 * np.sqrt(np.diag(gram).max()):
+        if (np.diag(factor) ** 2 > DEPENDENT * np.diag(gram)).all():
             # SciPy's triangular solver has threads of its own, which get in the way of NumPy's
             return np.linalg.solve(factor, cross)
     except np.linalg.LinAlgError:
@@ -309,7 +322,7 @@ def _orthonormal(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     first = np.diag(gram).copy()
     for k in range(len(gram)):
         pivot = gram[k, k]
-        if first[k] <= 0 or pivot <= 1e-12 * first[k]:
+        if first[k] <= 0 or pivot <= DEPENDENT * first[k]:
             gram[k + 1 :, k] = 0
             continue
         column = gram[k + 1 :, k] / pivot
@@ -319,35 +332,35 @@ def _orthonormal(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     return out
 
 
-def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10) -> Fit:
-    """Regularised CCA of rows x (n, d1) and y (n, d2), n > max(d1, d2).
+def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10, deleting: bool = True) -> Fit:
+    """Regularised CCA of rows x (n, d1) and y (n, d2), n > max(d1, d2), as they are: see ``protocols`` for standardised ones.
 
-    ``eps_x``, ``eps_y`` are added to the covariances after these are scaled to largest entry 1, and
-    dimensions of less variance are left out. Raises UsageError when there are too few rows: with as
+    ``eps_x``, ``eps_y`` are added to the covariances after these are scaled to largest entry 1; ``deleting``: and
+    dimensions of less variance are left out (spec layerwise.md 3.2). Raises UsageError when there are too few rows: with as
     many dimensions as rows every correlation is 1 whatever the data are.
     """
-    return fit_moments(_centred(x, y), eps_x, eps_y)
+    return fit_moments(_centred(x, y), eps_x, eps_y, deleting)
 
 
-def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10) -> Fit:
+def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10, deleting: bool = True) -> Fit:
     """The same from sufficient statistics."""
-    return Solver(moments).fit(eps_x, eps_y)
+    return Solver(moments, deleting=deleting).fit(eps_x, eps_y)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One view, whitened once for all its partners: ``white`` (rank, d), and products with its covariance."""
+    """One view, its columns standardised and whitened once for all its partners: ``white`` (rank, d), and products with it."""
 
-    white: Array
+    white: Array  # maps centred rows as they are
     gram: np.ndarray  # (rank,), variance left to each whitened direction: 1 but for eps
-    cross: Array  # (rank, d), of whitened directions and neurons
+    cross: Array  # (rank, d), of whitened directions and standardised neurons
 
 
 @dataclass(frozen=True)
 class InSampleCCA:
     """CCA fitted and scored on the same rows, from products of centred views: a measure for ``matrix.fill``.
 
-    ``variant``: ``pwcca`` (mean of both directions), ``mean`` or ``mean-square``. Chance is that of the control.
+    Columns are standardised, so that no score depends on the scale of a neuron. ``variant``: ``pwcca`` (mean of both directions), ``mean`` or ``mean-square``. Chance is that of the control.
     """
 
     variant: str = "pwcca"
@@ -360,18 +373,28 @@ class InSampleCCA:
         if self.variant not in ("pwcca", "mean", "mean-square"):
             raise UsageError(f"'{self.variant}' has no matrix: choose pwcca, mean or mean-square")
 
-    def own(self, view: Products, name: str) -> Side:
+    def own(self, view: Products, name: str, whole: Products) -> Side:
         """UsageError, naming the view, when it has too few rows or is constant."""
         covariance = view.product / (view.n - 1)
         if view.n <= len(covariance):
             raise UsageError(f"{name}: {_too_few(view.n, len(covariance))}")
+        xp = array_namespace(covariance)
+        variance = xp.linalg.diagonal(covariance)
+        varies = variance > ROUNDING * xp.linalg.diagonal(whole.product) / whole.n
+        factors = xp.where(varies, xp.where(varies, variance, 1.0) ** -0.5, 0.0)
+        covariance = covariance * factors[:, None] * factors
         try:
-            whitener = Whitener.of(covariance, self.eps)
+            whitener = Whitener.of(covariance)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
         white = whitener.matrix(self.eps)
         values = to_numpy(whitener.eigenvalues)
-        return Side(white, values / (values + self.eps), white @ covariance if self.variant == "pwcca" else white)
+        cross = white @ covariance if self.variant == "pwcca" else white
+        return Side(white * factors, values / (values + self.eps), cross)
+
+    def directions(self, own_x: Side, own_y: Side) -> int:
+        """How many canonical directions two views have."""
+        return min(len(own_x.gram), len(own_y.gram))
 
     def value(self, pair: Products, own_x: Side, own_y: Side) -> float:
         xp = array_namespace(pair.product)

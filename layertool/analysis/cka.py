@@ -38,7 +38,7 @@ class LinearCKA:
         """Raise UsageError for too few rows."""
         _enough(n, self.debiased)
 
-    def own(self, view: Products, name: str) -> float:
+    def own(self, view: Products, name: str, _whole: Products) -> float:
         """sqrt(HSIC) of a view with itself; UsageError when that is 0 or rounding around it."""
         scale = view.square / (view.n * (view.n - 3)) if self.debiased else 0.0  # only the U-statistic is a difference
         return _root(self.hsic(view), ZERO * scale, name)
@@ -50,6 +50,10 @@ class LinearCKA:
             return pair.square / (n - 1) ** 2
         correction = pair.sum_r * pair.sum_s / ((n - 1) * (n - 2)) - n / (n - 2) * pair.sum_rs
         return (pair.square + correction) / (n * (n - 3))
+
+    def directions(self, _own_x: float, _own_y: float) -> int:
+        """0: views are compared as wholes."""
+        return 0
 
     def value(self, pair: Products, own_x: float, own_y: float) -> float:
         return self.hsic(pair) / (own_x * own_y)
@@ -88,7 +92,8 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
         yy.add(block_y, block_y)
         xy.add(block_x, block_y)
     measure = LinearCKA(debiased)
-    return measure.value(xy.whole(), measure.own(xx.whole(), "view x"), measure.own(yy.whole(), "view y"))
+    own = [measure.own(view.whole(), name, view.whole()) for view, name in ((xx, "view x"), (yy, "view y"))]
+    return measure.value(xy.whole(), *own)
 
 
 def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = True) -> float:

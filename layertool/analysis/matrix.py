@@ -29,7 +29,9 @@ Progress = Callable[[float, float], object]
 class Measure(Protocol):
     """A similarity of two views that their products decide.
 
-    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``.
+    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``. ``own``: what it makes of a
+    view's products with itself, of ``whole`` or of a part of its rows. ``directions``: how many two views are compared in,
+    0 where there are none.
     """
 
     @property
@@ -40,7 +42,9 @@ class Measure(Protocol):
 
     def check(self, n: int) -> None: ...
 
-    def own(self, view: Products, name: str) -> Any: ...
+    def own(self, view: Products, name: str, whole: Products) -> Any: ...
+
+    def directions(self, own_x: Any, own_y: Any) -> int: ...
 
     def value(self, pair: Products, own_x: Any, own_y: Any) -> float: ...
 
@@ -49,27 +53,29 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """Similarities (layers x, layers y), their 95 % intervals (NaN without groups) and chance levels."""
+    """Similarities (layers x, layers y), their 95 % intervals (NaN without groups), chance levels and directions (0: none)."""
 
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
     chance: np.ndarray
+    directions: np.ndarray
 
     @classmethod
     def empty(cls, n_x: int, n_y: int) -> Matrix:
-        return cls(*(np.full((n_x, n_y), np.nan) for _ in range(4)))
+        value, low, high, chance = (np.full((n_x, n_y), np.nan) for _ in range(4))
+        return cls(value, low, high, chance, np.zeros((n_x, n_y), np.int64))
 
-    def put(self, i: int, j: int, value: float, left_out: Sequence[float], chance: float) -> None:
+    def put(self, i: int, j: int, value: float, left_out: Sequence[float], chance: float, directions: int = 0) -> None:
         """Set one cell; ``left_out``: its value without each group of rows."""
         low, high = jackknife(value, left_out)
-        self.value[i, j], self.chance[i, j] = value, chance
+        self.value[i, j], self.chance[i, j], self.directions[i, j] = value, chance, directions
         if low is not None and high is not None:
             self.low[i, j], self.high[i, j] = low, high
 
     def mirror(self, i: int, j: int) -> None:
         """The similarity of j and i is that of i and j."""
-        for part in (self.value, self.low, self.high, self.chance):
+        for part in (self.value, self.low, self.high, self.chance, self.directions):
             part[j, i] = part[i, j]
 
 
@@ -123,7 +129,7 @@ def fill(
         for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms, name_of):
             cross.add(block, block, bounds)
         parts = _parts(cross, left_out)
-        own[view] = [measure.own(part, centre.name) for part in parts]
+        own[view] = [measure.own(part, centre.name, parts[0]) for part in parts]
         if layers_y is None:
             diagonal[view] = parts[0], [measure.value(part, a, a) for part, a in zip(parts, own[view], strict=True)]
 
@@ -157,7 +163,8 @@ def fill(
             else:
                 pair, values = diagonal.pop(u)
             control = controls.pop((i, j)).whole() if controls else None
-            out.put(i, j, values[0], values[1:], measure.chance(pair, own[u][0], own[v][0], control))
+            mine = own[u][0], own[v][0]
+            out.put(i, j, values[0], values[1:], measure.chance(pair, *mine, control), measure.directions(*mine))
             if layers_y is None:
                 out.mirror(i, j)
     return out

@@ -17,6 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any  # a NumPy array or a torch tensor
+ROUNDING = 1e-12  # of the variance of all rows, and its square of a squared mean: a variance below it is rounding
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ class Moments:
             self.origin_y,
         )
 
+    def scaled(self, by_x: Array, by_y: Array) -> Moments:
+        """The moments of the same rows with every column multiplied by its factor: ``by_x`` (d1,), ``by_y`` (d2,)."""
+        return Moments(
+            self.n,
+            self.sum_x * by_x,
+            self.sum_y * by_y,
+            self.xx * by_x[:, None] * by_x,
+            self.yy * by_y[:, None] * by_y,
+            self.xy * by_x[:, None] * by_y,
+            None if self.origin_x is None else self.origin_x * by_x,
+            None if self.origin_y is None else self.origin_y * by_y,
+        )
+
     def covariances(self) -> tuple[Array, Array, Array]:
         """Sample covariances (divided by n - 1): Sxx, Syy, Sxy."""
         return self._covariances
@@ -86,6 +100,23 @@ class Moments:
             mean_x if self.origin_x is None else mean_x + self.origin_x,
             mean_y if self.origin_y is None else mean_y + self.origin_y,
         )
+
+
+def standard_scales(rows: Moments, whole: Moments) -> tuple[Array, Array]:
+    """Factors (d1,), (d2,) that give every column of ``rows`` the variance 1 and a mean of 0 or more; 0 for a constant one.
+
+    ``rows`` may be what is left of ``whole`` after subtraction: a variance within the rounding of that is none. Only
+    scores that depend on means (legacy PWCCA) notice their signs.
+    """
+    xp = array_namespace(rows.sum_x)
+    out = []
+    for covariance, mean, of_all in zip(rows.covariances(), rows.means(), (whole.xx, whole.yy), strict=False):
+        variance = xp.linalg.diagonal(covariance)
+        rounding = ROUNDING * (xp.linalg.diagonal(of_all) / whole.n + ROUNDING * mean * mean)
+        varies = variance > rounding
+        sign = xp.where(mean < 0, -1.0, 1.0)
+        out.append(xp.where(varies, sign * xp.where(varies, variance, 1.0) ** -0.5, 0.0))
+    return out[0], out[1]
 
 
 def total(parts: Sequence[Moments]) -> Moments:

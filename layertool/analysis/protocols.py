@@ -2,23 +2,28 @@
 
 Both start from the moments of each fold; what the data themselves are is not needed any more. ``control``
 moments are of the same x with a y that has lost its relation to it, and give the chance level.
+
+Every column is divided by its standard deviation on the fitting rows first. So eps, the only thing here that knows of
+scales, shrinks every neuron alike, and the weights of PWCCA count every neuron alike: no score changes when a neuron is
+multiplied by a constant, and every eps has the same directions. SVCCA keeps the scales, which decide what it cuts away;
+so does ``published``, which also deletes the dimensions whose variance is under eps of the largest, as the published code does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from layertool.analysis import cca
-from layertool.analysis.moments import Moments, total
+from layertool.analysis.moments import Moments, standard_scales, total
 from layertool.errors import UsageError
 from layertool.resampling import jackknife, students_interval
 
-# Added to covariances scaled to largest entry 1. The published grid, 1e-11 to 1e-9, hardly regularises at all
-# where there are few rows per dimension (spec layerwise.md 9.2, item 14).
-EPS_GRID = (1e-8, 1e-6, 1e-4, 1e-2)
+# Added to the covariances, whose largest entry is 1: from nothing to as much as a neuron varies. The published grid hardly
+# regularises at all where there are few rows per dimension (spec layerwise.md 9.2, item 14).
+EPS_GRID = (1e-6, 1e-4, 1e-2, 1.0)
 PUBLISHED_EPS_GRID = (1e-11, 1e-10, 1e-9)
 IN_SAMPLE_EPS = 1e-10
 N_FOLDS, N_TRIALS = 10, 3
@@ -37,7 +42,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """One score: its value, 95 % interval, chance level, and the single ``trials`` and eps that it is the mean of."""
+    """One score: its value, 95 % interval, chance level, and the single ``trials`` that it is the mean of, with their eps.
+
+    ``directions``: of the fit of each trial, how many canonical correlations there are.
+    """
 
     value: float
     low: float | None
@@ -46,6 +54,15 @@ class Estimate:
     trials: tuple[float, ...]
     chance_trials: tuple[float, ...] = ()
     eps: tuple[tuple[float, float], ...] = ()
+    directions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    value: float
+    chance: float
+    eps: tuple[float, float]
+    directions: int
 
 
 def check_variant(variant: str) -> str:
@@ -74,32 +91,53 @@ def held_out(
     n_trials: int = N_TRIALS,
     seed: int = 0,
     share: float | None = None,
+    published: bool = False,
 ) -> dict[str, Estimate]:
     """Fit on all folds but two, choose eps for x and y on the development fold, score the test fold.
 
     The value is the mean over ``n_trials`` trials with disjoint development and test folds, the interval
     Student's t over them (trials share training rows, so it is approximate). Every variant chooses
     its own eps, among all pairs of ``eps_grid``. Chance: the control, fitted and scored the same way with
-    the eps that was chosen. ``share``: of the variance that SVCCA keeps. Raises UsageError for too few rows.
+    the eps that was chosen. ``share``: of the variance that SVCCA keeps. ``published``: columns as they are, and each eps
+    deletes dimensions. Raises UsageError for too few rows.
     """
     whole, whole_control = total(folds), total(control)
-    found: dict[str, list[tuple[float, float, tuple[float, float]]]] = {variant: [] for variant in variants}
+    found: dict[str, list[_Trial]] = {variant: [] for variant in variants}
     for dev, test in trials(len(folds), n_trials, seed):
         for k in (dev, test):
             if folds[k].n < 2:
                 raise UsageError(f"a fold has {folds[k].n} rows: take more rows or fewer folds (--n-folds)")
-        train = whole - folds[dev] - folds[test]
-        train_control = whole_control - control[dev] - control[test]
-        for cut in dict.fromkeys(share if variant == "svcca" else None for variant in variants):
-            mine = [variant for variant in variants if (share if variant == "svcca" else None) == cut]
-            solver = cca.Solver(train, cut)
-            best = _choose(solver, folds[dev], mine, eps_grid)
-            control_solver = cca.Solver(train_control, cut, like=solver)
+        parts = whole - folds[dev] - folds[test], folds[dev], folds[test]
+        control_parts = whole_control - control[dev] - control[test], control[test]
+        for cut, mine in _by_cut(variants, share):
+            train, dev_rows, test_rows = parts if published else _standardised(parts, whole, cut)
+            train_control, test_control = (
+                control_parts if published else _standardised(control_parts, whole_control, cut)
+            )
+            solver = cca.Solver(train, cut, deleting=published)
+            best = _choose(solver, dev_rows, mine, eps_grid)
+            control_solver = cca.Solver(train_control, cut, like=solver, deleting=published)
             for variant in mine:
                 fit, eps = best[variant]
-                chance = scores(control_solver.fit(*eps), control[test], [variant])[variant]
-                found[variant].append((scores(fit, folds[test], [variant])[variant], chance, eps))
+                chance = scores(control_solver.fit(*eps), test_control, [variant])[variant]
+                score = scores(fit, test_rows, [variant])[variant]
+                found[variant].append(_Trial(score, chance, eps, len(fit.correlations)))
     return {variant: _over_trials(values) for variant, values in found.items()}
+
+
+def _by_cut(variants: Sequence[str], share: float | None) -> Iterator[tuple[float | None, list[str]]]:
+    """The variants that one solver serves, with the share of the variance that SVCCA keeps; None for the others."""
+    cuts = {variant: share if variant == "svcca" else None for variant in variants}
+    for cut in dict.fromkeys(cuts.values()):
+        yield cut, [variant for variant in variants if cuts[variant] == cut]
+
+
+def _standardised(parts: Sequence[Moments], whole: Moments, cut: float | None) -> Sequence[Moments]:
+    """Moments with the columns divided by their standard deviations on the first part; as they are where SVCCA cuts."""
+    if cut is not None:
+        return parts
+    by = standard_scales(parts[0], whole)
+    return [part.scaled(*by) for part in parts]
 
 
 def _choose(
@@ -127,14 +165,20 @@ def scores(fit: cca.Fit, rows: Moments, variants: Sequence[str]) -> dict[str, fl
     return {variant: out[variant] for variant in variants}
 
 
-def _over_trials(values: list[tuple[float, float, tuple[float, float]]]) -> Estimate:
-    found = np.array([value for value, _, _ in values])
-    chances = [chance for _, chance, _ in values]
+def _over_trials(values: Sequence[_Trial]) -> Estimate:
+    found = np.array([trial.value for trial in values])
+    chances = tuple(trial.chance for trial in values)
     low, high = (None if end is None else _within(end) for end in students_interval(found))
     return Estimate(
-        float(found.mean()), low, high, float(np.mean(chances)), tuple(found.tolist()), tuple(chances),
-        tuple(eps for _, _, eps in values),
-    )  # fmt: skip
+        value=float(found.mean()),
+        low=low,
+        high=high,
+        chance=float(np.mean(chances)),
+        trials=tuple(found.tolist()),
+        chance_trials=chances,
+        eps=tuple(trial.eps for trial in values),
+        directions=tuple(trial.directions for trial in values),
+    )
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
@@ -144,19 +188,18 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """
     if len(estimates) == 1:
         return estimates[0]
+    whole = _over_trials([
+        _Trial(*trial)
+        for e in estimates
+        for trial in zip(
+            e.trials, e.chance_trials, e.eps or [(0.0, 0.0)] * len(e.trials), e.directions, strict=True
+        )
+    ])  # fmt: skip
     ends = [(estimate.low, estimate.high) for estimate in estimates if len(estimate.trials) == 1]
     if len(ends) == len(estimates) and all(low is not None for low, _ in ends):
         low, high = np.mean(np.array(ends, np.float64), 0).tolist()
-        whole = _over_trials([(e.value, e.chance, (0.0, 0.0)) for e in estimates])
         return replace(whole, low=low, high=high, eps=())
-    rows = [
-        (value, chance, eps)
-        for estimate in estimates
-        for value, chance, eps in zip(
-            estimate.trials, estimate.chance_trials, estimate.eps or [(0.0, 0.0)] * len(estimate.trials), strict=True
-        )
-    ]
-    return _over_trials(rows)
+    return whole
 
 
 def in_sample(
@@ -165,29 +208,32 @@ def in_sample(
     variants: Sequence[str] = ("pwcca",),
     eps: float = IN_SAMPLE_EPS,
     share: float | None = None,
+    published: bool = False,
 ) -> dict[str, Estimate]:
     """Fit and score on the same rows, as the curves of Pasad et al. 2021 most probably were.
 
     Chance is far above 0 there, about sqrt(dimensions / rows): compare with the control's value. The interval
-    is a jackknife that leaves one fold of rows out at a time. Raises UsageError for too few rows.
+    is a jackknife that leaves one fold of rows out at a time. ``published``: columns as they are, and eps deletes
+    dimensions. Raises UsageError for too few rows.
     """
     whole, whole_control = total(folds), total(control)
-    values, chances = (_fitted(part, variants, eps, share) for part in (whole, whole_control))
-    left_out = [_fitted(whole - fold, variants, eps, share) for fold in folds if fold.n]
+
+    def fitted(rows: Moments, like: Moments) -> dict[str, tuple[float, int]]:
+        out: dict[str, tuple[float, int]] = {}
+        for cut, mine in _by_cut(variants, share):
+            (rows_in,) = [rows] if published else _standardised([rows], like, cut)
+            fit = cca.Solver(rows_in, cut, deleting=published).fit(eps, eps)
+            out |= {name: (value, len(fit.correlations)) for name, value in scores(fit, rows_in, mine).items()}
+        return out
+
+    values, chances = fitted(whole, whole), fitted(whole_control, whole_control)
+    left_out = [fitted(whole - fold, whole) for fold in folds if fold.n]
     out = {}
-    for variant in variants:
-        ends = jackknife(values[variant], [part[variant] for part in left_out])
+    for variant, (value, directions) in values.items():
+        ends = jackknife(value, [part[variant][0] for part in left_out])
         low, high = (None if end is None else _within(end) for end in ends)
-        out[variant] = Estimate(values[variant], low, high, chances[variant], (values[variant],), (chances[variant],))
-    return out
-
-
-def _fitted(moments: Moments, variants: Sequence[str], eps: float, share: float | None) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for cut in dict.fromkeys(share if variant == "svcca" else None for variant in variants):
-        fit = cca.Solver(moments, cut).fit(eps, eps)
-        mine = [variant for variant in variants if (share if variant == "svcca" else None) == cut]
-        out |= scores(fit, moments, mine)
+        chance, _ = chances[variant]
+        out[variant] = Estimate(value, low, high, chance, (value,), (chance,), directions=(directions,))
     return out
 
 

@@ -30,11 +30,15 @@ class Procrustes:
         if n < 2:
             raise UsageError(f"Procrustes distance needs at least 2 rows, not {n}: take more rows")
 
-    def own(self, view: Products, name: str) -> float:
+    def own(self, view: Products, name: str, _whole: Products) -> float:
         """Frobenius norm of the view; UsageError when it is 0."""
         if view.sum_r <= 0:
             raise UsageError(f"{name}: all its rows are the same, so Procrustes distance is undefined; take more rows")
         return float(np.sqrt(view.sum_r))
+
+    def directions(self, _own_x: float, _own_y: float) -> int:
+        """0: views are compared as wholes."""
+        return 0
 
     def value(self, pair: Products, own_x: float, own_y: float) -> float:
         nuclear = float(linalg.svdvals(to_numpy(pair.product)).sum())

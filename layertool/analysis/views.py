@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from layertool.analysis.rows import Rows
-from layertool.errors import UsageError
+from layertool.errors import RowError, UsageError
 from layertool.geometry import MODEL_HOP
 from layertool.store import FeatureStore
 
@@ -34,12 +34,17 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class LayerView:
-    """Rows of one layer of a store, ``index`` (n,) in any order; quick where they mostly ascend."""
+    """Rows of one layer of a store, ``index`` (n,) in any order; quick where they mostly ascend.
+
+    Reading raises RowError, naming utterance and time, for a row that is not finite; with ``as_directions`` also for
+    one that is all zeros, which has no direction.
+    """
 
     store: FeatureStore
     unit: str
     layer: str
     index: np.ndarray
+    as_directions: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -47,7 +52,10 @@ class LayerView:
     def blocks(self) -> Iterator[np.ndarray]:
         waiting: list[np.ndarray] = []
         n_waiting = 0
+        n_seen = 0
         for piece in self._pieces():
+            self._check(piece, n_seen)
+            n_seen += len(piece)
             while len(piece):
                 part, piece = piece[: BLOCK_ROWS - n_waiting], piece[BLOCK_ROWS - n_waiting :]
                 waiting.append(part)
@@ -71,6 +79,23 @@ class LayerView:
                 if done == len(run):
                     break
 
+    def _check(self, rows: np.ndarray, first: int) -> None:
+        bad, how = ~np.isfinite(rows).all(1), "is not all finite"
+        if self.as_directions and not bad.any():
+            bad, how = ~rows.any(1), "is all zeros, which have no direction"
+        if bad.any():
+            row = self.store.row_table(self.unit, self.layer)[self.index[first + int(np.argmax(bad))]]
+            utterance = self.store.utterances["utterance"].iloc[int(row["utterance"])]
+            at = (
+                ""
+                if self.unit == "utterance"
+                else f" at {row['start'] / self.store.about['audio']['sample_rate']:.2f} s"
+            )
+            raise RowError(
+                f"layer {self.layer} of {self.store.path}: the {self.unit} row of utterance '{utterance}'{at} {how}: leave "
+                f"the utterance out with --where 'utterance!={utterance}', or extract it again"
+            )
+
     def read(self) -> np.ndarray:
         """All rows at once, (n, width), in an array of the caller's own."""
         out = np.empty((len(self), self.store.width(self.layer)), self.store.configuration["store_dtype"])
@@ -83,7 +108,7 @@ class LayerView:
 
         Rows keep their neighbours, so a score that leaks through autocorrelation shows here too.
         """
-        return LayerView(self.store, self.unit, self.layer, turned(self.index))
+        return replace(self, index=turned(self.index))
 
 
 @dataclass(frozen=True)

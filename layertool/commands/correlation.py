@@ -26,13 +26,9 @@ from layertool.errors import UsageError
 FRAME_TARGETS = {"mel": "mel:pasad", "fbank": "fbank:static"}
 
 
-def _numbers(_ctx, _param, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    if value == "published":
-        from layertool.analysis.protocols import PUBLISHED_EPS_GRID
-
-        return PUBLISHED_EPS_GRID
+def _numbers(_ctx, _param, value: str | None) -> tuple[float, ...] | str | None:
+    if value is None or value == "published":
+        return value
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
@@ -67,7 +63,8 @@ def _variants(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
     help="With other folds for eps and score each.",
 )
 @click.option("--eps", default=None, callback=_numbers, metavar="LIST",
-              help="Regularisation to choose from, or 'published'.  [default: 1e-8,1e-6,1e-4,1e-2; in-sample 1e-10]")  # fmt: skip
+              help="Regularisation of standardised columns to choose from; 'published': their code, whose scores follow the scales "
+              "of neurons.  [default: 1e-6,1e-4,1e-2,1; in-sample 1e-10]")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True,
               help="Draw rows and folds so many times; the mean is over all trials.")  # fmt: skip
 @click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.5, show_default=True,

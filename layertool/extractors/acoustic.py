@@ -22,6 +22,9 @@ from layertool.models import kaldi
 BLOCK_FRAMES = 4096  # frames transformed at once: tens of megabytes, however long the audio
 KALDI_FLOOR = float(np.finfo(np.float32).eps)  # of every energy under a logarithm, in Kaldi
 KALDI_FFT = 512
+ENERGY_FLOOR = (
+    1.0  # of bin 0 of torchaudio's Kaldi spectrogram, which s3prl leaves as it is: log energy 0 in quiet frames
+)
 PREEMPHASIS = 0.97
 S3PRL_FLOOR = 1e-10  # s3prl adds it to spectra before the logarithm and to deviations before dividing
 TOP_DB = 80.0  # decibels kept below the loudest value
@@ -277,7 +280,7 @@ def _kaldi_spectrogram(waveform: np.ndarray) -> np.ndarray:
         energy = np.square(frames).sum(axis=1)
         previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         power = _power(frames - PREEMPHASIS * previous, povey, KALDI_FFT)
-        power[:, 0] = energy
+        power[:, 0] = np.maximum(energy, ENERGY_FLOOR)
         return np.log(np.maximum(power, KALDI_FLOOR))
 
     n_frames = KALDI_GEOMETRY.n_frames(len(waveform))
@@ -338,7 +341,7 @@ _TORCHAUDIO = _centred_geometry(400, 200)
 _DESCRIPTIONS = {
     "stft": "magnitude of the short-time Fourier transform, 32 ms Hann window every 20 ms, centred (s3prl stft_mag)",
     "stft:log": "natural logarithm of stft, floored at 1e-8 (s3prl log_stft)",
-    "spectrogram": "Kaldi log power spectrogram, 25 ms Povey window every 10 ms, bin 0 the log energy (s3prl spectrogram)",
+    "spectrogram": "Kaldi log power spectrogram, 25 ms Povey window every 10 ms, bin 0 the log energy, at least 0 (s3prl spectrogram)",
     "spectrogram:linear": "log power spectrogram, 25 ms Hann window every 10 ms, centred (s3prl linear)",
     "spectrogram:torchaudio": "power spectrogram, 25 ms Hann window every 12.5 ms, centred (torchaudio Spectrogram)",
     "mel": "80 log HTK mel energies, 25 ms Hann window every 10 ms, centred (s3prl mel)",

@@ -16,6 +16,7 @@ from layertool.errors import FeatureError, UsageError
 from layertool.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.layers import summary
 from layertool.results import PARAMETERS, Result
+from layertool.spelling import nfc
 from layertool.store import FeatureStore
 
 RESAMPLED = ("targets", "all", "none")
@@ -46,14 +47,14 @@ def parse_groups(text: str) -> Groups:
         raise UsageError(
             f"'{text}' names no two groups: type COLUMN=VALUE:VALUE, e.g. gender=female:male, or NAME=@FILE:@FILE"
         )
-    pair = (first.strip(), second.strip())
+    name, pair = nfc(name.strip()), (first.strip(), second.strip())
     if not any(value.startswith("@") for value in pair):
-        return Groups(name.strip(), name.strip(), pair)
+        return Groups(name, name, (nfc(pair[0]), nfc(pair[1])))
     if pair[0].startswith("@") != pair[1].startswith("@"):
         raise UsageError(f"'{text}' has a file on one side only: type NAME=@FILE:@FILE")
     lists = (_ids(Path(pair[0][1:])), _ids(Path(pair[1][1:])))
     names = (Path(pair[0][1:]).stem, Path(pair[1][1:]).stem)
-    return Groups(name.strip(), None, names if names[0] != names[1] else (pair[0][1:], pair[1][1:]), lists)
+    return Groups(name, None, names if names[0] != names[1] else (pair[0][1:], pair[1][1:]), lists)
 
 
 def _ids(path: Path) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def _ids(path: Path) -> tuple[str, ...]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {what}: a list of utterances is a text file with one id on each line")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [nfc(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8: a list of utterances has one id on each line") from error
     return tuple(dict.fromkeys(line for line in lines if line))
@@ -196,9 +197,9 @@ def _tests(
             )
     sizes = [len(rows) for rows in members]
     index = np.concatenate([rows.index for rows in members])
-    held = {layer: LayerView(store, unit, layer, index).read().astype(np.float64) for layer in names}
-    for name in names:
-        _check_directions(store, name, held[name], members)
+    held = {
+        layer: LayerView(store, unit, layer, index, as_directions=True).read().astype(np.float64) for layer in names
+    }
     sets = [(how, *made) for how in options.aggregate for made in layer_sets.aggregate(held, how, store, say)]
     n_x, n = sizes[0], sizes[0] + sizes[1]
     parts = [(rows[:n], rows[n : n + sizes[2]], rows[n + sizes[2] :]) for _, _, _, rows in sets]
@@ -221,20 +222,6 @@ def _tests(
         )
         for k, (how, label, place, _) in enumerate(sets)
     ]
-
-
-def _check_directions(store: FeatureStore, layer: str, rows: np.ndarray, members: Sequence[Rows]) -> None:
-    """Raise FeatureError, naming layer and utterance, for embeddings that are not finite or are zeros."""
-    finite = np.isfinite(rows).all(1)
-    bad = ~finite | (rows == 0).all(1)
-    if bad.any():
-        at = int(np.argmax(bad))
-        code = int(np.concatenate([part.table["utterance"] for part in members])[at])
-        what = "is all zeros, which have no direction" if finite[at] else "is not all finite"
-        raise FeatureError(
-            f"layer {layer}: the embedding of utterance '{store.utterances['utterance'].iloc[code]}' {what}: leave it out with "
-            "--where, or extract it again"
-        )
 
 
 def _refuse_noise(store: FeatureStore, unit: str) -> None:

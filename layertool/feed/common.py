@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from layertool import layers as layer_names
-from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.errors import FeatureError, UsageError
+from layertool.analysis.rows import Condition, Sampling
+from layertool.errors import UsageError
 from layertool.results import BASELINE, Result
 from layertool.store import FeatureStore
 
@@ -173,24 +173,6 @@ def speech_of(store: FeatureStore) -> np.ndarray:
     """What tells each utterance of a store (n_utterances,) from others, in any store: its name and its length."""
     utterances = store.utterances
     return (utterances["utterance"] + "/" + utterances["n_samples"].astype(str)).to_numpy(str)
-
-
-def check_finite(store: FeatureStore, unit: str, rows: Rows, features: np.ndarray, as_directions: bool = False) -> None:
-    """Raise FeatureError, naming utterance and time, for features (n, width) that are not finite.
-
-    ``as_directions``: or all zeros, which have no direction.
-    """
-    bad = ~np.isfinite(features).all(1)
-    how = "is not all finite"
-    if as_directions and not bad.any():
-        bad, how = ~features.any(1), "is all zeros, which have no direction"
-    if bad.any():
-        row = rows.table[int(np.argmax(bad))]
-        rate = store.about["audio"]["sample_rate"]
-        raise FeatureError(
-            f"the {unit} row of utterance '{store.utterances['utterance'].iloc[int(row['utterance'])]}' at {row['start'] / rate:.2f} s "
-            f"{how}: leave the utterance out with --where, or extract it again"
-        )
 
 
 def conditions_of(where: Sequence[Condition]) -> str:

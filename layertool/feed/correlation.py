@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ class Options:
     folds: str = "utterance-disjoint"
     n_folds: int = protocols.N_FOLDS
     n_trials: int = protocols.N_TRIALS
-    eps: Sequence[float] | None = None
+    eps: Sequence[float] | str | None = None
     share: float = 0.99
     where: Sequence[Condition] = ()
     sampling: Sampling | None = None
@@ -101,6 +102,8 @@ class Options:
             raise UsageError(
                 f"the share of variance lies between 0 and 1, not at {self.share:g}: type e.g. --share 0.99"
             )
+        if isinstance(self.eps, str) and not self.published:
+            raise UsageError(f"eps is a list of numbers or 'published', not '{self.eps}'")
         if not self.grid or not all(0 < eps < np.inf for eps in self.grid):
             raise UsageError("eps has to be positive: type e.g. --eps 1e-8,1e-6")
         if self.protocol == "in-sample" and len(self.grid) > 1:
@@ -110,11 +113,18 @@ class Options:
             protocols.trials(self.n_folds, self.n_trials, self.seed)
 
     @property
+    def published(self) -> bool:
+        """Whether columns keep their scales and each eps deletes dimensions, as in the published code."""
+        return self.eps == "published"
+
+    @property
     def grid(self) -> Sequence[float]:
         """The values of eps to choose from."""
-        if self.eps is not None:
+        if self.eps is not None and not isinstance(self.eps, str):
             return self.eps
-        return protocols.EPS_GRID if self.protocol == "held-out" else (protocols.IN_SAMPLE_EPS,)
+        if self.protocol == "in-sample":
+            return (protocols.IN_SAMPLE_EPS,)
+        return protocols.PUBLISHED_EPS_GRID if self.published else protocols.EPS_GRID
 
 
 @dataclass(frozen=True)
@@ -300,7 +310,7 @@ def cca_rows(
                 store, unit, layer, analysis="cca", target=target.name,
                 variant=_variant(variant, options, chances[layer]),
                 value=estimate.value, ci_low=estimate.low, ci_high=estimate.high, chance=estimate.chance,
-                n=n_rows[layer], seed=options.seed,
+                n=n_rows[layer], seed=options.seed, settings=_settings(estimate),
             )
         )  # fmt: skip
     return out
@@ -348,19 +358,35 @@ def _with_a_partner(store: FeatureStore, target: LayerTarget, unit: str, asked: 
 def _score(problem: Problem, options: Options, seed: int) -> dict[str, protocols.Estimate]:
     moments = FoldMoments(problem.folds, options.n_folds, options.device)
     parts, control = moments.of(problem.x.blocks(), problem.y.blocks(), problem.control.blocks())
+    variants, share, published = options.variants, options.share, options.published
     if options.protocol == "in-sample":
-        return protocols.in_sample(parts, control, options.variants, options.grid[0], options.share)
-    return protocols.held_out(parts, control, options.variants, options.grid, options.n_trials, seed, options.share)
+        return protocols.in_sample(parts, control, variants, options.grid[0], share, published)
+    return protocols.held_out(parts, control, variants, options.grid, options.n_trials, seed, share, published)
+
+
+def _settings(estimate: protocols.Estimate) -> str:
+    """The canonical directions, a list where trials differ, and the eps of each trial, where it was chosen."""
+    counts = estimate.directions
+    found: dict = {"directions": counts[0] if len(set(counts)) == 1 else list(counts)}
+    if estimate.eps:
+        found["eps"] = estimate.eps
+    return json.dumps(found)
 
 
 def _variant(variant: str, options: Options, chance: str) -> str:
-    grid = "/".join(f"{eps:.0e}".replace("e-0", "e-") for eps in options.grid)
+    grid = "/".join(f"{eps:g}".replace("e-0", "e-") for eps in options.grid)
+    columns = "columns as they are" if options.published else "" if variant == "svcca" else "standardised columns"
     name = protocols.NAMES[variant] + (f" ({options.share:g} of the variance)" if variant == "svcca" else "")
     if options.protocol == "in-sample":
-        how = joined([f"in-sample, eps {grid}", f"interval over {options.n_folds} {options.folds} groups"])
+        how = joined([f"in-sample, eps {grid}", columns, f"interval over {options.n_folds} {options.folds} groups"])
     else:
         how = joined(
-            [f"held-out, {options.n_folds} {options.folds} folds", f"{options.n_trials} trials", f"eps from {grid}"]
+            [
+                f"held-out, {options.n_folds} {options.folds} folds",
+                f"{options.n_trials} trials",
+                f"eps from {grid}",
+                columns,
+            ]
         )
     draws = f"{options.samples} samples" if options.samples > 1 else ""
     drawn, where = sampling_of(options.sampling), conditions_of(options.where)

@@ -14,7 +14,6 @@ from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
-    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -100,8 +99,7 @@ def discrimination_rows(
         if options.distance == "dtw":
             distance = word_discrimination.Warped(_frames(store, layer, rows))
         else:
-            vectors = LayerView(store, unit, layer, rows.index).read()
-            check_finite(store, unit, rows, vectors, as_directions=True)
+            vectors = LayerView(store, unit, layer, rows.index, as_directions=True).read()
             distance = word_discrimination.Cosine(vectors)
         return word_discrimination.average_precision(
             distance, words, speakers, options.cross_speaker, clusters, options.seed
@@ -163,8 +161,7 @@ def _frames(store: FeatureStore, layer: str, rows: Rows) -> list[np.ndarray]:
     frames = FrameRows.of(store, layer)
     table = rows.table
     mine = np.flatnonzero(np.isin(frames.utterance, table["utterance"]))
-    features = LayerView(store, "frame", layer, mine).read()
-    check_finite(store, "frame", Rows(mine, frames.table[mine]), features, as_directions=True)
+    features = LayerView(store, "frame", layer, mine, as_directions=True).read()
     place = np.cumsum(np.isin(np.arange(len(frames.n)), table["utterance"]) * frames.n)  # in what is read
     n = frames.n[table["utterance"]]
     first = place[table["utterance"]] - n

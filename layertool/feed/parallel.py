@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from layertool.cluster import current
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError, RowError, UsageError
 from layertool.feed.common import Progress
 from layertool.store import FeatureStore
 
@@ -38,6 +38,8 @@ def each_layer(
     def named(layer: str) -> T:
         try:
             return compute(layer)
+        except RowError:
+            raise
         except (FeatureError, UsageError) as error:
             raise type(error)(f"{store.path}, layer {layer}: {error}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool import resampling
+from layertool import columns, resampling
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
 from layertool.analysis.views import LayerView
@@ -15,7 +15,6 @@ from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
-    check_finite,
     check_same_model,
     conditions_of,
     joined,
@@ -28,6 +27,7 @@ from layertool.feed.common import (
 )
 from layertool.feed.frames import FrameRows
 from layertool.feed.parallel import each_layer
+from layertool.non_speech import NOISE, is_speech, non_speech
 from layertool.probes import segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.results import Result
@@ -208,7 +208,7 @@ def _utterances(
     """Codes of the utterances that are scored, in order: those with words, all of them known."""
     rows = row_rules.select(store, "word", None, options.where if where is None else where)
     names = store.labels["word"]
-    unknown = np.array([name.lower() == "spn" or name.startswith("<") for name in names] + [False])  # -1: no label
+    unknown = np.array([non_speech("word", name) == NOISE for name in names] + [False])  # -1: no label
     asked = np.unique(rows.table["utterance"])
     table = store.row_table("word")  # all words of an utterance, whichever were asked for
     bad = np.intersect1d(asked, table["utterance"][unknown[table["label"]]])
@@ -246,7 +246,7 @@ def _unscored(
 
 def _silent(store: FeatureStore) -> np.ndarray:
     """Of each label code whether it stands for no word; code -1 is the last: no label."""
-    return np.array([not row_rules.is_speech(name) for name in store.labels["word"]] + [True])
+    return np.array([not is_speech("word", name) for name in store.labels["word"]] + [True])
 
 
 def _halves(n: int, seed: int) -> np.ndarray:
@@ -268,7 +268,7 @@ def _clusters(store: FeatureStore, codes: np.ndarray, options: Options) -> np.nd
         raise UsageError(
             f"{store.path}: {int(names.isna().sum())} utterances have no speaker: type --resample utterances"
         )
-    return np.unique(names.astype(str), return_inverse=True)[1]
+    return np.unique(columns.texts(names).astype(str), return_inverse=True)[1]
 
 
 def _heard(store: FeatureStore, layers: Sequence[str], codes: np.ndarray) -> dict[str, tuple[Rows, Speech]]:
@@ -296,7 +296,6 @@ def _sweep(
 ) -> _Swept:
     rows, speech = heard[store.table_of("frame", layer)]
     features = LayerView(store, "frame", layer, rows.index).read()
-    check_finite(store, "frame", rows, features)
     counts = [(found, chance) for _, found, chance in
               segmentation.sweep(features, speech, cells, tolerance)]  # fmt: skip
     return _Swept(*(_stacked(column) for column in zip(*counts, strict=True)))

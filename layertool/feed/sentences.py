@@ -15,7 +15,6 @@ from layertool.errors import UsageError
 from layertool.feed.common import (
     Progress,
     Say,
-    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -103,8 +102,7 @@ def sentence_rows(
     say(f"{store.path}: {len(combinations.names)} pairs, each the mean of {number} combinations of speakers")
 
     def compute(layer: str) -> probe.Correlation:
-        vectors = LayerView(store, unit, layer, rows.index).read()
-        check_finite(store, unit, rows, vectors, as_directions=True)
+        vectors = LayerView(store, unit, layer, rows.index, as_directions=True).read()
         voices = speakers if options.resample == "speakers" else None
         return probe.score(vectors, combinations, voices, options.seed, options.resample != "none")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,7 @@ def similarity_rows(
             store, unit, x, analysis=analysis, variant=variant, target=prefix + y, value=float(found.value[i, j]),
             ci_low=_number(found.low[i, j]), ci_high=_number(found.high[i, j]), chance=_number(found.chance[i, j]),
             n=n, seed=options.seed,
+            settings=json.dumps({"directions": k}) if (k := int(found.directions[i, j])) else None,
         )
         for i, x in enumerate(xs)
         for j, y in enumerate(xs if ys is None else ys)
@@ -128,7 +130,7 @@ def _name(options: Options) -> str:
         "cka-rbf": f"RBF CKA, {debiased}, threshold 1",
         "procrustes": "orthogonal Procrustes distance, chance: target turned by half of the rows",
         "rsa": f"RSA, Spearman of {options.distance} dissimilarities",
-        "cca": "pwcca, mean of both directions, in-sample, eps 1e-10, chance: target turned by half of the rows",
+        "cca": "pwcca, mean of both directions, in-sample, eps 1e-10, standardised columns, chance: target turned by half of the rows",
     }[options.measure]
 
 

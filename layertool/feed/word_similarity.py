@@ -19,7 +19,6 @@ from layertool.feed.common import (
     Progress,
     Say,
     baseline,
-    check_finite,
     conditions_of,
     joined,
     layers_of,
@@ -95,7 +94,6 @@ def word_similarity_rows(
 
     def compute(layer: str) -> probe.Scores:
         features = LayerView(store, unit, layer, words.rows.index).read()
-        check_finite(store, unit, words.rows, features)
         means = words.means(features)
         return probe.score(chosen, [probe.cosines(means, words.names, task) for task in chosen])
 

@@ -18,6 +18,7 @@ from scipy import stats
 
 from layertool import resampling
 from layertool.errors import CorpusError, FeatureError
+from layertool.spelling import nfc
 
 COLUMNS = ("word1", "word2", "similarity")
 SAME_ROWS = 0.9  # of the larger file: two of that many equal rows are one task that stands there twice
@@ -77,7 +78,7 @@ def read(path: Path | str) -> list[Task]:
     pairs: list[tuple[str, str]] = []
     ratings: list[float] = []
     for number, row in enumerate(rows[1:], start=2):
-        first, second, text = (row[place].strip().casefold() if place < len(row) else "" for place in places)
+        first, second, text = (nfc(row[place].strip()).casefold() if place < len(row) else "" for place in places)
         if not (first and second and text):
             continue
         pairs.append((first, second))

@@ -20,7 +20,6 @@ ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK, PARTS, DAMAGED = (
 )  # fmt: skip
 UNITS = ("frame", "phone", "word", "utterance")
 NO_LABEL = -1
-NO_SPEECH = frozenset({"SIL", "sil", "sp", "spn", "<unk>", "<UNK>"})  # labels that stand for no phone and no word
 _INDEX_FIELDS = ("shard", "file", "size", "rows", "checksums", "configuration", "utterances")
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 # Positions in samples at the store's sample rate, from the start of the utterance.

@@ -4,6 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from columns import standardised
 from scipy import stats
 
 from layertool.analysis import cca, cka, matrix, similarity
@@ -113,7 +114,11 @@ def test_a_view_with_itself(layers, groups):
 
 
 def in_sample(name, eps=1e-10):
-    return lambda x, y: getattr(cca.fit(x, y, eps, eps).score(x, y), name)
+    def score(x, y):
+        x, y = standardised(x), standardised(y)
+        return getattr(cca.fit(x, y, eps, eps).score(x, y), name)
+
+    return score
 
 
 MEASURES = {

@@ -11,6 +11,7 @@ import math
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def slow_kaldi(name: str, samples: np.ndarray) -> np.ndarray:
             windowed.append(emphasised[i] * (hamming if name == "fbank:melhubert" else povey))
         power = np.abs(fourier @ np.array(windowed)) ** 2
         if name == "spectrogram":
-            rows.append([math.log(max(p, 1.1920929e-07)) for p in [energy, *power[1:]]])
+            rows.append([math.log(max(p, 1.1920929e-07)) for p in [max(energy, 1.0), *power[1:]]])
             continue
         logmels = slow_kaldi_mels(power, n_mels)
         rows.append(slow_cepstra(logmels) if name == "mfcc:static" else logmels)
@@ -150,6 +151,20 @@ def test_kaldi_features_equal_the_recipe_in_loops(name, waveform, tolerance):
     slow = slow_kaldi(name, waveform)
     assert values.shape == slow.shape
     np.testing.assert_allclose(values, slow, rtol=0, atol=2e-6 if name == "spectrogram" else tolerance)
+
+
+def test_spectrogram_equals_torchaudio_in_every_bin():
+    """torchaudio 2.8.0's ``compliance.kaldi.spectrogram`` with s3prl's options, frames 1, 3 and 6: quiet, rising, loud.
+
+    Bin 0 is the log energy, floored at log 1: below it in the first two frames (0.0006 and 0.29).
+    """
+    n = np.arange(1840)
+    swell = 0.4 * np.exp(-(((n - 1300) / 350.0) ** 2)) * np.sin(0.07 * n + 2e-5 * n * n)
+    theirs = np.loadtxt(Path(__file__).parent / "spectrogram_of_torchaudio.csv", delimiter=",").T
+    ours = acoustic.features("spectrogram", (swell + 1e-3 * np.cos(1.3 * n)).astype(np.float32))[[1, 3, 6]]
+    assert theirs.shape == (3, 257)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)  # theirs is float32 throughout
+    assert ours[:, 0].tolist() == pytest.approx([0.0, 0.0, 3.0548], abs=1e-4)
 
 
 def slow_deltas(values: np.ndarray) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_embeddings_without_a_direction(store, monkeypatch, value, row):
 def test_layers_together_that_are_not_finite(store, monkeypatch, value, how):
     """No warning of numpy comes before the sentence."""
     damage(monkeypatch, "T2", 4, value)
-    with pytest.raises(FeatureError, match=r"layer T2: .* not all finite"):
+    with pytest.raises(FeatureError, match=r"layer T2 of .* not all finite"):
         ask(store, aggregate=(how,))
 
 

@@ -12,10 +12,12 @@ import models
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from columns import standardised
 from scipy import stats
 
 import layertool
 from layertool.analysis import cca, folds, protocols, rows, views
+from layertool.analysis.moments import FoldMoments
 from layertool.analysis.rows import ALL, Sampling, parse_where
 from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
@@ -83,15 +85,17 @@ def mel(corpus, tmp_path_factory):
 def by_hand(x, y, control, dealt, variant="pwcca", seed=0, grid=protocols.EPS_GRID):
     """Trials and chances of held-out CCA from the rows themselves: every pair of eps is fitted afresh."""
     values, chances = [], []
+    given = x, y, control
     for dev, test in protocols.trials(N_FOLDS, N_TRIALS, seed):
         train, dev, test = (dealt != dev) & (dealt != test), dealt == dev, dealt == test
+        x, y, control = (standardised(view, train) for view in given)
 
-        def on_dev(eps, train=train, dev=dev):
-            return score(cca.fit(x[train], y[train], *eps), x[dev], y[dev], variant)
+        def on_dev(eps, train=train, dev=dev, x=x, y=y):
+            return score(cca.fit(x[train], y[train], *eps, deleting=False), x[dev], y[dev], variant)
 
         eps = max(product(grid, grid), key=on_dev)
-        values.append(score(cca.fit(x[train], y[train], *eps), x[test], y[test], variant))
-        chances.append(score(cca.fit(x[train], control[train], *eps), x[test], control[test], variant))
+        values.append(score(cca.fit(x[train], y[train], *eps, deleting=False), x[test], y[test], variant))
+        chances.append(score(cca.fit(x[train], control[train], *eps, deleting=False), x[test], control[test], variant))
     return values, chances
 
 
@@ -423,6 +427,7 @@ def test_in_sample_scores_are_of_the_rows_of_the_fit(store):
     dealt = frame_folds(store, [utterance for utterance, _ in keys])
 
     def value(x, y):
+        x, y = standardised(x), standardised(y)
         return cca.fit(x, y, 1e-10, 1e-10).score(x, y).pwcca
 
     assert found.value == pytest.approx(value(x, y), **EXACT)
@@ -661,6 +666,22 @@ def test_a_plain_classifier_of_the_same_rows_agrees(whisper, record_property):
     assert accuracy["T0"] < 0.45
     assert max(accuracy[layer] for layer in MIDDLE) > 0.7
     assert ridge_accuracy(whisper, "T3", index, np.random.default_rng(0).permutation(names)) < 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["T1", "final"])
+def test_real_neurons_at_other_scales(whisper, layer):
+    problem = correlation.Problems(whisper, LabelTarget("phone"), "phone", Options(), 0, lambda text: None).of(layer)
+    x, y, control = (np.concatenate(list(v.blocks())).astype(float) for v in (problem.x, problem.y, problem.control))
+    by = 10.0 ** np.random.default_rng(0).uniform(-3, 3, x.shape[1])
+    names = [name for name in protocols.NAMES if name != "svcca"]
+    for score in (protocols.held_out, protocols.in_sample):
+        plain, scaled = (
+            score(*FoldMoments(problem.folds, 10).of([view], [y], [control]), names) for view in (x, x * by)
+        )
+        for name in names:
+            assert scaled[name].trials == pytest.approx(plain[name].trials, abs=1e-9), name
+            assert scaled[name].chance == pytest.approx(plain[name].chance, abs=1e-9), name
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from layertool.probes.segmentation import Cell, grid
 TOLERANCE = 320
 HOPS = {"C1": 160, "T0": 320, "T1": 320}
 N = 11
+SILENT = ("SIL", "<p:>")
 BAD, EMPTY = (2, 5, 6), (0, 7)  # with spn, <unk>, <laugh>; with silence only, without a segment
 GOOD = [k for k in range(N) if k not in (*BAD, *EMPTY)]
 CELLS = grid(("euclidean", "cosine"), (1, 2, 4), (0, 0.1, 0.5, 1))
@@ -44,9 +45,9 @@ def make(path, seed=0, noise=1.0, without=(), model="org/net", layers=tuple(HOPS
         mine = [place for place, row in enumerate(made) if row[0] == k]
         for place in mine if name == "SIL" else mine[1:2]:
             made[place] = (*made[place][:4], name)
-    for k in (3, 8):  # silence among words
+    for k, name in ((3, "SIL"), (8, "<p:>")):  # silence among words
         place = [place for place, row in enumerate(made) if row[0] == k][1]
-        made[place] = (*made[place][:4], "SIL")
+        made[place] = (*made[place][:4], name)
     made = [row for row in made if row[0] != 7]
     frames = {}
     for name in layers:
@@ -83,7 +84,7 @@ def scorable(store):
     """Numbers of utterances with words, all of them known."""
     rows, out = store.rows("word"), []
     for k, name in enumerate(store.utterances["utterance"]):
-        said = [x for x in rows[rows["utterance"] == name]["label"] if isinstance(x, str) and x != "SIL"]
+        said = [x for x in rows[rows["utterance"] == name]["label"] if isinstance(x, str) and x not in SILENT]
         if said and not any(x == "spn" or x.startswith("<") for x in said):
             out.append(k)
     return out
@@ -129,7 +130,7 @@ def tables(store, layer, chosen, cells, tolerance=TOLERANCE):
     clips, lengths = clips_of(store, layer, chosen), store.utterances["n_samples"]
     words = {k: [] for k in chosen}
     for row, label in zip(store.row_table("word"), store.rows("word")["label"], strict=True):
-        if row["utterance"] in words and isinstance(label, str) and label != "SIL":
+        if row["utterance"] in words and isinstance(label, str) and label not in SILENT:
             words[row["utterance"]].append((int(row["start"]), int(row["end"])))
     out = []
     for cell in cells:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import models
 import numpy as np
 import pytest
+from columns import standardised
 from scipy import stats
 
 import layertool
@@ -27,8 +28,12 @@ PURE = {
     "rsa": similarity.rsa,
     "rsa-cosine": lambda x, y: similarity.rsa(x, y, "cosine"),
     "rsa-euclidean": lambda x, y: similarity.rsa(x, y, "euclidean"),
-    "cca": lambda x, y: cca.fit(x, y, 1e-10, 1e-10).score(x, y).pwcca,
+    "cca": lambda x, y: in_sample_pwcca(standardised(x), standardised(y)),
 }
+
+
+def in_sample_pwcca(x, y):
+    return cca.fit(x, y, 1e-10, 1e-10).score(x, y).pwcca
 
 
 def options_of(name, **more):
