@@ -110,10 +110,10 @@ def mi_rows(
     ``labels``: phone, word, or a metadata column (then of utterance rows, unless ``unit`` says otherwise). Clusters
     are fitted on ``options.fit_store`` (the same model on another corpus), on the rows of ``fit_where``, or, without
     either, on one half of the utterances, and scored on the other rows. Repeats draw, split and cluster
-    with the seeds seed, seed + 1, ...; the value is their mean. The interval is a jackknife over groups of utterances, the
-    same ones in all repeats, with the clusters as they are, and the variance of repeats that differ by seeds only: of the
-    mean that other speech would give. ``standardise``:
-    columns are, by what is fitted on. A note says where clusters tell the time in the clip better than the labels.
+    with the seeds seed, seed + 1, ...; the value is their mean. The interval is about the mean that other speech would
+    give: a jackknife over groups of utterances, the same ones in all repeats, with the clusters as they are, and the
+    variance of repeats where they differ by seeds only. ``standardise``: k-means of columns over their deviation in the
+    rows of the fit. A note says where clusters tell the time in the clip better than the labels.
     Raises UsageError, in one sentence, for missing units, few rows, stores of other models.
     """
     options = options or Options()
