@@ -112,7 +112,7 @@ def mi_rows(
     either, on one half of the utterances, and scored on the other rows. Repeats draw, split and cluster
     with the seeds seed, seed + 1, ...; the value is their mean. The interval is about the mean that other speech would
     give: a jackknife over groups of utterances, the same ones in all repeats, with the clusters as they are, and the
-    variance of repeats where they differ by seeds only. ``standardise``: k-means of columns over their deviation in the
+    variance between repeats, of seeds and halves. ``standardise``: k-means of columns over their deviation in the
     rows of the fit. A note says where clusters tell the time in the clip better than the labels.
     Raises UsageError, in one sentence, for missing units, few rows, stores of other models.
     """
@@ -176,12 +176,15 @@ def mi_rows(
         for name, value_of, chance_of in METRICS.values():
             values = np.array([value_of(part.score) for part in parts])
             value = float(values.mean())
-            # repeats that score the same utterances differ by k-means' seeds; halves differ by utterances, which are left out
-            drawn = values.var(ddof=1) / len(values) if fits_elsewhere and len(values) > 1 else 0.0
+            # what seeds and halves change, as repeats show it; of R halves the jackknife has 1 / R of this beside what other
+            # utterances change, so that this much of it is taken away
+            drawn = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
+            share = 1.0 if fits_elsewhere or len(values) < 2 else len(values) / (len(values) + 1)
             chance = [chance_of(part.score) if part.luck is None else value_of(part.luck) for part in parts]
             left_out = [[value_of(one) for one in part.left_out] for part in parts if part.left_out]
             # a repeat that cannot spare a group says nothing of how much it would change
-            low, high = resampling.jackknife(value, np.mean(left_out, 0) if len(left_out) == len(parts) else (), drawn)
+            without = np.sqrt(share) * np.mean(left_out, 0) if len(left_out) == len(parts) else ()
+            low, high = resampling.jackknife(value, without, drawn)
             out.append(
                 result(
                     store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=value, ci_low=low,

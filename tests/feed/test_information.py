@@ -119,9 +119,11 @@ def agree(found, parts, controls=None):
         assert row.chance == pytest.approx(np.mean(chances), abs=1e-12)
         assert row.n == parts[0][0].n
         without = np.mean([[numbers(one)[0] for one in part] for _, part in parts], axis=0)
-        g = len(without)
-        error = math.sqrt((g - 1) / g * sum((one - sum(without) / g) ** 2 for one in without))
-        reach = stats.t.ppf(0.975, g - 1) * error
+        g, r = len(without), len(parts)
+        variance = (g - 1) / g * sum((one - sum(without) / g) ** 2 for one in without)
+        if r > 1:  # halves
+            variance = r / (r + 1) * variance + np.var(values, ddof=1) / r
+        reach = stats.t.ppf(0.975, g - 1) * math.sqrt(variance)
         assert (row.ci_low, row.ci_high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-10)
         assert f"interval over {g} groups of utterances" in row.variant
 
