@@ -307,7 +307,7 @@ CASES = {
     "mi, no effect of utterances": Case(clusters_and_labels(0.0), n=150),
     "mi --fit-on": Case(clusters_and_labels(0.7, fit_on=True), n=150),
     "mi --fit-on, no effect of utterances": Case(clusters_and_labels(0.0, fit_on=True), n=150),
-    "mi --repeats 12": Case(clusters_and_labels(0.7, repeats=12), n=60),
+    "mi --repeats 12": Case(clusters_and_labels(0.7, repeats=12), n=100),
     "mi --repeats 1": Case(clusters_and_labels(0.7, repeats=1), n=150, band=(0.90, 1.0),
                            why="one half does not say how halves differ, which counts as if other speech did"),
     "neighbours, centroid": Case(labels_found("centroid"), band=(0.90, 1.0),
