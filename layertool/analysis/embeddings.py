@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from layertool.errors import CorpusError
+from layertool.spelling import nfc
 
 VECTORS = "vectors"  # lines `word v1 v2 … vd`
 ATTRIBUTES = "attributes"  # lines `word<TAB>{"attribute": weight, …}`
@@ -81,14 +82,14 @@ def read(path: Path | str, words: Sequence[str]) -> Embeddings:
     a literal that is parsed, never run; attributes that a word does not have are 0. Either may be gzipped.
 
     A label takes the word of the file that equals it; else the one that equals it in lower case; else the first
-    that differs only in case (``str.casefold``). Of equal words in the file the first wins. Text is UTF-8; a word
+    that differs only in case (``str.casefold``). Of equal words in the file the first wins. Text is UTF-8, compared in NFC; a word
     with other bytes stays in the file, where no label equals it.
 
     Raises CorpusError, with the line, for a file that is missing, empty, binary or in neither format, for
     vectors of different lengths, and for an attribute line or the vector of an asked word that is not finite
     numbers (the numbers of other words are not looked at).
     """
-    path = Path(path)
+    path, words = Path(path), [nfc(str(word)) for word in words]
     if not path.exists():
         raise CorpusError(f"{path} does not exist: check the path of the embeddings")
     try:
@@ -213,7 +214,7 @@ def _vector_entries(
                     f"other lines have {width}: complete the line or take it out"
                 )
             word = b" ".join(fields[:-width])
-        yield word.decode("utf-8", "replace"), (number, line)
+        yield nfc(word.decode("utf-8", "replace")), (number, line)
 
 
 def _numbers(path: Path, number: int, line: bytes, width: int) -> list[float]:
@@ -243,7 +244,7 @@ def _attribute_entries(
             )
         for name in weights:
             columns.setdefault(name, len(columns))
-        yield word.strip().decode("utf-8", "replace"), weights
+        yield nfc(word.strip().decode("utf-8", "replace")), weights
 
 
 def _weights(literal: bytes) -> dict[str, float] | None:

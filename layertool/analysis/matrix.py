@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from layertool.analysis.products import Block, Centre, Cross, Products
-from layertool.analysis.protocols import jackknife
 from layertool.errors import UsageError
+from layertool.resampling import jackknife
 
 MATRIX_BYTES = 2**31  # of products that are held at once
 
@@ -63,7 +63,8 @@ class Matrix:
 
     @classmethod
     def empty(cls, n_x: int, n_y: int) -> Matrix:
-        return cls(*(np.full((n_x, n_y), np.nan) for _ in range(4)), np.zeros((n_x, n_y), np.int64))
+        value, low, high, chance = (np.full((n_x, n_y), np.nan) for _ in range(4))
+        return cls(value, low, high, chance, np.zeros((n_x, n_y), np.int64))
 
     def put(self, i: int, j: int, value: float, left_out: Sequence[float], chance: float, directions: int = 0) -> None:
         """Set one cell; ``left_out``: its value without each group of rows."""

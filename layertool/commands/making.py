@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import click
 
 from layertool.commands import output
+from layertool.commands.options import names
 
 _SHOWN = 10  # of what was left out
 PATH = click.Path(path_type=Path)
@@ -15,23 +17,64 @@ name_option = click.option("--name", default=None, help="Name of the corpus in r
 channel_option = click.option(
     "--channel", default=None, metavar="N|mix|sum", help="Which channel of files that have several; mix is their mean."
 )
-raw_option = click.option(
-    "--raw-labels", is_flag=True, help="Keep labels as they are.  [default: AH0 -> ah, sil -> SIL; spn, sp left out]"
-)
 failures_option = click.option(
     "--max-failures",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Leave out up to this many files with unusable audio, and list them.",
+    help="Leave out up to this many utterances with unusable audio or label files, and list them.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
+
+
+def label_options(command):
+    """The options for labels; the command gets ``rules`` (``corpora.labels.Rules``)."""
+
+    @click.option(
+        "--raw-labels",
+        is_flag=True,
+        help="Keep labels as they are.  [default: of ARPABET AH0 -> ah; silences -> SIL, noises left out]",
+    )
+    @click.option(
+        "--non-speech",
+        multiple=True,
+        callback=names,
+        metavar="LABELS",
+        help="Labels that are no phone and no word either, e.g. AP,xxx; may be given again.",
+    )
+    @wraps(command)
+    def run(*arguments, raw_labels: bool, non_speech: tuple[str, ...], **asked):
+        from layertool.corpora.labels import Rules
+
+        return command(*arguments, rules=Rules(raw_labels, non_speech), **asked)
+
+    return run
+
+
+def metadata_options(command):
+    """The options for tables of metadata."""
+    for option in (
+        click.option("--text-column", default=None, help="Column with the transcript, renamed to text."),
+        click.option(
+            "--by",
+            multiple=True,
+            metavar="KEY",
+            help="What joins the last --metadata: a column, also as folder names, or a pattern like '(?P<speaker>\\d+)_.*'.",
+        ),
+        click.option(
+            "--metadata", multiple=True, type=PATH, help="Table of metadata; may be given again, each with --by."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
     """Write a corpus that was made and say what is in it."""
     refuse(out, overwrite)
     made.write(out)
+    for note in made.provenance.get("notes", []):
+        output.note(f"note: {note}", quiet)
     if not quiet:
         show(made, out)
 
@@ -44,13 +87,6 @@ def refuse(out: Path, overwrite: bool) -> None:
     check_no_store(out)
     if (out / "utterances.parquet").exists() and not overwrite:
         raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
-
-
-def label_rule(raw: bool):
-    """What is done to labels: nothing, or the published normalisation."""
-    from layertool.corpora import labels
-
-    return labels.raw if raw else labels.normalise
 
 
 def facts(made) -> dict:
@@ -80,6 +116,7 @@ def show(made, out: Path) -> None:
     if not known["segments"]:
         rows.append(("segments", "none: units phone and word need them ('layertool corpus align', or TextGrids)"))
     left_out = known["provenance"].pop("left_out", {})
+    known["provenance"].pop("notes", None)  # sentences, which were told when it was made
     metadata = ", ".join(f"{name} ({values})" for name, values in known["metadata"].items())
     rows.append(("metadata (values)", metadata or "none"))
     brief = {key: _brief(value) for key, value in known["provenance"].items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
-import unicodedata
 from array import array
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,10 +20,13 @@ import numpy as np
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import labels, textgrid
+from layertool.corpora import labels
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
-from layertool.errors import CorpusError, LayertoolError, MissingExtraError, UsageError
+from layertool.errors import AudioError, CorpusError, LayertoolError, MissingExtraError, UsageError
 from layertool.geometry import SAMPLE_RATE
+from layertool.non_speech import NOISE, PHONE, non_speech
+from layertool.spelling import nfc
 
 FRAMES_PER_SECOND = 100  # of pocketsphinx: every boundary is a multiple of 10 ms
 
@@ -53,6 +55,7 @@ class _Task:
     channel: str | None
     start: float | None
     end: float | None
+    n_samples: int
     words: list[str]
 
 
@@ -61,7 +64,7 @@ def align(
     dictionary: Path | str | None = None,
     max_failures: int = 0,
     jobs: int = 1,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Corpus:
     """Give every utterance the segments of the words in its ``text`` and of their phones.
 
@@ -72,8 +75,8 @@ def align(
 
     ``dictionary``: a file of pronunciations in CMUdict format (``word  P H ON ES``, alternatives as
     further lines) for words that pocketsphinx does not know, or says differently. ``max_failures``:
-    how many utterances may stay without segments because their words do not fit their audio; they
-    are named in ``provenance["alignment_failures"]``. ``jobs``: worker processes (started afresh,
+    how many utterances may stay without segments because their words do not fit their audio or their audio
+    cannot be read; they are named in ``provenance["alignment_failures"]``. ``jobs``: worker processes (started afresh,
     so a script that asks for several needs ``if __name__ == "__main__":``). ``progress``: called
     with the number of utterances done and the number of all.
 
@@ -118,13 +121,14 @@ def align(
     kept = corpus.segments[~corpus.segments["tier"].isin(labels.TIERS)]
     if len(kept):
         segments = pd.concat([kept, segments], ignore_index=True)
-    replaced = ("textgrid", "segments", "labels", "zero_length")  # what was said of the segments that are gone
+    # what was said of the segments that are gone
+    replaced = ("textgrid", "segments", "labels", "non_speech", "notes", "zero_length")
     kept_facts = {key: value for key, value in corpus.provenance.items() if not key.startswith(replaced)}
     provenance = {**kept_facts, "alignment": f"pocketsphinx {version('pocketsphinx')}, en-us"}
     provenance.pop("alignment_failures", None)
     if failures:
         provenance["alignment_failures"] = failures
-    return Corpus.build(utterances, segments, corpus.name, provenance)
+    return Corpus.ordered(utterances, segments, corpus.name, provenance)
 
 
 def tokens(text: str, known: Callable[[str], bool]) -> list[str]:
@@ -133,7 +137,7 @@ def tokens(text: str, known: Callable[[str], bool]) -> list[str]:
     An apostrophe stays inside a word; at its edge it stays where ``known`` says that the word is
     written like that (``'em``), else it was a quotation mark.
     """
-    text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'").replace("\u02bc", "'")
+    text = nfc(text).lower().replace("\u2019", "'").replace("\u02bc", "'")
     words = []
     for piece in re.findall(r"(?:[^\W_]|')+", text):
         forms = (piece, piece.rstrip("'"), piece.lstrip("'"), piece.strip("'"))
@@ -160,7 +164,7 @@ def read_dictionary(path: Path | str) -> dict[str, list[str]]:
         fields = line.split(";;;")[0].split(" #")[0].split()
         if not fields or fields[0].startswith("#"):
             continue
-        word = unicodedata.normalize("NFC", re.sub(r"\(\d+\)$", "", fields[0])).lower()
+        word = nfc(re.sub(r"\(\d+\)$", "", fields[0])).lower()
         phones = [re.sub(r"[012]$", "", phone.upper()) for phone in fields[1:]]
         # checked here because pocketsphinx crashes on a word without phones
         wrong = [given for given, phone in zip(fields[1:], phones, strict=True) if not _PHONES.fullmatch(phone)]
@@ -184,7 +188,7 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
             if word not in missing and not known(word):
                 missing[word] = row.utterance
         channel, start, end = (None if pd.isna(value) else value for value in (row.channel, row.start, row.end))
-        tasks.append(_Task(row.audio, channel, start, end, words))
+        tasks.append(_Task(row.audio, channel, start, end, row.n_samples, words))
     if missing:
         more = len(missing) - _MISSING_SHOWN
         raise CorpusError(
@@ -233,7 +237,10 @@ class _Aligner:
         """Segments (tier, start, end, label) of one utterance, or the reason why there are none."""
         if not task.words:
             return "its text has no words"
-        samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end)
+        try:
+            samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end, task.n_samples)
+        except AudioError as error:
+            return str(error)
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
         try:
             # the first pass finds the words, the second the phones inside them
@@ -271,13 +278,12 @@ def _seconds(entry) -> tuple[float, float]:
 
 def _phone(phone, before: list[Segment]) -> list[Segment]:
     """The phone as a segment; none for noise, and none for silence that only prolongs the one before."""
-    if phone.name.startswith("+"):
+    kind = non_speech(PHONE, phone.name)
+    if kind == NOISE:
         return []
     start, end = _seconds(phone)
-    label = labels.normalise("phone", phone.name)
-    if label is None:
-        return []
-    if label == "SIL" and before and before[-1][0] == "phone" and before[-1][2:] == (start, "SIL"):
+    label = labels.SILENT if kind else phone.name.lower()
+    if kind and before and before[-1][0] == "phone" and before[-1][2:] == (start, label):
         before[-1] = ("phone", before[-1][1], end, label)
         return []
     return [("phone", start, end, label)]

@@ -14,9 +14,10 @@ import soundfile
 import xxhash
 from scipy.io import wavfile
 
-from layertool import audio
+from layertool import audio, audio_files
 from layertool.errors import AudioError, CorpusError
 from layertool.files import whole_file
+from layertool.spelling import on_disk
 
 _SUFFIXES = {
     "WAV": ".wav",
@@ -94,6 +95,7 @@ def _write_array(item: pa.StructScalar, stem: Path, where: str) -> Path:
         raise CorpusError(
             f"{where} holds no fractions: give its samples as floats between -1 and 1, or embed the files"
         )
+    audio_files.check_scale(where, samples)
     path = stem.with_name(f"{stem.name}.wav")
     with whole_file(path) as temporary:
         # libsndfile would write the time of day into a float WAV
@@ -104,8 +106,8 @@ def _write_array(item: pa.StructScalar, stem: Path, where: str) -> Path:
 def _named_file(given: str, root: Path | None, where: str) -> Path:
     """The file that a dataset only names: absolute, or relative to a local dataset or the working folder."""
     for folder in (root, Path.cwd()):
-        if folder is not None and (folder / given).is_file():
-            return folder / given
+        if folder is not None and (file := on_disk(folder / given)).is_file():
+            return file
     raise CorpusError(
         f"{where} names the audio file {given}, which does not exist here: "
         "bring the files to that place, or save the dataset with its audio embedded"

@@ -1,10 +1,3 @@
-"""One spelling of a text: the same letters are the same code points, wherever they were typed."""
+"""The spelling of texts, under the name that readers of corpora know it by."""
 
-from __future__ import annotations
-
-import unicodedata
-
-
-def nfc(text: str) -> str:
-    """``text`` in Unicode's composed form (NFC): an é of one code point and of two are one letter."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+from layertool.spelling import nfc as nfc

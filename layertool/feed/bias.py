@@ -16,6 +16,7 @@ from layertool.errors import FeatureError, UsageError
 from layertool.feed.common import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
 from layertool.layers import summary
 from layertool.results import PARAMETERS, Result
+from layertool.spelling import nfc
 from layertool.store import FeatureStore
 
 RESAMPLED = ("targets", "all", "none")
@@ -46,14 +47,14 @@ def parse_groups(text: str) -> Groups:
         raise UsageError(
             f"'{text}' names no two groups: type COLUMN=VALUE:VALUE, e.g. gender=female:male, or NAME=@FILE:@FILE"
         )
-    pair = (first.strip(), second.strip())
+    name, pair = nfc(name.strip()), (first.strip(), second.strip())
     if not any(value.startswith("@") for value in pair):
-        return Groups(name.strip(), name.strip(), pair)
+        return Groups(name, name, (nfc(pair[0]), nfc(pair[1])))
     if pair[0].startswith("@") != pair[1].startswith("@"):
         raise UsageError(f"'{text}' has a file on one side only: type NAME=@FILE:@FILE")
     lists = (_ids(Path(pair[0][1:])), _ids(Path(pair[1][1:])))
     names = (Path(pair[0][1:]).stem, Path(pair[1][1:]).stem)
-    return Groups(name.strip(), None, names if names[0] != names[1] else (pair[0][1:], pair[1][1:]), lists)
+    return Groups(name, None, names if names[0] != names[1] else (pair[0][1:], pair[1][1:]), lists)
 
 
 def _ids(path: Path) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def _ids(path: Path) -> tuple[str, ...]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {what}: a list of utterances is a text file with one id on each line")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [nfc(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8: a list of utterances has one id on each line") from error
     return tuple(dict.fromkeys(line for line in lines if line))
@@ -187,6 +188,13 @@ def _tests(
             members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
         except UsageError as error:
             raise UsageError(f"{x_y} are no pairs: {error}") from error
+    if "speaker" in store.utterances:
+        speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members[:2]])]
+        if n_again := int(speakers.dropna().duplicated().sum()):
+            say(
+                f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
+                "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
+            )
     sizes = [len(rows) for rows in members]
     index = np.concatenate([rows.index for rows in members])
     held = {

@@ -17,20 +17,21 @@ import numpy as np
 import pandas as pd
 import xxhash
 
+from layertool import columns
 from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
+from layertool.non_speech import SILENCE, non_speech
 from layertool.store.export import Progress
-from layertool.store.layout import NO_SPEECH
 from layertool.store.reader import FeatureStore
 
 DESCRIPTION = "fastabx.json"
 TIERS = ("phone", "word")
 # What the command `fastabx` asks for, whatever the labels are: in word.item, too, they stand under #phone.
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
-SILENCE = frozenset({"", "SIL", "sil", "sp"})  # all of them are the context SIL
-CONTEXT_OF_SILENCE = "SIL"  # also at the edges of an utterance, as abkhazia writes it for ABXpy
+# Of whatever is a silence, and at the edges of an utterance, as abkhazia writes it for ABXpy.
+CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
 _LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 _GUESSED_FROM = 100  # first rows, of which polars guesses the type of a column
@@ -220,7 +221,8 @@ def _items(
     labels = np.array([*store.labels[tier], ""], dtype=object)[rows["label"]]  # -1 is the last: no label
     speakers = _speakers(store, np.unique(rows["utterance"]))
     owner, start, end = rows["utterance"], rows["start"], rows["end"].copy()
-    contexts = np.where(np.isin(labels, list(SILENCE)), CONTEXT_OF_SILENCE, labels)
+    kinds = np.array([non_speech(tier, name) for name in [*store.labels[tier], ""]], dtype=object)[rows["label"]]
+    contexts = np.where(kinds == SILENCE, CONTEXT_OF_SILENCE, labels)
     adjoin = (owner[1:] == owner[:-1]) & (start[1:] - end[:-1] < PAUSE)
     before, after = np.full((2, len(rows)), CONTEXT_OF_SILENCE, dtype=object)
     before[1:][adjoin] = contexts[:-1][adjoin]
@@ -231,7 +233,7 @@ def _items(
     has_frames = np.ones(len(rows), dtype=bool)
     for table in frames:
         has_frames &= table.first(start) < table.stop(end)
-    is_speech = ~np.isin(labels, ["", *NO_SPEECH])
+    is_speech = pd.isna(kinds)
     keep = is_speech & has_frames
     if not keep.any():
         raise StoreError(f"{store.path} has no {tier} that is speech and as long as a frame: there is nothing to score")
@@ -264,7 +266,9 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
             f"{store.path} does not say who speaks in {first} ({len(missing)} such utterances), and fastabx compares "
             f"within and across speakers: {remedy}"
         )
-    return column.astype(str).to_numpy(dtype=object)
+    speakers = columns.texts(column)
+    speakers[pd.isna(speakers)] = ""  # of utterances that are not needed
+    return speakers
 
 
 def _write_items(path: Path, items: pd.DataFrame) -> None:

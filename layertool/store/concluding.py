@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.errors import StoreError
 from layertool.files import whole_file
 from layertool.store import layout, schema
@@ -108,7 +109,7 @@ def _fill_view(
         if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
             view.create_dataset(f"utterances/{column}", data=values.to_numpy())
         else:
-            as_text = ["" if pd.isna(v) else str(v) for v in values]
+            as_text = [text or "" for text in columns.texts(values)]
             view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
     for tier, names in labels.items():
         view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))

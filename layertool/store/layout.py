@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from layertool import columns
 from layertool.errors import StoreError
 from layertool.files import read_json, what_is, write_json
 from layertool.kinds import STORE, mistaken
@@ -37,7 +38,6 @@ __all__ = ["MASKED_ROW_DTYPE", "NO_LABEL", "ROW_DTYPE", "SCHEMA", "SHARDS", "UNI
 ABOUT, UTTERANCES, LABELS, INDEX, VIEW, LOCK, PARTS, DAMAGED = (
     "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", ".lock", "parts", "damaged.json",
 )  # fmt: skip
-NO_SPEECH = frozenset({"SIL", "sil", "sp", "spn", "<unk>", "<UNK>"})  # labels that stand for no phone and no word
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 _CHECKED_ROWS = 2048  # rows at a time whose checksum is computed: they stay in the processor's cache
 _LONGEST_LINE = 2**24  # bytes of a line of the index: a hundred thousand failures
@@ -208,7 +208,7 @@ def read_utterances(store: Path, n_utterances: int) -> pd.DataFrame:
             )
         if n_rows > path.stat().st_size:  # ids differ: each takes a byte or more
             raise ValueError(f"{n_rows} rows in {path.stat().st_size} bytes")
-        table = pd.read_parquet(path)
+        table = columns.read_parquet(path)
         ids, lengths = table["utterance"], table["n_samples"]
         if not (ids.is_unique and all(isinstance(one, str) for one in ids)):
             raise ValueError("its ids are not all different texts")

@@ -13,7 +13,8 @@ import torch
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, MissingExtraError, UsageError
-from layertool.store.layout import NO_SPEECH
+from layertool.non_speech import is_speech
+from layertool.spelling import nfc
 
 BLANK, UNKNOWN = "<pad>", "<unk>"  # ids 0 and 1; transformers' CTC tokenizers call them so
 BOUNDARY = "|"  # between words
@@ -82,7 +83,7 @@ def spell(text: str, case: str = "upper") -> list[str]:
     if case not in CASES:
         raise UsageError(f"'{case}' is no case: choose {', '.join(CASES)}")
     text = {"upper": text.upper(), "lower": text.lower(), "keep": text}[case]
-    return list(BOUNDARY.join(unicodedata.normalize("NFC", text).split()))
+    return list(BOUNDARY.join(nfc(text).split()))
 
 
 def unspell(tokens: Iterable[str]) -> str:
@@ -115,9 +116,7 @@ def characters(corpus: Corpus, among: Collection[str] | None = None, case: str =
     return out
 
 
-def phones(
-    corpus: Corpus, among: Collection[str] | None = None, tier: str = "phone", silences: Collection[str] = NO_SPEECH
-) -> dict[str, list[str]]:
+def phones(corpus: Corpus, among: Collection[str] | None = None, tier: str = "phone") -> dict[str, list[str]]:
     """The phone labels of each utterance in the order of time, without silence; in corpus order.
 
     Raises CorpusError for a corpus without the tier, and for an utterance without phones.
@@ -129,7 +128,8 @@ def phones(
             f"the corpus {corpus.name} has no segments of the tier '{tier}' (tiers there: {', '.join(corpus.tiers) or 'none'}): "
             "align it first ('layertool corpus align')"
         )
-    own = own[~own["label"].isin(list(silences))].sort_values(["start", "end"], kind="stable")
+    spoken = [label for label in own["label"].unique() if is_speech(tier, label)]
+    own = own[own["label"].isin(spoken)].sort_values(["start", "end"], kind="stable")
     labels = own.groupby("utterance", sort=False, observed=True)["label"].agg(list).to_dict()
     out = {}
     for utterance in table["utterance"]:

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,11 +70,12 @@ def test_boundaries_agree_with_textgrids(corpus, shared):
     folder = shared / "data" / "speech" / "english"
     differences = []
     for utterance in TEXTS:
-        expected = [s for s in textgrid.read_segments(folder / f"{utterance}.TextGrid") if s["tier"] == "word"]
+        [voice] = textgrid.voices(folder / f"{utterance}.TextGrid")
+        expected = [entry for entry in voice.tiers["word"][1] if entry[2]]
         found = rows(aligned, utterance, "word")
-        assert [s["label"] for s in expected] == [word for word, _, _ in found]
-        differences += [abs(s["start"] - f[1]) for s, f in zip(expected, found, strict=True)]
-        differences += [abs(s["end"] - f[2]) for s, f in zip(expected, found, strict=True)]
+        assert [label for _, _, label in expected] == [word for word, _, _ in found]
+        differences += [abs(s[0] - f[1]) for s, f in zip(expected, found, strict=True)]
+        differences += [abs(s[1] - f[2]) for s, f in zip(expected, found, strict=True)]
     assert np.mean(np.array(differences) < 0.0201) > 0.9
 
 
@@ -210,3 +212,12 @@ def test_read_dictionary_errors(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         align.read_dictionary(path)
+
+
+def test_audio_that_cannot_be_read_is_a_failure_like_others(noise):
+    path = noise.utterances["audio"][0]
+    Path(path).write_bytes(b"no audio any more")
+    with pytest.raises(CorpusError, match=r"'a' cannot be aligned: .*a\.wav cannot be read as audio.*--max-failures 1"):
+        align.align(noise)
+    aligned = align.align(noise, max_failures=3)
+    assert "cannot be read as audio" in aligned.provenance["alignment_failures"]["a"]

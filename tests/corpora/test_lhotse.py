@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from layertool.columns import texts
 from layertool.corpora import labels
 from layertool.corpora import lhotse as reader
 from layertool.errors import AudioError, CorpusError, MissingExtraError, UsageError
@@ -95,10 +96,16 @@ def test_cuts_become_utterances(root):
         ("whole", "word", 0.0, 0.25, "the"),
         ("whole", "word", 0.3, 0.7, "first"),
     ]
-    assert corpus.provenance == {"reader": "lhotse", "source": str(source.resolve()), "labels": "spec 2.2"}
-    unchanged = reader.read(source, normalise=labels.raw, name="raw")
+    assert corpus.provenance == {
+        "reader": "lhotse",
+        "source": str(source.resolve()),
+        "labels": {"word": "as written", "phone": "ARPABET", "tone": "as written"},
+        "non_speech": {"phone": ["sil", "spn"]},
+        "segments_left_out": 2,
+    }
+    unchanged = reader.read(source, rules=labels.Rules(raw=True), name="raw")
     assert list(unchanged.segments["label"]) == ["DH", "AH0", "sil", "spn", "H", "the", "first"]
-    assert (unchanged.name, unchanged.provenance["labels"]) == ("raw", "raw")
+    assert (unchanged.name, unchanged.provenance["labels"]["phone"]) == ("raw", "raw")
 
 
 def test_manifest_written_by_lhotse(root, monkeypatch):
@@ -118,6 +125,20 @@ def test_manifest_written_by_lhotse(root, monkeypatch):
     assert corpus.utterances["n_samples"][0] == 19200
     got = corpus.segments[["start", "end"]].to_numpy()
     np.testing.assert_allclose(got, [[0.1, 0.4], [0.6, 1.0]], atol=1e-9)
+
+
+def test_custom_values_stay_what_they_are(root):
+    """Among cuts that lack one, and where two are equal to Python only."""
+    big = 10**18 + 1  # no float is this number
+    cuts = [
+        cut("a", supervisions=[supervision(custom={"person": big, "native": 1}), supervision(custom={"native": True})]),
+        cut("b", supervisions=[supervision(custom={"native": True})]),
+        cut("c", supervisions=[supervision(custom={"person": big + 1, "native": False})]),
+    ]
+    corpus = reader.read(manifest(root / "cuts.jsonl", *cuts))
+    assert texts(corpus.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+    assert texts(corpus.utterances["native"]).tolist() == [None, "True", "False"]
+    assert corpus.provenance["supervisions_disagree"] == {"native": 1}
 
 
 def test_supervisions_of_one_cut(root):
@@ -256,3 +277,23 @@ def test_without_lhotse(root, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingExtraError, match=r"manifest of cuts needs .* pip install 'layertool\[lhotse\]'"):
         reader.read(root / "cuts.jsonl")
+
+
+def test_unusable_cuts_are_left_out_and_listed(root):
+    (root / "audio" / "bad.wav").write_bytes(b"no audio")
+    lines = [
+        cut("a"),
+        cut("b", audio="audio/gone.wav"),
+        cut("c", audio="audio/bad.wav"),
+        cut("d", start=0.5, duration=1.0),
+    ]
+    path = manifest(root / "cuts.jsonl", *lines)
+    with pytest.raises(CorpusError, match=r"cut 'b' .*gone\.wav, which does not exist"):
+        reader.read(path)
+    with pytest.raises(AudioError, match=r"bad\.wav cannot be read"):
+        reader.read(path, max_failures=1)
+    made = reader.read(path, max_failures=2)
+    assert list(made.utterances["utterance"]) == ["a", "d"]
+    assert list(made.provenance["left_out"]) == ["b", "c"]
+    with pytest.raises(CorpusError, match="none of the 1 utterances can be used; the first: the cut 'b'"):
+        reader.read(manifest(root / "one.jsonl", lines[1]), max_failures=1)

@@ -89,13 +89,15 @@ def test_segments(root):
         "reader": "csv",
         "source": str(source.resolve()),
         "segments_from": str(segments.resolve()),
-        "labels": "spec 2.2",
+        "labels": {"phone": "ARPABET", "word": "as written"},
+        "non_speech": {"phone": ["sil", "spn"]},
         "segments_left_out": 2,
         "zero_length_segments": 1,
+        "text_from_words": 1,
     }
-    raw = tables.read_csv(source, segments, normalise=labels.raw)
+    raw = tables.read_csv(source, segments, rules=labels.Rules(raw=True))
     assert list(raw.segments["label"]) == ["sil", "spn", "Null", "AH0"]
-    assert raw.provenance["labels"] == "raw"
+    assert raw.provenance["labels"] == {"phone": "raw", "word": "raw"}
     assert raw.provenance["segments_left_out"] == 1
 
 
@@ -111,7 +113,7 @@ def test_numbers_as_ids_and_labels_in_parquet(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file\naudio/a.wav\n", r"t\.csv has no column 'audio' \(columns there: file\): add or rename it"),
+        ("name\naudio/a.wav\n", r"t\.csv has no column 'audio' \(columns there: name\): add or rename it"),
         ("audio\n", r"t\.csv has no rows: write one line per utterance"),
         ("", r"t\.csv cannot be read as a table .*: save it as UTF-8"),
         ("audio,n\naudio/a.wav,1\n,2\n", r"t\.csv has no 'audio' in row 2 \(1 such rows\): fill it in"),
@@ -124,6 +126,7 @@ def test_numbers_as_ids_and_labels_in_parquet(root):
             "audio,start\naudio/a.wav,0:30\n",
             r"t\.csv, utterance 'a': the start '0:30' is no time in seconds; write numbers",
         ),
+        ("audio,end\naudio/a.wav,inf\n", r"t\.csv, utterance 'a': the end 'inf' is no time in seconds; write numbers"),
         ("audio,end\naudio/a.wav,-1\n", r"t\.csv, utterance 'a': the end '-1' is no time in seconds; write numbers"),
         (
             "audio,start,end\naudio/a.wav,0.5,0.2\n",

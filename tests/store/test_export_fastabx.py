@@ -385,6 +385,18 @@ def test_nothing_to_score(tmp_path):
         export_fastabx(store, tmp_path / "out")
 
 
+def test_every_silence_is_one_context_and_no_noise_is_an_item(tmp_path):
+    phones = [
+        (0, 0, 3200, "h#"),
+        (0, 3200, 6400, "t"),
+        (0, 6400, 9600, "NSN"),
+        (0, 9600, 12800, "aa"),
+        (0, 12800, 16000, "pau"),
+    ]
+    export_fastabx(FeatureStore(make(tmp_path / "s", phones=phones)), tmp_path / "out")
+    assert [line[3:6] for line in items(tmp_path / "out" / "phone.item")] == [["t", "SIL", "NSN"], ["aa", "NSN", "SIL"]]
+
+
 # from real runs, by the command
 
 

@@ -67,7 +67,12 @@ def test_phones_in_the_order_of_time_without_silence(tmp_path):
     found = phones(corpus(tmp_path))
     assert found == {"u0": ["k", "ao", "l"], "u1": ["ae"], "u2": ["s", "s"]}
     assert phones(corpus(tmp_path), among=["u1"]) == {"u1": ["ae"]}
-    assert phones(corpus(tmp_path), silences=())["u0"] == ["SIL", "k", "ao", "l", "sp"]
+    noisy = [
+        (k, "phone", place * 100, place * 100 + 100, label)
+        for k in range(3)
+        for place, label in enumerate(("pau", "a", "h#"))
+    ]
+    assert phones(corpus(tmp_path, segments=noisy))["u2"] == ["a"]
     assert Vocabulary.of(found.values()).tokens[2:] == ("ae", "ao", "k", "l", "s")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from layertool.errors import UsageError
+from layertool.spelling import nfc
 
 # How a word is written for the model: the paper's Whisper puts capitals and full stops into transcriptions.
 _WRITINGS: dict[str, Callable[[str], str]] = {
@@ -55,8 +56,8 @@ def read_words(path: Path | str) -> list[str]:
 
 
 def unique(words: Iterable[str]) -> list[str]:
-    """In lower case, stripped, without empty ones, each once."""
-    return [word for word in dict.fromkeys(word.strip().lower() for word in words) if word]
+    """In lower case and NFC, stripped, without empty ones, each once."""
+    return [word for word in dict.fromkeys(nfc(word.strip().lower()) for word in words) if word]
 
 
 class Pronunciations:

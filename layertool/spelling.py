@@ -1,0 +1,46 @@
+"""One spelling of a text: the same letters are the same code points, wherever they were typed."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def nfc(text: str) -> str:
+    """``text`` in Unicode's composed form (NFC): an é of one code point and of two are one letter."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def nfc_values(values: pd.Series) -> pd.Series:
+    """The same values, texts among them in NFC; the same series where nothing changes."""
+    if values.dtype.kind != "O":
+        return values
+    # what is not all text may hold lists, which have no hash
+    texts = {text for text in (values if values.dtype == object else values.unique()) if isinstance(text, str)}
+    new = {text: nfc(text) for text in texts if nfc(text) != text}
+    return values.map(lambda value: new.get(value, value) if isinstance(value, str) else value) if new else values
+
+
+def on_disk(path: Path) -> Path:
+    """The file that a path means: as written if it is there, else the one whose name differs in its spelling alone.
+
+    Names on the disk are bytes: files that were copied from a Mac have é as two code points, what people type has one.
+    Where there is none the path is returned as written, for whoever opens it to say so.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    folder = on_disk(path.parent)
+    there = _by_spelling(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+    return folder / there.get(nfc(path.name), path.name)
+
+
+@lru_cache(maxsize=64)
+def _by_spelling(folder: Path, _changed: int) -> dict[str, str]:
+    """The names in a folder by their NFC; ``_changed``: when the folder was, so that it is read anew after that."""
+    return {nfc(name): name for name in sorted(os.listdir(folder), reverse=True)}
