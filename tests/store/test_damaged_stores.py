@@ -27,7 +27,6 @@ SECONDS = 20  # of any command; a pipe that is waited for, or a loop of 10**9, t
 INFO, VERIFY, EXPORT, ANALYSIS = "info", "verify", "export", "mi"
 ALL = frozenset({INFO, VERIFY, EXPORT, ANALYSIS})
 READING = ALL - {INFO}  # info reads no shard
-TABLES = READING - {ANALYSIS}  # this analysis needs no utterances
 
 
 @pytest.fixture(scope="module")
@@ -379,16 +378,16 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "labels: missing": (without("labels.json"), READING),
     "labels: a pipe": (piped("labels.json"), READING),
     "labels: a link": (linked("labels.json"), READING),
-    "utterances: garbage": (written("utterances.parquet", b"PAR1" * 100), TABLES),
-    "utterances: missing": (without("utterances.parquet"), TABLES),
-    "utterances: a pipe": (piped("utterances.parquet"), TABLES),
-    "utterances: a folder": (a_folder("utterances.parquet"), TABLES),
-    "utterances: a link": (linked("utterances.parquet"), TABLES),
-    "utterances: of another corpus": (table(lambda t: t.iloc[:3]), TABLES),
-    "utterances: without ids": (table(lambda t: t.drop(columns="utterance")), TABLES),
-    "utterances: one id": (table(lambda t: t.assign(utterance="u")), TABLES),
-    "utterances: lists for ids": (table(lambda t: t.assign(utterance=[[1]] * len(t))), TABLES),
-    "utterances: lengths as text": (table(lambda t: t.assign(n_samples="many")), TABLES),
+    "utterances: garbage": (written("utterances.parquet", b"PAR1" * 100), READING),
+    "utterances: missing": (without("utterances.parquet"), READING),
+    "utterances: a pipe": (piped("utterances.parquet"), READING),
+    "utterances: a folder": (a_folder("utterances.parquet"), READING),
+    "utterances: a link": (linked("utterances.parquet"), READING),
+    "utterances: of another corpus": (table(lambda t: t.iloc[:3]), READING),
+    "utterances: without ids": (table(lambda t: t.drop(columns="utterance")), READING),
+    "utterances: one id": (table(lambda t: t.assign(utterance="u")), READING),
+    "utterances: lists for ids": (table(lambda t: t.assign(utterance=[[1]] * len(t))), READING),
+    "utterances: lengths as text": (table(lambda t: t.assign(n_samples="many")), READING),
     "damage: a list": (written("damaged.json", b"[1]"), ALL),
     "damage: of no shard": (written("damaged.json", b'{"17": "gone"}'), ALL),
     "damage: known": (written("damaged.json", b'{"1": "gone"}'), frozenset({EXPORT, ANALYSIS})),
