@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -12,8 +13,10 @@ from contextlib import contextmanager
 
 import click
 
+from layertool.commands import output
 from layertool.commands.options import HELP
 from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.spelling import visible
 
 COMMANDS = {
     "corpus": "layertool.commands.corpus:corpus",
@@ -73,8 +76,8 @@ class Sentence(click.ClickException):
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
-    def show(self, file=None) -> None:
-        click.echo(f"Error: {self.format_message()}", err=True, file=file)
+    def format_message(self) -> str:
+        return visible(self.message)  # line breaks in names, too
 
 
 @contextmanager
@@ -83,14 +86,13 @@ def telling() -> Iterator[None]:
     told: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", LayertoolWarning)
-        others = warnings.showwarning
 
         def show(message, category, filename, lineno, file=None, line=None) -> None:
             if not issubclass(category, LayertoolWarning):
-                others(message, category, filename, lineno, file, line)
+                output.echo(*warnings.formatwarning(message, category, filename, lineno, line).splitlines(), err=True)
             elif str(message) not in told:
                 told.add(str(message))
-                click.echo(f"Note: {message}", err=True)
+                output.echo(f"Note: {message}", err=True)
 
         warnings.showwarning = show
         yield
@@ -98,6 +100,17 @@ def telling() -> Iterator[None]:
 
 class Root(click.Group):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
+
+    def main(self, *given, standalone_mode: bool = True, **settings):
+        if not standalone_mode:
+            return super().main(*given, standalone_mode=False, **settings)
+        try:
+            code = super().main(*given, standalone_mode=False, **settings)
+        except click.ClickException as error:
+            code = output.failure(error)
+        except click.Abort:
+            code = 1
+        sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -124,7 +137,7 @@ class Root(click.Group):
         except LayertoolError as error:
             raise Sentence(error) from error
         except KeyboardInterrupt as error:
-            click.echo(
+            output.echo(
                 "Stopped. Stores and runs that were begun are kept: the same command goes on with them.", err=True
             )
             ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
@@ -139,7 +152,7 @@ def _versions(context: click.Context, _parameter: click.Parameter, is_asked: boo
     if is_asked and not context.resilient_parsing:
         from layertool.commands.installed import version_lines
 
-        click.echo("\n".join(version_lines()))
+        output.echo(*version_lines())
         context.exit()
 
 
@@ -166,6 +179,9 @@ def _terminate(_number: int, _frame: object) -> None:
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back. For tables, the system's will do.
