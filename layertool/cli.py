@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from layertool.commands import output
 from layertool.commands.options import HELP
 from layertool.errors import LayertoolError, LayertoolWarning
-from layertool.spelling import visible
+from layertool.spelling import is_text
 
 COMMANDS = {
     "corpus": "layertool.commands.corpus:corpus",
@@ -76,9 +77,6 @@ class Sentence(click.ClickException):
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
-    def format_message(self) -> str:
-        return visible(self.message)  # line breaks in names, too
-
 
 @contextmanager
 def telling() -> Iterator[None]:
@@ -101,16 +99,22 @@ def telling() -> Iterator[None]:
 class Root(click.Group):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
 
-    def main(self, *given, standalone_mode: bool = True, **settings):
-        if not standalone_mode:
-            return super().main(*given, standalone_mode=False, **settings)
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra) -> Any:
         try:
-            code = super().main(*given, standalone_mode=False, **settings)
-        except click.ClickException as error:
-            code = output.failure(error)
-        except click.Abort:
-            code = 1
-        sys.exit(code)
+            code = super().main(args, prog_name, complete_var, False, **extra)
+        except (click.ClickException, click.Abort) as error:
+            if not standalone_mode:
+                raise
+            code = 1 if isinstance(error, click.Abort) else output.failure(error)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        for word in args:
+            if not is_text(word):
+                raise click.UsageError(f"'{word}' is not text in UTF-8: give the file or folder another name")
+        return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -129,8 +129,8 @@ def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = 
 
 def check_texts(values: Sequence | pd.Series, where: str) -> None:
     """Raise CorpusError for a text among ``values`` that no file can hold; ``where`` they stand, for the message."""
-    if getattr(values, "dtype", object) != object:
-        return  # pandas's own texts are sound
+    if isinstance(values, pd.Series) and values.dtype != object:  # texts of pandas itself are sound
+        return
     for row, value in enumerate(values):
         if isinstance(value, str) and not is_text(value):
             raise CorpusError(

@@ -55,7 +55,7 @@ class CorpusRows:
                 if (codes < 0).any() or not all(isinstance(name, str) and is_text(name) for name in names):
                     wrong = next((name for name in names if not isinstance(name, str) or not is_text(name)), None)
                     raise CorpusError(
-                        f"the corpus {corpus.name} has a {tier} with the label {ascii(wrong)}, which is no text: correct it"
+                        f"the corpus {corpus.name} has a {tier} with the label {wrong!a}, which is no text: correct it"
                     )
                 found = [known[tier].setdefault(name, len(known[tier])) for name in names]
                 self._label[rows][mine] = np.array(found, np.int32)[codes]
