@@ -35,12 +35,13 @@ def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
     """Write a table beside the rows, as .csv or .parquet."""
     import pandas as pd
 
+    from layertool import columns
     from layertool.files import whole_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(lines)
     with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else table.to_csv(temporary, index=False)
+        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else columns.write_csv(table, temporary)
     output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
 
 

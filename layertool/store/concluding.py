@@ -21,7 +21,6 @@ from layertool.store import layout
 from layertool.store.locks import held
 from layertool.store.sheltered import Sheltered
 
-NUL = re.compile("\0")  # ends a text of HDF5 and of NumPy
 # In names of datasets / is a folder and . is this one. Column names that look like written ones do not become them.
 _NO_NAME = re.compile(r"[/\0]|\A\.\Z|%(?=[0-9A-Fa-f]{2})")
 
@@ -115,10 +114,10 @@ def _fill_view(
         if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
             view.create_dataset(name, data=values.to_numpy())
         else:
-            as_text = [percent(text or "", NUL) for text in columns.texts(values)]
+            as_text = [layout.as_held(text or "") for text in columns.texts(values)]
             view.create_dataset(name, data=as_text, dtype=text)
     for tier, names in labels.items():
-        as_text = [percent(name, NUL) for name in names]
+        as_text = [layout.as_held(name) for name in names]
         view.create_dataset(f"labels/{tier}", data=as_text, dtype=text, shape=(len(names),))
     if not entries:
         return

@@ -14,7 +14,7 @@ from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import saying_no_room, whole_file
 from layertool.spelling import percent
-from layertool.store.concluding import NUL
+from layertool.store import layout
 from layertool.store.reader import FeatureStore
 
 # Ends a line or a cell, or is no text at all; and what looks as if it had been written so.
@@ -108,7 +108,7 @@ def export_npz(
                 for column in rows:
                     values = rows[column].to_numpy()
                     if values.dtype.kind not in "fib":  # object arrays would be pickles
-                        texts = [percent(text or "", NUL) for text in columns.texts(values)]
+                        texts = [layout.as_held(text or "") for text in columns.texts(values)]
                         values = np.array(texts, dtype=np.str_)
                     with archive.open(f"{column}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, values, allow_pickle=False)

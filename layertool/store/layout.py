@@ -50,6 +50,11 @@ def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first:
         yield values[begin : begin + max_rows]
 
 
+def as_held(text: str) -> str:
+    """``text`` as HDF5 and arrays of NumPy hold it: to both NUL ends a text, so that it is written %00."""
+    return text.replace("\0", "%00")
+
+
 def read_index(store: Path) -> dict[int, dict]:
     """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
 

@@ -146,9 +146,11 @@ def _check_view(store: FeatureStore) -> list[str]:
             problems += [
                 f"{layout.LABELS}: the labels of {tier} are not those of {layout.VIEW}"
                 for tier, names in store.labels.items()
-                if view[f"labels/{tier}"].asstr()[:].tolist() != names
+                if view[f"labels/{tier}"].asstr()[:].tolist() != list(map(layout.as_held, names))
             ]
-            if view["utterances/utterance"].asstr()[:].tolist() != store.utterances["utterance"].tolist():
+            if view["utterances/utterance"].asstr()[:].tolist() != list(
+                map(layout.as_held, store.utterances["utterance"])
+            ):
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems
     except _DAMAGE as error:
