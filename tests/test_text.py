@@ -52,7 +52,8 @@ def made(tmp_path_factory) -> Path:
     utterances = whole.utterances.assign(
         utterance=ids,
         speaker=[names[-1 - k % 2] for k in range(n)],
-        valence=[("good\x1b[31m", "bad$x$")[k // 2 % 2] for k in range(n)],
+        kind=[("[/b]", "$x$\x1b[31m")[k % 2] if k < n // 2 else None for k in range(n)],
+        valence=[("good\x1b[31m", "[/]\nx")[k % 2] if k >= n // 2 else None for k in range(n)],
         **{name: [names[k]] * n for k, name in enumerate(names)},
     )
     rename = dict(zip(whole.utterances["utterance"], ids, strict=True))
@@ -130,9 +131,9 @@ COMMANDS = {
     "cka": lambda stores: [("cka", *stores, "--unit", "phone", "--plot", "r.svg"), ("compare", *stores, "--unit", "phone")],
     "mi": lambda stores: [("mi", *stores, "--labels", "phone", "--clusters", 4, "-o", "r.csv", "--plot", "r.pdf"),
                           ("compare", "r.csv"), ("report", "r.csv", "-o", "r.html")],
-    "neighbours": lambda stores: [("probe", "neighbours", *stores, "--labels", "valence", "--unit", "utterance"),
+    "neighbours": lambda stores: [("probe", "neighbours", *stores, "--labels", "speaker", "--unit", "utterance"),
                                   ("probe", "neighbours", *stores, "--labels", "phone", "--json")],
-    "speat": lambda stores: [("speat", *stores, "--target", "speaker=\x00:a\x00b", "--attribute", "valence=good\x1b[31m:bad$x$",
+    "speat": lambda stores: [("speat", *stores, "--target", "kind=[/b]:$x$\x1b[31m", "--attribute", "valence=good\x1b[31m:[/]\nx",
                               "--permutations", 100, "--resamples", 100, "--layers", "T0,T1", "--plot", "r.png")],
     "npy": lambda stores: [("export", store, "-o", "out") for store in stores],
     "npz": lambda stores: [("export", stores[0], "-o", "out", "--to", "npz")],
