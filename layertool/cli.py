@@ -100,15 +100,16 @@ class Root(click.Group):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
 
     def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, False, **extra)
-        except (click.ClickException, click.Abort) as error:
-            if not standalone_mode:
-                raise
-            code = 1 if isinstance(error, click.Abort) else output.failure(error)
-        if standalone_mode:
-            sys.exit(code)
-        return code
+        except click.ClickException as error:
+            code = output.failure(error)
+        except click.Abort:
+            output.echo("Stopped.", err=True)
+            code = 1
+        sys.exit(code)
 
     def make_context(self, info_name, args, parent=None, **extra):
         for word in args:

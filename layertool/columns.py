@@ -208,11 +208,11 @@ def read_parquet(path: Path) -> pd.DataFrame:
     return table
 
 
-def write_csv(table: pd.DataFrame, path: Path, separator: str = ",") -> None:
+def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that it reads back: Python's csv before 3.13 leaves a carriage return bare, which ends a line."""
     texts = (table[name].astype(str) for name in table.columns if table[name].dtype.kind == "O")
     breaks = any(text.str.contains("\r", regex=False).any() for text in texts)
-    table.to_csv(path, sep=separator, index=False, quoting=csv.QUOTE_NONNUMERIC if breaks else csv.QUOTE_MINIMAL)
+    table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if breaks else csv.QUOTE_MINIMAL)
 
 
 def shown(values: Iterable, most: int) -> str:

@@ -324,7 +324,7 @@ def test_texts_of_figures_go_through_one_function():
                 assert "plain(" in said or isinstance(node.value, ast.Constant) or said in ("name", "OWN_CHANCE"), said
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in setters:
                 for given in node.args[-1:]:
-                    assert not isinstance(given, ast.Name) or given.id in ("text", "title", "metric", "labels"), (
+                    assert not isinstance(given, ast.Name) or given.id in ("text", "labels"), (
                         path,
                         node.lineno,
                     )

@@ -29,7 +29,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
         column, line = divmod(number, len(metrics))
         axis = axes[line, column]
         if line == 0:
-            axis.set_title(title, fontsize=9)
+            axis.set_title(plain(title), fontsize=9)
         for k, curve in enumerate(curves):
             points = part[part["curve"] == curve]
             colour = colours[k]
@@ -50,7 +50,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
         axis.set_xlim(-0.5, len(layers) - 0.5)
         name_ticks(axis.xaxis, layers, WIDTH - 0.8)
         if column == 0:
-            axis.set_ylabel(metric, fontsize=9)
+            axis.set_ylabel(plain(metric), fontsize=9)
         panels.append((axis, part))
     add_legend(figure, panels, [*curves, "chance"], at_side=False)
     return figure

@@ -16,7 +16,7 @@ from commands import refused, succeeds
 import layertool
 from layertool import columns
 from layertool.corpora.corpus import Corpus
-from layertool.errors import CorpusError
+from layertool.errors import CorpusError, LayertoolWarning
 from layertool.extractors import run
 from layertool.store import FeatureStore, verify
 from layertool.store.abx import export_fastabx
@@ -173,6 +173,22 @@ def test_labels_that_are_no_text(corpus, tmp_path, monkeypatch, label):
     bad = Corpus(corpus.utterances, corpus.segments.assign(label=pd.Series(labels, dtype=object)), "bad")
     with pytest.raises(CorpusError, match=r"has a phone with the label .* which is no text"):
         layertool.extract("mel", bad, tmp_path / "s", units=("phone",))
+
+
+def test_audio_is_read_where_the_disk_has_it(tmp_path):
+    """A file name of a Mac: its letters are two code points each, and stay so."""
+    path = small.sound(tmp_path / "e\u0301.wav")
+    corpus = Corpus.build([{"utterance": "e", "audio": str(path), "note": "e\u0301"}])
+    store = extracted(corpus, tmp_path / "s", ("utterance",))
+    assert store.utterances["audio"].tolist() == [str(path.resolve())]
+    assert store.utterances["note"].tolist() == ["\u00e9"]
+
+
+def test_columns_of_two_kinds_are_told(corpus, tmp_path):
+    with pytest.warns(
+        LayertoolWarning, match="the column 'mix' of the utterances of small holds text and whole numbers"
+    ):
+        extracted(with_columns(corpus, mix=["a", 1, "b", 2]), tmp_path / "s", ("utterance",))
 
 
 @pytest.mark.parametrize("one", [7, None, 1.5])
