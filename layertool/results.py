@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from layertool import __version__
+from layertool import __version__, columns
 from layertool.errors import UsageError
 from layertool.files import whole_file
 
@@ -122,7 +122,7 @@ def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
         elif path.suffix == ".json":
             temporary.write_text(json.dumps(records(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         else:
-            rows.to_csv(temporary, index=False)
+            columns.write_csv(rows, temporary)
     return path
 
 

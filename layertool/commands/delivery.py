@@ -35,12 +35,13 @@ def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
     """Write a table beside the rows, as .csv or .parquet."""
     import pandas as pd
 
+    from layertool import columns
     from layertool.files import whole_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(lines)
     with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else table.to_csv(temporary, index=False)
+        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else columns.write_csv(table, temporary)
     output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
 
 
@@ -63,7 +64,7 @@ def check_place(path: Path) -> None:
 def deliver(
     rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool, ylabel: str | None, x: str = "layer"
 ) -> None:
-    """Print results first, so that they are not lost, then write and draw them. ``ylabel``: None takes the variants."""
+    """Write results first, so that they are not lost, then print and draw them. ``ylabel``: None takes the variants."""
     import pandas as pd
 
     from layertool import results
@@ -99,12 +100,15 @@ def hand_over(table, show, draw, out: Path | None, plot: Path | None, as_json: b
     """The same with a way of its own to ``show(table)`` and to ``draw(path)``."""
     from layertool import results
 
-    if as_json:
-        output.as_json(results.records(table))
-    else:
-        show(table)
+    try:
+        if out is not None:
+            results.write(table, out)
+    finally:  # numbers that a full disk has no room for are seen, at least
+        if as_json:
+            output.as_json(results.records(table))
+        else:
+            show(table)
     if out is not None:
-        results.write(table, out)
         output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
     if plot is not None:
         draw(plot)

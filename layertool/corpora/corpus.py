@@ -273,6 +273,11 @@ class Corpus:
         return faults
 
     def _check_ids(self) -> None:
+        for row, one in enumerate(self.utterances["utterance"]):
+            if not isinstance(one, str):
+                raise CorpusError(
+                    f"the utterances of {self.name} have {one!r} for an id in row {row + 1}: ids are text"
+                )
         check_unique(self.utterances["utterance"], f"the corpus {self.name}")
         unknown = self.owners() < 0
         if unknown.any():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from layertool.audio_files import conversion
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
+from layertool.spelling import is_text, nfc
 
 # Kinds of audio, and of video with audio, that libsndfile does not read.
 UNREADABLE = frozenset(
@@ -42,6 +42,8 @@ def _unreadable(error: OSError) -> None:
 def identity(path: Path, root: Path) -> str:
     """The id of a file: its path below ``root`` without suffix, in composed letters (file names of a Mac are not)."""
     below = str(path).removeprefix(f"{root}{os.sep}")  # pathlib takes ten times as long, for each of 100 000 files
+    if not is_text(below):
+        raise CorpusError(f"{path} has a name that is not text in UTF-8: rename it")
     return nfc(os.path.splitext(below)[0].replace(os.sep, "/"))
 
 

@@ -69,6 +69,11 @@ def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first:
         yield values[begin : begin + max_rows]
 
 
+def as_held(text: str) -> str:
+    """``text`` as HDF5 and arrays of NumPy hold it: to both NUL ends a text, so that it is written %00."""
+    return text.replace("\0", "%00")
+
+
 def foreign(store: Path, name: str) -> str | None:
     """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for nothing.
 

@@ -131,9 +131,9 @@ def _check_view(store: FeatureStore) -> list[str]:
             problems += [
                 f"{layout.LABELS}: the labels of {tier} are not those of {layout.VIEW}"
                 for tier, names in store.labels.items()
-                if _texts(view, f"labels/{tier}", len(names)) != names
+                if _texts(view, f"labels/{tier}", len(names)) != list(map(layout.as_held, names))
             ]
-            ids = store.utterances["utterance"].tolist()
+            ids = list(map(layout.as_held, store.utterances["utterance"]))
             if _texts(view, "utterances/utterance", len(ids)) != ids:
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems

@@ -33,7 +33,7 @@ from reporting import (
 )
 
 from layertool import results
-from layertool.errors import MissingExtraError, UsageError
+from layertool.errors import MissingExtraError, StoreError, UsageError
 from layertool.report import inputs, page, references, sections
 
 NUMBERS = ("value", "ci_low", "ci_high", "chance", "n", "seed", "step")
@@ -426,7 +426,7 @@ def test_without_plotly_the_command_to_type_is_said(tmp_path, monkeypatch):
 
 def test_a_page_is_whole_or_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "page", lambda *_: "half" + chr(0xD800))  # cannot be written
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(StoreError, match=r"half\\ud800"):
         write(tmp_path, curves())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv"]
 
