@@ -142,7 +142,7 @@ def test_flac_that_was_written_into_a_pipe(tmp_path):
 def test_flac_that_breaks_off_is_told_when_a_corpus_is_made(tmp_path, fraction):
     path = small.sound(tmp_path / "a.flac", 32000)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
-    with pytest.raises(AudioError, match="a.flac (breaks off or is damaged|is cut short)"):
+    with pytest.raises(AudioError, match=r"a\.flac (breaks off or is damaged|is cut short)"):
         Corpus.build(rows(path))
 
 

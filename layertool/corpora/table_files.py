@@ -105,7 +105,7 @@ def named(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 
 def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
     """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
-    if column is None or column == "text":
+    if column is None or (column := nfc(column)) == "text":
         return table
     if column not in table or "text" in table:
         there = ", ".join(map(str, table.columns))
@@ -140,6 +140,11 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
                 raise _ragged(path, number, len(row), len(rows[0]), separator)
         return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say)
     header = next(filter(None, _lines(content, separator)))
+    if len(header) == 1 and all(len(line.split()) > 1 for line in content.splitlines() if line.strip()):
+        raise CorpusError(
+            f"{path} seems to have blanks between its cells ('{header[0].strip()}'): write commas or tabs there "
+            "(if it is one column: take the blanks out of its name)"
+        )
     ragged: list[pyarrow.csv.InvalidRow] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
