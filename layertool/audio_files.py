@@ -135,7 +135,7 @@ def header_of(path: Path) -> Header:
                 f"('{conversion(path, 'ffmpeg -ignore_length 1 -i')}'), or take it out of the corpus"
             )
         amendment = _Amendment(*place)
-    elif info.format == "MP3":
+    elif info.subtype.startswith("MPEG"):  # in WAV, too
         begin = _first_frame(path)
         if _libsndfile_info(path, _Amendment(growth=1.005, begin=begin)).frames != n_frames:
             amendment = _Amendment(growth=1000, begin=begin)  # the length was an estimate
