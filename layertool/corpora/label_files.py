@@ -44,13 +44,12 @@ OF_MANY = (".ctm", ".mlf")  # files of many recordings
 TRANSCRIPTS = (".lab", ".txt")  # these are transcripts unless they are label files; of two the first is taken
 _HTK_RATE = 10_000_000  # units of time per second
 _NUMBER = r"(-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
-_TIME = _NUMBER.replace("\\.", "[.,]")  # Audacity writes what the language of the system does
+_TIME = _NUMBER.replace(r"\.\d*", r"\.\d*|,\d+")  # Audacity writes what the language of the system does
 _LINE = re.compile(rf"{_TIME}\s+{_TIME}(?:\s+(.*))?")
 _XLABEL_LINE = re.compile(rf"{_NUMBER}\s+-?\d+(?:\s+(.*))?")
 _HTK_LABEL = re.compile(rf"(\S+)\s+{_NUMBER}(?:\s.*)?")  # a score, and what is above the label, may follow it
-_OF_ANOTHER_KIND = re.compile(
-    r"ooTextFile|\d:\d\d[.,]\d+ +-->|\A<\?xml"
-)  # TextGrids, subtitles, XML, whatever the suffix
+# TextGrids, subtitles and XML, whatever their suffix
+_OF_ANOTHER_KIND = re.compile(r"ooTextFile|\d:\d\d[.,]\d+ +-->|\A<\?xml")
 _LEAST_SHARE = 0.2  # of the audio is behind the last label of "1 2 buckle my shoe", read as times
 
 

@@ -77,7 +77,7 @@ def test_samples_are_those_of_the_file(source):
     "text",
     [
         "1 2 buckle my shoe", "1 2 buckle my shoe\n3 4 knock at the door\n5 6 pick up sticks", "2 3 apples", "0 800 1111 is the number",
-        "1.5 1.75 per cent", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
+        "1.5 1.75 per cent", "1,5 1,75 Prozent", "0, 1, 2, 3", "0, 1, zero, one\n2, 3, two, three", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
     ],
 )  # fmt: skip
 def test_numbers_that_somebody_says_are_a_transcript(source, name, text):
