@@ -39,7 +39,7 @@ def check_channel(channel: str | None) -> str | None:
 def probe(path: Path | str) -> AudioInfo:
     """What a file holds: by its header, or by decoding it once where the header cannot be trusted with that.
 
-    Decoded are MP3 and Ogg, FLAC without a credible length, and floats, for their scale. A second call
+    Decoded are compressed files, FLAC only where its length is not credible, and floats, for their scale. A second call
     does not decode again. Raises AudioError when the file is missing, not audio, empty, damaged, shorter than its
     header says, or not on the scale from -1 to 1.
     """

@@ -27,11 +27,12 @@ _FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][%b]" % re.escape(bytes(
 _RIFF = ("WAV", "WAVEX", "RF64")
 _BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
 _HEADERLESS = (".raw", ".pcm")
-_SIZE_UNKNOWN = 2**31 - 2**16
+_SIZE_UNKNOWN = 0x7F000000  # bytes; SoX writes that into AIFF, and more into WAV, where it cannot go back
 UNKNOWN = 2**63 - 1  # frames, where a header does not tell; libsndfile's own sign for it
 _DENSEST = 64  # frames per byte: above that, a header is believed when as many have been decoded
 _FLOATS = ("FLOAT", "DOUBLE")
 _SEPARATE = ("PCM", "ULAW", "ALAW", *_FLOATS)  # kinds of samples that libsndfile finds anywhere in a file
+_COUNTED = ("FLAC", "MP3")  # compressed files whose headers, if they say a number of frames, have counted them
 # What a stream goes on with, and what begins another behind it, which libsndfile leaves unread
 _STREAMS = {
     "OGG": (rb"OggS\0[^\x02]", rb"OggS\0\x02"),  # streams that lie in one another all begin before the first goes on
@@ -134,7 +135,7 @@ def header_of(path: Path) -> Header:
                 f"('{conversion(path, 'ffmpeg -ignore_length 1 -i')}'), or take it out of the corpus"
             )
         amendment = _Amendment(*place)
-    elif info.format == "MP3":
+    elif info.subtype.startswith("MPEG"):  # in WAV, too
         begin = _first_frame(path)
         if _libsndfile_info(path, _Amendment(growth=1.005, begin=begin)).frames != n_frames:
             amendment = _Amendment(growth=1000, begin=begin)  # the length was an estimate
@@ -145,15 +146,27 @@ def header_of(path: Path) -> Header:
         raise AudioError(f"{path} has no samples: restore the file or take it out of the corpus")
     if _is_cut_short(path, info):
         raise AudioError(f"{path} is cut short: its header promises more samples than there are; restore the file")
-    if info.format == "OGG":
+    is_separate = info.subtype.startswith(_SEPARATE)
+    if not is_separate and info.format not in _COUNTED:
         n_frames = UNKNOWN
-    is_decoded = info.format == "MP3" or info.subtype in _FLOATS or n_frames > _DENSEST * about.st_size
+    is_doubtful = n_frames > _DENSEST * about.st_size or (info.format == "FLAC" and not _reaches(path, n_frames))
+    is_decoded = is_doubtful or info.subtype in _FLOATS or not (is_separate or info.format == "FLAC")
     lead = 0
-    if not info.subtype.startswith(_SEPARATE):
+    if not is_separate:
         # libsndfile finds any place in MP3, but a frame is made with the help of those before it
         lead = info.samplerate if info.format == "MP3" else UNKNOWN
     found = AudioInfo(n_frames, info.samplerate, info.channels, info.format)
     return Header(found, is_decoded, lead, amendment, (about.st_size, about.st_mtime_ns))
+
+
+def _reaches(path: Path, n_frames: int) -> bool:
+    """Whether the last of the frames can be found."""
+    try:
+        with _source(path, None) as source, soundfile.SoundFile(source) as decoder:
+            decoder.seek(n_frames - 1)
+            return len(decoder.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
 
 
 def _first_frame(path: Path) -> int:

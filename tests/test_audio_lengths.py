@@ -138,6 +138,43 @@ def test_flac_that_was_written_into_a_pipe(tmp_path):
     assert Corpus.build(rows(path)).seconds == 6.25
 
 
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.99])
+def test_flac_that_breaks_off_is_told_when_a_corpus_is_made(tmp_path, fraction):
+    path = small.sound(tmp_path / "a.flac", 32000)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    with pytest.raises(AudioError, match=r"a\.flac (breaks off or is damaged|is cut short)"):
+        Corpus.build(rows(path))
+
+
+def test_compressed_samples_in_a_wav_file(tmp_path):
+    """Their header counts frames that decoding does not give."""
+    mpeg.write(tmp_path / "a.mp3", 16000)
+    n_frames = mpeg.without_count(tmp_path / "a.mp3")
+    frames = (tmp_path / "a.mp3").read_bytes()
+    about = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16000, 0, 576, 0, 12, 1, 2, 288, 1, 1393)
+    chunks = [(b"fmt ", about), (b"fact", struct.pack("<I", 33000)), (b"data", frames + bytes(len(frames) % 2))]
+    content = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(content)) + content)
+    assert soundfile.info(path).subtype == "MPEG_LAYER_III"
+    corpus = Corpus.build(rows(path))
+    (n_samples,) = corpus.utterances["n_samples"]
+    assert n_samples == n_frames
+    assert len(audio.read_utterance(corpus.utterances.iloc[0])) == n_samples
+
+
+def test_aiff_that_sox_wrote_into_a_pipe(tmp_path):
+    path = tmp_path / "a.aiff"
+    samples = np.arange(32000, dtype=np.int16)
+    soundfile.write(path, samples, 16000)
+    place = path.read_bytes().index(b"SSND")
+    changed(path, 4, struct.pack(">I", 0x7F000050))
+    changed(path, place + 4, struct.pack(">I", 0x7F000008))
+    changed(path, path.read_bytes().index(b"COMM") + 10, struct.pack(">I", 0x7F000000 // 2))
+    np.testing.assert_array_equal(audio.read(path, 16000) * 2**15, samples)
+    assert Corpus.build(rows(path)).seconds == 2
+
+
 @pytest.mark.parametrize("total", [2**36 - 1, 10**9])
 def test_a_promise_that_no_file_of_this_size_can_keep(tmp_path, total):
     path = with_total(small.sound(tmp_path / "a.flac", 32000), total)

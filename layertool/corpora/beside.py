@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from layertool.corpora import label_files, source_files, textgrid
 from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
 from layertool.errors import CorpusError, UsageError
+from layertool.spelling import nfc
 
 
 @dataclass
@@ -123,7 +124,7 @@ def _of_many(
     """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into ``read``."""
     tails: dict[str, list[str]] = {}
     for one in recordings:
-        for name in {one, PurePosixPath(one).name}:
+        for name in {one, PurePosixPath(one).name, nfc(recordings[one].name)}:
             tails.setdefault(name, []).append(one)
     found: dict[str, dict[str, tuple[Stretch | None, list[Entry]]]] = {}
     for path in files:
@@ -138,7 +139,8 @@ def _of_many(
             if one not in done:
                 found.setdefault(one, {})[tier] = (None, named[name])
                 read.add(path)
-        if path in read and (lost := [name for name in named if name not in fits]):
+        if (path in read or not fits) and (lost := [name for name in named if name not in fits]):
+            read.add(path)
             notes.append(
                 f"{path} has labels of {len(lost)} recordings that are not in {source}, or there more than once (the first: "
                 f"'{lost[0]}'): name them by their paths, or leave it so"

@@ -19,6 +19,7 @@ from layertool.corpora import cells
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
 from layertool.errors import AudioError, CorpusError, MissingExtraError
+from layertool.spelling import nfc
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -57,6 +58,7 @@ def read(
     Raises MissingExtraError, CorpusError (what is asked for is not there, or a choice is needed), AudioError.
     """
     channel = audio.check_channel(channel)
+    audio_column, id_column, text_column = (name and nfc(name) for name in (audio_column, id_column, text_column))
     source = str(source)
     local = is_local(source)
     dataset, origin = load(source, local, split, config)
@@ -154,7 +156,10 @@ def load(
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise CorpusError(_load_message(source, local, error)) from error
     dataset, origin["split"] = _choose_split(loaded, split, usual_split, source)
-    return dataset, origin
+    names = {name: nfc(name) for name in dataset.column_names}
+    if len(set(names.values())) < len(names):
+        raise CorpusError(f"{source} has two columns whose names are the same letters: rename one of them")
+    return dataset.rename_columns(names), origin
 
 
 def _load_message(source: str, local: bool, error: Exception) -> str:
@@ -267,11 +272,11 @@ def _ids(table: dict[str, list], n_rows: int, id_column: str | None, source: str
         values = _named(table, id_column, "--id-column", source)
         if None in values:
             raise CorpusError(f"row {values.index(None)} of {source} has no '{id_column}': choose another --id-column")
-        ids = [str(value) for value in values]
+        ids = [nfc(str(value)) for value in values]
         check_unique(pd.Series(ids), f"the column '{id_column}' of {source}")
         return ids, id_column
     for column in _ID_COLUMNS:
-        ids = [str(value) for value in table.get(column, [])]
+        ids = [nfc(str(value)) for value in table.get(column, [])]
         if ids and None not in table[column] and len(set(ids)) == n_rows:
             return ids, column
     width = len(str(n_rows - 1))

@@ -44,9 +44,12 @@ OF_MANY = (".ctm", ".mlf")  # files of many recordings
 TRANSCRIPTS = (".lab", ".txt")  # these are transcripts unless they are label files; of two the first is taken
 _HTK_RATE = 10_000_000  # units of time per second
 _NUMBER = r"(-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
-_LINE = re.compile(rf"{_NUMBER}\s+{_NUMBER}(?:\s+(.*))?")
+_TIME = _NUMBER.replace(r"\.\d*", r"\.\d*|,\d+")  # Audacity writes what the language of the system does
+_LINE = re.compile(rf"{_TIME}\s+{_TIME}(?:\s+(.*))?")
 _XLABEL_LINE = re.compile(rf"{_NUMBER}\s+-?\d+(?:\s+(.*))?")
 _HTK_LABEL = re.compile(rf"(\S+)\s+{_NUMBER}(?:\s.*)?")  # a score, and what is above the label, may follow it
+# TextGrids, subtitles and XML, whatever their suffix
+_OF_ANOTHER_KIND = re.compile(r"ooTextFile|\d:\d\d[.,]\d+ +-->|\A<\?xml")
 _LEAST_SHARE = 0.2  # of the audio is behind the last label of "1 2 buckle my shoe", read as times
 
 
@@ -102,8 +105,9 @@ def times(text: str, path: Path, recording: Path) -> list[Entry] | None:
         rates += [1] if runs_on else []  # whole seconds
         fitting = [r for r in rates if _LEAST_SHARE * seconds <= last / r <= seconds + END_TOLERANCE / SAMPLE_RATE]
         # Audacity, which alone has labels that are one and do not begin at 0, writes tabs: "3.5 4.5 per cent" is a text
+        is_decimal = len(rows) > 1 and all("." in start for start, _, _ in rows)  # of whatever program: no text
         is_text = len(rows) == 1 and entries[0][0] != 0 and "\t" not in text
-        if is_text or not (fitting or runs_on):
+        if is_text or not (fitting or runs_on or is_decimal):
             return None
         rate = (fitting or rates)[0]
     return [(start / rate, end / rate, label) for start, end, label in entries]
@@ -115,6 +119,8 @@ def transcript(text: str, path: Path, recording: Path, beside_labels: bool) -> s
     TIMIT's transcripts begin with the numbers of the first sample, 0, and the last: they are cut where these fit the
     recording, or where labels of TIMIT's kind lie beside it (``beside_labels``).
     """
+    if _OF_ANOTHER_KIND.search(text):
+        return None
     rows = spans(text) or []
     is_timit = len(rows) == 1 and (path.suffix.lower() == ".txt" or " " in rows[0][2])
     if is_timit and beside_labels and rows[0][0] == "0":
@@ -130,10 +136,11 @@ def transcript(text: str, path: Path, recording: Path, beside_labels: bool) -> s
 
 def spans(text: str) -> list[tuple[str, str, str]] | None:
     """Start, end and label of each line; None where a line is not of this kind."""
-    fits = [_LINE.fullmatch(line.strip()) for line in text.split("\n") if line.strip()]
+    lines = (line.strip() for line in text.split("\n") if not line.startswith("\\"))  # Audacity: of which frequencies
+    fits = [_LINE.fullmatch(line) for line in lines if line]
     if not all(fits):
         return None
-    return [(fit[1], fit[2], fit[3] or "") for fit in fits if fit]
+    return [(fit[1].replace(",", "."), fit[2].replace(",", "."), fit[3] or "") for fit in fits if fit]
 
 
 def xlabel(text: str) -> list[tuple[float, str]] | None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from layertool import audio, columns
 from layertool.corpora.corpus import AUDIO_COLUMNS
+from layertool.corpora.source_files import UNREADABLE
 from layertool.corpora.table_files import ID_NAMES, named, read_table, with_text
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
@@ -278,7 +279,7 @@ def _match_rows(values: pd.Series, ids: Sequence[str], path: Path) -> dict[str, 
         if value is None or not value.strip():
             raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
         whole = PurePosixPath(nfc(value).strip().replace("\\", "/"))
-        stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES else whole
+        stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES | UNREADABLE else whole
         fits: list[str] = []
         for form in (str(whole), str(stem)):
             fits = fits or ([form] if form in known else tails.get(form, []))

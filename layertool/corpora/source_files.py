@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from layertool import audio
 from layertool.audio_files import conversion
+from layertool.corpora import label_files
 from layertool.errors import CorpusError
 from layertool.spelling import is_text, nfc
 
 # Kinds of audio, and of video with audio, that libsndfile does not read.
 UNREADABLE = frozenset(
     ".m4a .m4b .m4v .mp4 .aac .adts .amr .awb .3gp .3g2 .wma .asf .wmv .webm .weba .mkv .mka .mov .avi .flv .mpg .mpeg "
+    ".mp1 .mp2 .m2a .mpa .m4r .3ga .ogv .vob .ts .mts .m2ts .f4v .aa .aax .sd2 "
     ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2 .raw .pcm .vox .voc .snd .aifc .wv1 .wv2".split()
 )
 # Labels and transcripts of kinds that no reader knows; others are named where they are called like a recording.
 _OTHER_LABELS = frozenset(".eaf .ctm .mlf .srt .vtt .stm .rttm .trs .cha .antx .lbl .sbv .ass .par".split())
+# What is read where it is called like its audio; of .txt only what may be a transcript is named.
+_BESIDE_AUDIO = {*label_files.TIERS, *label_files.TRANSCRIPTS}
 _SHOWN = 5  # kinds that a note names
 
 
@@ -69,12 +74,13 @@ def beside(files: Iterable[Path], root: Path, recordings: Mapping[str, Path]) ->
     return found
 
 
-def unread(files: Iterable[Path], root: Path, read: Collection[Path], recordings: Collection[str] = ()) -> list[str]:
-    """Sentences on what a reader passed over: audio that cannot be read, and labels or whatever is called like a recording.
+def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings: Collection[str] = ()) -> list[str]:
+    """Sentences on what a reader passed over: audio that cannot be read, labels, and whatever is called like a recording.
 
-    ``read``: the files that it read. ``recordings``: ids of its audio.
+    ``read``: the files that it read. ``recordings``: ids of its audio, where it looks for files beside it.
     """
-    audio, others = [], []
+    unreadable, others, astray = [], [], []
+    names = {one.rpartition("/")[2] for one in recordings}
     for path in files:
         if path in read:
             continue
@@ -82,21 +88,36 @@ def unread(files: Iterable[Path], root: Path, read: Collection[Path], recordings
         if recordings and identity(path, root) in recordings:
             others.append(path)
         elif suffix in UNREADABLE:
-            audio.append(path)
+            unreadable.append(path)
         elif suffix in _OTHER_LABELS:
             others.append(path)
+        elif names and suffix in _BESIDE_AUDIO and (suffix != ".txt" or _may_be_text(nfc(path.stem), names)):
+            astray.append(path)
+    if astray:  # what belongs to audio that is left out is left out with it
+        of_audio = {identity(path, root) for path in files if path.suffix.lower() in audio.SUFFIXES}
+        astray = [path for path in astray if identity(path, root) not in of_audio]
     notes = []
-    if audio:
+    if unreadable:
         notes.append(
-            f"left out: {_counted(audio)}, audio of kinds that cannot be read, the first {audio[0]}: "
-            f"convert it with '{conversion(audio[0])}'"
+            f"left out: {_counted(unreadable)}, audio of kinds that cannot be read, the first {unreadable[0]}: "
+            f"convert it with '{conversion(unreadable[0])}'"
         )
     if others:
         notes.append(
             f"not read: {_counted(others)} beside the audio, the first {others[0]}: labels are read from TextGrids, "
             "else from .phn, .wrd, .lab, .words, .phones or .ctm (--tier phone=.phn takes these first), text from .lab or .txt"
         )
+    if astray:
+        notes.append(
+            f"not read: {_counted(astray)} without audio of that name in the same folder, the first {astray[0]}: put labels and "
+            "transcripts beside their audio, or make a table of the texts and give it with --metadata"
+        )
     return notes
+
+
+def _may_be_text(stem: str, names: Collection[str]) -> bool:
+    """Whether a .txt file is called like a recording, or transcript (AISHELL has one file of them)."""
+    return stem in names or "trans" in stem.lower()
 
 
 def _counted(files: Collection[Path]) -> str:

@@ -6,11 +6,9 @@ What a person may have typed is read the same way everywhere: one decision about
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from layertool import columns
-from layertool.errors import CorpusError, MissingExtraError
+from layertool.corpora.workbooks import Say, read_workbook
+from layertool.errors import CorpusError
 from layertool.spelling import nfc, nfc_values
 
-Say = Callable[[str], object]
 SUFFIXES = (".parquet", ".csv", ".tsv", ".xlsx")  # of the tables of a corpus, in the order in which they are looked for
 # Columns that name an audio file, in the order in which they are looked for, and those that name an utterance.
 AUDIO_NAMES = ("audio", "path", "file", "filename", "file_name", "audio_path", "audio_file", "wav")
@@ -57,7 +55,6 @@ _WHOLE = r"^(0|-?[1-9]\d{0,18})$"
 _FRACTION = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
 _COMMA = r"^-?(0|[1-9]\d*)(,\d+)?$"
 _THOUSANDS = r"^-?[1-9]\d{0,2}(,\d{3})*$"  # 12,500 is one number in London and another in Berlin
-_DIGITS_OF_BOOKS = 10**15  # a workbook keeps 15 digits of a number
 
 
 def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame | None:
@@ -105,7 +102,7 @@ def named(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 
 def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
     """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
-    if column is None or column == "text":
+    if column is None or (column := nfc(column)) == "text":
         return table
     if column not in table or "text" in table:
         there = ", ".join(map(str, table.columns))
@@ -140,6 +137,11 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
                 raise _ragged(path, number, len(row), len(rows[0]), separator)
         return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say)
     header = next(filter(None, _lines(content, separator)))
+    if len(header) == 1 and all(len(line.split()) > 1 for line in content.splitlines() if line.strip()):
+        raise CorpusError(
+            f"{path} seems to have blanks between its cells ('{header[0].strip()}'): write commas or tabs there "
+            "(if it is one column: take the blanks out of its name)"
+        )
     ragged: list[pyarrow.csv.InvalidRow] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
@@ -256,52 +258,6 @@ def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
         )
     header, *rows = sheets[chosen]
     return _typed(path, header, [*zip(*rows, strict=True)], ",", say)
-
-
-def read_workbook(path: Path, say: Say) -> dict[str, list[list[str | None]]]:
-    """The sheets of a workbook by name, each the cells of its rows as text; numbers and dates as people see them.
-
-    Raises MissingExtraError without the package openpyxl, CorpusError for what is no workbook.
-    """
-    try:
-        import openpyxl
-    except ImportError as error:
-        purpose = f"reading {path.name} (a .csv or .tsv saved from it needs nothing)"
-        raise MissingExtraError("openpyxl", "xlsx", purpose) from error
-    told: list[str] = []
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        sheets = {
-            sheet.title: [[_cell(cell, told) for cell in row] for row in sheet.iter_rows()] for sheet in book.worksheets
-        }
-        book.close()
-    except (ValueError, KeyError, OSError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
-        raise CorpusError(f"{path} cannot be read as a workbook ({error}): save it as .xlsx or .csv again") from error
-    for note in dict.fromkeys(told):
-        say(f"{path}: {note}")
-    for name, rows in sheets.items():
-        rows = [row for row in rows if any(row)]
-        width = max((len(row) for row in rows), default=0)
-        sheets[name] = [row + [None] * (width - len(row)) for row in rows]
-    return sheets
-
-
-def _cell(cell, told: list[str]) -> str | None:
-    """A cell of a workbook as text."""
-    value = cell.value
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        told.append("dates are written like 2020-01-31")
-        return str(value).removesuffix(" 00:00:00")
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) >= _DIGITS_OF_BOOKS:
-            told.append("a workbook keeps 15 digits of a number, and some cells have more: type such ids as text")
-        if re.fullmatch("0+", cell.number_format or ""):  # 0012, of which the book keeps 12
-            return str(value).zfill(len(cell.number_format))
-    return str(value)
 
 
 def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator: str, say: Say) -> pd.DataFrame:

@@ -118,7 +118,9 @@ def _of_recordings(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd
     for row in utterances.to_dict("records"):
         start, end = row.get("start"), row.get("end")
         place = (row["utterance"], 0.0 if pd.isna(start) else start, math.inf if pd.isna(end) else end)
-        parts.setdefault(nfc(PurePosixPath(row["audio"]).stem), []).append(place)
+        file = PurePosixPath(nfc(row["audio"]))
+        for name in {file.stem, file.name}:
+            parts.setdefault(name, []).append(place)
     rows, outside = [], 0
     tier = label_files.tier_of(path)
     found = label_files.of_many(path)

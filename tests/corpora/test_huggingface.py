@@ -2,6 +2,7 @@ import builtins
 import io
 import os
 import tarfile
+import unicodedata
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -283,6 +284,17 @@ def test_audio_files_are_whole_or_absent(speech, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"a.wav could not be written: the disk is full"):
         reader.read(speech, tmp_path / "out")
     assert os.listdir(tmp_path / "out" / "audio") == []
+
+
+@pytest.mark.parametrize(("stored", "typed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_columns_in_two_spellings(tmp_path, stored, typed):
+    names = {"audio_column": "audió", "id_column": "né", "text_column": "texté"}
+    columns = [unicodedata.normalize(stored, name) for name in names.values()]
+    rows = [[{"bytes": WAV, "path": "a.wav"}], ["e\u0301"], ["hi"]]
+    source = saved(with_audio(dict(zip(columns, rows, strict=True)), columns[0]), tmp_path / "data")
+    asked = {option: unicodedata.normalize(typed, name) for option, name in names.items()}
+    [row] = reader.read(source, tmp_path / "out", **asked).utterances.to_dict("records")
+    assert (row["utterance"], row["text"]) == ("é", "hi")
 
 
 def test_choices_of_columns(tmp_path):

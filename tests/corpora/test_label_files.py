@@ -1,5 +1,6 @@
 """Label files of one line a label, beside the audio and as segments of a table."""
 
+import re
 import time
 
 import pytest
@@ -76,7 +77,7 @@ def test_samples_are_those_of_the_file(source):
     "text",
     [
         "1 2 buckle my shoe", "1 2 buckle my shoe\n3 4 knock at the door\n5 6 pick up sticks", "2 3 apples", "0 800 1111 is the number",
-        "1.5 1.75 per cent", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
+        "1.5 1.75 per cent", "1,5 1,75 Prozent", "0, 1, 2, 3", "0, 1, zero, one\n2, 3, two, three", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
     ],
 )  # fmt: skip
 def test_numbers_that_somebody_says_are_a_transcript(source, name, text):
@@ -165,6 +166,48 @@ def test_a_textgrid_goes_first_and_the_rest_is_named(source):
         read(source, tiers={"word": ".wrd"})
 
 
+AUDACITY = "0.000000\t1.000000\tshe\n\\\t100.000000\t4000.000000\n1.000000\t1.500000\thad a\n"
+GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n0\n'
+SUBTITLES = "1\n00:00:00,000 --> 00:00:01,500\nshe had\n"
+XLABEL_WITHOUT_HEADER = "0.500 125 pau\n1.200 125 ih\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SECONDS,
+        TIMIT,
+        HTK,
+        AUDACITY,
+        AUDACITY.replace(".", ","),
+        XLABEL_WITHOUT_HEADER,
+        GRID,
+        SUBTITLES,
+        "WEBVTT\n\n" + SUBTITLES,
+    ],
+)
+def test_labels_of_other_programs_are_no_transcript(source, text):
+    put(source, "a.txt", text)
+    corpus = read(source)
+    assert "text" not in corpus.utterances
+    [note] = corpus.provenance["notes"]
+    assert note.startswith("not read: 1 .txt file beside the audio")
+
+
+def test_audacity_and_the_frequencies_of_its_labels(source):
+    put(source, "a.txt", AUDACITY.replace(".", ","))
+    corpus = read(source, tiers={"word": ".txt"})
+    assert labelled(corpus) == [("word", 0, 16_000, "she"), ("word", 16_000, 24_000, "had a")]
+
+
+def test_transcripts_that_lie_elsewhere_are_named(source):
+    for name in ("txt/a.txt", "transcripts.txt", "labels/a.phn", "README.txt"):
+        (source / name).parent.mkdir(exist_ok=True)
+        put(source, name, "hello")
+    [note] = read(source).provenance["notes"]
+    assert note.startswith("not read: 2 .txt, 1 .phn files without audio of that name in the same folder, the first ")
+
+
 CTM = ";; comment\na 1 0.5 0.25 she 0.98\na 1 0.75 1.0 had\n"
 
 
@@ -182,6 +225,17 @@ def test_ctm_beside_the_audio(source):
     put(source, "a.ctm", CTM + "a 1 0 x\n")
     with pytest.raises(CorpusError, match=r"a\.ctm, line 4, is not 'recording channel start duration word'"):
         read(source)
+
+
+def test_ctm_that_names_files(source):
+    put(source, "all.ctm", CTM.replace("a 1", "a.wav 1"))
+    assert labelled(read(source)) == [("word", 8000, 12_000, "she"), ("word", 12_000, 28_000, "had")]
+
+
+def test_ctm_of_other_recordings_says_so(source):
+    put(source, "all.ctm", CTM.replace("a 1", "b 1"))
+    [note] = read(source).provenance["notes"]
+    assert re.search(r"all\.ctm has labels of 1 recordings that are not in .* \(the first: 'b'\)", note)
 
 
 @pytest.mark.parametrize(

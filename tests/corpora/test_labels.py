@@ -182,7 +182,7 @@ def test_no_segments():
 
 @pytest.mark.parametrize(
     "label",
-    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} {B_TRANS} {E_TRANS} [SIL] SIL_S sil_B silB ++SIL++ #0".split(),
+    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} {B_TRANS} {E_TRANS} [SIL] SIL_S sil_B silB ++SIL++ #0 !SIL .pau".split(),
 )
 def test_silences_of_phones(label):
     assert non_speech("phone", label) == SILENCE
@@ -190,7 +190,7 @@ def test_silences_of_phones(label):
 
 @pytest.mark.parametrize(
     "label",
-    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_THIRD_SPKR} {BR} [noise] +NSN+ breath".split(),
+    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_THIRD_SPKR} {BR} [noise] +NSN+ breath OOV GBG".split(),
 )
 def test_noises_of_phones(label):
     assert non_speech("phone", label) == NOISE

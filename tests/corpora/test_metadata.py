@@ -1,5 +1,7 @@
 """Tables of metadata with one row a file, or one a speaker; and tables that name a part of the audio."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import soundfile
@@ -179,6 +181,21 @@ def test_rows_decide_what_is_in_the_corpus(voices, tmp_path):
         "those that belong to the corpus",
         f"1 of 3 rows of {tmp_path}/train.tsv name no audio of {voices} (the first: 'lost.wav'): add the files, or leave it so",
     ]
+
+
+def test_rows_may_call_audio_by_the_kind_that_it_had(voices, tmp_path):
+    """As after the conversion that is asked for where audio cannot be read."""
+    table = write(tmp_path / "clips.csv", "path,age\na.m4a,20\nb.webm,30\n")
+    assert values(folder.read(voices, metadata=table), "utterance", "age") == [("a", "20"), ("b", "30")]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_of_columns_in_two_spellings(voices, tmp_path, form):
+    table = write(tmp_path / "clips.csv", "Fichié,dité\na,yes\n")
+    named = {
+        name: unicodedata.normalize(form, text) for name, text in (("id_column", "Fichié"), ("text_column", "dité"))
+    }
+    assert values(folder.read(voices, metadata=table, **named), "utterance", "text") == [("a", "yes")]
 
 
 @pytest.mark.parametrize("column", ["audio", "path", "file", "filename", "file_name", "Path", "FILE"])

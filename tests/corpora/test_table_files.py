@@ -170,6 +170,7 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
         ("a,b\n1,2\n\n3,4,5\n", "t.csv", r"t\.csv, row 2 has more cells than its header \(3 for 2 names\): quote cells that hold the separator \(commas here\)"),
         ('a,b\n"x\ny",2\n3\n', "t.csv", r"t\.csv, row 2 has fewer cells"),
         ('a,b\n1,"2\n3,4\n', "t.csv", r"cannot be read as a table \(line \d: unexpected end of data\)"),
+        ("ID  AGE  REGION\n225  23  Southern  England\n226  22\n", "t.txt", r"t\.txt seems to have blanks between its cells \('ID  AGE  REGION'\): write commas or tabs"),
         ("", "t.csv", r"cannot be read as a table \(it is empty\): save it as UTF-8"),
         (",\n,\n", "t.csv", r"has no column names in its first line: write them there"),
     ],
