@@ -10,6 +10,9 @@ import torch
 
 from layertool.extractors import acoustic
 from layertool.extractors.base import Emit, Extractor, Item, Layer
+from layertool.geometry import SAMPLE_RATE
+
+LONGEST = 120 * SAMPLE_RATE  # samples at a time: the same frames are made of more, up to rounding
 
 
 class AcousticExtractor(Extractor):
@@ -20,6 +23,7 @@ class AcousticExtractor(Extractor):
     def __init__(self, name: str, cmvn: bool = False):
         self.preset, self.cmvn = acoustic.preset(name), cmvn
         self.min_samples = self.preset.min_samples
+        self.max_window = LONGEST if self.preset.is_local and not cmvn else None
         self.layers = {self.preset.layer: Layer(self.preset.width, self.preset.geometry)}
         self.provenance = {
             "family": "acoustic",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from layertool.audio import Moments, standardised
 from layertool.errors import UsageError, tell
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window
@@ -73,14 +74,20 @@ class Extractor(ABC):
     max_window: int | None = None
     only_unit: str | None = None  # the one unit at which its rows mean something
     is_acoustic = False
+    normalises = False  # whether waveforms get zero mean and unit variance; ``epsilon`` is added to the variance
+    epsilon = 0.0
 
     @abstractmethod
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
         """Run the items as one batch and emit each of ``layers`` once, in any order."""
 
-    def normalise(self, waveform: np.ndarray) -> np.ndarray:
-        """What the model's own recipe does to a whole utterance before it is cut into windows."""
-        return waveform
+    def normalise(self, waveform: np.ndarray, of: Moments | None = None) -> np.ndarray:
+        """What the model's own recipe does to an utterance before it is cut into windows.
+
+        ``of``: the moments of a whole utterance of which ``waveform`` is one window. Of a class with a ``normalise`` of
+        its own, long utterances are held in memory whole.
+        """
+        return standardised(waveform, self.epsilon, of) if self.normalises else waveform
 
     def prepare(self, item: Item) -> None:  # noqa: B027 - nothing is right for most models
         """Work on one item that can be done beside the model, in a reading thread."""

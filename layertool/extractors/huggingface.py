@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -126,12 +125,6 @@ class SpeechExtractor(Extractor):
         if self._mask is None:
             return None
         return (inputs[0].masked_fill(~self._mask[:, None, :], 0.0), *inputs[1:])
-
-    def normalise(self, waveform: np.ndarray) -> np.ndarray:
-        if not self.normalises:
-            return waveform
-        mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-        return ((waveform - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
 
     def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
         """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""
