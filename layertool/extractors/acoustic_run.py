@@ -34,6 +34,13 @@ class AcousticExtractor(Extractor):
             "kaldi_native_fbank": kaldi_native_fbank.__version__,
         }
 
+    def prepared_bytes(self, n_samples: int) -> int:
+        return 4 * self.preset.width * self.preset.geometry.n_frames(n_samples)
+
+    def activation_bytes(self, n_samples: int) -> int:
+        """Its frames as a batch, and the samples with what stands at their ends."""
+        return self.prepared_bytes(n_samples) + 4 * n_samples
+
     def prepare(self, item: Item) -> None:
         item.model_input = acoustic.features(self.preset.name, item.samples, self.cmvn)
 

@@ -76,6 +76,7 @@ class Extractor(ABC):
     is_acoustic = False
     normalises = False  # whether waveforms get zero mean and unit variance; ``epsilon`` is added to the variance
     epsilon = 0.0
+    attention_heads = 0  # of attention whose weights are held: frames x frames for each
 
     @abstractmethod
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
@@ -91,6 +92,26 @@ class Extractor(ABC):
 
     def prepare(self, item: Item) -> None:  # noqa: B027 - nothing is right for most models
         """Work on one item that can be done beside the model, in a reading thread."""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the windows of a long utterance can be read one by one."""
+        return type(self).normalise is Extractor.normalise
+
+    def prepared_bytes(self, n_samples: int) -> int:
+        """Memory of what ``prepare`` makes of an item of this length, beside its samples."""
+        return 0
+
+    def activation_bytes(self, n_samples: int) -> int:
+        """Memory that the forward pass of one item of this length takes at its peak, estimated.
+
+        Three arrays as large as the largest layer; in blocks ten as large as a layer, of which eight are around the
+        feed-forward network; and four of the attention weights of all heads, where these are held.
+        """
+        geometries = [(name, layer.width, layer.geometry) for name, layer in self.layers.items() if layer.geometry]
+        largest = max((10 if name[0] == "T" else 3) * width * g.n_frames(n_samples) for name, width, g in geometries)
+        n_frames = max((g.n_frames(n_samples) for name, _, g in geometries if name[0] == "T"), default=0)
+        return 4 * max(largest, 4 * self.attention_heads * n_frames**2)
 
     def padded_samples(self, n_samples: int) -> int:
         """Samples that an item of this length costs in a batch."""

@@ -32,6 +32,7 @@ MODEL_TYPES = {
     "unispeech-sat": "UniSpeech-SAT",
     "wav2vec2-conformer": "wav2vec2-conformer",
 }
+HOLDING_ATTENTION = ("wavlm", "wav2vec2-conformer")  # the others' is fused
 MASK_EMBEDDING = "masked_spec_embed"  # only masked frames are computed from it
 EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
 
@@ -94,6 +95,8 @@ class SpeechExtractor(Extractor):
             self.layers["final"] = Layer(hidden, geometry[-1])
         self.first_geometry, self.geometry = geometry[0], geometry[-1]
         self.min_samples = self.geometry.field
+        if config.model_type in HOLDING_ATTENTION:
+            self.attention_heads = config.num_attention_heads
         self.group_norm: ClipGroupNorm | None = None
         norm = getattr(convolutions[0], "layer_norm", None)
         if isinstance(norm, nn.GroupNorm):

@@ -13,7 +13,7 @@ import numpy as np
 from layertool import audio
 from layertool.errors import AudioError, LayertoolError
 from layertool.extractors import plan
-from layertool.extractors.base import Extractor, Item
+from layertool.extractors.base import Item
 from layertool.extractors.prepare import Prepared
 from layertool.geometry import SAMPLE_RATE, Window
 
@@ -120,7 +120,7 @@ def _items(prepared: Prepared, position: int, utterance: str, source: tuple, tex
     """The windows of one utterance. Of one that is cut, all but the first are read when they are asked for."""
     extractor, n_samples = prepared.extractor, source[-1]
     windows = prepared.windows(n_samples)
-    is_streamed = len(windows) > 1 and type(extractor).normalise is Extractor.normalise
+    is_streamed = len(windows) > 1 and extractor.is_streaming
     if is_streamed:  # once for its moments, and for whatever is wrong with it; then window by window
         normalise = partial(extractor.normalise, of=audio.moments(audio.stream(*source)))
     else:
