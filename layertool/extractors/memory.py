@@ -41,7 +41,7 @@ def needed(prepared: Prepared, batch_seconds: float | None = None) -> Memory:
     n_items = min(n_items, n_windows)
     held = 4 * longest + extractor.prepared_bytes(longest)
     waiting = held * min(n_windows, n_items * (AHEAD + 2))
-    if len(lengths) and lengths.max() > longest and not extractor.is_streaming:
+    if lengths.max() > longest and not extractor.is_streaming:
         waiting += 4 * int(lengths.max()) * min(len(lengths), AHEAD + 1)
     frames = sum(
         layout.row_dtype("frame", prepared.mask is not None).itemsize
