@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -84,6 +84,48 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
     return first, min(stop, info.n_frames)
 
 
+def stream(
+    path: Path | str,
+    sample_rate: int,
+    channel: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    n_samples: int | None = None,
+) -> Iterator[np.ndarray]:
+    """The samples of one utterance as ``read`` gives them, to the bit, in blocks: memory does not grow with its length.
+
+    Whatever makes them unusable is raised at the latest behind the last block.
+    """
+    path = Path(path)
+    header = header_of(path)
+    info = header.info
+    first, stop = cut(path, info, start, end)
+    resampler = None
+    if info.sample_rate != sample_rate:
+        resampler = soxr.ResampleStream(info.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    found, is_finite, low, high = 0, True, np.inf, -np.inf
+    for block in blocks(path, header, first, stop):
+        mono = np.ascontiguousarray(_one_channel(block, check_channel(channel), path))
+        found += len(mono)
+        is_finite = is_finite and bool(np.isfinite(mono).all())
+        low, high = mono.min(initial=low), mono.max(initial=high)
+        yield resampler.resample_chunk(mono) if resampler else mono
+    if info.n_frames == UNKNOWN and found < stop - first:  # this is where it ends
+        known = replace(info, n_frames=first + found) if found else completed(path, header)
+        first, stop = cut(path, known, start, end)
+    check_length(path, stop - first, found)
+    if not is_finite:
+        raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
+    check_scale(path, (low, high))
+    n = resampled_length(found, info.sample_rate, sample_rate)
+    if n_samples not in (None, n):
+        raise AudioError(
+            f"{path} gives {n} samples, {n_samples} were there when the corpus was made: make the corpus again"
+        )
+    if resampler:
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
 def read(
     path: Path | str,
     sample_rate: int,
@@ -99,26 +141,35 @@ def read(
     soxr (HQ). ``n_samples``: how many there were when a corpus was made of it. Raises AudioError for whatever makes
     the samples unusable, and where there are not ``n_samples``.
     """
-    path = Path(path)
-    header = header_of(path)
-    info = header.info
-    first, stop = cut(path, info, start, end)
-    mono = _joined(_one_channel(block, check_channel(channel), path) for block in blocks(path, header, first, stop))
-    if info.n_frames == UNKNOWN and len(mono) < stop - first:  # this is where it ends
-        known = replace(info, n_frames=first + len(mono)) if len(mono) else completed(path, header)
-        first, stop = cut(path, known, start, end)
-    check_length(path, stop - first, len(mono))
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
-    check_scale(path, mono)
-    n = resampled_length(len(mono), info.sample_rate, sample_rate)
-    if n_samples not in (None, n):
-        raise AudioError(
-            f"{path} gives {n} samples, {n_samples} were there when the corpus was made: make the corpus again"
-        )
-    if info.sample_rate != sample_rate:
-        mono = soxr.resample(mono, info.sample_rate, sample_rate, quality="HQ")
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    return _joined(stream(path, sample_rate, channel, start, end, n_samples))
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a waveform."""
+
+    mean: np.float64
+    variance: np.float64
+
+
+def moments(blocks: Iterable[np.ndarray]) -> Moments:
+    """Mean and variance of a waveform that comes in blocks (Chan, Golub and LeVeque 1983, equation 2.1)."""
+    n, mean, squares = 0, np.float64(0), np.float64(0)
+    for block in blocks:
+        if k := len(block):
+            difference = block.mean(dtype=np.float64) - mean
+            mean += difference * (k / (n + k))
+            squares += k * block.var(dtype=np.float64) + difference**2 * (n * (k / (n + k)))
+            n += k
+    return Moments(mean, squares / max(n, 1))
+
+
+def standardised(waveform: np.ndarray, epsilon: float, of: Moments | None = None) -> np.ndarray:
+    """A waveform with zero mean and unit variance, float32. ``of``: of the whole of it, where it is a part.
+
+    ``epsilon``: added to the variance.
+    """
+    mean, variance = of or (waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64))
+    return ((waveform - mean) / np.sqrt(variance + epsilon)).astype(np.float32)
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:

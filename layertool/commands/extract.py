@@ -277,16 +277,28 @@ def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet:
 def _say_plan(prepared, out: Path, batch_seconds: float | None, part: Part | None) -> None:
     from layertool.commands.store import mask_facts
     from layertool.extractors.forecast import forecast
+    from layertool.extractors.memory import needed, there_is
     from layertool.layers import summary
 
     planned = prepared.plan
-    expected = forecast(prepared, batch_seconds)
+    most, there = needed(prepared, batch_seconds), there_is()
     device = getattr(prepared.extractor, "device", "cpu")
-    time_here = (
-        f"about {output.duration(expected.seconds)} on {device} (forward passes alone; two batches of noise were timed)"
-    )
-    if part:
-        time_here += f"; with --nshard {part.of}: {output.duration(expected.seconds / part.of)} each"
+    memory = f"about {output.size(most.process)}"
+    if most.on_device:
+        memory += f", and {output.size(most.on_device)} on {device}"
+    if most.process > there:
+        time_here = "not timed, as it would not fit into memory"
+        output.note(
+            f"the run needs about {output.size(most.process)} of memory, this process may have {output.size(there)}: give a "
+            "smaller --batch-seconds or --window-seconds, or take a machine that has more"
+        )
+    else:
+        seconds = forecast(prepared, batch_seconds).seconds
+        time_here = (
+            f"about {output.duration(seconds)} on {device} (forward passes alone; two batches of noise were timed)"
+        )
+        if part:
+            time_here += f"; with --nshard {part.of}: {output.duration(seconds / part.of)} each"
     rows = [
         ("audio", f"{output.count(planned.n_utterances, 'utterance')}, {output.duration(planned.seconds)}"),
         ("layers", summary(prepared.layers)),
@@ -294,6 +306,7 @@ def _say_plan(prepared, out: Path, batch_seconds: float | None, part: Part | Non
         *mask_facts(prepared.configuration),
         ("shards", output.number(planned.n_shards)),
         ("on the disk", output.size(planned.n_bytes)),
+        ("memory", memory),
         ("time here", time_here),
     ]
     output.facts(f"{out} (nothing was written)", rows)

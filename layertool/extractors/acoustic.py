@@ -39,7 +39,8 @@ class Preset:
 
     ``layer``: its layer name in a store. ``width``: numbers per frame. ``geometry``: where the windows
     lie (deltas see two more frames on each side, per order). ``compute``: float32 waveform (n_samples,),
-    at least ``min_samples`` long, to float32 (geometry.n_frames(n_samples), width).
+    at least ``min_samples`` long, to float32 (geometry.n_frames(n_samples), width). ``is_local``: no frame depends on
+    audio that is far from it, such as the loudest of the utterance.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Preset:
     geometry: FrameGeometry
     description: str
     compute: Compute
+    is_local: bool
 
     @property
     def min_samples(self) -> int:
@@ -356,8 +358,10 @@ _DESCRIPTIONS = {
     "mfcc:torchaudio": "40 cepstra of 128 HTK mels in decibels, 25 ms Hann window every 12.5 ms, centred (torchaudio MFCC)",
 }
 
+_OF_THE_LOUDEST = ("mel:pasad", "mel:pasad-centred", "mfcc:torchaudio")
+
 PRESETS: dict[str, Preset] = {
-    name: Preset(name, name.split(":")[0], width, geometry, _DESCRIPTIONS[name], compute)
+    name: Preset(name, name.split(":")[0], width, geometry, _DESCRIPTIONS[name], compute, name not in _OF_THE_LOUDEST)
     for name, width, geometry, compute in (
         ("stft", 257, _STFT, partial(_stft, log=False)),
         ("stft:log", 257, _STFT, partial(_stft, log=True)),

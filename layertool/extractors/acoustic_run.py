@@ -10,6 +10,9 @@ import torch
 
 from layertool.extractors import acoustic
 from layertool.extractors.base import Emit, Extractor, Item, Layer
+from layertool.geometry import SAMPLE_RATE
+
+LONGEST = 120 * SAMPLE_RATE  # samples at a time: the same frames are made of more, up to rounding
 
 
 class AcousticExtractor(Extractor):
@@ -20,6 +23,7 @@ class AcousticExtractor(Extractor):
     def __init__(self, name: str, cmvn: bool = False):
         self.preset, self.cmvn = acoustic.preset(name), cmvn
         self.min_samples = self.preset.min_samples
+        self.max_window = LONGEST if self.preset.is_local and not cmvn else None
         self.layers = {self.preset.layer: Layer(self.preset.width, self.preset.geometry)}
         self.provenance = {
             "family": "acoustic",
@@ -29,6 +33,13 @@ class AcousticExtractor(Extractor):
             "definition": self.preset.description,
             "kaldi_native_fbank": kaldi_native_fbank.__version__,
         }
+
+    def prepared_bytes(self, n_samples: int) -> int:
+        return 4 * self.preset.width * self.preset.geometry.n_frames(n_samples)
+
+    def activation_bytes(self, n_samples: int) -> int:
+        """Its frames as a batch, and the samples with what stands at their ends."""
+        return self.prepared_bytes(n_samples) + 4 * n_samples
 
     def prepare(self, item: Item) -> None:
         item.model_input = acoustic.features(self.preset.name, item.samples, self.cmvn)

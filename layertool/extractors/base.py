@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from layertool.audio import Moments, standardised
 from layertool.errors import UsageError, tell
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window
@@ -73,17 +74,44 @@ class Extractor(ABC):
     max_window: int | None = None
     only_unit: str | None = None  # the one unit at which its rows mean something
     is_acoustic = False
+    normalises = False  # whether waveforms get zero mean and unit variance; ``epsilon`` is added to the variance
+    epsilon = 0.0
+    attention_heads = 0  # of attention whose weights are held: frames x frames for each
 
     @abstractmethod
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
         """Run the items as one batch and emit each of ``layers`` once, in any order."""
 
-    def normalise(self, waveform: np.ndarray) -> np.ndarray:
-        """What the model's own recipe does to a whole utterance before it is cut into windows."""
-        return waveform
+    def normalise(self, waveform: np.ndarray, of: Moments | None = None) -> np.ndarray:
+        """What the model's own recipe does to an utterance before it is cut into windows.
+
+        ``of``: the moments of a whole utterance of which ``waveform`` is one window. Of a class with a ``normalise`` of
+        its own, long utterances are held in memory whole.
+        """
+        return standardised(waveform, self.epsilon, of) if self.normalises else waveform
 
     def prepare(self, item: Item) -> None:  # noqa: B027 - nothing is right for most models
         """Work on one item that can be done beside the model, in a reading thread."""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the windows of a long utterance can be read one by one."""
+        return type(self).normalise is Extractor.normalise
+
+    def prepared_bytes(self, n_samples: int) -> int:
+        """Memory of what ``prepare`` makes of an item of this length, beside its samples."""
+        return 0
+
+    def activation_bytes(self, n_samples: int) -> int:
+        """Memory that the forward pass of one item of this length takes at its peak, estimated.
+
+        Three arrays as large as the largest layer; in blocks ten as large as a layer, of which eight are around the
+        feed-forward network; and four of the attention weights of all heads, where these are held.
+        """
+        geometries = [(name, layer.width, layer.geometry) for name, layer in self.layers.items() if layer.geometry]
+        largest = max((10 if name[0] == "T" else 3) * width * g.n_frames(n_samples) for name, width, g in geometries)
+        n_frames = max((g.n_frames(n_samples) for name, _, g in geometries if name[0] == "T"), default=0)
+        return 4 * max(largest, 4 * self.attention_heads * n_frames**2)
 
     def padded_samples(self, n_samples: int) -> int:
         """Samples that an item of this length costs in a batch."""

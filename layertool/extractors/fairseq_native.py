@@ -33,6 +33,8 @@ class FairseqNativeExtractor(Extractor):
     Raises ModelError for a file that cannot be read, MissingExtraError where fairseq is not installed.
     """
 
+    epsilon = EPSILON
+
     def __init__(
         self,
         path: Path | str,
@@ -75,12 +77,6 @@ class FairseqNativeExtractor(Extractor):
         if encoder.layer_norm_first:
             self.layers["final"] = Layer(encoder.embedding_dim, geometry[-1])
         self.geometry, self.min_samples = geometry[-1], geometry[-1].field
-
-    def normalise(self, waveform: np.ndarray) -> np.ndarray:
-        if not self.normalises:
-            return waveform
-        mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-        return ((waveform - mean) / np.sqrt(variance + EPSILON)).astype(np.float32)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:

@@ -34,8 +34,7 @@ def forecast(prepared: Prepared, batch_seconds: float | None = None) -> Forecast
     """
     extractor, lengths = prepared.extractor, prepared.corpus.utterances["n_samples"].to_numpy()
     longest = prepared.longest_window
-    overlap = round(prepared.options.overlap_seconds * SAMPLE_RATE)
-    needed = computed_samples(extractor, lengths, longest, overlap, prepared.grid)
+    needed = computed_samples(extractor, lengths, longest, prepared.overlap, prepared.grid)
     mean = max(min(round(float(lengths.mean())), longest), extractor.min_samples)
     cost = extractor.padded_samples(mean)
     device = getattr(extractor, "device", torch.device("cpu"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +32,7 @@ MODEL_TYPES = {
     "unispeech-sat": "UniSpeech-SAT",
     "wav2vec2-conformer": "wav2vec2-conformer",
 }
+HOLDING_ATTENTION = ("wavlm", "wav2vec2-conformer")  # the others' is fused
 MASK_EMBEDDING = "masked_spec_embed"  # only masked frames are computed from it
 EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
 
@@ -95,6 +95,8 @@ class SpeechExtractor(Extractor):
             self.layers["final"] = Layer(hidden, geometry[-1])
         self.first_geometry, self.geometry = geometry[0], geometry[-1]
         self.min_samples = self.geometry.field
+        if config.model_type in HOLDING_ATTENTION:
+            self.attention_heads = config.num_attention_heads
         self.group_norm: ClipGroupNorm | None = None
         norm = getattr(convolutions[0], "layer_norm", None)
         if isinstance(norm, nn.GroupNorm):
@@ -126,12 +128,6 @@ class SpeechExtractor(Extractor):
         if self._mask is None:
             return None
         return (inputs[0].masked_fill(~self._mask[:, None, :], 0.0), *inputs[1:])
-
-    def normalise(self, waveform: np.ndarray) -> np.ndarray:
-        if not self.normalises:
-            return waveform
-        mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-        return ((waveform - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
 
     def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
         """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""

@@ -25,10 +25,10 @@ class Slice:
     """
 
     position: int  # of the utterance in the corpus
-    is_whole: bool  # the item is the whole utterance, not one of its windows
     first: int
     target: np.ndarray  # row of the utterance that each batch row belongs to
-    n_rows: int  # rows of the whole utterance
+    has_begun: np.ndarray  # whether an earlier window has a share in the row
+    goes_on: np.ndarray  # whether a later window has
 
 
 def segment_sums(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
@@ -160,7 +160,7 @@ class Pooler:
                 average_frames(frames, *self.averaging[name]) if unit == "frame" and name in self.averaging else frames
             )
             plans = [self._rows_of_item(unit, geometry, item, rows) for item in items]
-            spans = [(lo, hi) for _, lo, hi, _, _ in plans]
+            spans = [(lo, hi) for _, lo, hi, *_ in plans]
             if unit == "frame":
                 pooled = torch.cat(
                     [source[k, a:b] for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
@@ -168,36 +168,38 @@ class Pooler:
             elif (reduction := self.reduction(unit)) != "mean":
                 pooled = _extremes(source, spans, reduction)
             else:
-                whole = np.concatenate([full for _, _, _, full, _ in plans])
+                whole = np.concatenate([full for _, _, _, full, *_ in plans])
                 pooled = _sums(source, spans)
                 pooled /= torch.from_numpy(whole.astype(np.float32)).to(pooled.device)[:, None]
             first, slices = 0, []
-            for item, (target, _, _, _, n_rows) in zip(items, plans, strict=True):
-                slices.append(Slice(item.position, item.is_whole, first, target, n_rows))
+            for item, (target, _, _, _, has_begun, goes_on) in zip(items, plans, strict=True):
+                slices.append(Slice(item.position, first, target, has_begun, goes_on))
                 first += len(target)
             out.append((unit, pooled, slices))
         return out
 
     def _rows_of_item(self, unit, geometry, item, rows):
-        """(target rows, local lo, local hi, full length, rows of the utterance) of one item."""
+        """(target rows, local lo, local hi, full length, whether it has begun, whether it goes on) of one item's rows."""
         if geometry is None:  # decoder: tokens of the words, or of the whole text
             spans = (
                 item.token_spans if unit == "word" else np.array([[item.token_spans[0, 0], item.token_spans[-1, 1]]])
             )
             lo, hi = spans[:, 0], spans[:, 1]
-            return np.arange(len(lo)), lo, hi, hi - lo, len(lo)
+            whole = np.zeros(len(lo), bool)
+            return np.arange(len(lo)), lo, hi, hi - lo, whole, whole
         n_frames = geometry.n_frames(item.n_samples)
         keep_lo, keep_hi = kept_frames(geometry, item.window, item.n_samples)
         shift = item.window.start // geometry.hop
         if unit == "frame":
             target = np.arange(keep_lo, keep_hi)
             lo = np.array([keep_lo - shift])
-            return target, lo, lo + len(target), None, n_frames
+            whole = np.zeros(len(target), bool)
+            return target, lo, lo + len(target), None, whole, whole
         spans = rows[item.position][unit]
         # centre-padded spectra have a frame at the end of the audio, too
         end = np.maximum(spans.end, n_frames * geometry.hop) if unit == "utterance" else spans.end
         lo, hi = self.pooling[unit].frames(spans.start, end, geometry.hop, n_frames)
-        full = hi - lo
+        full, has_begun, goes_on = hi - lo, lo < keep_lo, hi > keep_hi
         lo, hi = np.maximum(lo, keep_lo), np.minimum(hi, keep_hi)
         target = np.flatnonzero(hi > lo)
-        return target, lo[target] - shift, hi[target] - shift, full[target], len(full)
+        return target, *(one[target] for one in (lo - shift, hi - shift, full, has_begun, goes_on))

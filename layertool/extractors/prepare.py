@@ -81,10 +81,14 @@ class Prepared:
         asked = int(lengths.max()) if self.extractor.is_acoustic else round(self.options.window_seconds * SAMPLE_RATE)
         return min(asked, self.extractor.max_window or asked)
 
+    @property
+    def overlap(self) -> int:
+        """Samples that two windows share; frames of acoustic features do not depend on how many."""
+        return SAMPLE_RATE if self.extractor.is_acoustic else round(self.options.overlap_seconds * SAMPLE_RATE)
+
     def windows(self, n_samples: int) -> list[Window]:
         """The windows of an utterance. Raises UsageError where no windows give every layer whole and exact frames."""
-        overlap = round(self.options.overlap_seconds * SAMPLE_RATE)
-        found = windows(n_samples, self.longest_window, overlap, self.grid)
+        found = windows(n_samples, self.longest_window, self.overlap, self.grid)
         for name, geometry in ((name, g) for (_, name), g in self.pooler.geometry.items() if g is not None):
             if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
                 reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid

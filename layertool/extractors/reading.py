@@ -1,10 +1,12 @@
-"""Reading: batches of utterances, prepared in threads ahead of the model."""
+"""Reading: batches of utterances, prepared in threads ahead of the model; long ones window by window."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 
@@ -13,20 +15,23 @@ from layertool.errors import AudioError, LayertoolError
 from layertool.extractors import plan
 from layertool.extractors.base import Item
 from layertool.extractors.prepare import Prepared
-from layertool.geometry import SAMPLE_RATE
+from layertool.geometry import SAMPLE_RATE, Window
 
 AHEAD = 3  # batches that are read while one is at the model
 
 
 @dataclass
 class Work:
-    """One batch of utterances that has been read: windows in order, and what could not be read."""
+    """One batch of utterances: windows in order, as many at a time as the model is given, and what could not be read.
+
+    The windows of long utterances are read while ``batches`` goes on, and so can still fail.
+    """
 
     shard: plan.Shard
     positions: list[int]
-    items: list[Item]
-    failures: list[tuple[int, LayertoolError]]
-    is_last: bool
+    batches: Iterator[list[Item]]
+    failures: list[tuple[int, LayertoolError]] = field(default_factory=list)
+    is_last: bool = False
 
 
 def read_ahead(prepared: Prepared, pending: Sequence[plan.Shard], batch_samples: int, workers: int) -> Iterator[Work]:
@@ -39,17 +44,17 @@ def read_ahead(prepared: Prepared, pending: Sequence[plan.Shard], batch_samples:
         prepared.corpus.utterances["text"].tolist() if "text" in prepared.corpus.utterances else [None] * len(lengths)
     )
 
-    def read_one(position: int) -> list[Item] | LayertoolError:
+    def read_one(position: int) -> Iterable[Item] | LayertoolError:
+        source = (
+            columns["audio"][position],
+            SAMPLE_RATE,
+            prepared.options.channel or _given(columns["channel"][position]),
+            _given(columns["start"][position]),
+            _given(columns["end"][position]),
+            int(lengths[position]),
+        )
         try:
-            waveform = audio.read(
-                columns["audio"][position],
-                SAMPLE_RATE,
-                prepared.options.channel or _given(columns["channel"][position]),
-                _given(columns["start"][position]),
-                _given(columns["end"][position]),
-                lengths[position],
-            )
-            return _items(prepared, position, columns["utterance"][position], waveform, texts[position])
+            return _items(prepared, position, columns["utterance"][position], source, texts[position])
         except LayertoolError as error:
             return error
 
@@ -60,7 +65,10 @@ def read_ahead(prepared: Prepared, pending: Sequence[plan.Shard], batch_samples:
             for k, group in enumerate(groups):
                 yield shard, group, k == len(groups) - 1
 
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="read") as pool:
+    with (
+        ThreadPoolExecutor(max(1, workers), thread_name_prefix="read") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="cut") as cutting,
+    ):
         ahead: list[tuple[plan.Shard, list[int], bool, list[Future]]] = []
         upcoming = schedule()
         while True:
@@ -69,10 +77,38 @@ def read_ahead(prepared: Prepared, pending: Sequence[plan.Shard], batch_samples:
             if not ahead:
                 return
             shard, group, is_last, futures = ahead.pop(0)
-            results = [future.result() for future in futures]
-            items = [item for result in results if not isinstance(result, LayertoolError) for item in result]
-            failures = [(p, r) for p, r in zip(group, results, strict=True) if isinstance(r, LayertoolError)]
-            yield Work(shard, group, items, failures, is_last)
+            results = dict(zip(group, [future.result() for future in futures], strict=True))
+            failures = [(p, r) for p, r in results.items() if isinstance(r, LayertoolError)]
+            read = {p: r for p, r in results.items() if not isinstance(r, LayertoolError)}
+            costs = (
+                prepared.extractor.padded_samples(window.end - window.start)
+                for position in read
+                for window in prepared.windows(int(lengths[position]))
+            )
+            per_batch = max(1, batch_samples // max(costs, default=1))
+            batches = _one_ahead(cutting, _all(read, failures), per_batch)
+            yield Work(shard, group, batches, failures, is_last)
+
+
+def _all(read: dict[int, Iterable[Item]], failures: list[tuple[int, LayertoolError]]) -> Iterator[Item]:
+    """The windows of all utterances; of one whose file has changed meanwhile, those before."""
+    for position, items in read.items():
+        try:
+            yield from items
+        except LayertoolError as error:
+            failures.append((position, error))
+
+
+def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[Item], n: int) -> Iterator[list[Item]]:
+    """``n`` items at a time, the next of which are made in a thread while the last are at work."""
+
+    def take() -> list[Item]:
+        return list(islice(items, n))
+
+    coming = pool.submit(take)
+    while batch := coming.result():
+        coming = pool.submit(take)
+        yield batch
 
 
 def _given(value):
@@ -80,9 +116,15 @@ def _given(value):
     return None if value is None or (isinstance(value, float) and np.isnan(value)) else value
 
 
-def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarray, text) -> list[Item]:
-    extractor = prepared.extractor
-    n_samples = len(waveform)
+def _items(prepared: Prepared, position: int, utterance: str, source: tuple, text) -> Iterable[Item]:
+    """The windows of one utterance. Of one that is cut, all but the first are read when they are asked for."""
+    extractor, n_samples = prepared.extractor, source[-1]
+    windows = prepared.windows(n_samples)
+    is_streamed = len(windows) > 1 and extractor.is_streaming
+    if is_streamed:  # once for its moments, and for whatever is wrong with it; then window by window
+        normalise = partial(extractor.normalise, of=audio.moments(audio.stream(*source)))
+    else:
+        waveform = audio.read(*source)
     needed = {
         f"{name} at unit {unit}": g.least or g.field
         for (unit, name), g in prepared.pooler.geometry.items()
@@ -97,15 +139,36 @@ def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarr
             f"receptive field of {what} ({field} samples, {field / SAMPLE_RATE * 1000:g} ms): take it out of the corpus, "
             "or leave it out with --max-failures 1"
         )
-    waveform = extractor.normalise(waveform)
+    pieces: Iterator[np.ndarray]
+    if is_streamed:
+        pieces = map(normalise, _cut(audio.stream(*source), windows))
+    else:
+        waveform = extractor.normalise(waveform)
+        pieces = (waveform[window.start : window.end] for window in windows)
     mask = prepared.mask
     masked = None if mask is None else mask.frames(utterance, n_samples)
-    items = []
-    for window in prepared.windows(n_samples):
-        samples = waveform[window.start : window.end]
-        item = Item(position, utterance, n_samples, window, samples, text if isinstance(text, str) else None)
-        if mask is not None and masked is not None:
-            item.masked = mask.of_window(masked, window)
-        extractor.prepare(item)
-        items.append(item)
-    return items
+
+    def made() -> Iterator[Item]:
+        for window, samples in zip(windows, pieces, strict=True):
+            item = Item(position, utterance, n_samples, window, samples, text if isinstance(text, str) else None)
+            if mask is not None and masked is not None:
+                item.masked = mask.of_window(masked, window)
+            extractor.prepare(item)
+            yield item
+
+    items = made()
+    return chain([next(items)], items) if is_streamed else list(items)
+
+
+def _cut(blocks: Iterator[np.ndarray], windows: Sequence[Window]) -> Iterator[np.ndarray]:
+    """The samples of each window, of a waveform that comes in blocks; what two windows share is kept between them."""
+    held, first = np.empty(0, np.float32), 0
+    for window in windows:
+        parts, end = [held[window.start - first :]], first + len(held)
+        while end < window.end and len(block := next(blocks, held[:0])):
+            parts.append(block)
+            end += len(block)
+        held, first = np.concatenate(parts), window.start
+        yield held[: window.end - window.start]
+    for _ in blocks:  # behind the last come its checks
+        pass

@@ -19,8 +19,8 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.store.writer import LooseShards, ShardWriter, StoreWriter
 
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
-# How rows of an utterance's windows become one, and what that begins with.
-_JOIN = {"mean": (np.add, 0.0), "min": (np.minimum, np.inf), "max": (np.maximum, -np.inf)}
+# How the shares that windows have in one row become it.
+_JOIN = {"mean": np.add, "min": np.minimum, "max": np.maximum}
 # Of pooled rows, still on the device, that may wait to be written. On a CPU that is memory of this process, and writing is often
 # slower than acoustic features: what may wait is waiting.
 _AHEAD_BYTES = {"cpu": 1 << 23, "mps": 1 << 30, "cuda": 1 << 30}
@@ -70,7 +70,8 @@ class _OpenShard:
     writer: ShardWriter
     first_rows: dict[tuple[str, int], int]
     failures: dict[int, str] = field(default_factory=dict)
-    shares: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)  # of utterances cut into windows
+    # of rows that go on in the next window: unit, layer, utterance, row of it
+    shares: dict[tuple[str, str, int, int], np.ndarray] = field(default_factory=dict)
 
 
 class Sink:
@@ -177,13 +178,19 @@ class Sink:
             if position in shard.failures or not len(part.target):
                 continue
             rows = values[part.first : part.first + len(part.target)]
-            if task.unit == "frame" or part.is_whole:
-                self._store(shard, task.unit, task.layer, position, int(part.target[0]), rows)
-            else:
-                key = (task.unit, task.layer, position)
-                join, start = _JOIN[self.prepared.pooler.reduction(task.unit)]
-                total = shard.shares.setdefault(key, np.full((part.n_rows, values.shape[1]), start, np.float32))
-                total[part.target] = join(total[part.target], rows)
+            join = _JOIN[self.prepared.pooler.reduction(task.unit)]
+            for k in np.flatnonzero(part.has_begun | part.goes_on):
+                key = (task.unit, task.layer, position, int(part.target[k]))
+                if part.has_begun[k]:
+                    rows[k] = join(shard.shares.pop(key), rows[k])
+                if part.goes_on[k]:
+                    shard.shares[key] = rows[k].copy()
+            there = np.flatnonzero(~part.goes_on)
+            for run in np.split(there, np.flatnonzero(np.diff(part.target[there]) != 1) + 1):
+                if len(run):
+                    self._store(
+                        shard, task.unit, task.layer, position, int(part.target[run[0]]), rows[run[0] : run[-1] + 1]
+                    )
 
     def _store(self, shard: _OpenShard, unit: str, layer: str, position: int, offset: int, rows: np.ndarray) -> None:
         """Put rows of one utterance, from its row ``offset`` on, where they belong in the shard."""
@@ -201,10 +208,7 @@ class Sink:
         shard.writer.put(f"{unit}/{layer}", shard.first_rows[f"{unit}/{table}", position] + offset, stored)
 
     def _end_batch(self, shard: _OpenShard, task: BatchEnd) -> None:
-        for (unit, layer, position), rows in shard.shares.items():
-            if position not in shard.failures:
-                self._store(shard, unit, layer, position, 0, rows)
-        shard.shares.clear()
+        shard.shares.clear()  # those left are of failures
         if task.is_last:
             shard.writer.finish(
                 shard.failures.keys(),

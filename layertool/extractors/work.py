@@ -36,7 +36,7 @@ def write_shards(
     with Sink(prepared, store, max_failures, progress, facts) as sink:
         for work in read_ahead(prepared, shards, round(batch_seconds * SAMPLE_RATE), workers):
             sink.check()
-            _process(prepared, work, round(batch_seconds * SAMPLE_RATE), sink)
+            _process(prepared, work, sink)
 
 
 def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Item]) -> None:
@@ -62,15 +62,12 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
             )
 
 
-def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> None:
+def _process(prepared: Prepared, work: Work, sink: Sink) -> None:
     """Run one batch of utterances; the windows of a long one go through in batches of their own."""
     extractor = prepared.extractor
-    cost = max((extractor.padded_samples(len(item.samples)) for item in work.items), default=1)
-    per_batch = max(1, batch_samples // cost)
     rows = {position: prepared.rows.of(position) for position in work.positions}
-    sink.put(Failures(work.shard, work.failures))
-    for first in range(0, len(work.items), per_batch):
-        items = work.items[first : first + per_batch]
+    sink.put(Failures(work.shard, list(work.failures)))  # a first one ends the run before more is computed
+    for items in work.batches:
         emitted: set[str] = set()
 
         def emit(name: str, frames: torch.Tensor, items=items, emitted=emitted) -> None:
@@ -82,6 +79,7 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
         try:
             extractor.forward(items, prepared.layers, emit)
         except torch.OutOfMemoryError as error:
+            cost = max(extractor.padded_samples(len(item.samples)) for item in items)
             raise ModelError(
                 f"the device ran out of memory on a batch of {len(items)} windows of {cost / SAMPLE_RATE:.1f} s: "
                 "give a smaller --batch-seconds (or --window-seconds, for long audio)"
@@ -92,4 +90,5 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
                 f"{extractor.provenance['id']} did not give the layers {', '.join(missing)}: its structure is not what "
                 "its model type promises"
             )
+    sink.put(Failures(work.shard, work.failures))
     sink.put(BatchEnd(work.shard, work.positions, work.is_last))

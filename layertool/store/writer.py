@@ -328,10 +328,15 @@ class ShardWriter:
                 keep = {name: ~np.isin(rows["utterance"], list(dropped)) for name, rows in self.tables.items()}
                 for name in self.tables:
                     self.file.create_dataset(name, data=source[name][:][keep[name]])
-                for name, (_, table) in self.layers.items():
+                for name, (width, table) in self.layers.items():
                     mask = keep[f"{name.split('/')[0]}/{table}"]
-                    dataset = self.file.create_dataset(name, data=source[name][:][mask])
+                    dataset = self.file.create_dataset(name, shape=(mask.sum(), width), dtype=self.dtype)
                     dataset.attrs["rows"] = table
+                    first, written = 0, 0
+                    for block in layout.blocks(source[name]):
+                        kept = block[mask[first : first + len(block)]]
+                        dataset[written : written + len(kept)] = kept
+                        first, written = first + len(block), written + len(kept)
         finally:
             whole.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.audio import read_utterance
+from layertool.audio import read_utterance, standardised
 from layertool.errors import ModelError, UsageError
 from layertool.geometry import SAMPLE_RATE, FrameGeometry, convolution_geometry
 from layertool.models import fairseq, melhubert, pruned
@@ -60,10 +60,7 @@ class Opened:
         waveform = read_utterance(row)
         if isinstance(self.encoder, MelHuBERT):
             return melhubert.features(waveform, 1000 * self.geometry.hop // SAMPLE_RATE, self.statistics)
-        if not self.normalises:
-            return waveform
-        mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-        return ((waveform - mean) / np.sqrt(variance + self.epsilon)).astype(np.float32)
+        return standardised(waveform, self.epsilon) if self.normalises else waveform
 
     @property
     def decided(self) -> dict:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.audio import read_utterance
+from layertool.audio import read_utterance, standardised
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 from layertool.geometry import FrameGeometry
@@ -109,8 +109,7 @@ class WaveformExamples(Examples):
         waveform = read_utterance(row)
         crop, item = self._crop(row, geometry.n_frames(len(waveform)), random)
         if self.normalises:  # over the whole utterance, as `layertool extract` does
-            mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-            waveform = ((waveform - mean) / np.sqrt(variance + EPSILON)).astype(np.float32)
+            waveform = standardised(waveform, EPSILON)
         last = (crop.stop - 1) * geometry.hop + geometry.field
         return {"waveforms": waveform[crop.start * geometry.hop : last], **item}
 
