@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
+from layertool.audio_files import (
+    UNKNOWN,
+    AudioInfo,
+    Header,
+    blocks,
+    check_length,
+    check_scale,
+    completed,
+    header_of,
+    resampled_length,
+)
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"})
-_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_SIZE_UNKNOWN = 2**31 - 2**16
 RESAMPLER = f"soxr {soxr.__version__} HQ"
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file's header says: frames per channel, sampling rate in Hz, channels, container."""
-
-    n_frames: int
-    sample_rate: int
-    channels: int
-    format: str
-
-    def n_samples(self, sample_rate: int) -> int:
-        """Samples after resampling to ``sample_rate`` (the number soxr gives)."""
-        return resampled_length(self.n_frames, self.sample_rate, sample_rate)
-
-
-def resampled_length(n_frames: int, source_rate: int, target_rate: int) -> int:
-    """Length that ``read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
-    return (2 * n_frames * target_rate + source_rate) // (2 * source_rate)
 
 
 def check_channel(channel: str | None) -> str | None:
@@ -47,42 +37,35 @@ def check_channel(channel: str | None) -> str | None:
 
 
 def probe(path: Path | str) -> AudioInfo:
-    """Read a file's header.
+    """What a file holds: by its header, or by decoding it once where the header cannot be trusted with that.
 
-    Raises AudioError when the file is missing, not audio, empty, or a WAV shorter than its header says.
+    Decoded are MP3 and Ogg, FLAC without a credible length, and floats, for their scale. A second call
+    does not decode again. Raises AudioError when the file is missing, not audio, empty, damaged, shorter than its
+    header says, or not on the scale from -1 to 1.
     """
-    path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path} does not exist: check the path, or make the corpus again if its audio has moved")
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, not an audio file")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes): restore the file or take it out of the corpus")
+    return completed(Path(path), header_of(Path(path)))
+
+
+def probe_all(paths: Iterable[str]) -> dict[str, AudioInfo | AudioError]:
+    """``probe`` of many files, an error in place of what it prevents; threads decode what has to be."""
+    headers = {path: _outcome(header_of, Path(path)) for path in paths}
+    with ThreadPoolExecutor() as pool:
+        futures = {
+            path: pool.submit(_outcome, completed, Path(path), header)
+            for path, header in headers.items()
+            if isinstance(header, Header) and header.is_decoded
+        }
+        return {
+            path: futures[path].result() if path in futures else getattr(header, "info", header)
+            for path, header in headers.items()
+        }
+
+
+def _outcome(function: Callable, *arguments):
     try:
-        info = soundfile.info(str(path), verbose=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path} cannot be read as audio ({error.error_string.strip().rstrip('.')}): "
-            "convert it to WAV or FLAC, or take it out of the corpus"
-        ) from error
-    if info.frames <= 0:
-        raise AudioError(f"{path} has no samples: restore the file or take it out of the corpus")
-    if _is_cut_short(path, info):
-        raise AudioError(f"{path} is cut short: its header promises more samples than there are; restore the file")
-    return AudioInfo(info.frames, info.samplerate, info.channels, info.format)
-
-
-def _is_cut_short(path: Path, info) -> bool:
-    """Whether the header of an uncompressed file promises more than there is; libsndfile says so only in its log."""
-    if info.format == "NIST":
-        with open(path, "rb") as file:
-            count = re.search(rb"sample_count -i (\d+)", file.read(1024))
-        return count is not None and int(count[1]) > info.frames
-    sizes = _SIZES.search(info.extra_info)
-    # a program that writes into a pipe cannot go back to fill in the size: all bits set, or the largest it dares
-    return (
-        sizes is not None and int(sizes[2]) < int(sizes[1]) < _SIZE_UNKNOWN
-    ) or "does not match value from 'ds64'" in info.extra_info
+        return function(*arguments)
+    except AudioError as error:
+        return error
 
 
 def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | None) -> tuple[int, int]:
@@ -93,8 +76,9 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
     first = 0 if start is None else round(start * info.sample_rate)
     stop = info.n_frames if end is None else round(end * info.sample_rate)
     if not 0 <= first < stop or first >= info.n_frames or stop > info.n_frames + info.sample_rate // 1000:
+        lasts = ":" if info.n_frames == UNKNOWN else f" lasts {info.n_frames / info.sample_rate:.3f} s, but"
         raise AudioError(
-            f"{path} lasts {info.n_frames / info.sample_rate:.3f} s, but an utterance is given as "
+            f"{path}{lasts} an utterance is given as "
             f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start and end"
         )
     return first, min(stop, info.n_frames)
@@ -106,32 +90,52 @@ def read(
     channel: str | None = None,
     start: float | None = None,
     end: float | None = None,
+    n_samples: int | None = None,
 ) -> np.ndarray:
     """Read one utterance as a float32 waveform of shape (n_samples,) at ``sample_rate`` Hz.
 
     ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'.
     ``start``, ``end``: seconds inside the file; None for its ends. Other rates are resampled with
-    soxr (HQ). Raises AudioError for whatever makes the samples unusable.
+    soxr (HQ). ``n_samples``: how many there were when a corpus was made of it. Raises AudioError for whatever makes
+    the samples unusable, and where there are not ``n_samples``.
     """
     path = Path(path)
-    info = probe(path)
+    header = header_of(path)
+    info = header.info
     first, stop = cut(path, info, start, end)
-    try:
-        samples, _ = soundfile.read(str(path), start=first, stop=stop, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path} breaks off or is damaged ({error.error_string.strip().rstrip('.')}): restore the file"
-        ) from error
-    if len(samples) != stop - first:
-        raise AudioError(
-            f"{path} is cut short: {stop - first} samples are promised, {len(samples)} are there; restore the file"
-        )
-    mono = _one_channel(samples, check_channel(channel), path)
+    mono = _joined(_one_channel(block, check_channel(channel), path) for block in blocks(path, header, first, stop))
+    if info.n_frames == UNKNOWN and len(mono) < stop - first:  # this is where it ends
+        known = replace(info, n_frames=first + len(mono)) if len(mono) else completed(path, header)
+        first, stop = cut(path, known, start, end)
+    check_length(path, stop - first, len(mono))
     if not np.isfinite(mono).all():
         raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
+    check_scale(path, mono)
+    n = resampled_length(len(mono), info.sample_rate, sample_rate)
+    if n_samples not in (None, n):
+        raise AudioError(
+            f"{path} gives {n} samples, {n_samples} were there when the corpus was made: make the corpus again"
+        )
     if info.sample_rate != sample_rate:
         mono = soxr.resample(mono, info.sample_rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Blocks of samples as one array, with no second copy of it in memory, and no memory for what is only promised."""
+    parts = iter(parts)
+    samples = next(parts, np.empty(0, np.float32))  # of most utterances all of it
+    n = len(samples)
+    for block in parts:
+        if not samples.flags.owndata:
+            samples = samples.copy()
+        if n + len(block) > len(samples):
+            samples.resize(max(n + len(block), n + n // 4), refcheck=False)
+        samples[n : n + len(block)] = block
+        n += len(block)
+    if n < len(samples):
+        samples.resize(n, refcheck=False)
+    return samples
 
 
 def read_utterance(row: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -139,7 +143,7 @@ def read_utterance(row: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     channel, start, end = (
         None if (value := row[name]) is None or value != value else value for name in ("channel", "start", "end")
     )
-    return read(row["audio"], sample_rate, channel, start, end)
+    return read(row["audio"], sample_rate, channel, start, end, row["n_samples"])
 
 
 def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:

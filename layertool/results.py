@@ -148,8 +148,9 @@ def _read(path: Path) -> pd.DataFrame:
     """Rows with the very numbers that were written."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
+    if path.suffix == ".csv":  # a model may be called 007, a word nan
+        texts = {f.name: "str" for f in fields(Result) if str(f.type).startswith("str")}
+        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("it holds no list of records")

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
-    {"errors"},
-    {"files", "kinds", "layers", "geometry", "cluster", "spelling", "non_speech"},
+    {"errors", "spelling"},
+    {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns", "audio_files"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

@@ -15,6 +15,7 @@ import small
 import soundfile
 import xxhash
 
+from layertool.columns import texts
 from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
 from layertool.corpora.table_files import read_table
 from layertool.errors import AudioError, CorpusError, StoreError, UsageError
@@ -55,6 +56,62 @@ def assert_same(one, two):
 # build
 
 
+def test_columns_of_several_kinds_become_text_which_is_told(source, tmp_path):
+    """In rows and in tables, when a corpus is made and when a column is put into it afterwards."""
+    big = 10**18 + 1
+    rows = [
+        {**row, "age": age, "person": person}
+        for row, age, person in zip(
+            utterances(source, "a", "b", "fast"), (27, "old", None), (big, None, big + 1), strict=True
+        )
+    ]
+    for given in (rows, pd.DataFrame(rows, dtype=object), {key: [row[key] for row in rows] for key in rows[0]}):
+        corpus = Corpus.build(given, name="c")
+        assert corpus.utterances["age"].tolist()[:2] == ["27", "old"]
+        assert texts(corpus.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+        assert [note[:55] for note in corpus.provenance["notes"]] == [
+            "the column 'age' of the utterances of c holds text and "
+        ]
+    corpus.utterances["later"] = [1, "x", 2.5]
+    corpus.utterances["e\u0301"] = ["e\u0301", None, "b"]
+    corpus.write(tmp_path / "c")
+    again = Corpus.read(tmp_path / "c")
+    assert again.utterances["later"].tolist() == ["1", "x", "2.5"]
+    assert again.utterances["é"].tolist()[0] == "é"
+    assert texts(again.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+    assert len(again.provenance["notes"]) == 2
+    corpus.utterances["list"] = [[1], [2], [3]]
+    with says(
+        CorpusError,
+        "the column 'list' of the utterances of c holds a list in row 1: write one text or one number a cell",
+    ):
+        corpus.write(tmp_path / "d")
+    assert not (tmp_path / "d" / "utterances.parquet").exists()
+
+
+def test_ids_stay_what_they_are(source, tmp_path):
+    names = ["1e5", "0012", "NA", "nan", "None", "1.10", "True"]
+    lines = "".join(f"{name},{source}/a.wav\n" for name in names)
+    (tmp_path / "utterances.csv").write_text(f"utterance,audio\n{lines}")
+    (tmp_path / "segments.csv").write_text(
+        "utterance,tier,start,end,label\n" + "".join(f"{name},word,0.10,0.2,{name}\n" for name in names)
+    )
+    corpus = Corpus.read(tmp_path)
+    corpus.write(tmp_path / "again")
+    for one in (corpus, Corpus.read(tmp_path / "again")):
+        assert one.utterances["utterance"].tolist() == names
+        assert one.segments["label"].tolist() == names
+        assert one.segments["start"].tolist() == [0.1] * len(names)
+
+
+def test_a_corpus_made_by_hand_may_call_its_audio_a_file(source, tmp_path):
+    (tmp_path / "utterances.CSV").write_text("utterance; File; score\nx;audio/a.wav;1,5\n")
+    corpus = Corpus.read(tmp_path)
+    assert corpus.utterances["score"].tolist() == [1.5]
+    assert corpus.utterances["audio"].tolist() == [str(source / "a.wav")]
+    assert "decimal commas are read as points in score" in corpus.provenance["notes"][0]
+
+
 def test_what_build_finds_out(source):
     rows = [{**row, "speaker": f"s{k}", "age": 30 + k} for k, row in enumerate(utterances(source, "b", "a", "fast"))]
     rows[1] |= {"start": 0.25, "end": 0.75}
@@ -65,7 +122,8 @@ def test_what_build_finds_out(source):
         {"reader": "test"},
     )  # fmt: skip
     table = corpus.utterances
-    assert list(table.columns) == [*AUDIO_COLUMNS, "speaker", "age"]
+    assert list(table.columns) == [*AUDIO_COLUMNS, "speaker", "age", "text"]
+    assert table["text"].tolist()[:2] == ["x", "early late"]
     assert table["utterance"].tolist() == ["b", "a", "fast"]  # the order of the source
     assert table["n_samples"].tolist() == [8000, 8000, 4000]
     assert table["sample_rate"].tolist() == [16000, 16000, 44100]
@@ -76,7 +134,7 @@ def test_what_build_finds_out(source):
     ]  # fmt: skip
     assert list(corpus.segments.columns) == SEGMENT_COLUMNS
     assert corpus.tiers == ["phone", "word"]
-    assert corpus.metadata_columns == ["speaker", "age"]
+    assert corpus.metadata_columns == ["speaker", "age", "text"]
     assert corpus.seconds == 1.25
     assert (corpus.name, corpus.provenance) == ("mine", {"reader": "test"})
 
@@ -105,8 +163,8 @@ def test_segments_of_zero_length_are_counted(source):
     ]
     corpus = Corpus.build(utterances(source, "a", "b"), segments)
     assert corpus.segments["label"].tolist() == ["kept"]
-    assert corpus.provenance == {"zero_length_segments": 3}
-    assert Corpus.build(utterances(source, "a"), [segment("a", 0, 0.1)]).provenance == {}
+    assert corpus.provenance == {"zero_length_segments": 3, "text_from_words": 1}
+    assert Corpus.build(utterances(source, "a"), [segment("a", 0, 0.1, tier="phone")]).provenance == {}
 
 
 def test_a_segment_may_reach_20_ms_beyond_its_utterance(source):
@@ -177,6 +235,77 @@ def test_a_segment_outside_its_utterance(source, start, end):
     )
     with says(CorpusError, message):
         Corpus.build(utterances(source, "b", "a"), [segment("b", 0, 0.5), segment("a", start, end, "ah", "phone")])
+
+
+def test_utterances_with_misplaced_segments_are_tolerated_like_bad_audio(source):
+    rows = utterances(source, "a", "b", "fast", "gone")
+    wrong = [
+        segment("a", 0.5, 9, "long"),
+        segment("a", 0.6, 9, "too"),
+        segment("b", 0.4, 0.3, "back"),
+        segment("fast", 0, 0.1, "good"),
+    ]
+    with says(AudioError, f"{source / 'gone.wav'} does not exist"):
+        Corpus.build(rows, wrong)
+    with says(CorpusError, "utterance 'b', tier word: the segment 'back' goes from 0.4 to 0.3 s"):
+        Corpus.build(rows, wrong, max_failures=2)
+    made = Corpus.build(rows, wrong, max_failures=3)
+    assert made.utterances["utterance"].tolist() == ["fast"]
+    assert made.segments["label"].tolist() == ["good"]
+    assert list(made.provenance["left_out"]) == ["gone", "a", "b"]
+    assert "'long' goes from 0.500 to 9.000 s (2 such segments)" in made.provenance["left_out"]["a"]
+    with says(CorpusError, "none of the utterances can be used; the first: utterance 'a' lasts 1.000 s"):
+        Corpus.build(utterances(source, "a"), wrong[:2], max_failures=5)
+
+
+def test_words_are_the_text_where_there_is_none(source):
+    words = [
+        segment("a", 0.5, 0.9, "world"), segment("a", 0, 0.1, "<sil>"), segment("a", 0.1, 0.5, "hello"), segment("b", 0, 0.1, "never"),
+        segment("fast", 0, 0.1, "<p:>"), segment("fast", 0, 0.1, "h", "phone"),
+    ]  # fmt: skip
+    rows = [
+        row | {"text": text}
+        for row, text in zip(utterances(source, "a", "b", "fast"), (" ", "as written", None), strict=True)
+    ]
+    made = Corpus.build(rows, words)
+    assert made.utterances["text"].tolist()[:2] == ["hello world", "as written"]
+    assert pd.isna(made.utterances["text"].iloc[2])
+    assert made.provenance == {"text_from_words": 1}
+    assert "text" not in Corpus.build(utterances(source, "fast"), words[4:]).utterances
+
+
+STRETCHES = ["utterance", "tier", "start", "end"]
+
+
+@pytest.mark.parametrize(
+    ("stretch", "first", "told"),
+    [
+        ((0.5, 1.5), 0.0, "do not begin at 0 but last as long as their audio"),
+        ((-0.3, 0.7), 0.8, "do not begin at 0"),
+        ((0.0, 1.0), 0.5, None),
+        ((0.0, 1.015), 0.5, None),
+        ((0.01, 1.0), 0.5, None),
+        ((0.0, 0.8), 0.5, "cover another time than their audio"),
+        ((0.0, 7.0), 0.5, "cover another time than their audio"),
+        ((0.3, 1.0), 0.5, "cover another time than their audio"),
+        ((0.5, 1.6), None, "the labels of 'a' go from 0.5 to 1.6 s, while a.wav lasts 1 s: shift them"),
+        ((-0.5, 0.9), None, "the labels of 'a' go from -0.5 to 0.9 s"),
+    ],
+)
+def test_labels_stand_where_the_audio_is(source, stretch, first, told):
+    """``first``: start in seconds of a segment that its file has at 0.5 s; None: nobody can know."""
+    stretches = pd.DataFrame([("a", "word", *stretch), ("b", "word", 0.0, 0.5)], columns=STRETCHES)
+    given = [segment("a", 0.5, 0.6), segment("b", 0.1, 0.2)]
+    if first is None:
+        with says(CorpusError, told):
+            Corpus.build(utterances(source, "a", "b"), given, stretches=stretches)
+        made = Corpus.build(utterances(source, "a", "b"), given, stretches=stretches, max_failures=1)
+        assert list(made.provenance["left_out"]) == ["a"]
+        return
+    made = Corpus.build(utterances(source, "a", "b"), given, stretches=stretches)
+    np.testing.assert_allclose(made.segments["start"], [first, 0.1])
+    notes = made.provenance.get("notes", [])
+    assert [told in note for note in notes] == ([True] if told else [])
 
 
 @pytest.mark.parametrize("column", ["start", "end"])
@@ -493,3 +622,23 @@ def test_the_fingerprint_is_that_of_its_definition(rich, block_rows, monkeypatch
 def test_the_fingerprint_is_the_same_next_year(rich):
     """Pinned: stores that exist are refused when this value changes."""
     assert rich.fingerprint == "fdfba76fe52ff889bd89fc36fc04c8b7"
+
+
+def test_what_a_reader_left_out_counts_with_bad_audio(tmp_path):
+    rows = [{"utterance": k, "audio": str(tmp_path / f"{k}.wav")} for k in "abc"]
+    small.sound(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(b"no audio")
+    small.sound(tmp_path / "c.wav")
+    told = {"c": "c.TextGrid breaks off: restore it", "d": "no such row"}
+    words = [{"utterance": k, "tier": "word", "start": 0.0, "end": 0.1, "label": "w"} for k in "abc"]
+    with pytest.raises(
+        CorpusError, match=r"^c\.TextGrid breaks off: restore it \(2 utterances .* out with --max-failures 2\)$"
+    ):
+        Corpus.build(rows, words, left_out=told)
+    with pytest.raises(AudioError, match=r"b\.wav cannot be read as audio.* --max-failures 3\)"):
+        Corpus.build(rows, words, left_out=told, max_failures=2)
+    made = Corpus.build(rows, words, left_out=told, max_failures=3)
+    assert list(made.utterances["utterance"]) == ["a"]
+    assert list(made.segments["utterance"]) == ["a"]
+    assert list(made.provenance["left_out"]) == ["c", "d", "b"]
+    assert list(told) == ["c", "d"]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -33,6 +35,20 @@ def test_round_trip(tmp_path, suffix):
     assert read.loc[0, "value"] == 0.5
     assert read.loc[3, "layer"] == "T1"
     assert pd.isna(read.loc[0, "step"])
+
+
+@pytest.mark.parametrize("suffix", results.FORMATS)
+def test_texts_that_look_like_something_else(tmp_path, suffix):
+    """A word is called nan, a country NA, a model 007."""
+    texts = ["007", "NA", "nan", "null", "None", "inf", "1e5", "True", "1.10", "-", "a,b", 'say "x"', "two\nlines"]
+    rows = [dataclasses.replace(ROW, target=text, model=text, corpus=text, revision=text) for text in texts]
+    read = results.read([results.write(rows, tmp_path / f"rows{suffix}")])
+    for column in ("target", "model", "corpus", "revision"):
+        assert read[column].tolist() == texts
+    assert read["value"].tolist() == [0.5] * len(texts)
+    values = [0.1 + 0.2, 1 / 3, 1e-300, 123456789.123456789]
+    again = results.read([results.write([dataclasses.replace(ROW, value=v) for v in values], tmp_path / f"v{suffix}")])
+    assert again["value"].tolist() == values
 
 
 def test_errors(tmp_path):

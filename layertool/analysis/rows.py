@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.errors import UsageError
+from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.non_speech import is_speech
 from layertool.spelling import nfc
 from layertool.store import FeatureStore
 from layertool.store.layout import NO_LABEL
 
 _SHOWN = 8  # values named in an error
+_TIMES = ("start", "end")
+_LONGEST = 10**9  # seconds
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,14 @@ def select(store: FeatureStore, unit: str, layer: str | None, where: Sequence[Co
     rows = Rows(np.arange(len(table)), table)
     for condition in where:
         values, codes = _column(store, unit, table, condition.column)
-        meets = _equal(values, condition.values)[codes]
+        wanted = condition.values
+        if condition.column in _TIMES and condition.column in (table.dtype.names or ()):
+            wanted = tuple(_sample_time(text) for text in wanted)
+        meets = _equal(values, wanted)[codes]
         meets = meets if not condition.negated else ~meets
         if not meets.any():
-            there = sorted({str(v) for v in values[np.unique(codes)] if not pd.isna(v)})
-            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
-            raise UsageError(f"{store.path}: no {unit} row has {condition} (values of {condition.column}: {shown})")
+            there = columns.shown(values[np.unique(codes)], _SHOWN)
+            raise UsageError(f"{store.path}: no {unit} row has {condition} (values of {condition.column}: {there})")
         rows = rows.of(meets[rows.index])
     if not len(rows):
         what = " and ".join(map(str, where)) or "a label"
@@ -136,21 +142,20 @@ def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndar
     for condition in where:
         if condition.column not in table:
             raise UsageError(f"{what} has no column '{condition.column}': it has {', '.join(map(str, table.columns))}")
-        values = table[condition.column].to_numpy()
+        values = columns.exact(table[condition.column])
         meets = _equal(values, condition.values)
         chosen &= ~meets if condition.negated else meets
         if not chosen.any():
-            there = sorted({str(value) for value in values if not pd.isna(value)})
-            shown = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+            there = columns.shown(values, _SHOWN)
             wanted = " and ".join(map(str, where))
-            raise UsageError(f"no utterance of {what} has {wanted} (values of {condition.column}: {shown})")
+            raise UsageError(f"no utterance of {what} has {wanted} (values of {condition.column}: {there})")
     return chosen
 
 
 def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values of a column, and for each row which of them it has."""
     utterances, column = store.utterances, nfc(column)
-    if column in ("start", "end", "masked") and column in (table.dtype.names or ()):
+    if column in (*_TIMES, "masked") and column in (table.dtype.names or ()):
         values, codes = np.unique(table[column], return_inverse=True)
         return (values / store.about["audio"]["sample_rate"] if column != "masked" else values), codes
     if column == "utterance":
@@ -167,31 +172,20 @@ def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> t
         own = [name for name in ("utterance", "start", "end", "label", "masked")
                if name in (table.dtype.names or ()) and (name != "label" or unit in store.labels)]  # fmt: skip
         raise UsageError(f"{store.path} has no column '{column}' at unit {unit}: it has {', '.join([*own, *metadata])}")
-    return utterances[metadata[column]].to_numpy(), table["utterance"]
+    return columns.exact(utterances[metadata[column]]), table["utterance"]
+
+
+def _sample_time(text: str) -> str:
+    """The time of the sample that a time in seconds falls on, as rows have it: 0.33333 s is that of sample 5333."""
+    seconds = columns.number(text)
+    if seconds is None or abs(seconds) > _LONGEST:
+        return text  # which no row has
+    return str(samples_to_seconds(seconds_to_samples(float(seconds))))
 
 
 def _equal(values: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
-    """Which values a person means by these texts: numbers as numbers, true and false, nothing for missing."""
-    out = np.zeros(len(values), bool)
-    for text in wanted:
-        if text == "":
-            out |= pd.isna(values)
-        elif values.dtype == bool:
-            out |= np.array([_is(value, text) for value in values], bool)
-        elif values.dtype.kind in "iuf":
-            try:
-                out |= values == float(text)
-            except ValueError:
-                continue  # a text is no number: no row has it, which `select` says
-        else:
-            out |= np.array([not pd.isna(value) and _is(value, text) for value in values], bool)
-    return out
-
-
-def _is(value, text: str) -> bool:
-    if isinstance(value, (bool, np.bool_)):
-        return text.lower() in (("true", "yes", "1") if value else ("false", "no", "0"))
-    return str(value) == text
+    """Which values a person means by these texts."""
+    return np.any([columns.equal(values, text) for text in wanted], axis=0)
 
 
 def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
@@ -202,7 +196,7 @@ def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
 
 def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
     """The same (n,) as text. UsageError where a value is missing."""
-    values = column(store, unit, rows, name)
+    values = written(store, unit, rows, name)
     missing = int(pd.isna(values).sum())
     if missing:
         raise UsageError(
@@ -210,6 +204,12 @@ def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
             "leave them out with --where"
         )
     return values.astype(str)
+
+
+def written(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
+    """The same (n,) as they are written, None where a value is missing."""
+    values, codes = _column(store, unit, rows.table, name)
+    return columns.texts(values)[codes]
 
 
 def folded(store: FeatureStore, tier: str, rows: Rows) -> Rows:

@@ -11,6 +11,7 @@ from layertool.commands.making import (
     facts,
     failures_option,
     label_options,
+    metadata_options,
     name_option,
     overwrite_option,
     refuse,
@@ -36,6 +37,8 @@ for command in (
     published.speech_accent_archive,
     published.mess,
     published.eccc,
+    published.timit,
+    published.buckeye,
     published.spoken_sts,
 ):
     corpus.add_command(command)
@@ -57,12 +60,19 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @source_argument
 @output_folder("Corpus")
 @click.option("--textgrids", type=PATH, default=None, help="Folder of TextGrids.  [default: beside the audio]")
-@click.option("--metadata", type=PATH, default=None, help="Table (.csv, .tsv, .parquet) with one row per file.")
+@metadata_options
 @click.option(
-    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, file, ...]"
+    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, path, ...]"
 )
-@click.option("--tier", "tiers", multiple=True, callback=_tiers, metavar="TIER=NAME",
-              help="Name of a tier in the TextGrids, e.g. phone=MAU.  [default: word=words, phone=phones]")  # fmt: skip
+@click.option(
+    "--tier",
+    "tiers",
+    multiple=True,
+    callback=_tiers,
+    metavar="TIER=NAME",
+    help="Name of a tier in the TextGrids, e.g. phone=MAU; word='* : words' where each speaker has one; or a suffix of "
+    "label files, e.g. phone=.phn.  [default: word=words, phone=phones]",
+)
 @label_options
 @channel_option
 @name_option
@@ -70,16 +80,35 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @overwrite_option
 @quiet_option
 def folder(
-    source, out, textgrids, metadata, id_column, tiers, rules, channel, name, max_failures, overwrite, quiet
+    source,
+    out,
+    textgrids,
+    metadata,
+    by,
+    text_column,
+    id_column,
+    tiers,
+    rules,
+    channel,
+    name,
+    max_failures,
+    overwrite,
+    quiet,
 ) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
-    TextGrids and transcripts (.lab, .txt) are found beside the audio; both may be absent.
+    TextGrids, label files (.phn, .wrd, .lab, .words, .phones, .ctm, .mlf) and transcripts (.lab, .txt) are found
+    beside the audio; all may be absent. Speakers with tiers of their own become an utterance each.
+
+    A table of --metadata has one row a file, and its rows decide what is in the corpus; with --by it has one row a
+    speaker, or whatever else KEY names.
 
     \b
     Examples:
-      layertool corpus folder recordings/ -o corpus --metadata speakers.csv
+      layertool corpus folder recordings/ -o corpus --metadata files.csv
       layertool corpus folder wavs/ -o corpus --tier phone=MAU --non-speech AP,xxx
+      layertool corpus folder AudioWAV/ -o corpus --metadata demographics.csv --by '(?P<ActorID>\\d+)_.*'
+      layertool corpus folder interviews/ -o corpus --tier word='* - words'
     """
     from layertool.corpora import folder as reader
 
@@ -96,6 +125,8 @@ def folder(
             name=name,
             progress=progress,
             max_failures=max_failures,
+            by=by,
+            text_column=text_column,
         )
     write(made, out, overwrite, quiet)
 
@@ -103,29 +134,47 @@ def folder(
 @corpus.command(context_settings=HELP)
 @source_argument
 @output_folder("Corpus")
-@click.option("--segments", type=PATH, default=None, help="Table with utterance, tier, start, end, label.")
+@click.option(
+    "--segments", type=PATH, default=None, help="Table with utterance, tier, start, end, label; or a .ctm or .mlf file."
+)
 @click.option(
     "--audio-root", type=PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
 )
+@metadata_options
 @label_options
 @channel_option
 @name_option
 @failures_option
 @overwrite_option
 @quiet_option
-def csv(source, out, segments, audio_root, rules, channel, name, max_failures, overwrite, quiet) -> None:
+def csv(
+    source,
+    out,
+    segments,
+    audio_root,
+    metadata,
+    by,
+    text_column,
+    rules,
+    channel,
+    name,
+    max_failures,
+    overwrite,
+    quiet,
+) -> None:
     """From a table with one row per utterance.
 
-    It needs the column audio; utterance, start, end, channel and metadata as you like.
+    It needs the column audio (or path, file, filename); utterance, start, end, channel and metadata as you like.
 
     \b
-    Example:
+    Examples:
       layertool corpus csv utterances.csv -o corpus --segments words.csv
+      layertool corpus csv train.tsv -o corpus --audio-root clips --metadata speakers.csv --by client_id
     """
     from layertool.corpora import tables
 
     refuse(out, overwrite)
-    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures)
+    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures, metadata, by, text_column)
     write(made, out, overwrite, quiet)
 
 
@@ -139,10 +188,11 @@ def csv(source, out, segments, audio_root, rules, channel, name, max_failures, o
 @click.option("--text-column", default=None, help="Column with the transcript, renamed to text.")
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
 def huggingface(
-    source, out, split, config, audio_column, id_column, text_column, channel, name, overwrite, quiet
+    source, out, split, config, audio_column, id_column, text_column, channel, name, max_failures, overwrite, quiet
 ) -> None:
     """From a Hugging Face dataset with an audio column.
 
@@ -156,7 +206,9 @@ def huggingface(
 
     refuse(out, overwrite)
     with output.progress_bar(quiet, "utterances") as progress:
-        made = reader.read(source, out, split, config, audio_column, id_column, text_column, name, channel, progress)
+        made = reader.read(
+            source, out, split, config, audio_column, id_column, text_column, name, channel, progress, max_failures
+        )
     write(made, out, overwrite, quiet)
 
 
@@ -166,9 +218,10 @@ def huggingface(
 @label_options
 @channel_option
 @name_option
+@failures_option
 @overwrite_option
 @quiet_option
-def lhotse(source, out, rules, channel, name, overwrite, quiet) -> None:
+def lhotse(source, out, rules, channel, name, max_failures, overwrite, quiet) -> None:
     """From a Lhotse cuts manifest (.jsonl, .jsonl.gz).
 
     \b
@@ -178,7 +231,7 @@ def lhotse(source, out, rules, channel, name, overwrite, quiet) -> None:
     from layertool.corpora import lhotse as reader
 
     refuse(out, overwrite)
-    write(reader.read(source, channel, rules, name), out, overwrite, quiet)
+    write(reader.read(source, channel, rules, name, max_failures), out, overwrite, quiet)
 
 
 @corpus.command(context_settings=HELP)

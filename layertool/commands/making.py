@@ -22,7 +22,7 @@ failures_option = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Leave out up to this many files with unusable audio, and list them.",
+    help="Leave out up to this many utterances with unusable audio or label files, and list them.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
 
@@ -49,6 +49,24 @@ def label_options(command):
         return command(*arguments, rules=Rules(raw_labels, non_speech), **asked)
 
     return run
+
+
+def metadata_options(command):
+    """The options for tables of metadata."""
+    for option in (
+        click.option("--text-column", default=None, help="Column with the transcript, renamed to text."),
+        click.option(
+            "--by",
+            multiple=True,
+            metavar="KEY",
+            help="What joins the last --metadata: a column, also as folder names, or a pattern like '(?P<speaker>\\d+)_.*'.",
+        ),
+        click.option(
+            "--metadata", multiple=True, type=PATH, help="Table of metadata; may be given again, each with --by."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def write(made, out: Path, overwrite: bool, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, MESS, the ECCC, Spoken STS."""
+"""Corpora as they are published: LibriSpeech, the Speech Accent Archive, MESS, the ECCC, TIMIT, Buckeye, Spoken STS."""
 
 from __future__ import annotations
 
@@ -132,6 +132,76 @@ def eccc(source, out, seed, name, max_failures, overwrite, quiet) -> None:
 
     refuse(out, overwrite)
     write(reader.read(source, seed, name, max_failures), out, overwrite, quiet)
+
+
+@click.command(context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option("--split", "splits", multiple=True, help="train or test; may be given again.  [default: both]")
+@click.option(
+    "--sentences", multiple=True, metavar="SA|SX|SI", help="Type of sentences; may be given again.  [default: all]"
+)
+@click.option(
+    "--phones",
+    type=click.Choice(["61", "48", "39"]),
+    default="61",
+    show_default=True,
+    help="Phones of the files, or folded as by Lee & Hon (1989).",
+)
+@label_options
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def timit(source, out, splits, sentences, phones, rules, name, max_failures, overwrite, quiet) -> None:
+    """From TIMIT as published (LDC93S1), or a copy.
+
+    \b
+    Phones and words with the times of the .PHN and .WRD files. Everybody reads the two SA sentences, so leave
+    them out where training and test data must differ: --sentences SX --sentences SI.
+    Example:
+      layertool corpus timit TIMIT/ -o timit --sentences SX --sentences SI --phones 39
+    """
+    from layertool.corpora import timit as reader
+
+    refuse(out, overwrite)
+    with output.progress_bar(quiet, "label files") as progress:
+        made = reader.read(source, splits, sentences, phones, rules, name, progress, max_failures)
+    write(made, out, overwrite, quiet)
+
+
+@click.command(context_settings=HELP)
+@source_argument
+@output_folder("Corpus")
+@click.option(
+    "--pause",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Silence, noise or interviewer of this length parts utterances.",
+)
+@click.option("--whole-files", is_flag=True, help="An utterance is a file of some ten minutes.")
+@label_options
+@name_option
+@failures_option
+@overwrite_option
+@quiet_option
+def buckeye(source, out, pause, whole_files, rules, name, max_failures, overwrite, quiet) -> None:
+    """From the Buckeye corpus as published, unpacked.
+
+    \b
+    An utterance is a stretch of the interviewee's words between pauses; words and phones are those of the
+    .words and .phones files.
+    Example:
+      layertool corpus buckeye buckeye/ -o buckeye
+    """
+    from layertool.corpora import buckeye as reader
+
+    refuse(out, overwrite)
+    with output.progress_bar(quiet, "label files") as progress:
+        made = reader.read(source, pause, whole_files, rules, name, progress, max_failures)
+    write(made, out, overwrite, quiet)
 
 
 @click.command("spoken-sts", context_settings=HELP)

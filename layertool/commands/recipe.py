@@ -67,6 +67,8 @@ def unmade(asked: Iterable[Step], steps: Iterable[Step]) -> Iterator[tuple[Step,
 
 
 def _absent(corpus, needs: dict) -> Iterator[str]:
+    from layertool import columns
+
     for tier in needs.get("tiers", []):
         if tier not in corpus.tiers:
             yield f"tier {tier}"
@@ -74,7 +76,7 @@ def _absent(corpus, needs: dict) -> Iterator[str]:
         if column not in corpus.utterances:
             yield f"column {column}"
         else:
-            held = set(corpus.utterances[column].dropna().astype(str))
+            held = set(columns.texts(corpus.utterances[column].dropna()))
             yield from (f"{column}={value}" for value in values if value not in held)
 
 

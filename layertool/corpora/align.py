@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import labels, textgrid
+from layertool.corpora import labels
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
-from layertool.errors import CorpusError, LayertoolError, MissingExtraError, UsageError
+from layertool.errors import AudioError, CorpusError, LayertoolError, MissingExtraError, UsageError
 from layertool.geometry import SAMPLE_RATE
 from layertool.non_speech import NOISE, PHONE, non_speech
 from layertool.spelling import nfc
@@ -54,6 +55,7 @@ class _Task:
     channel: str | None
     start: float | None
     end: float | None
+    n_samples: int
     words: list[str]
 
 
@@ -62,7 +64,7 @@ def align(
     dictionary: Path | str | None = None,
     max_failures: int = 0,
     jobs: int = 1,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Corpus:
     """Give every utterance the segments of the words in its ``text`` and of their phones.
 
@@ -73,8 +75,8 @@ def align(
 
     ``dictionary``: a file of pronunciations in CMUdict format (``word  P H ON ES``, alternatives as
     further lines) for words that pocketsphinx does not know, or says differently. ``max_failures``:
-    how many utterances may stay without segments because their words do not fit their audio; they
-    are named in ``provenance["alignment_failures"]``. ``jobs``: worker processes (started afresh,
+    how many utterances may stay without segments because their words do not fit their audio or their audio
+    cannot be read; they are named in ``provenance["alignment_failures"]``. ``jobs``: worker processes (started afresh,
     so a script that asks for several needs ``if __name__ == "__main__":``). ``progress``: called
     with the number of utterances done and the number of all.
 
@@ -126,7 +128,7 @@ def align(
     provenance.pop("alignment_failures", None)
     if failures:
         provenance["alignment_failures"] = failures
-    return Corpus.build(utterances, segments, corpus.name, provenance)
+    return Corpus.ordered(utterances, segments, corpus.name, provenance)
 
 
 def tokens(text: str, known: Callable[[str], bool]) -> list[str]:
@@ -186,7 +188,7 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
             if word not in missing and not known(word):
                 missing[word] = row.utterance
         channel, start, end = (None if pd.isna(value) else value for value in (row.channel, row.start, row.end))
-        tasks.append(_Task(row.audio, channel, start, end, words))
+        tasks.append(_Task(row.audio, channel, start, end, row.n_samples, words))
     if missing:
         more = len(missing) - _MISSING_SHOWN
         raise CorpusError(
@@ -235,7 +237,10 @@ class _Aligner:
         """Segments (tier, start, end, label) of one utterance, or the reason why there are none."""
         if not task.words:
             return "its text has no words"
-        samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end)
+        try:
+            samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end, task.n_samples)
+        except AudioError as error:
+            return str(error)
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
         try:
             # the first pass finds the words, the second the phones inside them

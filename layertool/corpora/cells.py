@@ -14,7 +14,7 @@ import soundfile
 import xxhash
 from scipy.io import wavfile
 
-from layertool import audio
+from layertool import audio, audio_files
 from layertool.errors import AudioError, CorpusError
 from layertool.files import whole_file
 from layertool.spelling import on_disk
@@ -95,6 +95,7 @@ def _write_array(item: pa.StructScalar, stem: Path, where: str) -> Path:
         raise CorpusError(
             f"{where} holds no fractions: give its samples as floats between -1 and 1, or embed the files"
         )
+    audio_files.check_scale(where, samples)
     path = stem.with_name(f"{stem.name}.wav")
     with whole_file(path) as temporary:
         # libsndfile would write the time of day into a float WAV

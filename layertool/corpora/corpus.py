@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from layertool import audio
-from layertool.corpora.table_files import read_one_of
+from layertool import audio, columns
+from layertool.audio_files import resampled_length
+from layertool.corpora.table_files import AUDIO_NAMES, named, read_one_of
+from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
 from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, STORE, kind, mistaken
-from layertool.spelling import nfc, nfc_values
+from layertool.non_speech import is_speech
+from layertool.spelling import nfc_values
 
 SCHEMA = 1
+_LOCATED = ("audio", "start", "end")  # columns whose types `build` sees to
 SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
@@ -50,38 +54,83 @@ class Corpus:
 
     @classmethod
     def build(
-        cls, utterances, segments=None, name: str = "corpus", provenance: dict | None = None, max_failures: int = 0
+        cls,
+        utterances,
+        segments=None,
+        name: str = "corpus",
+        provenance: dict | None = None,
+        max_failures: int = 0,
+        left_out: Mapping[str, str] | None = None,
+        stretches: pd.DataFrame | None = None,
     ) -> Corpus:
         """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
 
         ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
-        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances with unusable
-        audio are left out, with their errors in ``provenance["left_out"]``. Raises CorpusError or AudioError.
+        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances are left out, with
+        their errors in ``provenance["left_out"]``: those with unusable audio or segments that are not in it, and before
+        them ``left_out``, which its reader found unusable (id to error; in ``utterances`` or not). ``stretches``: what label
+        files say they cover (``times.fit_stretches``). Utterances without ``text`` get it from their words
+        (``provenance["text_from_words"]``: how many). Raises CorpusError or AudioError.
         """
-        utterances = pd.DataFrame(utterances).reset_index(drop=True)
+        utterances = columns.frame(utterances)
         segments = pd.DataFrame(segments if segments is not None else [], columns=None)
         if segments.empty:
             segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
-        if utterances.empty:
+        unusable = dict(left_out or {})
+        if len(unusable) > max_failures:
+            raise CorpusError(_too_many(unusable, max_failures))
+        if utterances.empty and not unusable:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
+        _some_are_left(utterances, unusable)
         _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
         _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
         _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
-        utterances["utterance"] = utterances["utterance"].astype(str)
-        utterances = _spelled(utterances, f"the utterances of {name}")
+        for column in utterances.columns.intersection(("utterance", "text")):  # digits that are spoken are words, too
+            utterances[column] = columns.texts(utterances[column])
+        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
         provenance = dict(provenance or {})
-        utterances, left_out = _probe(utterances, max_failures)
-        if left_out:
-            provenance["left_out"] = left_out
-            segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(left_out)]
+        utterances = _probe(utterances, max_failures, unusable)
+        if unusable:
+            provenance["left_out"] = unusable
+            segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(unusable)]
+        return cls.ordered(utterances, segments, name, provenance, max_failures, stretches).noting(notes)
+
+    @classmethod
+    def ordered(
+        cls,
+        utterances: pd.DataFrame,
+        segments: pd.DataFrame,
+        name: str,
+        provenance: dict,
+        max_failures: int = 0,
+        stretches: pd.DataFrame | None = None,
+    ) -> Corpus:
+        """A corpus of utterances whose audio was probed before: what ``build`` does with their segments."""
         segments, dropped = _order(segments, utterances["utterance"], name)
+        provenance = dict(provenance)
         if dropped:
             provenance["zero_length_segments"] = dropped
+        faults: dict[str, str] = {}
+        if stretches is not None and len(stretches):
+            segments, faults, told = fit_stretches(segments, stretches, utterances)
+            provenance["notes"] = [*provenance.get("notes", ()), *told]
         corpus = cls(utterances, segments, name, provenance)
-        corpus.check()
+        corpus._check_ids()
+        faults |= {one: fault for one, fault in corpus.misplaced().items() if one not in faults}
+        if faults:
+            corpus._leave_out(faults, provenance.get("left_out", {}), max_failures)
+        corpus._add_texts()
+        if not corpus.provenance.get("notes", True):
+            del corpus.provenance["notes"]
         return corpus
+
+    def noting(self, notes: Sequence[str]) -> Corpus:
+        """The same corpus, with sentences for the user in ``provenance["notes"]``."""
+        if notes:
+            self.provenance["notes"] = [*self.provenance.get("notes", []), *notes]
+        return self
 
     @classmethod
     def read(cls, folder: Path | str, channel: str | None = None) -> Corpus:
@@ -100,19 +149,21 @@ class Corpus:
             raise CorpusError(
                 f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
-        utterances = read_one_of(folder, "utterances")
+        notes: list[str] = []
+        utterances = read_one_of(folder, "utterances", say=notes.append)
         if utterances is None:
             raise CorpusError(
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = read_one_of(folder, "segments", _CODED)
+        segments = read_one_of(folder, "segments", _CODED, notes.append)
         about = folder / "corpus.json"
         provenance = read_json(about, "the description of a corpus") if about.exists() else {}
         name = provenance.pop("name", folder.resolve().name)
         for key in ("schema", "fingerprint"):
             provenance.pop(key, None)
-        if "audio" in utterances:
+        if "utterance" in utterances and (audio_column := named(utterances, AUDIO_NAMES)) is not None:
+            utterances = utterances.rename(columns={audio_column: "audio"})
             utterances["audio"] = [
                 path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
             ]
@@ -122,7 +173,7 @@ class Corpus:
             return corpus
         if channel is not None and "channel" not in utterances:
             utterances["channel"] = channel
-        return cls.build(utterances, segments, name, provenance)
+        return cls.build(utterances, segments, name, provenance).noting(notes)
 
     def write(self, folder: Path | str) -> Path:
         """Write the corpus to ``folder``; audio below it is named by relative paths, other audio by absolute ones.
@@ -133,7 +184,8 @@ class Corpus:
         check_no_store(folder)
         folder.mkdir(parents=True, exist_ok=True)
         root = folder.resolve()
-        utterances = self.utterances.copy()
+        utterances, notes = columns.settled(self.utterances, f"the utterances of {self.name}", _LOCATED)
+        self.noting(notes)
         utterances["audio"] = [
             str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
             for path in utterances["audio"]
@@ -169,11 +221,11 @@ class Corpus:
         make the features of a store wrong.
         """
         digest = xxhash.xxh3_128()
-        for columns, table in (
+        for names, table in (
             (["utterance", "start", "end", "channel", "n_samples"], self.utterances),
             (SEGMENT_COLUMNS, self.segments),
         ):
-            for column in columns:
+            for column in names:
                 for part in _bytes(table[column], column):
                     digest.update(part)
         return digest.hexdigest()
@@ -184,51 +236,88 @@ class Corpus:
 
     def check(self) -> None:
         """Raise CorpusError when ids repeat or a segment does not lie in its utterance (20 ms beyond its end pass)."""
-        check_unique(self.utterances["utterance"], f"the corpus {self.name}")
+        self._check_ids()
+        for fault in self.misplaced().values():
+            raise CorpusError(fault)
+
+    def misplaced(self) -> dict[str, str]:
+        """Utterances with segments that run backwards or do not lie in them (20 ms beyond the end pass), with reasons."""
         owners = self.owners()
-        unknown = owners < 0
+        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
+        backwards = ~(ends >= starts)  # or missing
+        lengths = self.utterances["n_samples"].to_numpy(np.int64)
+        wrong = backwards.copy()
+        for rows in blocks(len(owners)):
+            there = ~backwards[rows]
+            length, start = lengths[owners[rows]], seconds_to_samples(np.where(there, starts[rows], 0))
+            end = seconds_to_samples(np.where(there, ends[rows], 0))
+            wrong[rows] |= there & ((start < 0) | (start >= length) | (end > length + END_TOLERANCE))
+        if not wrong.any():
+            return {}
+        faults = {}
+        bad_rows = np.flatnonzero(wrong)
+        whose, first, counts = np.unique(owners[bad_rows], return_index=True, return_counts=True)
+        for owner, row, count in zip(whose, bad_rows[first], counts, strict=True):
+            bad, length = self.segments.iloc[row], lengths[owner]
+            if backwards[row]:
+                faults[bad.utterance] = (
+                    f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
+                    f"to {bad.end} s; correct its times"
+                )
+                continue
+            faults[bad.utterance] = (
+                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
+                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({count} such segments): "
+                "is this the right TextGrid for this audio?"
+            )
+        return faults
+
+    def _check_ids(self) -> None:
+        check_unique(self.utterances["utterance"], f"the corpus {self.name}")
+        unknown = self.owners() < 0
         if unknown.any():
             first = self.segments["utterance"].iloc[int(unknown.argmax())]
             raise CorpusError(
                 f"segments of {self.name} name the utterance '{first}', which is not in its utterances "
                 f"({int(unknown.sum())} such segments): add it there or take its segments out"
             )
-        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
-        backwards = ~(ends >= starts)  # or missing
-        if backwards.any():
-            bad = self.segments.iloc[int(backwards.argmax())]
-            raise CorpusError(
-                f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
-                f"to {bad.end} s; correct its times"
-            )
-        lengths = self.utterances["n_samples"].to_numpy(np.int64)
-        outside = np.zeros(len(owners), bool)
-        for rows in blocks(len(owners)):
-            length, start = lengths[owners[rows]], seconds_to_samples(starts[rows])
-            end = seconds_to_samples(ends[rows])
-            outside[rows] = (start < 0) | (start >= length) | (end > length + END_TOLERANCE)
-        if outside.any():
-            first = int(outside.argmax())
-            bad, length = self.segments.iloc[first], lengths[owners[first]]
-            raise CorpusError(
-                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
-                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({int(outside.sum())} such segments): "
-                "is this the right TextGrid for this audio?"
-            )
+
+    def _leave_out(self, faults: Mapping[str, str], before: Mapping[str, str], max_failures: int) -> None:
+        """Leave out utterances with faults, beside those that were ``before``; raise CorpusError when they are too many."""
+        allowed = max_failures - len(before)
+        if len(faults) > allowed:
+            raise CorpusError(list(faults.values())[max(allowed, 0)])
+        if len(faults) == len(self.utterances):
+            raise CorpusError(f"none of the utterances can be used; the first: {next(iter(faults.values()))}")
+        self.provenance["left_out"] = {**before, **faults}
+        self.utterances = self.utterances[~self.utterances["utterance"].isin(faults)].reset_index(drop=True)
+        segments = self.segments[~self.segments["utterance"].isin(faults)].reset_index(drop=True)
+        self.segments = _coded(segments.assign(**{column: segments[column].astype(str) for column in _CODED}))
+
+    def _add_texts(self) -> None:
+        """Fill ``text``, where it is missing, from the words of the utterance, in order of time."""
+        words = self.segments[self.segments["tier"] == "word"]
+        given = self.utterances.get("text", pd.Series(None, self.utterances.index, dtype=object))
+        missing = (given.isna() | (given.astype(str).str.strip() == "")).to_numpy()
+        if words.empty or not missing.any():
+            return
+        speech = {label for label in words["label"].unique() if is_speech("word", label)}
+        words = words[words["label"].isin(speech)]
+        owners = places(words["utterance"], self.utterances["utterance"])  # segments are in order of these and of time
+        bounds = np.searchsorted(owners, np.arange(len(missing) + 1))
+        labels, texts = words["label"].to_numpy(object), given.to_numpy(object).copy()
+        for k in np.flatnonzero(missing & (np.diff(bounds) > 0)):
+            texts[k] = " ".join(labels[bounds[k] : bounds[k + 1]])
+        n_filled = int((missing & (np.diff(bounds) > 0)).sum())
+        if n_filled:
+            self.utterances["text"] = texts
+            self.provenance["text_from_words"] = n_filled
 
 
 def check_no_store(folder: Path) -> None:
     """Raise CorpusError where a corpus would replace the utterances of a store."""
     if kind(folder) == STORE:
         raise CorpusError(f"{folder} is a feature store, in which a corpus cannot be written: choose another -o")
-
-
-def _spelled(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The table with its texts and the names of its columns in NFC; paths stay as the disk has them."""
-    table = table.rename(columns=lambda column: nfc(str(column)))
-    if repeated := sorted(table.columns[table.columns.duplicated()]):
-        raise CorpusError(f"{where} have the column '{repeated[0]}' more than once: rename one of them")
-    return table.assign(**{c: nfc_values(table[c]) for c in table.columns if c != "audio"})
 
 
 def check_unique(ids: pd.Series, where: str) -> None:
@@ -310,41 +399,56 @@ def no_segments() -> pd.DataFrame:
     )
 
 
-def _probe(utterances: pd.DataFrame, max_failures: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Fill start, end, channel, sample_rate and n_samples from the audio headers; leave out what cannot be used."""
-    utterances = utterances.copy()
+def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]) -> pd.DataFrame:
+    """Fill start, end, channel, sample_rate and n_samples from the audio, without the utterances ``left_out``.
+
+    What cannot be used is added to these.
+    """
+    utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     for column in ("start", "end"):
         values = utterances.get(column, pd.Series(np.nan, utterances.index))
         utterances[column] = _numbers(values, f"the utterances' column '{column}'")
     channel = utterances.get("channel", pd.Series([None] * len(utterances)))
     utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
-    headers: dict[str, audio.AudioInfo] = {}
+    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
+    files = audio.probe_all(utterances["audio"].unique())
     rates, lengths = [], []
-    left_out: dict[str, str] = {}
     for row in utterances.itertuples():
-        path = str(Path(row.audio).resolve())
+        path = row.audio
         try:
-            if path not in headers:
-                headers[path] = audio.probe(path)
-            info = headers[path]
+            info = files[path]
+            if isinstance(info, AudioError):
+                raise info
             audio.require_channel(path, info.channels, row.channel)
             first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
         except AudioError as error:
             left_out[row.utterance] = str(error)
-            if len(left_out) > max_failures:
-                raise
             continue
         rates.append(info.sample_rate)
-        lengths.append(audio.resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+        lengths.append(resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
+    if len(left_out) > max_failures:
+        raise AudioError(_too_many(left_out, max_failures))
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
-    if utterances.empty:
-        raise CorpusError(
-            f"none of the {len(left_out)} audio files can be used; the first: {next(iter(left_out.values()))}"
-        )
-    utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
+    _some_are_left(utterances, left_out)
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)
     utterances["n_samples"] = np.array(lengths, dtype=np.int64)
-    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]], left_out
+    return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
+
+
+def _too_many(left_out: Mapping[str, str], max_failures: int) -> str:
+    """The first error that is one too many, and how to go on all the same."""
+    n = len(left_out)
+    return (
+        f"{list(left_out.values())[max_failures]} ({n} utterance{'s' if n > 1 else ''} cannot be used; "
+        f"'layertool corpus' leaves {'them' if n > 1 else 'it'} out with --max-failures {n})"
+    )
+
+
+def _some_are_left(utterances: pd.DataFrame, left_out: Mapping[str, str]) -> None:
+    if utterances.empty:
+        raise CorpusError(
+            f"none of the {len(left_out)} utterances can be used; the first: {next(iter(left_out.values()))}"
+        )
 
 
 def _channel(value) -> str | None:

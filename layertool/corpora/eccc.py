@@ -99,9 +99,7 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
         "split_seed": split_seed,
     }
     provenance |= {f"{column}_stimuli": _numbers(table, column) for column in SPLITS}
-    if left_out:
-        provenance["left_out"] = left_out
-    return Corpus.build(table, segments, name or "eccc", provenance)
+    return Corpus.build(table, segments, name or "eccc", provenance, max_failures, left_out)
 
 
 def _locate(source: Path) -> Path:

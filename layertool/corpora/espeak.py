@@ -27,7 +27,7 @@ import soundfile
 import soxr
 
 from layertool import audio
-from layertool.audio import resampled_length
+from layertool.audio_files import resampled_length
 from layertool.corpora import espeak_worker
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.espeak_worker import END, PHONEME, SEED, WORD, Event

@@ -2,241 +2,89 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import textgrid
-from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora import beside, source_files
+from layertool.corpora.alignments import Progress, read_all
+from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
-from layertool.corpora.table_files import read_table
+from layertool.corpora.metadata import Paths, of_files, of_keys, pairs
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
-
-ID_COLUMNS = ("utterance", "utt", "id", "file", "filename", "path", "audio")
-TRANSCRIPT_SUFFIXES = (".lab", ".txt")  # the first that is there is taken
 
 
 def read(
     source: Path | str,
     textgrids: Path | str | None = None,
-    metadata: Path | str | None = None,
+    metadata: Paths = None,
     id_column: str | None = None,
     tiers: Mapping[str, str] | None = None,
     rules: Rules = USUAL,
     channel: str | None = None,
     name: str | None = None,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
     max_failures: int = 0,
+    by: str | Sequence[str] | None = None,
+    text_column: str | None = None,
 ) -> Corpus:
     """Make a corpus of every audio file below ``source``; hidden files and folders are passed over.
 
     The utterance id is the path below ``source`` without its suffix (``speaker1/take 3``); utterances
     are ordered by it. TextGrids have the same path, beside the audio or below the folder
-    ``textgrids``, where the same file name is enough if it occurs once; utterances without one are
+    ``textgrids``, where the same file name is enough if it occurs once; a TextGrid with the tiers of several speakers
+    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the files
+    of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are
     kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio gives the column ``text``. ``metadata`` (.csv, .tsv, .parquet) has a row for every
-    utterance, whose id, file name or path stands in ``id_column`` (default: the first of
-    ``ID_COLUMNS`` that is there); its other columns are joined. ``tiers`` and
-    ``progress``: see ``textgrid.read_segments`` and ``read_all``; ``rules``: what is done to labels. ``channel`` is set for all files.
-    Raises CorpusError, and AudioError for a file that is no audio.
+    audio that is no label file gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose
+    id, file name or path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns
+    are joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see
+    ``metadata.of_key``. ``tiers``: by our name, that of a tier of the TextGrids (``textgrid.voices``), or the suffix of label
+    files (``.phn``). ``rules``: what is done to labels. ``channel`` is set for all files.
+    Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
+    Raises UsageError, CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
-    files = files_below(source)
-    recordings = _by_id(files, source, audio.SUFFIXES)
+    files = source_files.files_below(source)
+    recordings = source_files.by_id(files, source, audio.SUFFIXES)
     if not recordings:
+        passed_over = source_files.unread(files, source, ())
         raise CorpusError(
-            f"{source} has no audio files (looked for {', '.join(sorted(audio.SUFFIXES))}): check the folder"
+            f"{source} has no audio files (looked for {', '.join(sorted(audio.SUFFIXES))}): "
+            + (f"{passed_over[0]}" if passed_over else "check the folder")
         )
     provenance: dict = {"reader": "folder", "source": str(source.resolve())}
+    tables, described = pairs(metadata, by), None
+    if tables and tables[0][1] is None:
+        described = of_files(tables.pop(0)[0], id_column, list(recordings), source, text_column)
+        recordings = {utterance: recordings[utterance] for utterance in described.columns.index}
 
-    if textgrids is None:
-        grids = _by_id(files, source, {".textgrid"})
-        matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
-    else:
-        textgrids = Path(textgrids)
-        grids = _by_id(files_below(textgrids), textgrids, {".textgrid"})
-        matched = _match_textgrids(recordings, grids, textgrids)
-        provenance["textgrids_from"] = str(textgrids.resolve())
-    if tiers and not matched:
-        raise CorpusError(f"{source} has no TextGrid that belongs to its audio: leave --tier out, or give --textgrids")
-    segments, notes = textgrid.read_all(matched, tiers, progress)
-    segments, named = rules.apply(segments)
-    provenance |= notes | named
-    provenance["without_textgrid"] = len(recordings) - len(matched)
-    provenance["textgrids_without_audio"] = len(grids) - len(matched)
-
+    labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
+    found = read_all(labels.sources, progress, max_failures)
+    segments, named = rules.apply(found.segments)
+    notes = [*labels.notes, *named.pop("notes", ())]
+    provenance |= labels.provenance | named
+    if found.without_tier:
+        provenance["textgrids_without_tier"] = found.without_tier
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
-    texts = _transcripts(files, source, recordings)
-    if texts:
-        utterances["text"] = [texts.get(utterance) for utterance in recordings]
-        provenance["without_transcript"] = len(recordings) - len(texts)
-    if metadata is not None:
-        columns, notes = _metadata(Path(metadata), id_column, list(recordings), source)
-        provenance |= notes
-        # what stands in the table was named by the user, so it wins over a transcript that was found
-        utterances = pd.concat(
-            [utterances.drop(columns="text", errors="ignore") if "text" in columns else utterances, columns], axis=1
-        )
+    if labels.texts:
+        utterances["text"] = [labels.texts.get(utterance) for utterance in recordings]
+        provenance["without_transcript"] = len(recordings) - len(labels.texts)
+    if described is not None:
+        utterances = described.added(utterances, provenance)
+    utterances, told = found.utterances(utterances)
+    provenance["notes"] = [*provenance.get("notes", ()), *told, *notes]
+    utterances = of_keys(utterances, tables, source, provenance)
     return Corpus.build(
-        utterances, segments, name=name or source.resolve().name, provenance=provenance, max_failures=max_failures
+        utterances,
+        segments,
+        name=name or source.resolve().name,
+        provenance=provenance,
+        max_failures=max_failures,
+        left_out=labels.unusable | found.unusable,
+        stretches=found.stretches,
     )
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
-    if not folder.is_dir():
-        raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")
-    found, seen = [], set()
-    for here, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
-        seen.add(os.path.realpath(here))
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(here, name)) not in seen
-        )
-        found += [Path(here, name) for name in names if name[0] != "."]
-    return sorted(found)
-
-
-def _unreadable(error: OSError) -> None:
-    raise CorpusError(f"{error.filename} cannot be read ({error.strerror}): correct its permissions or take it away")
-
-
-def _by_id(files: Iterable[Path], root: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """The files with one of ``suffixes`` (in any case) by their path below ``root`` without it, in order of that id."""
-    found: dict[str, Path] = {}
-    for path in files:
-        if path.suffix.lower() in suffixes:
-            identity = nfc(path.relative_to(root).with_suffix("").as_posix())
-            if identity in found:
-                raise CorpusError(
-                    f"{found[identity]} and {path} would both be the utterance '{identity}': move one of them away"
-                )
-            found[identity] = path
-    return dict(sorted(found.items()))
-
-
-def _match_textgrids(recordings: dict[str, Path], grids: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """TextGrids of a folder of their own: by the whole path, the rest by file name where that occurs once."""
-    if not grids:
-        raise CorpusError(f"{folder} has no .TextGrid files: check --textgrids")
-    matched = {utterance: grids[utterance] for utterance in recordings if utterance in grids}
-    left: dict[str, list[Path]] = {}
-    for identity, path in grids.items():
-        if identity not in recordings:
-            left.setdefault(PurePosixPath(identity).name, []).append(path)
-    claims: dict[str, str] = {}
-    for utterance in recordings:
-        stem = PurePosixPath(utterance).name
-        if utterance in matched or stem not in left:
-            continue
-        if len(left[stem]) > 1 or stem in claims:
-            raise CorpusError(
-                f"{folder} does not say which TextGrid belongs to the utterance '{utterance}' ({left[stem][0]} is one "
-                "candidate, but the file name is not unique): give the TextGrids the same subfolders as the audio"
-            )
-        claims[stem] = utterance
-        matched[utterance] = left[stem][0]
-    if not matched:
-        raise CorpusError(
-            f"no TextGrid in {folder} belongs to an audio file: the TextGrids are called like '{next(iter(grids))}', "
-            f"the audio like '{next(iter(recordings))}'; give them the same names"
-        )
-    return {utterance: matched[utterance] for utterance in recordings if utterance in matched}
-
-
-def _transcripts(files: list[Path], source: Path, recordings: dict[str, Path]) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for suffix in TRANSCRIPT_SUFFIXES:
-        for identity, path in _by_id(files, source, {suffix}).items():
-            if identity in recordings and identity not in texts:
-                try:
-                    texts[identity] = path.read_text(encoding="utf-8-sig").strip()
-                except UnicodeDecodeError as error:
-                    raise CorpusError(f"the transcript {path} is not UTF-8: save it as UTF-8 text") from error
-    return texts
-
-
-def _metadata(path: Path, id_column: str | None, ids: list[str], source: Path) -> tuple[pd.DataFrame, dict]:
-    """The metadata columns in the order of ``ids``, and what to note of them in the provenance."""
-    table = read_table(path)
-    there = ", ".join(map(str, table.columns))
-    if id_column is None:
-        id_column = next((column for column in ID_COLUMNS if column in table.columns), None)
-        if id_column is None:
-            raise CorpusError(
-                f"{path} has no column {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]} (columns there: {there}): "
-                "say which one names the utterance with --id-column"
-            )
-    elif (id_column := nfc(id_column)) not in table.columns:
-        raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
-    for column in ("start", "end"):
-        if column in table.columns:
-            raise CorpusError(
-                f"{path} has the column '{column}', so its utterances are parts of files: use "
-                f"'layertool corpus csv {path}', or rename the column if it means something else"
-            )
-    rows = _match_rows(table[id_column], ids, path)
-    if not rows:
-        raise CorpusError(
-            f"no row of {path} fits an utterance of {source}: its column '{id_column}' says "
-            f"'{table[id_column].iloc[0] if len(table) else ''}', the utterances are called like '{ids[0]}'; "
-            "name another column with --id-column or correct the ids"
-        )
-    without = [utterance for utterance in ids if utterance not in rows]
-    if without:
-        raise CorpusError(
-            f"{path} has no row for the utterance '{without[0]}' ({len(without)} of {len(ids)} have none): "
-            "add the rows, or take these audio files away"
-        )
-    left_out = [column for column in table.columns if column in AUDIO_COLUMNS and column != id_column]
-    columns = table.drop(columns=[id_column, *left_out]).iloc[[rows[utterance] for utterance in ids]]
-    notes: dict = {"metadata": str(path.resolve()), "metadata_rows_without_audio": len(table) - len(rows)}
-    if left_out:
-        notes["metadata_columns_left_out"] = left_out
-    return columns.reset_index(drop=True), notes
-
-
-def _match_rows(values: pd.Series, ids: list[str], path: Path) -> dict[str, int]:
-    """The row number of each utterance that ``values`` names.
-
-    A value names an utterance when the two are the same path or one is the tail of the other
-    (``a``, ``a.wav``, ``/data/speaker1/a.wav`` for ``speaker1/a``).
-    """
-    known = set(ids)
-    tails: dict[str, list[str]] = {}
-    for utterance in ids:
-        for tail in _tails(utterance):
-            tails.setdefault(tail, []).append(utterance)
-    rows: dict[str, int] = {}
-    for row, value in enumerate(values):
-        if pd.isna(value) or not str(value).strip():
-            raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
-        whole = PurePosixPath(nfc(str(value)).strip().replace("\\", "/"))
-        stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES else whole
-        fits: list[str] = []
-        for form in (str(whole), str(stem)):
-            fits = fits or ([form] if form in known else tails.get(form, []))
-        fits = fits or [tail for tail in _tails(str(stem)) if tail in known][:1]
-        if len(fits) > 1:
-            raise CorpusError(
-                f"{path}, row {row + 1}: '{value}' fits {len(fits)} utterances ('{fits[0]}', '{fits[1]}'): "
-                f"write the path below the source folder into '{values.name}'"
-            )
-        if fits and fits[0] in rows:
-            raise CorpusError(
-                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take one out"
-            )
-        if fits:
-            rows[fits[0]] = row
-    return rows
-
-
-def _tails(path: str) -> list[str]:
-    """``a/b/c`` to ``a/b/c``, ``b/c`` and ``c``."""
-    parts = path.strip("/").split("/")
-    return ["/".join(parts[k:]) for k in range(len(parts))]

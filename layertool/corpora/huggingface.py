@@ -15,9 +15,10 @@ import pandas as pd
 import pyarrow as pa
 
 from layertool import audio
-from layertool.corpora import cells, textgrid
+from layertool.corpora import cells
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
-from layertool.errors import CorpusError, MissingExtraError
+from layertool.errors import AudioError, CorpusError, MissingExtraError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -37,7 +38,8 @@ def read(
     text_column: str | None = None,
     name: str | None = None,
     channel: str | None = None,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
+    max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus from one split of a dataset, one utterance per row.
 
@@ -48,7 +50,8 @@ def read(
     class labels (by name) become metadata, ``text_column`` under the name ``text``; those named
     like a column of the corpus itself get ``source_`` before their name; all others are listed in
     ``provenance["columns_left_out"]``. Utterance ids come from ``id_column``, else from ``id`` or
-    ``utterance`` if these are unique, else they are row numbers. ``progress``: called with the number
+    ``utterance`` if these are unique, else they are row numbers. Up to ``max_failures`` rows with unusable audio
+    are left out, with their errors in ``provenance["left_out"]``. ``progress``: called with the number
     of rows done and the number of all.
 
     Raises MissingExtraError, CorpusError (what is asked for is not there, or a choice is needed), AudioError.
@@ -66,23 +69,31 @@ def read(
     folder = Path(out) / "audio"
     folder.mkdir(parents=True, exist_ok=True)
     root = Path(source).resolve() if local else None
-    paths: list[Path] = []
+    paths = [""] * len(ids)
+    left_out: dict[str, str] = {}
     stems = cells.file_stems(ids)
     for row, (item,) in enumerate(arrow_rows(dataset, [column])):
-        paths.append(cells.write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}"))
-        if row == 0:  # now, not after the last of all rows
-            audio.require_channel(paths[0], audio.probe(paths[0]).channels, channel)
+        try:
+            path = cells.write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}")
+            if row == 0:  # now, not after the last of all rows
+                audio.require_channel(path, audio.probe(path).channels, channel)
+        except (AudioError, CorpusError) as error:
+            left_out[ids[row]] = str(error)
+            if len(left_out) > max_failures:
+                raise
+        else:
+            paths[row] = str(path)
         if progress is not None:
             progress(row + 1, len(ids))
 
-    left_out = [c for c in dataset.column_names if c != column and c not in scalars]
+    others = [c for c in dataset.column_names if c != column and c not in scalars]
     provenance: dict = {"reader": "huggingface", "source": source if root is None else str(root), **origin}
     provenance["audio_column"] = column
-    if left_out:
-        provenance["columns_left_out"] = left_out
-    utterances = {"utterance": ids, "audio": [str(path) for path in paths], "channel": channel, **metadata}
+    if others:
+        provenance["columns_left_out"] = others
+    utterances = {"utterance": ids, "audio": paths, "channel": channel, **metadata}
     default_name = root.name if root is not None else source.partition("@")[0].rpartition("/")[2]
-    return Corpus.build(utterances, None, name or default_name, provenance)
+    return Corpus.build(utterances, None, name or default_name, provenance, max_failures, left_out)
 
 
 def is_local(source: str, suffixes: tuple[str, ...] = ()) -> bool:

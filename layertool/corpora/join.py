@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from layertool import columns
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 
@@ -13,7 +14,8 @@ from layertool.errors import CorpusError
 def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
     """The utterances and segments of all corpora, in their order, with a column ``part`` that names the corpus of each.
 
-    Metadata columns that a corpus lacks are empty for its utterances. Raises CorpusError for fewer than two
+    Metadata columns that a corpus lacks are empty for its utterances; one that holds numbers here and text there becomes text,
+    which ``provenance["notes"]`` says. Raises CorpusError for fewer than two
     corpora, names that are the same, an utterance id that two of them have, and a column ``part`` that is there.
     """
     if len(corpora) < 2:
@@ -37,12 +39,11 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
                     "so that a row says whose it is"
                 )
             owner[utterance] = corpus.name
-    utterances = pd.concat([corpus.utterances.assign(part=corpus.name) for corpus in corpora], ignore_index=True)
+    parts = [corpus.utterances.assign(part=corpus.name) for corpus in corpora]
+    utterances, notes = columns.stacked(parts, f"the utterances of {' and '.join(names)}")
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
     provenance: dict = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
-    if notes := _other_labels(corpora):
-        provenance["notes"] = notes
-    made = Corpus(utterances, segments, name or "+".join(names), provenance)
+    made = Corpus(utterances, segments, name or "+".join(names), provenance).noting([*_other_labels(corpora), *notes])
     made.check()
     return made
 

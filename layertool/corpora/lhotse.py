@@ -39,6 +39,7 @@ def read(
     channel: str | None = None,
     rules: Rules = USUAL,
     name: str | None = None,
+    max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus from the cuts of ``source`` (.jsonl or .jsonl.gz), one utterance per cut.
 
@@ -50,19 +51,28 @@ def read(
     recording, as lhotse counts them since 1.18) give the segments, with labels by
     ``rules``; a segment that is not inside the cut is left out and counted
     in ``provenance["segments_outside_cuts"]``. ``channel``: taken instead of each cut's own.
+    Up to ``max_failures`` cuts that are no stretch of one audio file, or whose audio is unusable, are left out,
+    with their errors in ``provenance["left_out"]``.
 
-    Raises MissingExtraError, and CorpusError for a manifest that is damaged or has no cuts and for
-    cuts that are no stretch of one audio file.
+    Raises MissingExtraError, AudioError, and CorpusError for a manifest that is damaged or has no cuts.
     """
     path = Path(source)
     channel = audio.check_channel(channel)
     utterances, names, tiers, symbols = [], [], [], []
     starts, ends = array("d"), array("d")  # columns, not rows: LibriSpeech has 40 million segments
     disagree: Counter[str] = Counter()
+    left_out: dict[str, str] = {}
     outside = 0
     for cut in _cuts(path):
         supervisions = sorted(cut.supervisions, key=lambda supervision: supervision.start)
-        utterances.append({"utterance": cut.id, **_place(cut, path, channel), **_metadata(cut, supervisions, disagree)})
+        try:
+            place = _place(cut, path, channel)
+        except CorpusError as error:
+            left_out[cut.id] = str(error)
+            if len(left_out) > max_failures:
+                raise
+            continue
+        utterances.append({"utterance": cut.id, **place, **_metadata(cut, supervisions, disagree)})
         for supervision in supervisions:
             for tier, items in (supervision.alignment or {}).items():
                 tier = _TIERS.get(tier, tier)
@@ -79,7 +89,7 @@ def read(
                         starts.append(max(start, 0.0))
                         ends.append(min(end, cut.duration))
                         symbols.append(sys.intern(str(item.symbol)))
-    if not utterances:
+    if not utterances and not left_out:
         raise CorpusError(f"{path} has no cuts: check how it was made")
     segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, symbols), strict=True)))
     segments, notes = rules.apply(segments)
@@ -88,7 +98,7 @@ def read(
         provenance["supervisions_disagree"] = dict(disagree)
     if outside:
         provenance["segments_outside_cuts"] = outside
-    return Corpus.build(utterances, segments, name or path.name.split(".")[0], provenance)
+    return Corpus.build(utterances, segments, name or path.name.split(".")[0], provenance, max_failures, left_out)
 
 
 def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
@@ -191,9 +201,10 @@ def _metadata(cut: MonoCut | MultiCut, supervisions: list, disagree: Counter) ->
     for supervision, description in zip(supervisions, described, strict=True):
         description.update({k: v for k, v in (supervision.custom or {}).items() if k not in description})
     for key in dict.fromkeys(key for description in described for key in description):
-        given = {d[key] for d in described if isinstance(d.get(key), (str, int, float, bool))}
+        # to a set 1, 1.0 and True are one
+        given = {(type(d[key]), d[key]) for d in described if isinstance(d.get(key), (str, int, float, bool))}
         if len(given) == 1:
-            values.setdefault(_column(key), given.pop())
+            values.setdefault(_column(key), given.pop()[1])
         elif given:
             disagree[key] += 1
     for key, value in (cut.custom or {}).items():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from layertool.corpora import textgrid
+from layertool.corpora.alignments import Progress, read_all
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
+from layertool.corpora.source_files import unread
 from layertool.errors import CorpusError
 
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE{0}, as in dev-clean/84/121123/84-121123-0000{0}"
@@ -25,7 +28,7 @@ def read(
     splits: Sequence[str] | None = None,
     rules: Rules = USUAL,
     name: str | None = None,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
     max_failures: int = 0,
 ) -> Corpus:
     """Make a corpus of LibriSpeech splits.
@@ -45,8 +48,9 @@ def read(
     if unknown:
         raise CorpusError(f"{source} has no split '{unknown[0]}': choose from {', '.join(there)}")
     utterances, n_silent = [], 0
+    others: list[Path] = []
     for split in sorted(set(chosen)):
-        rows, n_without_audio = _split(root / split)
+        rows, n_without_audio = _split(root / split, others)
         utterances += rows
         n_silent += n_without_audio
     if not utterances:
@@ -70,13 +74,24 @@ def read(
     grids = _textgrids(table, None if alignments is None else Path(alignments))
     if alignments is not None:
         provenance["textgrids_from"] = str(Path(alignments).resolve())
-    segments, notes = textgrid.read_all(grids, None, progress)
-    segments, named = rules.apply(segments)
-    provenance |= notes | named
-    provenance["without_textgrid"] = len(table) - len(grids)
+    found = read_all({one: partial(textgrid.voices, path) for one, path in grids.items()}, progress, max_failures)
+    segments, named = rules.apply(found.segments)
+    table, told = found.utterances(table)
+    provenance |= named | {"textgrids": len(grids), "without_textgrid": len(table) - len(grids)}
+    if found.without_tier:
+        provenance["textgrids_without_tier"] = found.without_tier
+    provenance["notes"] = [*unread(others, root, ()), *told, *named.get("notes", ())]
     provenance["transcripts_without_audio"] = n_silent
     name = name or "librispeech-" + "+".join(sorted(set(chosen)))
-    return Corpus.build(table, segments, name=name, provenance=provenance, max_failures=max_failures)
+    return Corpus.build(
+        table,
+        segments,
+        name=name,
+        provenance=provenance,
+        max_failures=max_failures,
+        left_out=found.unusable,
+        stretches=found.stretches,
+    )
 
 
 def _locate(folder: Path, suffix: str) -> tuple[Path, list[str]]:
@@ -125,15 +140,17 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted((child for child in _folders(folder) if child.name.isdecimal()), key=lambda child: int(child.name))
 
 
-def _split(folder: Path) -> tuple[list[dict], int]:
-    """The utterances of one split, and how many transcript lines have no audio."""
+def _split(folder: Path, others: list[Path]) -> tuple[list[dict], int]:
+    """The utterances of one split, and how many transcript lines have no audio; files beside the audio go to ``others``."""
     rows, n_without_audio = [], 0
     for speaker in _numbered(folder):
         for chapter in _numbered(speaker):
             prefix = f"{speaker.name}-{chapter.name}"
             transcripts = chapter / f"{prefix}.trans.txt"
             texts = _transcripts(transcripts)
-            paths = sorted(path for path in chapter.glob("*.flac") if path.name[0] != ".")
+            there = sorted(path for path in chapter.iterdir() if path.name[0] != ".")
+            paths = [path for path in there if path.suffix == ".flac"]
+            others += [path for path in there if path.suffix != ".flac"]
             for path in paths:
                 if not re.fullmatch(rf"{prefix}-\d+", path.stem):
                     raise CorpusError(f"{path} is not called {prefix}-NUMBER.flac: the layout is {FLAC}")

@@ -81,13 +81,11 @@ def build(choose: Choice, name: str, max_failures: int) -> Corpus:
     unusable: dict[str, str] = {}
     while True:
         table, provenance = choose(unusable)
-        corpus = Corpus.build(table, name=name, provenance=provenance, max_failures=max_failures - len(unusable))
-        left_out = corpus.provenance.pop("left_out", {})
-        if not left_out:
-            if unusable:
-                corpus.provenance["left_out"] = unusable
+        corpus = Corpus.build(table, None, name, provenance, max_failures, unusable)
+        left_out = corpus.provenance.get("left_out", {})
+        if len(left_out) == len(unusable):
             return corpus
-        unusable |= left_out
+        unusable = left_out
 
 
 def _cells(table: pd.DataFrame, ids: Sequence[str], by: Sequence[str]) -> dict[tuple[str, ...], list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.folder import files_below
 from layertool.corpora.matching import build, counted, draw
-from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError, MissingExtraError, UsageError
+from layertool.corpora.source_files import files_below, unread
+from layertool.corpora.table_files import first_sheet, read_table
+from layertool.errors import CorpusError, UsageError
 
 SELECTIONS = ("rated", "all")
 SEED = 431137  # of the paper
@@ -64,6 +63,7 @@ def read(
     path = _find_sheet(files) if ratings is None else Path(ratings)
     clips, notes = _clips(files, source, path)
     provenance: dict = {"reader": "mess", "source": str(source.resolve()), "selection": selection, "seed": seed} | notes
+    provenance["notes"] = unread(files, source, ())
     sheet = None if path is None else _ratings(path)
     if sheet is not None and path is not None:
         if not set(sheet.index) & set(clips["code"]):
@@ -190,17 +190,7 @@ def _first_sheet(path: Path) -> pd.DataFrame:
         raise CorpusError(f"{path} {what}, ratings are a .xlsx, .csv or .tsv file: name one with --ratings")
     if path.suffix.lower() != ".xlsx":
         return read_table(path)
-    try:
-        import openpyxl  # noqa: F401
-    except ImportError as error:
-        purpose = f"reading {path.name} (a .csv or .tsv saved from it needs nothing)"
-        raise MissingExtraError("openpyxl", "mess", purpose) from error
-    try:
-        sheets = pd.read_excel(path, sheet_name=None, dtype=object, engine="openpyxl")
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CorpusError(f"{path} cannot be read as a workbook ({error}): save it as .xlsx or .csv again") from error
-    rated = [sheet for sheet in sheets.values() if "valence" in {str(c).strip().lower() for c in sheet.columns}]
-    return (rated or list(sheets.values()))[0]
+    return first_sheet(path, lambda _: None, "valence")
 
 
 def _by_rating(clips: pd.DataFrame, sheet: pd.DataFrame, seed: int, n: int) -> tuple[dict[str, str], dict]:

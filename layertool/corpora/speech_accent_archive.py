@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.folder import files_below
 from layertool.corpora.matching import build, counted, equal_numbers, exact_pairs, extremes
+from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError
 
@@ -92,6 +92,7 @@ def read(
         **notes,
         **found,
         "selection": selection,
+        "notes": unread(files, source, ()),
     }
 
     def choose(unusable: Mapping[str, str]) -> tuple[pd.DataFrame, dict]:
@@ -122,10 +123,9 @@ def _find_table(source: Path) -> Path:
     tables = []
     for path in sorted(p for p in source.iterdir() if p.suffix.lower() in (".csv", ".tsv") and p.name[0] != "."):
         try:
-            header = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", nrows=0)
-        except (ValueError, OSError):  # whatever it is, it is not the table
+            there = _translation(read_table(path).columns)
+        except CorpusError:  # whatever it is, it is not the table
             continue
-        there = _translation(header.columns)
         if "speaker" in there and len(set(REQUIRED) & set(there)) > 2:
             tables.append(path)
     if not tables:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from layertool import audio
-from layertool.corpora import cells, huggingface, textgrid
+from layertool.corpora import cells, huggingface
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus, check_unique
 from layertool.corpora.matching import counted
 from layertool.errors import AudioError, CorpusError
@@ -31,7 +32,7 @@ def read(
     name: str | None = None,
     channel: str | None = None,
     max_failures: int = 0,
-    progress: textgrid.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Corpus:
     """Make a corpus of the dataset juice500/spoken_sts, of whose rows each is one speaker reading both sentences.
 
@@ -96,9 +97,7 @@ def read(
         "pairs_without_a_similarity": counted(unscored),
         "pairs_that_lost_a_side": counted(sorted(set(pairs) - complete)),
     }
-    if left_out:
-        provenance["left_out"] = left_out
-    return Corpus.build(utterances, None, name or "spoken-sts", provenance)
+    return Corpus.build(utterances, None, name or "spoken-sts", provenance, max_failures, left_out)
 
 
 def _check_fields(dataset: Dataset, source: str) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from layertool import columns
+from layertool.corpora import label_files
 from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
 from layertool.corpora.labels import USUAL, Rules
-from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError
+from layertool.corpora.metadata import Paths, of_keys, pairs
+from layertool.corpora.table_files import AUDIO_NAMES, named, read_table, with_text
+from layertool.errors import CorpusError, UsageError
+from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 from layertool.spelling import nfc, on_disk
+
+_ROUNDING = END_TOLERANCE / SAMPLE_RATE  # seconds that a label may reach beyond its utterance
 
 
 def read_csv(
@@ -21,25 +29,32 @@ def read_csv(
     name: str | None = None,
     audio_root: Path | str | None = None,
     max_failures: int = 0,
+    metadata: Paths = None,
+    by: str | Sequence[str] | None = None,
+    text_column: str | None = None,
 ) -> Corpus:
-    """Make a corpus of a .csv, .tsv or .parquet table with one row per utterance.
+    """Make a corpus of a table with one row per utterance (what a table may look like: ``table_files.read_table``).
 
-    Column ``audio``: paths below ``audio_root`` (default: the table's folder), or absolute ones.
+    Column ``audio``, or the first of ``table_files.AUDIO_NAMES`` that is there: paths below ``audio_root`` (default: the table's folder), or absolute ones.
     Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
     without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
-    given, is set for all); every other column is metadata. ``segments``: a table with utterance, tier,
-    start, end (seconds from the start of the utterance) and label; ``rules``: what is done to labels. Raises CorpusError or AudioError.
+    given, is set for all), ``text_column``, which becomes ``text``; every other column is metadata, to which tables
+    of ``metadata`` add more, each joined ``by`` a key (``metadata.of_key``). ``segments``: a table with utterance, tier,
+    start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels; ``rules``: what is done to labels. Raises CorpusError or AudioError.
     """
     source = Path(source)
-    table = read_table(source)
+    notes: list[str] = []
+    table = with_text(read_table(source, say=notes.append), text_column, source)
+    if (audio_column := named(table, AUDIO_NAMES)) is not None:
+        table = table.rename(columns={audio_column: "audio"})
     _require(table, ["audio"], source)
     if table.empty:
         raise CorpusError(f"{source} has no rows: write one line per utterance below the header")
     _filled(table, "audio", source)
-    written = [str(path).strip() for path in table["audio"]]
+    written = [str(path).strip().replace("\\", "/") for path in table["audio"]]
     if "utterance" in table.columns:
         _filled(table, "utterance", source)
-        table["utterance"] = table["utterance"].astype(str)
+        table["utterance"] = columns.texts(table["utterance"])
     else:
         table["utterance"] = _ids([nfc(path) for path in written], source)
     root = Path(audio_root) if audio_root is not None else source.parent
@@ -48,16 +63,21 @@ def read_csv(
     if channel is not None:
         table["channel"] = channel
     provenance: dict = {"reader": "csv", "source": str(source.resolve())}
+    tables = pairs(metadata, by)
+    if tables and tables[0][1] is None:
+        raise UsageError(f"{source} has the rows of the files: say with --by what joins {tables[0][0]} to them")
+    table = of_keys(table, tables, root, provenance)
     parts = None
     if segments is not None:
         segments = Path(segments)
-        parts, notes = rules.apply(_segments(segments))
-        provenance |= {"segments_from": str(segments.resolve()), **notes}
-    return Corpus.build(table, parts, name=name or source.stem, provenance=provenance, max_failures=max_failures)
+        parts, facts = rules.apply(_segments(segments, table, notes))
+        notes += facts.pop("notes", [])
+        provenance |= {"segments_from": str(segments.resolve()), **facts}
+    return Corpus.build(table, parts, name or source.stem, provenance, max_failures).noting(notes)
 
 
 def _ids(written: list[str], source: Path) -> list[str]:
-    paths = [PurePosixPath(path.replace("\\", "/")) for path in written]
+    paths = [PurePosixPath(path) for path in written]
     stems = [path.stem for path in paths]
     ids = stems if len(set(stems)) == len(stems) else [path.with_suffix("").as_posix() for path in paths]
     repeated = pd.Series(ids)[pd.Series(ids).duplicated()]
@@ -69,9 +89,17 @@ def _ids(written: list[str], source: Path) -> list[str]:
     return ids
 
 
-def _segments(path: Path) -> pd.DataFrame:
-    """The segments as they stand in their table."""
-    table = read_table(path)
+def _segments(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The segments as they stand in their file."""
+    suffix = path.suffix.lower()
+    if suffix in label_files.OF_MANY:
+        return _of_recordings(path, utterances, notes)
+    if suffix in label_files.TIERS or suffix == ".textgrid":
+        raise UsageError(
+            f"{path} has the labels of one recording: put such files beside the audio and make the corpus with "
+            "'layertool corpus folder', or give a table of segments, a .ctm or a .mlf to --segments"
+        )
+    table = read_table(path, say=notes.append)
     _require(table, SEGMENT_COLUMNS, path)
     _filled(table, "utterance", path)
     _filled(table, "tier", path)
@@ -79,8 +107,41 @@ def _segments(path: Path) -> pd.DataFrame:
     return table
 
 
-def _require(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    missing = [column for column in columns if column not in table.columns]
+def _of_recordings(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The labels of a CTM or MLF file, which names utterances, or audio files of which utterances are parts.
+
+    Of a part those are taken that lie in it, in time from its start. Labels of recordings that are not in the table,
+    and those that lie in no part, are counted.
+    """
+    ids = set(utterances["utterance"])
+    parts: dict[str, list[tuple[str, float, float]]] = {}
+    for row in utterances.to_dict("records"):
+        start, end = row.get("start"), row.get("end")
+        place = (row["utterance"], 0.0 if pd.isna(start) else start, math.inf if pd.isna(end) else end)
+        parts.setdefault(nfc(PurePosixPath(row["audio"]).stem), []).append(place)
+    rows, outside = [], 0
+    tier = label_files.tier_of(path)
+    found = label_files.of_many(path)
+    for name, entries in found.items():
+        places = [(name, 0.0, math.inf)] if name in ids else parts.get(name, [])
+        for start, end, label in entries:
+            fits = [
+                (one, first) for one, first, last in places if start >= first - _ROUNDING and end <= last + _ROUNDING
+            ]
+            outside += not fits
+            rows += [(one, tier, max(start - first, 0.0), end - first, label) for one, first in fits]
+    if not rows:
+        raise CorpusError(
+            f"{path} has no labels of the utterances: it names recordings like '{next(iter(found), '')}', the table "
+            f"utterances like '{utterances['utterance'].iloc[0]}'; give them the same names"
+        )
+    if outside:
+        notes.append(f"{outside} labels of {path} lie in no utterance of the table, and are left out")
+    return pd.DataFrame(rows, columns=SEGMENT_COLUMNS)
+
+
+def _require(table: pd.DataFrame, names: list[str], path: Path) -> None:
+    missing = [name for name in names if name not in table.columns]
     if missing:
         there = ", ".join(map(str, table.columns)) or "none"
         raise CorpusError(f"{path} has no column '{missing[0]}' (columns there: {there}): add or rename it")

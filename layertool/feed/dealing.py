@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from layertool.analysis import folds
 from layertool.analysis import rows as row_rules
@@ -38,7 +39,8 @@ def deal(
         )
     if column == "utterance":
         return by_utterance(store, unit, tier, rows, candidates, n_folds, seed)
-    values = row_rules.column(store, unit, rows, column).astype(str)
+    values = row_rules.written(store, unit, rows, column)
+    values[pd.isna(values)] = ""  # who is not known stays on one side
     return folds.disjoint(values, labels, n_folds, seed, f"values of {column}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.analysis import folds, mi
 from layertool.analysis import rows as row_rules
 from layertool.analysis.protocols import students_interval
@@ -240,7 +241,7 @@ def _halves(store: FeatureStore, unit: str, labels: str, rows: Rows, seed: int) 
 def _values(store: FeatureStore, unit: str, rows: Rows, column: str) -> np.ndarray:
     """Values (n,) of a column as something that has an order."""
     values = row_rules.column(store, unit, rows, column)
-    return values.astype(str) if values.dtype == object else values
+    return columns.texts(values).astype(str) if values.dtype == object else values
 
 
 def _rows(store: FeatureStore, unit: str, layer: str, labels: str, where: Sequence[Condition]) -> Rows:

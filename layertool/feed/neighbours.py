@@ -201,11 +201,11 @@ def _utterance_or_speaker(store: FeatureStore, unit: str, rows: Rows, names: np.
     """
     if labels == SPEAKER or SPEAKER not in store.utterances:
         return "utterance"
-    speakers = row_rules.column(store, unit, rows, SPEAKER)
+    speakers = row_rules.written(store, unit, rows, SPEAKER)
     if pd.isna(speakers).any():
         say(f"folds keep utterances whole, not speakers: {int(pd.isna(speakers).sum())} rows have none")
         return "utterance"
-    usual = pd.DataFrame({"speaker": speakers.astype(str), "label": names})
+    usual = pd.DataFrame({"speaker": speakers, "label": names})
     usual["usual"] = usual.groupby("speaker")["label"].transform(lambda own: own.mode().iloc[0])
     by_speaker = usual.drop_duplicates("speaker")["usual"]
     if (usual["label"] == usual["usual"]).mean() < NEARLY_ALL or not by_speaker.duplicated().any():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layertool import columns
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
 from layertool.analysis.views import LayerView
@@ -257,7 +258,7 @@ def _clusters(store: FeatureStore, codes: np.ndarray, options: Options) -> np.nd
         raise UsageError(
             f"{store.path}: {int(names.isna().sum())} utterances have no speaker: type --resample utterances"
         )
-    return np.unique(names.astype(str), return_inverse=True)[1]
+    return np.unique(columns.texts(names).astype(str), return_inverse=True)[1]
 
 
 def _heard(store: FeatureStore, layers: Sequence[str], codes: np.ndarray) -> dict[str, tuple[Rows, Speech]]:

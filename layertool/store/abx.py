@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
+from layertool import columns
 from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import whole_file, write_json
@@ -261,7 +262,9 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
             f"{store.path} does not say who speaks in {first} ({len(missing)} such utterances), and fastabx compares "
             f"within and across speakers: {remedy}"
         )
-    return column.astype(str).to_numpy(dtype=object)
+    speakers = columns.texts(column)
+    speakers[pd.isna(speakers)] = ""  # of utterances that are not needed
+    return speakers
 
 
 def _write_items(path: Path, items: pd.DataFrame) -> None:

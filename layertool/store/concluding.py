@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.errors import StoreError
 from layertool.files import read_json, whole_file
 from layertool.store import layout
@@ -88,7 +89,7 @@ def gather(store: Path, finished: Mapping[int, dict]) -> None:
 def write_view(store: Path, finished: Mapping[int, dict]) -> None:
     """Write store.h5: one virtual matrix per unit and layer, the row tables, ids and labels as text."""
     entries = list(finished.values())
-    utterances = pd.read_parquet(store / layout.UTTERANCES)
+    utterances = columns.read_parquet(store / layout.UTTERANCES)
     labels = read_json(store / layout.LABELS, "the labels of a store")
     with whole_file(store / layout.VIEW) as temporary:
         sheltered = Sheltered(temporary, store / layout.VIEW)
@@ -107,7 +108,7 @@ def _fill_view(
         if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
             view.create_dataset(f"utterances/{column}", data=values.to_numpy())
         else:
-            as_text = ["" if pd.isna(v) else str(v) for v in values]
+            as_text = [text or "" for text in columns.texts(values)]
             view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
     for tier, names in labels.items():
         view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))

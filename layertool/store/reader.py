@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.errors import StoreError, UsageError
 from layertool.files import read_json
 from layertool.store import layout
@@ -86,7 +87,7 @@ class FeatureStore:
         """The corpus's utterance table, with its metadata."""
         path = self.path / layout.UTTERANCES
         try:
-            table = pd.read_parquet(path)
+            table = columns.read_parquet(path)
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} is not readable as the utterances of a store ({error}): run the same extract command again, "

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.store import layout
@@ -150,6 +151,7 @@ class StoreWriter:
                 f"{self.path} was made with another configuration: {changed}. Choose another -o, or {again}"
             )
         # Metadata may have been added to the corpus since: the rows stay right, so the table is renewed.
+        utterances, _ = columns.settled(utterances, "the utterances")
         with whole_file(self.path / layout.UTTERANCES) as temporary:
             utterances.to_parquet(temporary, index=False)
         (self.path / layout.SHARDS).mkdir(exist_ok=True)

@@ -170,6 +170,82 @@ def test_every_time_can_be_named_in_seconds(store, unit):
             np.testing.assert_array_equal(found.index, np.flatnonzero(table[name] == value))
 
 
+def test_a_time_is_that_of_the_sample_it_falls_on(store):
+    table = store.row_table("word")
+    start = int(table["start"][table["start"] % 16 != 0][0])  # no whole number of milliseconds
+    typed = f"{start / 16000:.5f}"  # as segments are typed: not the sample's own time to the last digit
+    np.testing.assert_array_equal(
+        chosen(store, "word", f"start={typed}").index, np.flatnonzero(table["start"] == start)
+    )
+    for text in ("nan", "1_0", "1e400", "-1e400", "soon"):
+        with pytest.raises(UsageError, match="no word row has start="):
+            chosen(store, "word", f"start={text}")
+
+
+BIG = 1_000_000_000_000_000_001  # no float is this number
+
+
+@pytest.fixture(scope="module")
+def exact(corpus, tmp_path_factory):
+    """A store with numbers that are no floats, texts that look like numbers, and columns of two kinds."""
+    utterances = corpus.utterances.assign(
+        person=pd.array([BIG, BIG + 1, None, BIG, 7, 7, 7], dtype="Int64"),
+        code=["007", "7", "7.0", "1e5", "nan", "NA", "e\u0301"],
+        count=[1, 2, 3, 4, 5, 6, 1000],
+        mixed=[27, "27.0", "old", None, 27, 40, 40.5],
+    )
+    corpus = layertool.Corpus(utterances, corpus.segments)
+    return layertool.extract("mel", corpus, tmp_path_factory.mktemp("exact") / "mel", "utterance")
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (f"person={BIG}", [0, 3]),
+        (f"person={BIG}.0", [0, 3]),
+        (f"person!={BIG}", [1, 2, 4, 5, 6]),
+        ("person=", [2]),
+        ("person=7.0", [4, 5, 6]),
+        ("code=7", [1]),
+        ("code=007", [0]),
+        ("code=nan", [4]),
+        ("code=é", [6]),
+        ("count=1000", [6]),
+        ("count=1e3", [6]),
+        ("mixed=27", [0, 4]),
+        ("mixed=27.0", [1]),
+        ("mixed=", [3]),
+    ],
+)
+def test_numbers_with_numbers_and_texts_with_texts(exact, where, expected):
+    assert chosen(exact, "utterance", where).index.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "where", ["person=1e18", f"person={BIG + 5}", "count=1_000", "count=nan", "code=100000", "code=07"]
+)
+def test_what_only_looks_equal(exact, where):
+    with pytest.raises(UsageError, match="no utterance row has"):
+        chosen(exact, "utterance", where)
+
+
+def test_values_as_they_are_written(exact):
+    every = chosen(exact, "utterance")
+    assert rows.written(exact, "utterance", every, "person").tolist() == [
+        str(BIG),
+        str(BIG + 1),
+        None,
+        str(BIG),
+        *"777",
+    ]
+    some = chosen(exact, "utterance", "person!=")
+    assert rows.filled(exact, "utterance", some, "person").tolist() == [str(BIG), str(BIG + 1), str(BIG), *"777"]
+    assert exact.rows("utterance")["person"].dtype == "Int64"
+    assert (
+        rows.holds(exact.utterances, parse_where([f"person={BIG + 1}"]), "it").tolist() == [False, True] + [False] * 5
+    )
+
+
 def test_masked_frames(masked):
     table = masked.rows("frame", "T1")
     assert 0 < table.masked.sum() < len(table)

@@ -1,9 +1,12 @@
 import os
+import re
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from label_writing import segments, textgrid
 
 from layertool.corpora import folder, labels
 from layertool.corpora.corpus import Corpus
@@ -150,7 +153,7 @@ def test_transcripts_become_text(source):
     assert text.iloc[2] == "good bye"
     assert corpus.provenance["without_transcript"] == 1
     (source / "s1/b.lab").write_bytes("wörld".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"b\.lab is not UTF-8: save it"):
+    with pytest.raises(CorpusError, match=r"b\.lab is not in UTF-8 or UTF-16: save it"):
         folder.read(source)
 
 
@@ -227,7 +230,6 @@ ROWS = "s1/a,1\ns1/b,2\ns2/a,3\n"
         ("id,end\n" + ROWS, None, r"about\.csv has the column 'end'.*: use 'layertool corpus csv .*about\.csv'"),
         ("id,n\nq,1\n", None, r"no row of .*about\.csv fits .*talk: .* 'id' says 'q', .* like 's1/a'; .*--id-column"),
         ("id,n\n", None, r"no row of .*about\.csv fits"),
-        ("id,n\ns1/b,1\n", None, r"about\.csv has no row for the utterance 's1/a' \(2 of 3 have none\): add the rows"),
         ("id,n\na,1\n", None, r"about\.csv, row 1: 'a' fits 2 utterances \('s1/a', 's2/a'\): write the path"),
         ("id,n\n" + ROWS + "b.flac,4\n", None, r"about\.csv has two rows for the utterance 's1/b' \(rows 2 and 4\)"),
         ("id,n\n" + ROWS + ",4\n", None, r"about\.csv has no 'id' in row 4: fill it in"),
@@ -270,6 +272,130 @@ def test_linked_folders_are_followed_but_not_in_circles(source, tmp_path):
     (source / "s3").symlink_to(tmp_path / "elsewhere")
     (source / "s1/up").symlink_to(source)
     assert list(folder.read(source).utterances["utterance"]) == ["s1/a", "s1/b", "s2/a", "s3/c"]
+
+
+def test_audio_that_cannot_be_read_is_named_and_counted(source):
+    for name in ("s1/x.m4a", "s1/y.M4A", "s2/z.webm", "s2/a.mp4", "s2/a.eaf"):
+        (source / name).write_bytes(b"x")
+    corpus = folder.read(source)
+    assert len(corpus.utterances) == 3
+    left, beside = corpus.provenance["notes"]
+    assert left == (
+        f"left out: 2 .m4a, 1 .webm files, audio of kinds that cannot be read, the first {source / 's1/x.m4a'}: "
+        "convert it with 'ffmpeg -i x.m4a x.wav'"
+    )
+    assert beside.startswith(f"not read: 1 .eaf, 1 .mp4 files beside the audio, the first {source / 's2/a.eaf'}")
+    for path in (*source.rglob("*.wav"), *source.rglob("*.FLAC")):
+        path.unlink()
+    with pytest.raises(
+        CorpusError, match=r"has no audio files .*: left out: 2 \.m4a, 1 \.mp4, 1 \.webm files, .*ffmpeg -i x\.m4a"
+    ):
+        folder.read(source)
+
+
+@pytest.mark.parametrize(("audio", "grids"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_of_a_mac_are_matched(tmp_path, audio, grids):
+    name = {form: unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")}
+    sound(tmp_path / "talk" / f"{name[audio]}.wav")
+    grid(tmp_path / "grids" / f"{name[grids]}.TextGrid", (0, 0.1, "A"))
+    (tmp_path / "talk" / f"{name[grids]}.txt").write_text("un")
+    path = table(tmp_path / "about.csv", f"file,n\n{name[grids]}.wav,3\n")
+    corpus = folder.read(tmp_path / "talk", textgrids=tmp_path / "grids", metadata=path)
+    assert corpus.utterances[["utterance", "text", "n"]].to_numpy().tolist() == [[name["NFC"], "un", 3]]
+    assert corpus.segments["utterance"].tolist() == [name["NFC"]]
+    assert corpus.provenance["without_textgrid"] == 0
+
+
+TALK = {
+    "ann - words": [(0, 0.04, "hi")],
+    "ann - phones": [(0, 0.02, "HH"), (0.02, 0.04, "AY1")],
+    "bob - words": [(0.05, 0.1, "yo")],
+}
+
+
+@pytest.fixture
+def dialogues(tmp_path):
+    """Two dialogues of different people, and a monologue."""
+    for name in ("one", "two", "three"):
+        sound(tmp_path / "talks" / f"{name}.wav")
+    textgrid(tmp_path / "talks" / "one.TextGrid", TALK, 0, 0.1)
+    textgrid(
+        tmp_path / "talks" / "two.TextGrid", {key.replace("ann", "eve"): part for key, part in TALK.items()}, 0, 0.1
+    )
+    textgrid(tmp_path / "talks" / "three.TextGrid", {"words": [(0, 0.1, "alone")]}, 0, 0.1)
+    return tmp_path / "talks"
+
+
+@pytest.mark.parametrize("tiers", [None, {"word": "* - words"}, {"word": "words"}])
+def test_a_dialogue_is_an_utterance_a_speaker(dialogues, tiers, tmp_path):
+    if tiers == {"word": "* - words"}:
+        (dialogues / "three.TextGrid").unlink()
+    path = table(tmp_path / "about.csv", "file,room,speaker\none.wav,lab,x\ntwo.wav,home,x\nthree.wav,home,tom\n")
+    corpus = folder.read(dialogues, tiers=tiers, metadata=path)
+    assert corpus.utterances[["utterance", "speaker", "room"]].to_numpy().tolist() == [
+        ["one/ann", "ann", "lab"], ["one/bob", "bob", "lab"], ["three", "tom", "home"], ["two/eve", "eve", "home"], ["two/bob", "bob", "home"],
+    ]  # fmt: skip
+    assert corpus.utterances["n_samples"].tolist() == [1600] * 5
+    texts = corpus.utterances.set_index("utterance")["text"]
+    assert texts.drop("three").tolist() == ["hi", "yo", "hi", "yo"]
+    words = [row for row in segments(corpus) if row[0].startswith("one")]
+    phones = [("one/ann", "phone", 0, 320, "hh"), ("one/ann", "phone", 320, 640, "ay")]
+    assert words == [
+        *(phones if tiers is None else []),
+        ("one/ann", "word", 0, 640, "hi"),
+        ("one/bob", "word", 800, 1600, "yo"),
+    ]
+    [note] = corpus.provenance["notes"]
+    assert note.startswith("2 recordings have the labels of several speakers: each speaker became an utterance")
+
+
+def test_a_speaker_alone_keeps_the_name_of_the_recording(tmp_path):
+    sound(tmp_path / "talks" / "one.wav")
+    textgrid(tmp_path / "talks" / "one.TextGrid", {"ann - words": [(0, 0.1, "hi")]}, 0, 0.1)
+    corpus = folder.read(tmp_path / "talks")
+    assert corpus.utterances[["utterance", "speaker", "text"]].to_numpy().tolist() == [["one", "ann", "hi"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GRID.format(2, '0\n0.1\n"A"\n'), r"a\.TextGrid is damaged or cut short"),
+        (
+            GRID.format(1, '0\n9\n"A"\n'),
+            r"utterance 's1/a' lasts 0\.100 s, but its phone 'A' goes from 0\.000 to 9\.000 s",
+        ),
+        (
+            GRID.format(1, '0\n0.1\n"A"\n').replace("phones", "notes"),
+            r"a\.TextGrid has no interval tier 'words' or 'phones'",
+        ),
+        (GRID.format(1, '-0.5\n0.1\n"A"\n'), r"but its phone 'A' goes from -0\.500 to 0\.100 s"),
+        ("", r"a\.TextGrid is no TextGrid in text form"),
+    ],
+)
+def test_broken_labels_are_tolerated_like_bad_audio(source, text, said):
+    (source / "s1/a.TextGrid").write_text(text)
+    grid(source / "s2/a.TextGrid", (0, 0.1, "E"))
+    with pytest.raises(CorpusError, match=said):
+        folder.read(source)
+    (source / "s1/b.FLAC").write_bytes(b"no audio")
+    with pytest.raises((AudioError, CorpusError)):
+        folder.read(source, max_failures=1)
+    corpus = folder.read(source, max_failures=2)
+    assert corpus.utterances["utterance"].tolist() == ["s2/a"]
+    assert sorted(corpus.provenance["left_out"]) == ["s1/a", "s1/b"]
+    assert re.search(said, corpus.provenance["left_out"]["s1/a"])
+    assert corpus.segments["label"].tolist() == ["E"]
+
+
+@pytest.mark.parametrize(("start", "end", "stretches"), [(0.5, 0.6, None), (0, 0.1, {"words": (0.5, 0.6)})])
+def test_times_that_praat_preserved_are_shifted(tmp_path, start, end, stretches):
+    sound(tmp_path / "talk" / "a.wav")
+    textgrid(
+        tmp_path / "talk" / "a.TextGrid", {"words": [(0.5, 0.52, "one"), (0.52, 0.6, "two")]}, start, end, stretches
+    )
+    corpus = folder.read(tmp_path / "talk")
+    assert segments(corpus) == [("a", "word", 0, 320, "one"), ("a", "word", 320, 1600, "two")]
+    assert "do not begin at 0 but last as long as their audio" in corpus.provenance["notes"][0]
 
 
 def test_a_corpus_survives_writing_and_reading(source, tmp_path):

@@ -413,3 +413,23 @@ def test_without_datasets(speech, tmp_path, monkeypatch):
         MissingExtraError, match=r"Hugging Face dataset needs .* pip install 'layertool\[huggingface\]'"
     ):
         reader.read(speech, tmp_path / "out")
+
+
+def test_rows_with_unusable_audio_are_left_out_and_listed(tmp_path):
+    """One that is found when it is written, one when it is probed; the metadata of the others stays beside them."""
+    cells = [WAV, b"no audio", FLAC, WAV[:-100]]
+    dataset = with_audio(
+        {"audio": [{"bytes": c, "path": "x.wav"} for c in cells], "id": list("abcd"), "n": [1, 2, 3, 4]}
+    )
+    source = saved(dataset, tmp_path / "source")
+    with pytest.raises(AudioError, match=r"cut short|cannot be read as audio"):
+        reader.read(source, tmp_path / "out", max_failures=1)
+    made = reader.read(source, tmp_path / "out", max_failures=2)
+    assert made.utterances[["utterance", "n"]].values.tolist() == [["a", 1], ["c", 3]]
+    assert set(made.provenance["left_out"]) == {"b", "d"}
+    arrays = datasets.Dataset.from_dict(
+        {"audio": [{"array": [0.5, value], "sampling_rate": 8000} for value in (0.1, 3e4)], "n": [1, 2]}
+    )
+    made = reader.read(saved(arrays, tmp_path / "arrays"), tmp_path / "out2", max_failures=1)
+    assert made.utterances["n"].tolist() == [1]
+    assert "samples up to 30000" in made.provenance["left_out"]["1"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import models
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 import layertool
+from layertool import columns
 from layertool.cli import cli
 from layertool.corpora.join import join
 from layertool.errors import CorpusError
@@ -79,3 +81,34 @@ def test_command(parts, tmp_path):
     again = CliRunner().invoke(cli, ["corpus", "join", *folders, "-o", str(tmp_path / "both")])
     assert again.exit_code == 1
     assert "holds a corpus already" in again.stderr
+
+
+def test_columns_of_two_kinds_become_text_which_is_told(parts, tmp_path):
+    first, second = parts
+    first.utterances["age"], second.utterances["age"] = [27, 40, 33], ["twenties", None]
+    first.utterances["score"], second.utterances["score"] = [1, 2, 3], [0.5, np.nan]
+    first.utterances["native"], second.utterances["native"] = [True, False, True], ["yes", "no"]
+    first.utterances["id"], second.utterances["id"] = [10**18 + 1, 2, 3], pd.array([None, 10**18], dtype="Int64")
+    for part in parts:
+        part.write(tmp_path / part.name)
+    made = join([layertool.Corpus.read(tmp_path / part.name) for part in parts])
+    made.write(tmp_path / "both")
+    table = layertool.Corpus.read(tmp_path / "both").utterances
+    assert columns.texts(table["age"]).tolist() == ["27", "40", "33", "twenties", None]
+    assert columns.texts(table["native"]).tolist() == ["True", "False", "True", "yes", "no"]
+    assert table["score"].tolist()[:4] == [1.0, 2.0, 3.0, 0.5]
+    assert columns.texts(table["id"]).tolist() == [str(10**18 + 1), "2", "3", None, str(10**18)]
+    kinds = [note.split(":")[0] for note in made.provenance["notes"]]
+    assert kinds == [
+        "the column 'age' of the utterances of accents and emotions holds text and whole numbers",
+        "the column 'native' of the utterances of accents and emotions holds text and truth values",
+    ]
+    folders = [str(tmp_path / part.name) for part in parts]
+    done = CliRunner().invoke(cli, ["corpus", "join", *folders, "-o", str(tmp_path / "again")])
+    assert done.exit_code == 0
+    assert "note: the column 'age' of" in done.stderr
+
+
+def test_whole_numbers_stay_so_where_a_corpus_has_none(parts):
+    parts[0].utterances["id"] = [10**18 + 1, 2, 3]
+    assert columns.texts(join(parts).utterances["id"]).tolist() == [str(10**18 + 1), "2", "3", None, None]

@@ -262,3 +262,23 @@ def test_without_lhotse(root, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingExtraError, match=r"manifest of cuts needs .* pip install 'layertool\[lhotse\]'"):
         reader.read(root / "cuts.jsonl")
+
+
+def test_unusable_cuts_are_left_out_and_listed(root):
+    (root / "audio" / "bad.wav").write_bytes(b"no audio")
+    lines = [
+        cut("a"),
+        cut("b", audio="audio/gone.wav"),
+        cut("c", audio="audio/bad.wav"),
+        cut("d", start=0.5, duration=1.0),
+    ]
+    path = manifest(root / "cuts.jsonl", *lines)
+    with pytest.raises(CorpusError, match=r"cut 'b' .*gone\.wav, which does not exist"):
+        reader.read(path)
+    with pytest.raises(AudioError, match=r"bad\.wav cannot be read"):
+        reader.read(path, max_failures=1)
+    made = reader.read(path, max_failures=2)
+    assert list(made.utterances["utterance"]) == ["a", "d"]
+    assert list(made.provenance["left_out"]) == ["b", "c"]
+    with pytest.raises(CorpusError, match="none of the 1 utterances can be used; the first: the cut 'b'"):
+        reader.read(manifest(root / "one.jsonl", lines[1]), max_failures=1)

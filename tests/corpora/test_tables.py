@@ -93,6 +93,7 @@ def test_segments(root):
         "non_speech": {"phone": ["sil", "spn"]},
         "segments_left_out": 2,
         "zero_length_segments": 1,
+        "text_from_words": 1,
     }
     raw = tables.read_csv(source, segments, rules=labels.Rules(raw=True))
     assert list(raw.segments["label"]) == ["sil", "spn", "Null", "AH0"]
@@ -112,7 +113,7 @@ def test_numbers_as_ids_and_labels_in_parquet(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file\naudio/a.wav\n", r"t\.csv has no column 'audio' \(columns there: file\): add or rename it"),
+        ("name\naudio/a.wav\n", r"t\.csv has no column 'audio' \(columns there: name\): add or rename it"),
         ("audio\n", r"t\.csv has no rows: write one line per utterance"),
         ("", r"t\.csv cannot be read as a table .*: save it as UTF-8"),
         ("audio,n\naudio/a.wav,1\n,2\n", r"t\.csv has no 'audio' in row 2 \(1 such rows\): fill it in"),

@@ -1,8 +1,9 @@
-import numpy as np
+import time
+
+import praatio.textgrid
 import pytest
 
 from layertool.corpora import textgrid
-from layertool.corpora.corpus import SEGMENT_COLUMNS
 from layertool.errors import CorpusError
 
 WORDS = [(0, 0.3, ""), (0.3, 0.5, "Hello"), (0.5, 1.0, "world")]
@@ -50,8 +51,10 @@ def write(tmp_path):
     return write
 
 
-def rows(segments):
-    return [(s["tier"], s["start"], s["end"], s["label"]) for s in segments]
+def labelled(path, tiers=None):
+    """Tier, start, end, label of the intervals with a label, in a file of one speaker."""
+    [voice] = textgrid.voices(path, tiers)
+    return [(tier, *entry) for tier, (_, entries) in voice.tiers.items() for entry in entries if entry[2]]
 
 
 EXPECTED = [
@@ -66,30 +69,30 @@ EXPECTED = [
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_every_form_of_the_file_gives_the_same_segments(write, form, encoding, newline):
     path = write(form({"words": WORDS, "phones": PHONES}).replace("\n", newline), encoding)
-    assert rows(textgrid.read_segments(path)) == EXPECTED
+    assert labelled(path) == EXPECTED
 
 
 def test_last_interval_is_read_without_a_final_newline(write):
-    assert rows(textgrid.read_segments(write(short({"words": WORDS}).rstrip("\n")))) == EXPECTED[:2]
+    assert labelled(write(short({"words": WORDS}).rstrip("\n"))) == EXPECTED[:2]
 
 
 @pytest.mark.parametrize("label", ["AH0", "sil", "  N ", "<unk>", 'say ""hi""', "größer"])
 def test_labels_stand_as_in_the_file(write, label):
     path = write(short({"words": [(0, 0.5, label), (0.5, 0.7, ""), (0.7, 1, "  ")]}))
-    assert [s["label"] for s in textgrid.read_segments(path)] == [label.strip().replace(chr(34) * 2, chr(34))]
+    assert [row[3] for row in labelled(path)] == [label.strip().replace(chr(34) * 2, chr(34))]
 
 
 @pytest.mark.parametrize(("asked", "written"), [("La\u0308ute", "Läute"), ("Läute", "Mary - La\u0308ute")])
 def test_names_of_tiers_are_compared_as_letters(write, asked, written):
     path = write(short({written: PHONES}))
-    assert rows(textgrid.read_segments(path, {"phone": asked})) == EXPECTED[2:]
+    assert labelled(path, {"phone": asked}) == EXPECTED[2:]
 
 
 def test_zero_length_overlapping_and_backward_intervals_stand_as_they_are(write):
     # openTextgrid refuses each of these files; Corpus.build counts the first and refuses the last
     intervals = [(0, "0.30000000000000004", "a"), ("0.3", 0.3, "b"), (0.2, 0.8, "c"), (0.9, 0.8, "d")]
     path = write(short({"words": intervals}))
-    assert rows(textgrid.read_segments(path)) == [
+    assert labelled(path) == [
         ("word", 0.0, 0.30000000000000004, "a"),
         ("word", 0.3, 0.3, "b"),
         ("word", 0.2, 0.8, "c"),
@@ -98,49 +101,65 @@ def test_zero_length_overlapping_and_backward_intervals_stand_as_they_are(write)
 
 
 @pytest.mark.parametrize("form", [short, long])
-def test_tiny_times_with_an_exponent_are_zero(write, form):
+def test_tiny_times_with_an_exponent(write, form):
     path = write(form({"words": [("5.551115123125783e-17", 0.5, "a"), (0.5, 1, "b")]}))
-    assert rows(textgrid.read_segments(path)) == [("word", 0.0, 0.5, "a"), ("word", 0.5, 1.0, "b")]
-
-
-@pytest.mark.parametrize("form", [short, long])
-def test_a_negative_time_is_refused(write, form):
-    path = write(form({"words": [("-0.5", 0.5, "a"), (0.5, 1, "b")]}))
-    with pytest.raises(CorpusError, match=r"a\.TextGrid has a negative time: shift"):
-        textgrid.read_segments(path)
+    assert labelled(path) == [("word", 5.551115123125783e-17, 0.5, "a"), ("word", 0.5, 1.0, "b")]
 
 
 def test_hyphens_in_labels_are_no_negative_times(write):
     path = write(short({"words": [(0, 0.5, "-5"), (0.5, 1, "e-mail")]}))
-    assert [s["label"] for s in textgrid.read_segments(path)] == ["-5", "e-mail"]
+    assert [row[3] for row in labelled(path)] == ["-5", "e-mail"]
 
 
 def test_one_of_the_two_default_tiers_is_enough(write):
-    assert rows(textgrid.read_segments(write(short({"notes": WORDS, "words": WORDS})))) == EXPECTED[:2]
+    assert labelled(write(short({"notes": WORDS, "words": WORDS}))) == EXPECTED[:2]
 
 
 def test_named_tiers_replace_the_default(write):
     path = write(short({"ORT": WORDS, "words": WORDS, "MAU": PHONES}))
-    assert rows(textgrid.read_segments(path, {"word": "ORT"})) == EXPECTED[:2]
-    assert rows(textgrid.read_segments(path, {"word": "ORT", "phone": "MAU"})) == EXPECTED
+    assert labelled(path, {"word": "ORT"}) == EXPECTED[:2]
+    assert labelled(path, {"word": "ORT", "phone": "MAU"}) == EXPECTED
 
 
 def test_the_tiers_of_a_single_speaker_are_found(write):
     path = write(short({"Mary - words": WORDS, "Mary - phones": PHONES}))
-    assert rows(textgrid.read_segments(path)) == EXPECTED
+    assert labelled(path) == EXPECTED
 
 
-def test_two_speakers_need_a_choice(write):
-    path = write(short({"Ann - words": WORDS, "Mary - words": WORDS}))
-    with pytest.raises(CorpusError, match=r"a\.TextGrid has 2 tiers for 'words' .*--tier word='Ann - words'"):
-        textgrid.read_segments(path)
-    assert rows(textgrid.read_segments(path, {"word": "Mary - words"})) == EXPECTED[:2]
+def test_each_speaker_is_a_voice(write):
+    path = write(short({"Ann - words": WORDS, "Mary - phones": PHONES, "Mary - words": WORDS}))
+    ann, mary = textgrid.voices(path)
+    assert (ann.speaker, list(ann.tiers)) == ("Ann", ["word"])
+    assert (mary.speaker, list(mary.tiers)) == ("Mary", ["word", "phone"])
+    assert labelled(path, {"word": "Mary - words"}) == EXPECTED[:2]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "speakers"),
+    [
+        ("* : w", ["A : w", "B : w", "A : p"], ["A", "B"]),
+        ("w_*", ["w_A", "x", "w_B"], ["A", "B"]),
+        ("*", ["A", "B"], ["A", "B"]),
+        ("(*) [w]+", ["(A) [w]+", "(A) w"], ["A"]),
+    ],
+)
+def test_a_pattern_names_speakers(write, pattern, names, speakers):
+    path = write(short(dict.fromkeys(names, WORDS)))
+    assert [voice.speaker for voice in textgrid.voices(path, {"word": pattern})] == speakers
+
+
+def test_tiers_of_nobody_beside_those_of_two_speakers_are_refused(write):
+    path = write(short({"Ann - words": WORDS, "Mary - words": WORDS, "phones": PHONES}))
+    with pytest.raises(
+        CorpusError, match=r"a\.TextGrid has tiers of Ann and Mary and others of nobody .*--tier word='\* - words'"
+    ):
+        textgrid.voices(path)
 
 
 def test_two_tiers_of_one_name_are_refused(write):
     path = write(short({"words": WORDS, "wordz": WORDS}).replace("wordz", "words"))
-    with pytest.raises(CorpusError, match=r"a\.TextGrid has 2 tiers for 'words' \(words\): rename one"):
-        textgrid.read_segments(path)
+    with pytest.raises(CorpusError, match=r"a\.TextGrid has several tiers for 'words' \(words, words\): rename one"):
+        textgrid.voices(path)
 
 
 def test_no_wanted_tier_names_those_there_and_the_option(write):
@@ -150,19 +169,19 @@ def test_no_wanted_tier_names_those_there_and_the_option(write):
         r"say which to take with --tier word=NAME or --tier phone=NAME"
     )
     with pytest.raises(CorpusError, match=message):
-        textgrid.read_segments(path)
+        textgrid.voices(path)
 
 
 def test_a_named_tier_must_be_there(write):
     path = write(short({"words": WORDS, "phones": PHONES}))
     with pytest.raises(CorpusError, match=r"a\.TextGrid has no interval tier 'Words' .*--tier word=NAME$"):
-        textgrid.read_segments(path, {"word": "Words", "phone": "phones"})
+        textgrid.voices(path, {"word": "Words", "phone": "phones"})
 
 
 def test_a_point_tier_is_no_interval_tier(write):
     path = write(short({"words": [(0.5, "a")]}, kind="TextTier"))
     with pytest.raises(CorpusError, match=r"tiers there: 'words' with points\)"):
-        textgrid.read_segments(path)
+        textgrid.voices(path)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +198,7 @@ def test_a_point_tier_is_no_interval_tier(write):
 )
 def test_damaged_files_are_refused(write, text):
     with pytest.raises(CorpusError, match=r"a\.TextGrid is damaged .*: export it again"):
-        textgrid.read_segments(write(text))
+        textgrid.voices(write(text))
 
 
 @pytest.mark.parametrize(
@@ -187,40 +206,48 @@ def test_damaged_files_are_refused(write, text):
 )
 def test_other_files_are_refused(write, text):
     with pytest.raises(CorpusError, match=r"a\.TextGrid is no TextGrid in text form: .*Save as text file"):
-        textgrid.read_segments(write(text))
+        textgrid.voices(write(text))
 
 
 def test_other_encodings_are_refused(write):
     with pytest.raises(CorpusError, match=r"a\.TextGrid is not in UTF-8 or UTF-16: save it"):
-        textgrid.read_segments(write(short({"words": [(0, 1, "größer")]}), "latin-1"))
+        textgrid.voices(write(short({"words": [(0, 1, "größer")]}), "latin-1"))
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(CorpusError, match=r"gone\.TextGrid cannot be read .*: check the path"):
-        textgrid.read_segments(tmp_path / "gone.TextGrid")
+        textgrid.voices(tmp_path / "gone.TextGrid")
 
 
 def test_reading_prints_nothing(write, capsys):
-    textgrid.read_segments(write(short({"words": [(0, 0.5, "a"), (0.5, 1.5, "b")]})))
+    textgrid.voices(write(short({"words": [(0, 0.5, "a"), (0.5, 1.5, "b")]})))
     assert capsys.readouterr() == ("", "")
 
 
-def test_read_all_gives_one_table_and_notes(tmp_path):
-    both, words = tmp_path / "both.TextGrid", tmp_path / "words.TextGrid"
-    both.write_text(short({"words": WORDS, "phones": PHONES}))
-    words.write_text(short({"words": WORDS}))
-    calls = []
-    table, notes = textgrid.read_all({"u1": both, "u2": words}, progress=lambda *call: calls.append(call))
-    assert list(table.columns) == SEGMENT_COLUMNS
-    expected = [("u1", *row) for row in EXPECTED] + [("u2", *row) for row in EXPECTED[:2]]
-    assert list(table.itertuples(index=False, name=None)) == expected
-    assert table["start"].dtype == np.float64
-    assert notes == {"textgrids": 2, "textgrids_without_tier": {"phone": 1}}
-    assert calls == [(1, 2), (2, 2)]
+def test_other_writers(write):
+    # comments, no blanks around the sign, points with their times, a tier without entries
+    text = long({"words": WORDS, "none": []}).replace("xmin = 0.3", "xmin=0.3").replace("item []:", "item []: ! 99")
+    assert labelled(write(text)) == EXPECTED[:2]
+    points = short({"points": [(0.5, "a")]}, kind="TextTier")
+    [tier] = textgrid.read(write(points))
+    assert (tier.name, tier.has_intervals, tier.entries) == ("points", False, [(0.5, 0.5, "a")])
 
 
-def test_read_all_of_nothing():
-    table, notes = textgrid.read_all({})
-    assert list(table.columns) == SEGMENT_COLUMNS
-    assert table.empty
-    assert notes == {"textgrids": 0}
+def test_twenty_thousand_blank_lines_cost_nothing(write):
+    start = time.perf_counter()
+    path = write(short({"words": WORDS}) + "\n" * 20_000)
+    assert labelled(path) == EXPECTED[:2]
+    labelled(write(short({"words": WORDS}).replace('"Hello"', '"' + '""' * 20_000 + 'x"' + " \n" * 20_000)))
+    with pytest.raises(CorpusError, match="is damaged"):
+        textgrid.voices(write(short({"words": WORDS}) + '"' + '""' * 20_000 + " \n" * 20_000))
+    assert time.perf_counter() - start < 2
+
+
+def test_the_same_as_praatio_reads(shared):
+    files = sorted((shared / "data" / "speech").rglob("*.TextGrid"))
+    assert files
+    for path in files[:40]:
+        theirs = praatio.textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
+        ours = {tier.name: tier.entries for tier in textgrid.read(path)}
+        assert list(ours) == list(theirs.tierNames)
+        assert all(ours[name] == [tuple(entry) for entry in theirs.getTier(name).entries] for name in ours)

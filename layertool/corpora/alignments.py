@@ -1,0 +1,143 @@
+"""What label files say of the audio beside them: reading many of them, whose the labels are, and when they are.
+
+Every reader of a kind of file gives ``Voice``s; what follows from them is decided here, once.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from layertool.corpora.corpus import SEGMENT_COLUMNS
+from layertool.errors import CorpusError
+from layertool.spelling import nfc
+
+Progress = Callable[[int, int], None]  # called with (files read, files in all)
+Entry = tuple[float, float, str]  # start and end in seconds, label
+Stretch = tuple[float, float]  # of time: start and end in seconds
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Voice(NamedTuple):
+    """The labels of one speaker in one recording.
+
+    ``speaker``: None where the file does not say. ``tiers``: by our name of a tier (``word``, ``phone``), the stretch of time
+    that it says it covers (None: it does not say) and its labels, in seconds from the same zero.
+    """
+
+    speaker: str | None
+    tiers: dict[str, tuple[Stretch | None, list[Entry]]]
+
+
+@dataclass
+class Alignments:
+    """The labels of many recordings.
+
+    ``segments``: the columns of ``Corpus.segments``, labels as in the files. ``stretches``: utterance, tier, start, end (seconds) of
+    what the files say they cover. ``speakers``: recording to the utterances in it, each with its speaker or None; recordings
+    without labels are not there. ``unusable``: recordings whose label files cannot be used, with the reason.
+    ``without_tier``: how many files lack a tier that others have.
+    """
+
+    segments: pd.DataFrame
+    stretches: pd.DataFrame
+    speakers: dict[str, dict[str, str | None]]
+    unusable: dict[str, str]
+    without_tier: dict[str, int]
+
+    def utterances(self, recordings: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+        """One row for each speaker of a recording, and sentences for the user.
+
+        ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as the utterances
+        ``RECORDING/SPEAKER``. The column ``speaker`` is filled where label files name the speakers.
+        """
+        named = {u: who for parts in self.speakers.values() for u, who in parts.items() if who is not None}
+        if not named:
+            return recordings, []
+        parts = [list(self.speakers.get(one, {one: None})) for one in recordings["utterance"]]
+        table = recordings.loc[recordings.index.repeat([len(part) for part in parts])].reset_index(drop=True)
+        table["utterance"] = [one for part in parts for one in part]
+        known = table.get("speaker", pd.Series(None, table.index, dtype=object))
+        shared = [len(part) > 1 for part in parts for _ in part]  # what a table says of a recording is not said of both
+        table["speaker"] = [
+            named.get(one, speaker) if is_shared or pd.isna(speaker) else speaker
+            for one, speaker, is_shared in zip(table["utterance"], known, shared, strict=True)
+        ]
+        several = sum(len(part) > 1 for part in parts)
+        if not several:
+            return table, []
+        note = (
+            f"{several} recording{'s have' if several > 1 else ' has'} the labels of several speakers: each speaker became an "
+            f"utterance of the whole recording, like '{next(part[0] for part in parts if len(part) > 1)}', with the column speaker"
+        )
+        return table, [note]
+
+
+def read_all(
+    sources: Mapping[str, Callable[[], list[Voice]]], progress: Progress | None = None, max_failures: int = 0
+) -> Alignments:
+    """Read the labels of many recordings.
+
+    ``sources``: recording to a function that reads its labels. Raises the CorpusError of the first that cannot be used
+    after ``max_failures`` of them.
+    """
+    utterances, names, kept = [], [], []
+    starts, ends = array("d"), array("d")  # columns, not dicts: LibriSpeech has 40 million segments
+    stretches: list[tuple[str, str, float, float]] = []
+    speakers: dict[str, dict[str, str | None]] = {}
+    unusable: dict[str, str] = {}
+    n_with: Counter[str] = Counter()
+    for n_read, (recording, source) in enumerate(sources.items(), start=1):
+        try:
+            voices = source()
+        except CorpusError as error:
+            unusable[recording] = str(error)
+            if len(unusable) > max_failures:
+                raise
+            voices = []
+        several = len(voices) > 1
+        speakers[recording] = {f"{recording}/{v.speaker}" if several else recording: v.speaker for v in voices}
+        for utterance, voice in zip(speakers[recording], voices, strict=True):
+            for tier, (stretch, entries) in voice.tiers.items():
+                n_with[tier] += 1
+                if stretch is not None:
+                    stretches.append((utterance, tier, *stretch))
+                for start, end, label in entries:
+                    if not label:
+                        continue
+                    utterances.append(utterance)
+                    names.append(tier)
+                    starts.append(start)
+                    ends.append(end)
+                    kept.append(sys.intern(label))
+        if progress:
+            progress(n_read, len(sources))
+    n_voices = sum(len(parts) for parts in speakers.values())
+    return Alignments(
+        pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (utterances, names, starts, ends, kept), strict=True))),
+        pd.DataFrame(stretches, columns=SEGMENT_COLUMNS[:-1]),
+        {recording: parts for recording, parts in speakers.items() if parts},
+        unusable,
+        {tier: n_voices - n for tier, n in sorted(n_with.items()) if n < n_voices},
+    )
+
+
+def read_text(path: Path) -> str:
+    """The text of a label file, in composed letters and with line feeds. Raises CorpusError where it is none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+    try:
+        text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not in UTF-8 or UTF-16: save it as text in one of them") from error
+    return nfc(text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -1,0 +1,213 @@
+"""TIMIT (LDC93S1): sentences read by 630 Americans, with phones and words by hand.
+
+Its layout, in capitals or small letters: SPLIT/REGION/SPEAKER/SENTENCE, as in TRAIN/DR1/FCJF0/SA1 with .WAV, .TXT, .PHN and .WRD.
+Times are numbers of samples at 16 kHz, and stay these numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from layertool import audio
+from layertool.corpora import label_files
+from layertool.corpora.alignments import Entry, Progress, Stretch, Voice, read_all, read_text
+from layertool.corpora.corpus import Corpus
+from layertool.corpora.labels import USUAL, Rules
+from layertool.corpora.source_files import files_below, unread
+from layertool.errors import CorpusError, UsageError
+from layertool.geometry import SAMPLE_RATE
+
+LAYOUT = "SPLIT/REGION/SPEAKER/SENTENCE.WAV, as in TRAIN/DR1/FCJF0/SA1.WAV, with .TXT, .PHN and .WRD beside it"
+REGIONS = {
+    "DR1": "New England",
+    "DR2": "Northern",
+    "DR3": "North Midland",
+    "DR4": "South Midland",
+    "DR5": "Southern",
+    "DR6": "New York City",
+    "DR7": "Western",
+    "DR8": "Army Brat",  # moved around
+}
+GENDERS = {"F": "female", "M": "male"}
+SENTENCE_TYPES = {"SA": "dialect, the same two for everybody", "SX": "compact", "SI": "diverse"}
+# Two men and a woman of each region; their SX and SI sentences are the core test set.
+CORE_TEST_SPEAKERS = frozenset(
+    "MDAB0 MWBT0 FELC0 MTAS1 MWEW0 FPAS0 MJMP0 MLNT0 FPKT0 MLLL0 MTLS0 FJLM0 "
+    "MBPM0 MKLT0 FNLP0 MCMJ0 MJDH0 FMGD0 MGRT0 MNJM0 FDHC0 MJLN0 MPAM0 FMLD0".split()
+)
+# Lee & Hon 1989, table 2: 61 phones to 48 (allophones joined), and these to the 39 that are told apart in scoring.
+# The glottal stop q is left out of both.
+TO_48 = {
+    **dict.fromkeys(("pcl", "tcl", "kcl", "qcl"), "cl"),
+    **dict.fromkeys(("bcl", "dcl", "gcl"), "vcl"),
+    **dict.fromkeys(("h#", "#h", "pau"), "sil"),
+    "ux": "uw", "axr": "er", "ax-h": "ax", "em": "m", "nx": "n", "eng": "ng", "hv": "hh",
+}  # fmt: skip
+TO_39 = {
+    **dict.fromkeys(("cl", "vcl", "epi"), "sil"),
+    "el": "l", "en": "n", "zh": "sh", "ao": "aa", "ix": "ih", "ax": "ah",
+}  # fmt: skip
+LEFT_OUT = "q"
+PHONES = ("61", "48", "39")
+_PATH = re.compile(r"(?<![^/])(TRAIN|TEST)/(DR[1-8])/([FM][A-Z]{3}\d)/((SA|SI|SX)\d+)((?:\.\w+)+)$", re.IGNORECASE)
+_COLUMNS_OF_SPKRINFO = ("id", "sex", "region", "use", "recorded", "born", "height", "race", "education")
+
+
+def read(
+    source: Path | str,
+    splits: Collection[str] = (),
+    sentences: Collection[str] = (),
+    phones: str = "61",
+    rules: Rules = USUAL,
+    name: str | None = None,
+    progress: Progress | None = None,
+    max_failures: int = 0,
+) -> Corpus:
+    """Make a corpus of TIMIT, or of a part of its folders.
+
+    The id of an utterance is its path in capitals (``TRAIN/DR1/FCJF0/SA1``), which is their order. Columns: split (train, test),
+    test_set (core: SX and SI of the 24 speakers of the core test set; complete: the rest of the test part), region (DR1) and
+    dialect (New England), speaker, gender, sentence (SA1), sentence_type (SA, SX, SI), text; and from
+    SPKRINFO.TXT, where it is somewhere below ``source``, age (years on the day of recording), race and education.
+    Segments: the tiers phone (.PHN) and word (.WRD).
+
+    ``splits``: of train and test, ``sentences``: of SA, SX and SI, those to take (default: all). ``phones``: the 61 of the
+    files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
+    Raises UsageError, CorpusError or AudioError.
+    """
+    if phones not in PHONES:
+        raise UsageError(f"'{phones}' is no set of phones of TIMIT: choose from {', '.join(PHONES)}")
+    wanted = [_choice("split", splits, ("TRAIN", "TEST")), _choice("type of sentences", sentences, SENTENCE_TYPES)]
+    source = Path(source)
+    files = files_below(source)
+    utterances: dict[str, dict[str, Path]] = {}
+    copies = 0
+    for path in files:
+        fit = _PATH.search(path.absolute().as_posix())
+        if fit is None or fit[1].upper() not in wanted[0] or fit[5].upper() not in wanted[1]:
+            continue
+        own = utterances.setdefault("/".join(fit.group(1, 2, 3, 4)).upper(), {})
+        kind = ".wav" if path.suffix.lower() in audio.SUFFIXES else fit[6].lower()  # of a copy: .WAV.wav
+        better = kind in own and len(own[kind].name) > len(path.name)
+        copies += kind == ".wav" and kind in own
+        if kind not in own or better:
+            own[kind] = path
+    spoken = {one: own for one, own in sorted(utterances.items()) if ".wav" in own}
+    if not spoken:
+        raise CorpusError(f"{source} has no audio of TIMIT: the layout is {LAYOUT}")
+    found = read_all({one: partial(_labels, own, phones) for one, own in spoken.items()}, progress, max_failures)
+    table = pd.DataFrame([_facts(one, own) for one, own in spoken.items()])
+    speakers = next((path for path in files if path.name.upper() == "SPKRINFO.TXT"), None)
+    if speakers is not None:
+        about = _speakers(speakers)
+        for column in ("age", "race", "education"):
+            table[column] = [about.get(speaker, {}).get(column) for speaker in table["speaker"]]
+    segments, named = rules.apply(found.segments)
+    read_files = {path for own in spoken.values() for path in own.values()}
+    notes = unread(files, source, read_files)
+    if copies:
+        notes.append(
+            f"{copies} recording{'s are' if copies > 1 else ' is'} there twice, as SA1.WAV and SA1.WAV.wav: the first was taken"
+        )
+    provenance = {
+        "reader": "timit",
+        "source": str(source.resolve()),
+        "phones": phones,
+        **named,
+        **{f"without_{kind[1:]}": sum(kind not in own for own in spoken.values()) for kind in (".txt", ".phn", ".wrd")},
+        "labels_without_audio": len(utterances) - len(spoken),
+        "notes": [*notes, *named.get("notes", ())],
+    }
+    return Corpus.build(
+        table, segments, name=name or "timit", provenance=provenance, max_failures=max_failures, left_out=found.unusable
+    )
+
+
+def fold(label: str, phones: str) -> str | None:
+    """One of the 61 phones as one of the 48 or 39 (``phones``); None for the glottal stop, which these sets leave out."""
+    if phones == "61":
+        return label
+    if label == LEFT_OUT:
+        return None
+    folded = TO_48.get(label, label)
+    return folded if phones == "48" else TO_39.get(folded, folded)
+
+
+def _choice(what: str, asked: Collection[str], there: Iterable[str]) -> list[str]:
+    chosen = [one.upper() for one in asked] or list(there)
+    for one in chosen:
+        if one not in there:
+            raise UsageError(f"'{one}' is no {what} of TIMIT: choose from {', '.join(there)}")
+    return chosen
+
+
+def _labels(own: dict[str, Path], phones: str) -> list[Voice]:
+    """Phones and words of one sentence, their samples as seconds."""
+    tiers: dict[str, tuple[Stretch | None, list[Entry]]] = {}
+    for tier, kind in (("phone", ".phn"), ("word", ".wrd")):
+        if kind in own:
+            rows = _rows(own[kind])
+            kept = [(start, end, fold(label, phones) if tier == "phone" else label) for start, end, label in rows]
+            tiers[tier] = (
+                None,
+                [(start / SAMPLE_RATE, end / SAMPLE_RATE, label) for start, end, label in kept if label],
+            )
+    return [Voice(None, tiers)]
+
+
+def _rows(path: Path) -> list[tuple[int, int, str]]:
+    """First sample, one past the last, and label of each line. Raises CorpusError for lines of another kind."""
+    rows = label_files.spans(read_text(path))
+    if rows is None or not all(time.isdecimal() for row in rows for time in row[:2]):
+        raise CorpusError(
+            f"{path} is no label file of TIMIT, lines 'first_sample last_sample label': restore it or take it away"
+        )
+    return [(int(start), int(end), label) for start, end, label in rows]
+
+
+def _facts(one: str, own: dict[str, Path]) -> dict:
+    """The row of an utterance."""
+    split, region, speaker, sentence = one.split("/")
+    is_core = split == "TEST" and speaker in CORE_TEST_SPEAKERS and not sentence.startswith("SA")
+    text = None
+    if ".txt" in own:
+        content = read_text(own[".txt"]).strip()
+        text = re.sub(r"\d+\s+\d+\s+", "", content, count=1)
+    return {
+        "utterance": one,
+        "audio": str(own[".wav"]),
+        "split": split.lower(),
+        "test_set": None if split == "TRAIN" else "core" if is_core else "complete",
+        "region": region,
+        "dialect": REGIONS[region],
+        "speaker": speaker,
+        "gender": GENDERS[speaker[0]],
+        "sentence": sentence,
+        "sentence_type": sentence[:2],
+        "text": text,
+    }
+
+
+def _speakers(path: Path) -> dict[str, dict]:
+    """Age, race and education by speaker from lines ``ABC0  M  6  TRN  03/03/87  06/17/60  5'11"  WHT  HS``."""
+    about = {}
+    for line in read_text(path).split("\n"):
+        fields = line.split()
+        if not line.strip() or line.lstrip().startswith(";") or len(fields) < 6:
+            continue
+        given = dict(zip(_COLUMNS_OF_SPKRINFO, fields, strict=False))
+        try:
+            recorded, born = (datetime.strptime(given[key], "%m/%d/%y") for key in ("recorded", "born"))
+            born = born.replace(year=1900 + born.year % 100)
+            age = recorded.year - born.year - ((recorded.month, recorded.day) < (born.month, born.day))
+        except ValueError:  # ??/??/??
+            age = None
+        known = {key: None if "?" in given.get(key, "?") else given[key] for key in ("race", "education")}
+        about[given["sex"].upper() + given["id"].upper()] = {"age": age, **known}
+    return about
