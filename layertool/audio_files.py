@@ -32,9 +32,9 @@ UNKNOWN = 2**63 - 1  # frames, where a header does not tell; libsndfile's own si
 _DENSEST = 64  # frames per byte: above that, a header is believed when as many have been decoded
 _FLOATS = ("FLOAT", "DOUBLE")
 _SEPARATE = ("PCM", "ULAW", "ALAW", *_FLOATS)  # kinds of samples that libsndfile finds anywhere in a file
-# The beginning of a stream, and what begins another behind it, which libsndfile leaves unread
+# What a stream goes on with, and what begins another behind it, which libsndfile leaves unread
 _STREAMS = {
-    "OGG": (rb"OggS\0\x02", rb"OggS\0\x02"),
+    "OGG": (rb"OggS\0[^\x02]", rb"OggS\0\x02"),  # streams that lie in one another all begin before the first goes on
     "MP3": (rb"(Xing|Info)\0\0\0[\x01-\x0f]", rb"(Xing|Info)\0\0\0[\x01-\x0f]|ID3[\x02-\x04]\0"),
 }
 _BLOCK = 1 << 18  # frames decoded at a time
@@ -288,9 +288,9 @@ def completed(path: Path, header: Header) -> AudioInfo:
     return replace(header.info, n_frames=n_frames)
 
 
-def _is_joined(path: Path, beginning: bytes, another: bytes) -> bool:
+def _is_joined(path: Path, within: bytes, another: bytes) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        first = re.search(beginning, content)
+        first = re.search(within, content)
         return first is not None and re.compile(another).search(content, first.end()) is not None
 
 

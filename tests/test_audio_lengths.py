@@ -9,6 +9,7 @@ import tracemalloc
 import commands
 import mpeg
 import numpy as np
+import oggs
 import pytest
 import small
 import soundfile
@@ -67,6 +68,20 @@ def test_parts_of_compressed_files_are_those_of_the_whole(tmp_path, name):
         part = audio.read(path, rate, start=start / rate, end=stop / rate)
         np.testing.assert_allclose(part, whole[start:stop], atol=1e-6, err_msg=f"{start} to {stop}")
         np.testing.assert_allclose(audio.read(path, rate, start=start / rate), whole[start:], atol=1e-6)
+
+
+def test_parts_of_vorbis_with_long_pages(tmp_path):
+    """libsndfile jumps to wrong places in these."""
+    path, rate = tmp_path / "a.ogg", 44100
+    samples = small.noise(8 * rate)
+    samples[: 4 * rate] = 0.5 * np.sin(np.arange(4 * rate) * 0.06)
+    soundfile.write(path, samples, rate)
+    oggs.merge_pages(path)
+    whole = audio.read(path, rate)
+    assert len(whole) == audio.probe(path).n_frames == 8 * rate
+    for start in range(0, 8 * rate, 9001):
+        part = audio.read(path, rate, start=start / rate, end=(start + 1000) / rate)
+        np.testing.assert_array_equal(part, whole[start : start + 1000], err_msg=str(start))
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg"])

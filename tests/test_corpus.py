@@ -136,7 +136,7 @@ def test_what_build_finds_out(source):
     assert corpus.tiers == ["phone", "word"]
     assert corpus.metadata_columns == ["speaker", "age", "text"]
     assert corpus.seconds == 1.25
-    assert (corpus.name, corpus.provenance) == ("mine", {"reader": "test"})
+    assert (corpus.name, corpus.provenance) == ("mine", {"reader": "test", "text_from_words": 2})
 
 
 def test_tables_and_lists_make_the_same_corpus(source):

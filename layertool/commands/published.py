@@ -156,9 +156,10 @@ def eccc(source, out, seed, name, max_failures, overwrite, quiet) -> None:
 def timit(source, out, splits, sentences, phones, rules, name, max_failures, overwrite, quiet) -> None:
     """From TIMIT as published (LDC93S1), or a copy.
 
-    \b
     Phones and words with the times of the .PHN and .WRD files. Everybody reads the two SA sentences, so leave
     them out where training and test data must differ: --sentences SX --sentences SI.
+
+    \b
     Example:
       layertool corpus timit TIMIT/ -o timit --sentences SX --sentences SI --phones 39
     """
@@ -190,9 +191,10 @@ def timit(source, out, splits, sentences, phones, rules, name, max_failures, ove
 def buckeye(source, out, pause, whole_files, rules, name, max_failures, overwrite, quiet) -> None:
     """From the Buckeye corpus as published, unpacked.
 
-    \b
     An utterance is a stretch of the interviewee's words between pauses; words and phones are those of the
     .words and .phones files.
+
+    \b
     Example:
       layertool corpus buckeye buckeye/ -o buckeye
     """

@@ -17,7 +17,6 @@ import pandas as pd
 
 from layertool.corpora.corpus import SEGMENT_COLUMNS
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
 
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
 Entry = tuple[float, float, str]  # start and end in seconds, label
@@ -57,7 +56,8 @@ class Alignments:
         """One row for each speaker of a recording, and sentences for the user.
 
         ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as the utterances
-        ``RECORDING/SPEAKER``. The column ``speaker`` is filled where label files name the speakers.
+        ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is filled where label files name
+        the speakers.
         """
         named = {u: who for parts in self.speakers.values() for u, who in parts.items() if who is not None}
         if not named:
@@ -71,6 +71,8 @@ class Alignments:
             named.get(one, speaker) if is_shared or pd.isna(speaker) else speaker
             for one, speaker, is_shared in zip(table["utterance"], known, shared, strict=True)
         ]
+        if "text" in table:
+            table["text"] = table["text"].mask(pd.Series(shared, table.index), None)
         several = sum(len(part) > 1 for part in parts)
         if not several:
             return table, []
@@ -131,7 +133,10 @@ def read_all(
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file, in composed letters and with line feeds. Raises CorpusError where it is none."""
+    """The text of a label file, with line feeds; letters as they stand, for ``labels.Rules`` says which labels become one.
+
+    Raises CorpusError where it is no text.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -140,4 +145,4 @@ def read_text(path: Path) -> str:
         text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not in UTF-8 or UTF-16: save it as text in one of them") from error
-    return nfc(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.replace("\r\n", "\n").replace("\r", "\n")

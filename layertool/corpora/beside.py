@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from layertool.corpora import label_files, source_files, textgrid
 from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
 from layertool.errors import CorpusError, UsageError
-from layertool.spelling import nfc
 
 
 @dataclass
@@ -134,7 +133,7 @@ def _of_many(
             continue
         tier = next((tier for tier, one in suffixes.items() if one == suffix), label_files.tier_of(path))
         for name, entries in label_files.of_many(path).items():
-            fits = tails.get(nfc(name), [])
+            fits = tails.get(name, [])
             if len(fits) == 1 and fits[0] not in done:
                 found.setdefault(fits[0], {})[tier] = (None, entries)
                 read.add(path)

@@ -139,7 +139,7 @@ def _voices(track: str, own: dict[str, Path], raw: bool, backwards: Counter[str]
         entries, before = [], 0.0
         for end, text in lines:
             label = text.replace("+1", "") if tier == "phone" else text
-            if end < before:  # three files of the corpus have such lines
+            if end < before:  # s1603b begins with one, s2801a has another
                 backwards[track] += 1
                 continue
             if raw or is_spoken(tier, label) or (tier == "phone" and label == "SIL"):

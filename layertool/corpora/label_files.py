@@ -26,6 +26,7 @@ from layertool import audio
 from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
 from layertool.errors import AudioError, CorpusError
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
+from layertool.spelling import nfc
 
 # Our tier of each suffix; of two files of a tier the first here is taken.
 TIERS = {
@@ -160,7 +161,7 @@ def _from_mlf(path: Path) -> dict[str, list[Entry]]:
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         rows = spans("\n".join(line for line in body.split("\n") if line.strip() != "."))
         if rows:
-            found[PurePosixPath(name).stem] = [
+            found[nfc(PurePosixPath(name).stem)] = [
                 (float(start) / _HTK_RATE, float(end) / _HTK_RATE, _htk_label(label)) for start, end, label in rows
             ]
     return found
@@ -181,6 +182,7 @@ def _from_ctm(path: Path) -> dict[str, list[Entry]]:
             continue
         try:
             name, channel, start, duration, label = fields[:5]
+            name = nfc(name)
             entry = (float(start), float(start) + float(duration), label)
         except ValueError as error:
             raise CorpusError(
@@ -206,8 +208,9 @@ def _own(found: Mapping[str, list[Entry]], path: Path) -> list[Entry]:
     """The labels of the CTM or MLF file beside a recording: those of its only recording, or of that with its name."""
     if len(found) == 1:
         return next(iter(found.values()))
-    if path.stem not in found:
+    stem = nfc(path.stem)
+    if stem not in found:
         raise CorpusError(
-            f"{path} has labels of {len(found)} recordings, but of none called '{path.stem}': correct the names in it"
+            f"{path} has labels of {len(found)} recordings, but of none called '{stem}': correct the names in it"
         )
-    return found[path.stem]
+    return found[stem]

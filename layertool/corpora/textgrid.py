@@ -105,7 +105,7 @@ def _tiers(fields: Iterator[str]) -> Iterator[Tier]:
             if len(entries) != n_entries:
                 raise ValueError("entries are missing")
             # other programs write the last label's end as that of the tier; the file says how long all is
-            yield Tier(_text(name), n_times == 2, whole if stretch[0] == whole[0] else stretch, entries)
+            yield Tier(nfc(_text(name)), n_times == 2, whole if stretch[0] == whole[0] else stretch, entries)
     except (StopIteration, KeyError) as error:
         raise ValueError("a tier is missing") from error
     if next(fields, None) is not None:

@@ -331,6 +331,7 @@ def test_a_dialogue_is_an_utterance_a_speaker(dialogues, tiers, tmp_path):
     if tiers == {"word": "* - words"}:
         (dialogues / "three.TextGrid").unlink()
     path = table(tmp_path / "about.csv", "file,room,speaker\none.wav,lab,x\ntwo.wav,home,x\nthree.wav,home,tom\n")
+    (dialogues / "one.txt").write_text("hi yo")  # what both say is not what each says
     corpus = folder.read(dialogues, tiers=tiers, metadata=path)
     assert corpus.utterances[["utterance", "speaker", "room"]].to_numpy().tolist() == [
         ["one/ann", "ann", "lab"], ["one/bob", "bob", "lab"], ["three", "tom", "home"], ["two/eve", "eve", "home"], ["two/bob", "bob", "home"],
@@ -347,6 +348,13 @@ def test_a_dialogue_is_an_utterance_a_speaker(dialogues, tiers, tmp_path):
     ]
     [note] = corpus.provenance["notes"]
     assert note.startswith("2 recordings have the labels of several speakers: each speaker became an utterance")
+
+
+def test_facts_of_the_speakers_of_dialogues_are_joined(dialogues, tmp_path):
+    path = table(tmp_path / "people.csv", "speaker,age\nann,30\nbob,40\neve,50\n")
+    corpus = folder.read(dialogues, metadata=path, by="speaker")
+    ages = corpus.utterances.set_index("utterance")["age"]
+    assert ages.drop("three").to_dict() == {"one/ann": 30, "one/bob": 40, "two/eve": 50, "two/bob": 40}
 
 
 def test_a_speaker_alone_keeps_the_name_of_the_recording(tmp_path):

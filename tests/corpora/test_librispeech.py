@@ -227,3 +227,18 @@ def test_missing_and_ambiguous_sources_are_refused(root):
     (root.parent / "Copy").symlink_to(root)
     with pytest.raises(CorpusError, match=r"holds several corpora \(Copy, LibriSpeech\): give the path of one"):
         librispeech.read(root.parent)
+
+
+def test_a_broken_textgrid_is_tolerated_and_other_audio_named(root):
+    align(root, ("dev-clean", "84-99-0000"), ("test-clean", "61-70968-0000"))
+    grids = sorted(root.rglob("*.TextGrid"))
+    grids[0].write_text("nothing")
+    (grids[0].parent / "more.m4a").write_bytes(b"x")
+    with pytest.raises(CorpusError, match=r"is no TextGrid in text form"):
+        librispeech.read(root)
+    whole = len(grids)
+    corpus = librispeech.read(root, max_failures=1)
+    assert list(corpus.provenance["left_out"]) == [grids[0].stem]
+    assert grids[0].stem not in set(corpus.segments["utterance"])
+    assert corpus.provenance["textgrids"] == whole
+    assert corpus.provenance["notes"][0].startswith("left out: 1 .m4a file, audio of kinds that cannot be read")
