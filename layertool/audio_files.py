@@ -38,7 +38,7 @@ _STREAMS = {
     "MP3": (rb"(Xing|Info)\0\0\0[\x01-\x0f]", rb"(Xing|Info)\0\0\0[\x01-\x0f]|ID3[\x02-\x04]\0"),
 }
 _BLOCK = 1 << 18  # frames decoded at a time
-HIGHEST_PEAK = 16  # 24 dB beyond full scale; speech that is written in integers has higher ones
+WIDEST_SPAN = 32  # 24 dB beyond full scale, whatever the offset; speech on the scale of integers spans more
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,12 @@ def _is_joined(path: Path, within: bytes, another: bytes) -> bool:
 @lru_cache(maxsize=1 << 16)
 def _decoded(path: Path, header: Header) -> tuple[int, tuple[float, float]]:
     """Frames of a whole file, and the smallest and largest sample that are numbers. The header tells versions apart."""
-    n_frames, low, high = 0, 0.0, 0.0
+    n_frames, low, high = 0, math.inf, -math.inf
     for block in blocks(path, header):
         n_frames += len(block)
         finite = block[np.isfinite(block)]
-        low, high = min(low, finite.min(initial=0)), max(high, finite.max(initial=0))
-    return n_frames, (float(low), float(high))
+        low, high = finite.min(initial=low), finite.max(initial=high)
+    return n_frames, (low, high)
 
 
 def check_length(path: Path, promised: int, found: int) -> None:
@@ -312,11 +312,11 @@ def check_length(path: Path, promised: int, found: int) -> None:
 
 
 def check_scale(where: Path | str, samples: np.ndarray | tuple[float, float]) -> None:
-    """Raise AudioError when samples, or their extremes, must be integers written as floats: far beyond -1 to 1."""
-    peak = max(np.max(samples), -np.min(samples))
-    if peak > HIGHEST_PEAK:
-        full = next((scale for scale in (2**15, 2**23) if peak <= scale), 2**31)
+    """Raise AudioError when samples, or their extremes, must be integers written as floats: they span far too much."""
+    low, high = float(np.min(samples)), float(np.max(samples))
+    if high - low > WIDEST_SPAN:
+        full = next((scale for scale in (2**15, 2**23) if max(high, -low) <= scale), 2**31)
         raise AudioError(
-            f"{where} has samples up to {peak:.6g}, which is not the scale of floats, -1 to 1: divide them by {full} and "
-            "write the file anew, or take it out of the corpus"
+            f"{where} has samples from {low:.6g} to {high:.6g}, which is not the scale of floats, -1 to 1: divide them "
+            f"by {full} and write the file anew, or take it out of the corpus"
         )

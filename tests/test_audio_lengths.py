@@ -275,7 +275,7 @@ def test_floats_on_the_scale_of_integers(tmp_path, name, scale, said):
     path = tmp_path / name
     samples = 0.9 * small.noise(16000) / np.abs(small.noise(16000)).max() * scale
     soundfile.write(path, samples, 16000, subtype="FLOAT")
-    message = rf"samples up to \S+, which is not the scale of floats, -1 to 1: divide them by {said} and write"
+    message = rf"samples from -\S+ to \S+, which is not the scale of floats, -1 to 1: divide them by {said} and write"
     for use in (audio.probe, lambda path: audio.read(path, 16000)):
         with pytest.raises(AudioError, match=message):
             use(path)
@@ -284,9 +284,11 @@ def test_floats_on_the_scale_of_integers(tmp_path, name, scale, said):
 
 
 def test_floats_may_go_beyond_full_scale(tmp_path):
-    soundfile.write(tmp_path / "a.wav", 8 * np.sin(np.arange(16000) / 9), 16000, subtype="FLOAT")
-    assert audio.probe(tmp_path / "a.wav").n_frames == 16000
-    assert 7.9 < audio.read(tmp_path / "a.wav", 16000).max() <= 8
+    for factor, offset in ((8, 0), (1, 200)):
+        samples = factor * np.sin(np.arange(16000) / 9) + offset
+        soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+        assert audio.probe(tmp_path / "a.wav").n_frames == 16000
+        np.testing.assert_allclose(audio.read(tmp_path / "a.wav", 16000), samples, rtol=1e-6)
 
 
 def test_damage_elsewhere_in_a_file_of_floats_is_none_of_an_utterance(tmp_path):

@@ -427,7 +427,7 @@ def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]
         rates.append(info.sample_rate)
         lengths.append(resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
     if len(left_out) > max_failures:
-        raise AudioError(_too_many(left_out, max_failures))
+        raise AudioError(_too_many(left_out, max_failures) if lengths else list(left_out.values())[max_failures])
     utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
     _some_are_left(utterances, left_out)
     utterances["sample_rate"] = np.array(rates, dtype=np.int64)

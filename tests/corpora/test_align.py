@@ -1,4 +1,5 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -211,3 +212,12 @@ def test_read_dictionary_errors(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         align.read_dictionary(path)
+
+
+def test_audio_that_cannot_be_read_is_a_failure_like_others(noise):
+    path = noise.utterances["audio"][0]
+    Path(path).write_bytes(b"no audio any more")
+    with pytest.raises(CorpusError, match=r"'a' cannot be aligned: .*a\.wav cannot be read as audio.*--max-failures 1"):
+        align.align(noise)
+    aligned = align.align(noise, max_failures=3)
+    assert "cannot be read as audio" in aligned.provenance["alignment_failures"]["a"]

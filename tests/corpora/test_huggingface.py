@@ -432,4 +432,4 @@ def test_rows_with_unusable_audio_are_left_out_and_listed(tmp_path):
     )
     made = reader.read(saved(arrays, tmp_path / "arrays"), tmp_path / "out2", max_failures=1)
     assert made.utterances["n"].tolist() == [1]
-    assert "samples up to 30000" in made.provenance["left_out"]["1"]
+    assert "samples from 0.5 to 30000" in made.provenance["left_out"]["1"]
