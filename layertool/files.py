@@ -104,5 +104,5 @@ def read_json(path: Path, what: str):
     """Read a JSON file; a damaged one is a StoreError that names it as ``what``."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable as {what} ({error}); restore it or make it again") from error

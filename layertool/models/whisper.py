@@ -17,7 +17,15 @@ from torch.nn import functional
 
 from layertool.errors import AudioError, ModelError, UsageError, tell
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE
-from layertool.models.checkpoint_files import GENERATION, PREPROCESSOR, check_rate, read_preprocessor, read_settings
+from layertool.models.checkpoint_files import (
+    GENERATION,
+    PREPROCESSOR,
+    TOKENIZER,
+    check_rate,
+    read_preprocessor,
+    read_settings,
+)
+from layertool.models.strangers import BROKEN, opening
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
@@ -27,6 +35,7 @@ WINDOWS = {
     "clip": "30 s, padded with silence, but only the positions of the clip are kept",
     "exact": "the clip alone",
 }
+_MOST_BANDS = 1000
 ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 
@@ -110,6 +119,8 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     differing = [
         f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
     ]
+    if config.num_mel_bins > _MOST_BANDS:
+        differing.append(f"num_mel_bins {config.num_mel_bins} instead of 80 or 128")
     if config.max_source_positions != WINDOW_POSITIONS:
         differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
     if differing:
@@ -121,6 +132,7 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
 
 
+@opening
 def load_tokenizer(
     name: str, revision: str | None, config: Any, language: str | None = None, timestamps: bool = False
 ) -> tuple[Any, list[int]]:
@@ -130,13 +142,14 @@ def load_tokenizer(
     token that says there are none. Raises UsageError for another language than English with an English-only model,
     ModelError for a checkpoint without tokenizer or language, or with one that is not its own.
     """
-    from transformers import AutoTokenizer
+    from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
+    read_settings(name, revision, TOKENIZER)  # names of other classes, templates and code are left aside
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = WhisperTokenizer.from_pretrained(name, revision=revision or "main")
+    except BROKEN as error:
         raise ModelError(lacks) from error
     vocabulary = tokenizer.get_vocab()
     if START not in vocabulary:  # transformers makes an empty one without the file
