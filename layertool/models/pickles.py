@@ -173,6 +173,8 @@ class Machine:
                 _build(stack[-1], state)
             elif code == "BINPERSID":
                 stack.append(self.storage(*_pop(stack, 1)))
+            elif code == "DUP":
+                stack.append(stack[-1])
             elif code == "POP":
                 _pop(stack, 1)
             elif code == "STOP":
