@@ -90,7 +90,9 @@ def telling() -> Iterator[None]:
                 others(message, category, filename, lineno, file, line)
             elif str(message) not in told:
                 told.add(str(message))
-                click.echo(f"Note: {message}", err=True)
+                running = click.get_current_context(silent=True)
+                if running is None or not running.params.get("quiet"):
+                    click.echo(f"note: {message}", err=True)
 
         warnings.showwarning = show
         yield

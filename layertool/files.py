@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ _NO_ROOM = {
     errno.EFBIG: "the file-size limit is reached",
 }
 
+_LARGEST_JSON = 2**26  # bytes
 _OURS = secrets.token_hex(4)
 
 
@@ -100,9 +102,24 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def what_is(mode: int) -> str:
+    """What stands where a file was looked for, by its ``st_mode``."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
+
+
 def read_json(path: Path, what: str):
-    """Read a JSON file; a damaged one is a StoreError that names it as ``what``."""
+    """Read a JSON file; a damaged one, or no file, is a StoreError that names it as ``what``.
+
+    What is larger than any description of ours is not read, and a pipe or a device is not waited for.
+    """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"it is no file but {what_is(status.st_mode)}")
+        if status.st_size > _LARGEST_JSON:
+            raise ValueError(f"it has {status.st_size} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable as {what} ({error}); restore it or make it again") from error

@@ -191,7 +191,7 @@ def windows(n_samples: int, length: int, overlap: int, grid: int = WINDOW_GRID) 
     step = length - overlap
     step -= step % grid
     if step <= 0:
-        remedy = "at least twice the overlap"
+        remedy = "at least twice the overlap, or --overlap-seconds smaller"
         if grid > WINDOW_GRID:
             least = (-(-overlap // grid) + 1) * grid / SAMPLE_RATE
             remedy = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -577,6 +578,80 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path):
         prefix_of(folder)
 
 
+def test_special_tokens_alone_are_no_tokenizer(tmp_path):
+    """transformers makes one of them, in which the start is number 1."""
+    folder = models.whisper(tmp_path / "m", tokenizer="english")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="has no tokenizer, which Whisper's decoder needs"):
+        prefix_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer.json", "{", "has a tokenizer that cannot be read"),
+        ("tokenizer.json", "[]", "has a tokenizer that cannot be read"),
+        ("tokenizer.json", "{}", "has a tokenizer that cannot be read"),
+        ("tokenizer_config.json", "[]", "has a tokenizer that cannot be read"),
+        ("generation_config.json", "[]", "generation_config.json is a JSON list, not settings with names"),
+        ("generation_config.json", '{"lang_to_id": [1], "forced_decoder_ids": 5, "task_to_id": 3}', None),
+    ],
+)
+def test_files_of_tokens_that_are_damaged(tmp_path, file, content, says):
+    folder = models.whisper(tmp_path / "m", tokenizer="english")
+    (folder / file).write_text(content)
+    if says is None:  # nothing that is known: as if it were not there
+        assert prefix_of(folder)[0] == [START, NO_TIMES]
+        return
+    with pytest.raises(ModelError, match=says):
+        prefix_of(folder)
+
+
+HUB = """
+import json, sys, warnings
+warnings.simplefilter("error")  # what is told is an error here
+from layertool.errors import LayertoolError
+from layertool.extractors.load import open_extractor
+for name in sys.argv[1:]:
+    try: print(name, open_extractor(name, device="cpu").provenance["normalise"])
+    except (LayertoolError, UserWarning) as error: print(error)
+"""
+
+
+@pytest.mark.slow
+def test_ids_of_the_hub_are_judged_by_the_same_files(tmp_path):
+    """In a cache, without network: what is known not to be there is no unknown."""
+    cache = tmp_path / "hub"
+    whole = models.save("wav2vec2-base", tmp_path / "whole")
+    for name, absent in (
+        ("whole", ()),
+        ("bare", ("preprocessor_config.json", "processor_config.json")),
+        ("part", ()),
+        ("peft", ()),
+    ):
+        root = cache / f"models--org--{name}"
+        shutil.copytree(whole, root / "snapshots" / ("a" * 40))
+        (root / "refs").mkdir()
+        (root / "refs" / "main").write_text("a" * 40)
+        (root / ".no_exist" / ("a" * 40)).mkdir(parents=True)
+        for file in absent:
+            (root / ".no_exist" / ("a" * 40) / file).touch()
+        if name in ("bare", "part"):
+            (root / "snapshots" / ("a" * 40) / "preprocessor_config.json").unlink()
+        if name == "peft":
+            write(root / "snapshots" / ("a" * 40) / "adapter_config.json", peft_type="LORA")
+    names = [f"org/{name}" for name in ("whole", "bare", "part", "peft")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, *names], capture_output=True, text=True, check=True, env=environment
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "org/whole False"
+    assert lines[1].startswith("org/bare has no preprocessor_config.json: its waveforms are not normalised")
+    assert lines[2].startswith("org/part has no preprocessor_config.json that can be read without network")
+    assert lines[3].startswith("org/peft holds an adapter of peft (adapter_config.json) beside a model")
+
+
 @pytest.mark.slow
 def test_an_english_model_with_a_token_more_is_the_same_model(shared, tmp_path):
     """The case that was met, with real weights: one added token made it multilingual."""
@@ -727,7 +802,7 @@ def test_what_is_told_is_one_sentence_on_stderr(tmp_path):
     corpus = models.corpus(tmp_path / "c", [models.speech_like(8_000, 1)]).write(tmp_path / "c")
     result = succeeds("extract", folder, corpus, "-o", tmp_path / "s", "--units", "utterance", "-q")
     (line,) = result.stderr.strip().splitlines()
-    assert line.startswith(f"Note: {folder} has no preprocessor_config.json: its waveforms are normalised")
+    assert line.startswith(f"note: {folder} has no preprocessor_config.json: its waveforms are normalised")
     assert ".py" not in line
 
 

@@ -79,22 +79,7 @@ def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
 @failures_option
 @overwrite_option
 @quiet_option
-def folder(
-    source,
-    out,
-    textgrids,
-    metadata,
-    by,
-    text_column,
-    id_column,
-    tiers,
-    rules,
-    channel,
-    name,
-    max_failures,
-    overwrite,
-    quiet,
-) -> None:
+def folder(source, out, tiers, overwrite, quiet, **asked) -> None:
     """From a folder of audio, TextGrids, transcripts, metadata.
 
     TextGrids, label files (.phn, .wrd, .lab, .words, .phones, .ctm, .mlf) and transcripts (.lab, .txt) are found
@@ -108,26 +93,13 @@ def folder(
       layertool corpus folder recordings/ -o corpus --metadata files.csv
       layertool corpus folder wavs/ -o corpus --tier phone=MAU --non-speech AP,xxx
       layertool corpus folder AudioWAV/ -o corpus --metadata demographics.csv --by '(?P<ActorID>\\d+)_.*'
-      layertool corpus folder interviews/ -o corpus --tier word='* - words'
+      layertool corpus folder interviews/ -o corpus --tier word='* : words'
     """
     from layertool.corpora import folder as reader
 
     refuse(out, overwrite)
     with output.progress_bar(quiet, "TextGrids") as progress:
-        made = reader.read(
-            source,
-            textgrids=textgrids,
-            metadata=metadata,
-            id_column=id_column,
-            tiers=tiers or None,
-            rules=rules,
-            channel=channel,
-            name=name,
-            progress=progress,
-            max_failures=max_failures,
-            by=by,
-            text_column=text_column,
-        )
+        made = reader.read(source, tiers=tiers or None, progress=progress, **asked)
     write(made, out, overwrite, quiet)
 
 
@@ -147,21 +119,7 @@ def folder(
 @failures_option
 @overwrite_option
 @quiet_option
-def csv(
-    source,
-    out,
-    segments,
-    audio_root,
-    metadata,
-    by,
-    text_column,
-    rules,
-    channel,
-    name,
-    max_failures,
-    overwrite,
-    quiet,
-) -> None:
+def csv(source, out, overwrite, quiet, **asked) -> None:
     """From a table with one row per utterance.
 
     It needs the column audio (or path, file, filename); utterance, start, end, channel and metadata as you like.
@@ -174,8 +132,7 @@ def csv(
     from layertool.corpora import tables
 
     refuse(out, overwrite)
-    made = tables.read_csv(source, segments, rules, channel, name, audio_root, max_failures, metadata, by, text_column)
-    write(made, out, overwrite, quiet)
+    write(tables.read_csv(source, **asked), out, overwrite, quiet)
 
 
 @corpus.command(context_settings=HELP)

@@ -47,6 +47,10 @@ _OTHERS = {
     ".xlsb": "a binary workbook",
     ".ods": "an OpenDocument sheet",
     ".numbers": "a Numbers sheet",
+    ".json": "a JSON file",
+    ".jsonl": "a file of JSON lines",
+    ".gz": "compressed",
+    ".zip": "compressed",
 }
 _MISSING = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", "."}  # what people and programs write
 _WHOLE = r"^(0|-?[1-9]\d{0,18})$"

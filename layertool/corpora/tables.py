@@ -161,15 +161,15 @@ def _times(table: pd.DataFrame, path: Path) -> None:
     """Turn ``start`` and ``end`` into numbers; raise CorpusError where they are none, or run backwards."""
     for column in ("start", "end"):
         if column in table.columns:
-            numbers = pd.to_numeric(table[column], errors="coerce")
-            wrong = (numbers.isna() & table[column].notna()) | (numbers < 0)
+            numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+            wrong = (numbers.isna() & table[column].notna()) | (numbers < 0) | (numbers == math.inf)
             if wrong.any():
                 row = table[wrong].iloc[0]
                 raise CorpusError(
                     f"{path}, utterance '{row['utterance']}': the {column} '{row[column]}' is no time in seconds; "
                     "write numbers from 0 like 12.34"
                 )
-            table[column] = numbers.astype(float)
+            table[column] = numbers
     if "start" in table.columns and "end" in table.columns and (backwards := table["end"] < table["start"]).any():
         row = table[backwards].iloc[0]
         raise CorpusError(

@@ -22,10 +22,11 @@ from layertool.models.checkpoint_files import (
     PREPROCESSOR,
     TOKENIZER,
     check_rate,
+    find,
     read_preprocessor,
     read_settings,
 )
-from layertool.models.strangers import BROKEN, opening
+from layertool.models.strangers import BROKEN, first_line, opening
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
@@ -146,14 +147,17 @@ def load_tokenizer(
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
+    # without these files transformers makes a tokenizer of special tokens alone, with other numbers
+    if not find(name, revision, "tokenizer.json") and not find(name, revision, "vocab.json"):
+        raise ModelError(lacks)
     read_settings(name, revision, TOKENIZER)  # names of other classes, templates and code are left aside
     try:
         tokenizer = WhisperTokenizer.from_pretrained(name, revision=revision or "main")
+        vocabulary = tokenizer.get_vocab()
     except BROKEN as error:
-        raise ModelError(lacks) from error
-    vocabulary = tokenizer.get_vocab()
-    if START not in vocabulary:  # transformers makes an empty one without the file
-        raise ModelError(lacks)
+        raise ModelError(f"{name} has a tokenizer that cannot be read ({first_line(error)}): copy its files again") from error
+    if START not in vocabulary:
+        raise ModelError(f"{name} has a tokenizer without {START}, which is not Whisper's: add its own tokenizer.json")
     multilingual = is_multilingual(name, revision, config, vocabulary)
     if language not in (None, "en") and not multilingual:
         raise UsageError(f"{name} is an English-only checkpoint: leave out --language {language}")

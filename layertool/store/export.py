@@ -153,4 +153,5 @@ def _refuse(path: Path, overwrite: bool) -> None:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    slug = re.sub(r"[^\w.-]+", "_", name)
+    return slug if slug.strip(".") else "_"  # .. is another folder

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from layertool.columns import texts
 from layertool.corpora import labels
 from layertool.corpora import lhotse as reader
 from layertool.errors import AudioError, CorpusError, MissingExtraError, UsageError
@@ -124,6 +125,20 @@ def test_manifest_written_by_lhotse(root, monkeypatch):
     assert corpus.utterances["n_samples"][0] == 19200
     got = corpus.segments[["start", "end"]].to_numpy()
     np.testing.assert_allclose(got, [[0.1, 0.4], [0.6, 1.0]], atol=1e-9)
+
+
+def test_custom_values_stay_what_they_are(root):
+    """Among cuts that lack one, and where two are equal to Python only."""
+    big = 10**18 + 1  # no float is this number
+    cuts = [
+        cut("a", supervisions=[supervision(custom={"person": big, "native": 1}), supervision(custom={"native": True})]),
+        cut("b", supervisions=[supervision(custom={"native": True})]),
+        cut("c", supervisions=[supervision(custom={"person": big + 1, "native": False})]),
+    ]
+    corpus = reader.read(manifest(root / "cuts.jsonl", *cuts))
+    assert texts(corpus.utterances["person"]).tolist() == [str(big), None, str(big + 1)]
+    assert texts(corpus.utterances["native"]).tolist() == [None, "True", "False"]
+    assert corpus.provenance["supervisions_disagree"] == {"native": 1}
 
 
 def test_supervisions_of_one_cut(root):

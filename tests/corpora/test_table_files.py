@@ -162,6 +162,7 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
         (b"\xff\xfef", "t.csv", r"t\.csv is cut short \(.* in its UTF-16\): save it again"),
         (b"PK\x03\x04\0\0", "t.csv", r"zero bytes"),
         ("x", "t.xls", r"t\.xls is an old workbook, not a table: save it as \.csv in UTF-8 or as \.xlsx"),
+        ("{}", "t.JSON", r"t\.JSON is a JSON file, not a table: save it as"),
         ("x", "t.ods", r"t\.ods is an OpenDocument sheet, not a table"),
         ("a,b,a\n1,2,3\n", "t.csv", r"t\.csv has two columns called 'a': rename one of them"),
         ("a, a\n1,2\n", "t.csv", r"two columns called 'a'"),

@@ -126,6 +126,7 @@ def test_numbers_as_ids_and_labels_in_parquet(root):
             "audio,start\naudio/a.wav,0:30\n",
             r"t\.csv, utterance 'a': the start '0:30' is no time in seconds; write numbers",
         ),
+        ("audio,end\naudio/a.wav,inf\n", r"t\.csv, utterance 'a': the end 'inf' is no time in seconds; write numbers"),
         ("audio,end\naudio/a.wav,-1\n", r"t\.csv, utterance 'a': the end '-1' is no time in seconds; write numbers"),
         (
             "audio,start,end\naudio/a.wav,0.5,0.2\n",
