@@ -28,7 +28,7 @@ from layertool.models.checkpoint_files import (
     weight_files,
 )
 from layertool.models.foreign import check_tensors, read_checkpoint
-from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line
+from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, opening
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
@@ -111,6 +111,7 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
+@opening
 def load_model(
     model: str, config: Any, random_init: int | None, kind: str = "AutoModel", partly: bool = False
 ) -> tuple[Any, dict, list[str]]:
@@ -149,7 +150,9 @@ def load_model(
             sizes = _sizes(files) if state is None else [one.numel() for one in state.values()]
             if files:
                 check_size(name, config, opener, sizes)
-            network, report = opener.from_pretrained(
+            # automatic classes look for files, also where the weights are given
+            loader = opener if state is None else opener._model_mapping[type(config)]
+            network, report = loader.from_pretrained(
                 name if state is None else None,
                 state_dict=state,
                 revision=revision,

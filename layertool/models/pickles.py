@@ -52,6 +52,10 @@ _STORAGES = {
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before torch 1.6: pickles in a row, and then numbers
 _LARGEST_KEY = 2**60  # larger numbers can be made to fall on one place of a dict
 _MOST_DIMENSIONS = 16
+_VALUES = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE "
+    "BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+)
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -179,9 +183,7 @@ class Machine:
                 _pop(stack, 1)
             elif code == "STOP":
                 return stack.pop()
-            elif argument is not None and code not in ("PROTO", "FRAME"):
-                if not isinstance(argument, (str, bytes, bytearray, int, float)) or code in ("PERSID", "INST"):
-                    raise ValueError(f"opcode {code}")
+            elif code in _VALUES:
                 stack.append(argument)
             elif code not in ("PROTO", "FRAME"):
                 raise ValueError(f"opcode {code}")
