@@ -8,6 +8,7 @@ with Cluster.open(address="auto"):                # analyses inside spread their
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -162,11 +163,12 @@ def _for_this_machine_alone() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+
+    raylet: Any = importlib.import_module("ray._raylet")  # of C++
 
     def read_again() -> None:
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     read_again()  # Ray may have been imported before

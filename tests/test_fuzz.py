@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -30,7 +31,10 @@ import torch
 
 import layertool
 from layertool import audio, results
+from layertool.analysis import embeddings
+from layertool.analysis.lexical.lexicon import read_words
 from layertool.corpora import label_files, textgrid
+from layertool.corpora.align import read_dictionary
 from layertool.corpora.table_files import read_table
 from layertool.errors import LayertoolError
 from layertool.extractors.load import open_extractor
@@ -60,7 +64,7 @@ WORDS = (
     [1, 2], {"a": 1}, "nan", "1e400", ",", '"', "!x",
 )  # fmt: skip
 PIECES = (
-    b"\x00", b"\xff" * 8, b"\xff\xfe", b"PK\x03\x04", b"\n", b'"', b'""', b",", b"[" * 50, b"{" * 50, b"cos\nsystem\n", b"R", b"\x85R",
+    b"\x00", b"\xff" * 8, b"\xff\xfe", b"PK\x03\x04", b"\n", b'"', b'""', b",", b"[" * 5000, b'{"a":' * 5000, b"cos\nsystem\n", b"R", b"\x85R",
     b"r\xff\xff\xff\xff", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"h\x00h\x00\x86", b"0", b"99999999999999999999", b"-1", b"NaN",
     b"RIFF", b"data", b"fLaC", b"\r", b"\t", b"1e999", b"\xc3\x28",
 )  # fmt: skip
@@ -96,7 +100,13 @@ def other_json(content: bytes, dice: random.Random) -> bytes:
     for _ in range(dice.choice((1, 1, 2, 4))):
         place = said
         while isinstance(place, (dict, list)) and place:
-            key = dice.choice(sorted(place) if isinstance(place, dict) else range(len(place)))
+            keys = sorted(place) if isinstance(place, dict) else range(len(place))
+            telling = [
+                key
+                for key in keys
+                if dice.random() < 0.5 and re.search("num|size|layers|type|shape|offsets|count|n_", str(key))
+            ]
+            key = dice.choice(telling or keys)
             if isinstance(place[key], (dict, list)) and place[key] and dice.random() < 0.6:
                 place = place[key]
                 continue
@@ -298,6 +308,11 @@ TEXTS = {
     "x.ctm": "u1 1 0.00 0.50 the 0.9\nu1 1 0.50 0.25 cat\n",
     "x.lab": "0 1000000 a\n1000000 2000000 b\n",
     "results.csv": "analysis,value\ncca,0.5\n",
+    "results.json": '[{"analysis": "cca", "value": 0.5}]',
+    "x.vec": "2 2\nthe 0.5 1\ncat 1 -2e3\n",
+    "attributes.txt": 'the\t{"noun": 0.5}\ncat\t{"verb": 1}\n',
+    "words.txt": "the\ncat\n",
+    "dictionary.txt": "the DH AH0\ncat K AE1 T\n",
 }
 
 
@@ -312,8 +327,14 @@ def open_text(folder: Path, dice: random.Random) -> None:
         label_files.of_many(file)
     elif name == "x.lab":
         label_files.voices({"word": file}, file.with_suffix(".wav"))
-    elif name == "results.csv":
+    elif file.stem == "results":
         results.read([file])
+    elif name in ("x.vec", "attributes.txt"):
+        embeddings.read(file, ["the", "cat"])
+    elif name == "words.txt":
+        read_words(file)
+    elif name == "dictionary.txt":
+        read_dictionary(file)
     else:
         read_table(file)
 
@@ -378,7 +399,11 @@ def guard(folder: Path, broken: list[str]) -> None:
         ):
             broken.append(f"{event} {arguments}")
         elif event == "exec" and not getattr(arguments[0], "co_filename", "").startswith(installed):
-            broken.append(f"exec of {getattr(arguments[0], 'co_filename', arguments[0])}")
+            if sys._getframe(1).f_globals.get("__name__") not in (
+                "collections",
+                "dataclasses",
+            ):  # they write classes so
+                broken.append(f"exec of {getattr(arguments[0], 'co_filename', arguments[0])}")
         elif event == "open" and isinstance(arguments[0], (str, bytes)) and isinstance(arguments[2], int):
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if arguments[2] & (os.O_WRONLY | os.O_RDWR) and not path.startswith(own):

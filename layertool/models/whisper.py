@@ -155,7 +155,9 @@ def load_tokenizer(
         tokenizer = WhisperTokenizer.from_pretrained(name, revision=revision or "main")
         vocabulary = tokenizer.get_vocab()
     except BROKEN as error:
-        raise ModelError(f"{name} has a tokenizer that cannot be read ({first_line(error)}): copy its files again") from error
+        raise ModelError(
+            f"{name} has a tokenizer that cannot be read ({first_line(error)}): copy its files again"
+        ) from error
     if START not in vocabulary:
         raise ModelError(f"{name} has a tokenizer without {START}, which is not Whisper's: add its own tokenizer.json")
     multilingual = is_multilingual(name, revision, config, vocabulary)
