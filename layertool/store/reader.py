@@ -18,7 +18,7 @@ from layertool.store.shards import DAMAGE, dataset_problem, misplaced
 
 _AGAIN = "run the same extract command again, it redoes just this shard"
 # Of configurations: what is read of them and a store need not say.
-_UNSAID = dict.fromkeys(("dtype", "layer_convention", "corpus", "channel", "window_seconds"))
+_UNSAID = ("dtype", "layer_convention", "corpus", "channel", "window_seconds")
 
 
 class FeatureStore:
@@ -67,8 +67,12 @@ class FeatureStore:
     def configuration(self) -> dict:
         """Everything that decides the numbers in the store."""
         said = self.about["configuration"]
-        pooling = dict.fromkeys(self.units, "unknown") | said["units"]
-        return {**_UNSAID, **said, "model": {"family": "unknown", **said["model"]}, "units": pooling}
+        return {
+            **said,
+            **{name: None for name in _UNSAID if name not in said},
+            "model": {**said["model"], "family": said["model"].get("family", "unknown")},
+            "units": {**dict.fromkeys(self.units, "unknown"), **said["units"]},
+        }
 
     @property
     def model(self) -> str:
@@ -235,8 +239,8 @@ class FeatureStore:
         return f"run 'layertool verify {self.path}' and then the same extract command, which redoes just this shard"
 
     @contextmanager
-    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
-        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+    def _shard(self, entry: dict) -> Iterator[h5py.File]:
+        """A shard, while it is open: the file that the index names."""
         path = self.path / layout.shard_name(entry["shard"])
         try:
             if problem := misplaced(self.path, entry):
@@ -246,15 +250,22 @@ class FeatureStore:
             except DAMAGE as error:
                 raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
             with file:
-                try:
-                    if problem := self._problem(file, entry, name):
-                        raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
-                    yield file[name]
-                except DAMAGE as error:
-                    raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
+                yield file
         except StoreError:
             self._check_same(entry)  # where it was replaced, nothing is damaged
             raise
+
+    @contextmanager
+    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
+        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+        with self._shard(entry) as file:
+            path = self.path / layout.shard_name(entry["shard"])
+            try:
+                if problem := self._problem(file, entry, name):
+                    raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
+                yield file[name]
+            except DAMAGE as error:
+                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
 
     def _problem(self, file: h5py.File, entry: dict, name: str) -> str | None:
         """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a file."""

@@ -83,8 +83,8 @@ def duration(value: Any, name: str) -> None:
 
 
 def text(value: Any, name: str) -> None:
-    """A text that can be written as UTF-8."""
-    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
+    """A text that HDF5 and UTF-8 can hold."""
+    if not isinstance(value, str) or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         _refuse(value, name, "a text")
 
 

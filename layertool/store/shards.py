@@ -43,7 +43,8 @@ def outside(group: h5py.Group, seen: set[int] | None = None) -> Iterator[str]:
     seen = set() if seen is None else seen
     for name in group:
         path = f"{group.name}/{name}".lstrip("/")
-        if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        link = name.encode() if isinstance(name, str) else name  # damaged names are bytes
+        if group.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
             yield path
         elif isinstance(one := group[name], h5py.Dataset):
             if one.is_virtual or one.id.get_create_plist().get_external_count():
