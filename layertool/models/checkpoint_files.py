@@ -11,7 +11,7 @@ from typing import Any
 from layertool.errors import ModelError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
-from layertool.models.strangers import check_settings, shown
+from layertool.models.strangers import check_settings
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # until and from transformers 5
@@ -259,7 +259,7 @@ def check_rate(name: str, said: dict) -> None:
     """Raise ModelError for an input (``read_preprocessor``) of another sampling rate than every model here is given."""
     if said.get("sampling_rate") not in (None, SAMPLE_RATE):
         raise ModelError(
-            f"{name} says that it takes audio of {shown(said['sampling_rate'])} Hz, and layertool gives every model "
+            f"{name} says that it takes audio of {str(said['sampling_rate'])[:80]} Hz, and layertool gives every model "
             f"{SAMPLE_RATE} Hz: "
             f"correct sampling_rate in its {PREPROCESSOR} or {PROCESSOR} if that is wrong, else take another model"
         )
