@@ -8,6 +8,8 @@ with Cluster.open(address="auto"):                # analyses inside spread their
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -16,14 +18,17 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.version import Version
+
 from layertool.errors import LayertoolError, MissingExtraError, UsageError
 
 ENGINES = ("local", "ray")
+OLDEST = "2.52"  # of Ray: the first that demands tokens
 MAX_DEATHS = 3  # of workers over one piece of work, before it is the work's fault
 
 
@@ -50,23 +55,25 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         os.environ.setdefault("RAY_task_oom_retries", str(MAX_DEATHS - 1))  # else Ray tries for ever
+        if n_gpus is not None and n_gpus > 1 and n_gpus != int(n_gpus):
+            raise UsageError(f"{n_gpus:g} GPUs for each worker: above 1 it is a whole number")
+        _check_reachable(address)
+        with nullcontext() if address else _for_this_machine_alone():
+            yield from Cluster._opened(address, n_workers, n_gpus)
+
+    @staticmethod
+    def _opened(address: str | None, n_workers: int | None, n_gpus: float | None) -> Iterator[Cluster]:
         import ray
         import ray._private.worker
 
         ray._private.worker._worker_logs_enabled = False  # Ray writes of deaths to stdout, among the results
-
-        if n_gpus is not None and n_gpus > 1 and n_gpus != int(n_gpus):
-            raise UsageError(f"{n_gpus:g} GPUs for each worker: above 1 it is a whole number")
         was_there, on_term = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
-        _check_reachable(address)
-        try:
+        with _Starting(address):
             if not was_there:
                 ray.init(
                     address=address or "local", num_cpus=None if address else n_workers,
                     include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR,
                 )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_answer(address, str(error).splitlines()[0]) from error
         try:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_term)  # Ray puts one of its own there
@@ -132,7 +139,7 @@ def _room(resources: dict[str, float], n_gpus: float) -> int:
 def _check_reachable(address: str | None) -> None:
     """Raise UsageError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
+    if address is None or not host or "/" in host or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -140,14 +147,75 @@ def _check_reachable(address: str | None) -> None:
         raise _no_answer(address, str(error)) from error
 
 
-def _no_answer(address: str | None, why: str) -> UsageError:
-    where = "this machine" if address in (None, "auto") else address
+@contextmanager
+def _for_this_machine_alone() -> Iterator[None]:
+    """Ray started inside listens on the loopback only, and answers nobody without a token, which nothing but it knows.
+
+    Raises LayertoolError for a Ray that knows no tokens.
+    """
+    if Version(version := importlib.metadata.version("ray")) < Version(OLDEST):
+        raise LayertoolError(
+            f"Ray {version} lets everybody who reaches this machine run code on it; layertool starts Ray {OLDEST} or newer: "
+            "pip install -U 'layertool[ray]', or give the --address of a cluster"
+        )
+    # the first is named after the systems where a Ray of one machine is the default
+    wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    from ray._private import ray_constants
+
+    raylet: Any = importlib.import_module("ray._raylet")  # of C++
+
+    def read_again() -> None:
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    read_again()  # Ray may have been imported before
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        read_again()
+
+
+class _Starting:
+    """Makes one sentence of what Ray raises while it starts: of a node that is too slow, a bare Exception."""
+
+    def __init__(self, address: str | None):
+        self.address = address
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: Any) -> None:
+        from ray.exceptions import RayError
+
+        if kind is None or not (kind is Exception or issubclass(kind, (OSError, ValueError, RuntimeError, RayError))):
+            return
+        why = (str(error).strip().splitlines() or [kind.__name__])[0].rstrip(".")
+        if self.address:
+            raise _no_answer(self.address, why) from error
+        raise LayertoolError(
+            f"Ray did not start on this machine ({why}): try again when it has less to do, with fewer --workers, or leave "
+            "--engine ray out"
+        ) from error
+
+
+def _no_answer(address: str, why: str) -> UsageError:
+    where = "this machine" if address == "auto" else address
     return UsageError(
         f"no Ray cluster answers at {where} ({why}): start one with 'ray start --head', give its --address, or leave --address out "
         "for one on this machine"
     )
 
 
+_TOKEN = secrets.token_hex(32)  # of the clusters that this process starts: Ray remembers the first that it was given
 _CURRENT: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
 _KEPT: dict[str, Callable[..., Any]] = {}  # in a worker: the function it was last given
 

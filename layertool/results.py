@@ -134,7 +134,7 @@ def read(paths: Sequence[Path | str]) -> pd.DataFrame:
             raise UsageError(f"{path} is no result file ({', '.join(FORMATS)}) that exists: check the path")
         try:
             part = _read(path)
-        except (ValueError, OSError) as error:  # the parsers of all formats raise these
+        except (ValueError, OSError, RecursionError) as error:  # the parsers of all formats raise these
             reason = str(error).splitlines()[0]
             raise UsageError(f"{path} is no result file: it cannot be read as {path.suffix[1:]} ({reason})") from error
         missing = [column for column in COLUMNS if column not in part.columns and column not in LATER]

@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors", "spelling"},
-    {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns", "audio_files", "resampling"},
+    {
+        "files",
+        "kinds",
+        "layers",
+        "geometry",
+        "cluster",
+        "machine",
+        "non_speech",
+        "columns",
+        "audio_files",
+        "resampling",
+    },
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

@@ -78,6 +78,60 @@ def test_the_cluster_is_the_current_one(cluster):
     assert cluster.n_workers == 2
 
 
+def test_it_listens_to_this_machine_alone_and_demands_a_token(cluster):
+    """A client of the cluster that has no token, or another one, is turned away; nothing was written into the home."""
+    psutil = pytest.importorskip("psutil")
+    list(cluster.each(str.upper, [("a",)]))  # so that workers listen, too
+    listening = set()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        listening |= {one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN}
+    assert listening
+    assert all(ip.removeprefix("::ffff:").startswith("127.") for ip in listening)
+
+    import ray
+
+    code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('let in')"
+    for token, works in ((None, False), ("b" * 64, False), (os.environ["RAY_AUTH_TOKEN"], True)):
+        given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        given |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, ray.get_runtime_context().gcs_address], env=given, capture_output=True,
+            text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert ("let in" in done.stdout) is works, done.stderr
+
+
+def test_ray_that_knows_no_tokens_is_not_started(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.51.1")
+    with pytest.raises(LayertoolError, match=r"Ray 2\.51\.1 lets everybody .*pip install -U"), Cluster.open():
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("The current node timed out during startup. This could happen because"),
+        TimeoutError("Timed out after 30 seconds while waiting for node to startup.\nmore\nlines"),
+        RuntimeError("Failed to start GCS."),
+    ],
+)
+def test_a_slow_start_is_one_sentence(cluster, monkeypatch, error):
+    import ray
+
+    def slow(**_options):
+        raise error
+
+    before = dict(os.environ)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(LayertoolError, match="Ray did not start on this machine") as caught, Cluster.open():
+        pass
+    assert "\n" not in str(caught.value)
+    assert dict(os.environ) == before
+    with pytest.raises(UsageError, match="no Ray cluster answers at here"), Cluster.open(address="here"):
+        pass
+
+
 def test_a_worker_is_killed(cluster, made, tmp_path):
     """SIGKILL to one of the workers in the midst: its shards are done by another, and the store is that of one process."""
     folder, corpus = made

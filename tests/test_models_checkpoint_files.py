@@ -592,7 +592,7 @@ def test_special_tokens_alone_are_no_tokenizer(tmp_path):
         ("tokenizer.json", "{", "has a tokenizer that cannot be read"),
         ("tokenizer.json", "[]", "has a tokenizer that cannot be read"),
         ("tokenizer.json", "{}", "has a tokenizer that cannot be read"),
-        ("tokenizer_config.json", "[]", "has a tokenizer that cannot be read"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json is a JSON list, not settings with names"),
         ("generation_config.json", "[]", "generation_config.json is a JSON list, not settings with names"),
         ("generation_config.json", '{"lang_to_id": [1], "forced_decoder_ids": 5, "task_to_id": 3}', None),
     ],

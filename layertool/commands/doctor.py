@@ -14,6 +14,7 @@ import click
 
 from layertool.commands import installed, output
 from layertool.commands.options import HELP, json_option
+from layertool.machine import memory_bytes
 
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # of the hub's library: nothing is downloaded
 SHOWN_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", *SWITCHES, "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -91,16 +92,8 @@ def _machine() -> dict[str, str]:
         "Python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
         "cores": f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}",
-        "memory": output.size(memory) if (memory := _memory()) else "unknown",
+        "memory": output.size(memory) if (memory := memory_bytes()) else "unknown",
     }
-
-
-def _memory() -> int | None:
-    """Bytes of the machine; None where the system does not say (Windows)."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _device() -> tuple[dict[str, str], list[str]]:

@@ -28,7 +28,17 @@ _TIERS = {"words": "word", "phones": "phone"}
 _FIELDS = ("speaker", "gender", "language")
 _TOLERANCE_SECONDS = END_TOLERANCE / SAMPLE_RATE
 # What reading a damaged file raises; lhotse checks its data with assert, or not at all.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, AssertionError, EOFError, OSError, zlib.error)
+_DAMAGE = (
+    RecursionError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    OSError,
+    zlib.error,
+)
 # What the other lines of lhotse manifests have, to say what was given instead of cuts.
 _OTHER_MANIFESTS = {"sources": "recordings", "recording_id": "supervisions", "num_features": "features"}
 _SAVE = "save its audio with cuts.save_audios(FOLDER) in lhotse and read the manifest of what that returns"

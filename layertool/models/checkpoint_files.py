@@ -11,8 +11,9 @@ from typing import Any
 from layertool.errors import ModelError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
+from layertool.models.strangers import check_settings
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # until and from transformers 5
 WAVEFORMS = "Wav2Vec2FeatureExtractor"  # what the input of models that read waveforms is called
 # Weights as transformers looks for them, in its order.
@@ -134,31 +135,41 @@ def language_adapters(name: str) -> list[str]:
     return sorted(file.name for pattern in _LANGUAGE_ADAPTERS for file in Path(name).glob(pattern))
 
 
-def check_weights(name: str) -> None:
-    """Raise ModelError for a local folder without weights that transformers reads, or with a part of them."""
+def weight_files(name: str, revision: str | None = None) -> list[Path]:
+    """The files of a checkpoint's weights; none where the hub has or gives none.
+
+    Raises ModelError for a local folder without weights that transformers reads, with a part of them, or with the names of
+    other places.
+    """
     path = Path(name)
-    file = next((path / one for one in WEIGHTS if (path / one).is_file()), None)
+    file = next((found for one in WEIGHTS if (found := find(name, revision, one))), None)
+    if file is None and not path.exists():
+        return []
     if file is None:
         there = sorted(one.name for one in path.iterdir() if one.suffix in (".safetensors", ".bin"))
         other = f"only {listed(there)}; call them so if they are" if there else foreign(path) or "copy them, too"
         raise ModelError(f"{name} has a config.json but no weights (model.safetensors or pytorch_model.bin): {other}")
     parts = [file.name]
     if file.suffix == ".json":
-        said = read_settings(name, None, file.name) or {}
+        said = read_settings(name, revision, file.name) or {}
         shards = said.get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(one, str) for one in shards.values()):
             raise ModelError(f"{file} names no files of weights: copy it again")
         parts = sorted(set(shards.values()))
-        if lacking := [one for one in parts if not (path / one).is_file()]:
+        if outside := [one for one in parts if one in ("", ".", "..") or not re.fullmatch(r"[\w.\- ]+", one)]:
+            raise ModelError(f"{file} names files of other places ({listed(outside)[:200]}): copy it again")
+        if lacking := [one for one in parts if find(name, revision, one) is None]:
             raise ModelError(
                 f"{name} lacks {len(lacking)} of the {len(parts)} files of weights that {file.name} names "
                 f"({listed(lacking)}): "
                 "copy them, too"
             )
-    for part in parts:
-        with open(path / part, "rb") as opened:
+    files = [found for part in parts if (found := find(name, revision, part))]
+    for one in files:
+        with open(one, "rb") as opened:
             if opened.read(len(_LFS)) == _LFS:
-                raise ModelError(f"{path / part} is a pointer of Git LFS, not weights: type git lfs pull in {name}")
+                raise ModelError(f"{one} is a pointer of Git LFS, not weights: type git lfs pull in {name}")
+    return files
 
 
 def find(name: str, revision: str | None, file: str) -> Path | None:
@@ -204,7 +215,16 @@ def read_settings(name: str, revision: str | None, file: str) -> dict | None:
         raise ModelError(f"{where} is damaged or no JSON ({str(error)[:120]}): copy it again") from error
     if not isinstance(said, dict):
         raise ModelError(f"{where} is a JSON {type(said).__name__}, not settings with names: copy it again")
+    check_settings(where, said)
     return said
+
+
+def described(folder: Path) -> dict:
+    """What the config.json of a folder says; nothing without a folder, or one that can be read."""
+    try:
+        return (read_settings(str(folder), None, CONFIG) if folder.is_dir() else None) or {}
+    except ModelError:
+        return {}
 
 
 def read_preprocessor(name: str, revision: str | None) -> dict | None:
@@ -239,7 +259,7 @@ def check_rate(name: str, said: dict) -> None:
     """Raise ModelError for an input (``read_preprocessor``) of another sampling rate than every model here is given."""
     if said.get("sampling_rate") not in (None, SAMPLE_RATE):
         raise ModelError(
-            f"{name} says that it takes audio of {said['sampling_rate']} Hz, and layertool gives every model "
+            f"{name} says that it takes audio of {str(said['sampling_rate'])[:80]} Hz, and layertool gives every model "
             f"{SAMPLE_RATE} Hz: "
             f"correct sampling_rate in its {PREPROCESSOR} or {PROCESSOR} if that is wrong, else take another model"
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from safetensors import SafetensorError
 
@@ -16,15 +17,18 @@ from layertool.errors import ModelError, tell
 from layertool.files import read_json
 from layertool.models import pruned
 from layertool.models.checkpoint_files import (
+    CONFIG,
     check_folder,
-    check_weights,
     foreign,
     language_adapters,
     listed,
     read_settings,
     refuse_adapter,
     split_revision,
+    weight_files,
 )
+from layertool.models.foreign import check_tensors, read_checkpoint
+from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, opening
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
@@ -45,29 +49,31 @@ def read_config(model: str) -> Any:
     Raises ModelError with what to do when there is none, or when it wants code of its own to run.
     """
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from transformers import CONFIG_MAPPING, PretrainedConfig
 
     huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
 
     name, revision = split_revision(model)
     check_folder(name)
-    if Path(name).exists():
-        read_settings(name, None, "config.json")
+    is_local = Path(name).exists()
+    raw = read_settings(name, None, CONFIG) if is_local else None
     if pruned.is_folder(name):
         return pruned.read_config(name)
     try:
-        raw, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+        if raw is None:
+            raw, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+            check_settings(f"{name}/{CONFIG}", raw)
         kind = raw.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             if "auto_map" in raw:
                 raise ModelError(
-                    f"{name} wants to run code that comes with the checkpoint ({', '.join(raw['auto_map'].values())}); layertool "
+                    f"{name} wants to run code that comes with the checkpoint (auto_map: {str(raw['auto_map'])[:200]}); layertool "
                     "never does that: convert it to a family that transformers has"
                 )
             if not isinstance(kind, str):
                 refuse_adapter(name, revision)  # of the hub: it may be all that is there
-                other = foreign(Path(name)) if Path(name).exists() else None
+                other = foreign(Path(name)) if is_local else None
                 raise ModelError(
                     f"{name} has a config.json without model type (model_type), so that its network is unknown: "
                     f"{other or 'give a folder that save_pretrained of transformers wrote'}"
@@ -79,8 +85,8 @@ def read_config(model: str) -> Any:
             raise ModelError(
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        config = configuration(kind, raw)
+    except BROKEN as error:
         if not isinstance(
             error.__cause__, LocalEntryNotFoundError
         ):  # the hub answered: an adapter may be all that is there
@@ -91,7 +97,7 @@ def read_config(model: str) -> Any:
 
 
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     at = f" at revision {revision}" if revision else ""
     path = Path(name)
     if "/" in name and path.parent.is_dir() and not path.exists():  # its neighbours, where it is no id of the hub
@@ -105,6 +111,7 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
+@opening
 def load_model(
     model: str, config: Any, random_init: int | None, kind: str = "AutoModel", partly: bool = False
 ) -> tuple[Any, dict, list[str]]:
@@ -133,15 +140,21 @@ def load_model(
         network = draw_anew(config, random_init, kind)
         return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
     report: dict[str, Any] = {"missing_keys": ()}
-    if is_local and not pruned.is_config(config):
-        check_weights(name)
     try:
         if pruned.is_config(config):
             network = pruned.load(name)
             network = network.base_model if kind == "AutoModel" else network
         else:
-            network, report = opener.from_pretrained(
-                name,
+            files = weight_files(name, revision)
+            state = _read_pickles(files) if files and files[0].suffix == ".bin" else None
+            sizes = _sizes(files) if state is None else [one.numel() for one in state.values()]
+            if files:
+                check_size(name, config, opener, sizes)
+            # automatic classes look for files, also where the weights are given
+            loader = opener if state is None else opener._model_mapping[type(config)]
+            network, report = loader.from_pretrained(
+                name if state is None else None,
+                state_dict=state,
                 revision=revision,
                 config=config,
                 dtype=torch.float32,
@@ -149,19 +162,11 @@ def load_model(
                 ignore_mismatched_sizes=True,  # refused below, by name
                 trust_remote_code=False,
             )
-    except pickle.UnpicklingError as error:
+    except SafetensorError as error:
         raise ModelError(
-            f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
+            f"{name} has weights that break off or are no weights ({first_line(error)}): download or copy them again"
         ) from error
-    except (SafetensorError, EOFError) as error:
-        raise ModelError(
-            f"{name} has weights that break off or are no weights ({_first_line(error)}): download or copy them again"
-        ) from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        if isinstance(error.__cause__ or error.__context__, pickle.UnpicklingError):
-            raise ModelError(
-                f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
-            ) from error
+    except BROKEN as error:
         raise ModelError(_not_found(name, revision, error)) from error
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if mismatched:
@@ -183,6 +188,25 @@ def load_model(
             source = read_json(Path(name) / "source.json", "the source of a converted model")
             provenance |= {key: source.get(key) for key in ("step", "normalisation_epsilon")}
     return network.eval(), {**provenance, "random_init": None}, lacking
+
+
+def _read_pickles(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of pytorch_model.bin, or of the parts of it."""
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        part = read_checkpoint(file)
+        check_tensors(part, file, finite=False)
+        state |= part
+    return state
+
+
+def _sizes(files: Sequence[Path]) -> list[int]:
+    """How many numbers each tensor of safetensors files has."""
+    sizes: list[int] = []
+    for file in files:
+        with safetensors.safe_open(file, "pt") as opened:
+            sizes += [math.prod(opened.get_slice(key).get_shape()) for key in opened.keys()]  # noqa: SIM118
+    return sizes
 
 
 def refuse_lacking(name: str, lacking: Sequence[str], layers: str = "") -> None:
@@ -224,9 +248,11 @@ def draw_anew(config: Any, seed: int, kind: str = "AutoModel") -> Any:
     """A network of this configuration with weights drawn from ``seed``, in evaluation mode and float32."""
     import transformers
 
+    opener = getattr(transformers, kind)
+    check_size(config.name_or_path or config.model_type, config, opener, None)
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
-    network = getattr(transformers, kind).from_config(config, trust_remote_code=False).float().eval()
+    network = opener.from_config(config, trust_remote_code=False).float().eval()
     pruned.fit_to_config(network)
     torch.set_rng_state(generator_state)
     return network
@@ -250,8 +276,3 @@ def state_sha256(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200].rstrip(".") if text else type(error).__name__

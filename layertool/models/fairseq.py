@@ -22,6 +22,7 @@ from layertool.models.fairseq_names import (
     transformers_options,
 )
 from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
+from layertool.models.strangers import BROKEN, check_counts, first_line, opening
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
 # fairseq's names of architectures -> transformers' model types
@@ -73,6 +74,7 @@ def load(path: Path | str) -> Any:
     return read(path)[0]
 
 
+@opening
 def read(path: Path | str) -> tuple[Any, Facts]:
     """The model as ``load`` gives it, and what its file says of it."""
     parts = take_apart(path)
@@ -87,6 +89,7 @@ def read(path: Path | str) -> tuple[Any, Facts]:
     )
 
 
+@opening
 def take_apart(path: Path | str) -> Parts:
     """A checkpoint's network, settings and facts by fairseq's names. Raises ModelError as ``load`` does."""
     path = Path(path)
@@ -237,13 +240,12 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     config_name, model_name = _MODELS[parts.family]
     try:
         config = getattr(transformers, config_name)(**options)
+        check_counts("it", config, len(tensors))
         # shapes first: no memory is taken for sizes that the tensors do not have
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             network = getattr(transformers, model_name)(config)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"its settings make no network ({str(error).splitlines()[0][:160]}): is the file damaged?"
-        ) from error
+    except BROKEN as error:
+        raise ModelError(f"its settings make no network ({first_line(error)}): is the file damaged?") from error
     expected = network.state_dict()
     unexpected = sorted(set(parts.tensors) - set(names)) + sorted(
         name for name, theirs in names.items() if theirs not in expected

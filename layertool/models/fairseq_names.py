@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layertool.errors import ModelError
+from layertool.models.strangers import shown
 
 DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 _MOST_CONVOLUTIONS = 64
@@ -78,7 +79,7 @@ def convolutions(text: Any) -> list[tuple[int, int, int]]:
         found = _TERM.fullmatch(term)
         if found is None:
             raise ModelError(
-                f"conv_feature_layers is {str(text)[:200]!r}, which is no sum of lists such as [(512, 10, 5)] + [(512, 3, 2)] * 4: "
+                f"conv_feature_layers is {shown(text)}, which is no sum of lists such as [(512, 10, 5)] + [(512, 3, 2)] * 4: "
                 "layertool runs no code of a checkpoint"
             )
         triples = [(int(width), int(kernel), int(stride)) for width, kernel, stride in _TRIPLE.findall(found[2])]
@@ -88,7 +89,7 @@ def convolutions(text: Any) -> list[tuple[int, int, int]]:
                 f"conv_feature_layers has more than {_MOST_CONVOLUTIONS} convolutions: is the file damaged?"
             )
     if not layers or min(min(layer) for layer in layers) < 1:
-        raise ModelError(f"conv_feature_layers is {text[:200]!r}: widths, kernels and strides are at least 1")
+        raise ModelError(f"conv_feature_layers is {shown(text)}: widths, kernels and strides are at least 1")
     return layers
 
 
@@ -131,16 +132,14 @@ class Settings:
         """A setting of the model that is a whole number of at least 1."""
         found = self.value(self.model, key, default)
         if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= 1_000_000:
-            raise ModelError(
-                f"{key} is {str(found)[:80]!r} in the checkpoint's settings: it must be a whole number from 1"
-            )
+            raise ModelError(f"{key} is {shown(found)} in the checkpoint's settings: it must be a whole number from 1")
         return found
 
     def flag(self, place: Mapping, key: str) -> bool:
         """A setting that is true or false; fairseq's defaults of those asked here are all false."""
         found = self.value(place, key, False)
         if not isinstance(found, (bool, int)):
-            raise ModelError(f"{key} is {str(found)[:80]!r} in the checkpoint's settings: it must be true or false")
+            raise ModelError(f"{key} is {shown(found)} in the checkpoint's settings: it must be true or false")
         return bool(found)
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
@@ -148,7 +147,7 @@ class Settings:
         found = self.value(self.model, key, choices[0])
         if found not in choices:
             raise ModelError(
-                f"{key} is {str(found)[:80]!r}, for which transformers has no network (it has: {', '.join(filter(None, choices))}): "
+                f"{key} is {shown(found)}, for which transformers has no network (it has: {', '.join(filter(None, choices))}): "
                 "use fairseq-native:FILE"
             )
         return found

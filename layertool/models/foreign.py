@@ -1,58 +1,24 @@
 """Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading checkpoints").
 
-torch's restricted unpickler reads tensors and plain values. Research checkpoints also hold settings as argparse, omegaconf
-or fairseq objects: those names get inert stand-ins that only keep what was stored. Any other name is refused.
+Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects: those
+get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
 """
 
 from __future__ import annotations
 
-import builtins
 import hashlib
-import pickle
-import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from layertool.errors import ModelError
+from layertool.models.pickles import Kept, Name, Pickled, Stored
+from layertool.models.strangers import BROKEN, first_line, shown
 
-# Packages whose classes only describe: their objects are kept as what was stored in them.
-_SETTINGS = re.compile(
-    r"(argparse\.Namespace|typing\.\w+|pathlib\.(Posix|Pure)?\w*Path|collections\.(defaultdict|Counter)|"
-    r"(omegaconf|fairseq|examples|data2vec|hydra)(\.\w+)+|enum\.\w+|builtins\.(dict|list|int|str|float|bool|tuple|set|object|complex|bytes))"
-)
-# numpy's names, for which there are stand-ins, too
-_NUMPY = re.compile(
-    r"numpy\.(core|_core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.(ndarray|dtype|dtypes\.\w+)"
-)
-_NUMBER_KIND = re.compile(r"[<>=|]?[biuf][1248]")  # booleans, whole and broken numbers of up to 8 bytes
-_REFUSED = re.compile(r"(?:Unsupported global: GLOBAL |load unsupported GLOBAL )([\w.<>]+)")
-_MOST_NAMES = 200
 _DEEPEST = 60
-
-
-class Kept:
-    """Stands for an object of a class that is not loaded: ``name`` of the class, ``arguments``, ``state``."""
-
-    name = ""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        self.arguments, self.state = arguments, named
-
-    def __new__(cls, *_arguments: Any, **_named: Any) -> Kept:
-        self = super().__new__(cls)
-        self.arguments, self.state = (), {}
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
+_TIMES_THE_FILE = 4  # so much larger than their file may all tensors be: some share their numbers (tied weights)
 
 
 def read_checkpoint(path: Path | str) -> dict:
@@ -64,87 +30,18 @@ def read_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelError(f"{path} {what}: give the file of one checkpoint")
-    allowed: dict[str, Any] = {}
-    while True:
-        try:
-            with torch.serialization.safe_globals([(thing, name) for name, thing in allowed.items()]):
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            break
-        except pickle.UnpicklingError as error:
-            found = _REFUSED.search(str(error))
-            if found is None:
-                raise ModelError(f"{path} is no checkpoint that can be read safely ({_first_line(error)})") from error
-            name = _full_name(found[1])
-            thing = _harmless(name)
-            if thing is None or name in allowed or len(allowed) > _MOST_NAMES:
-                raise ModelError(
-                    f"{path} asks for '{name}' while it is read, which is not known to be harmless: layertool does not run "
-                    "code of a checkpoint; save its state dict alone, or as safetensors"
-                ) from error
-            allowed[name] = thing
-        except (RuntimeError, EOFError, KeyError, OSError, ValueError, AttributeError, IndexError, TypeError, AssertionError, zipfile.BadZipFile) as error:  # fmt: skip
-            raise ModelError(
-                f"{path} is cut short or no checkpoint of torch ({_first_line(error)}): copy it again"
-            ) from error
-    if not isinstance(loaded, Mapping):
-        raise ModelError(f"{path} holds a {type(loaded).__name__}, a checkpoint is a dict: give another file")
     try:
-        return plain(loaded)
+        pickled = Pickled(path)
+        loaded = _Plain(pickled.tensor).of(pickled.value, 0)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-
-
-def _full_name(name: str) -> str:
-    """torch leaves 'builtins.' out of names."""
-    return name if "." in name else f"builtins.{name}"
-
-
-def _harmless(name: str) -> Any:
-    """What stands for a global of this name while a file is read, None where nothing does."""
-    if _NUMPY.fullmatch(name):
-        return _numpy(name)
-    if name == "collections.defaultdict":
-        return _empty_dict  # torch fills no other dicts than its own
-    if name.startswith("builtins.") and _SETTINGS.fullmatch(name):
-        return getattr(builtins, name.partition(".")[2])
-    if _SETTINGS.fullmatch(name):
-        return type(name.rpartition(".")[2], (Kept,), {"name": name})
-    return None
-
-
-def _empty_dict(*_arguments: Any) -> dict:
-    return {}
-
-
-class _NumberKind:
-    """Stands for numpy.dtype: only its text is kept, and only that of plain numbers. What is filled into it is left aside.
-
-    NumPy's own dtype and scalar, called by a file, can be made to take its bytes for the address of an object.
-    """
-
-    def __init__(self, text: Any = "", *_rest: Any) -> None:
-        self.text = text if isinstance(text, str) and _NUMBER_KIND.fullmatch(text) else ""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in (">", "<") and self.text:
-            self.text = state[1] + self.text.lstrip("<>=|")
-
-
-def _number(kind: Any, content: Any = b"") -> float | int | bool | None:
-    """Stands for numpy's scalar: a Python number from a plain kind and the bytes of one, None for all else."""
-    content = content.encode("latin-1", errors="replace") if isinstance(content, str) else content
-    if not isinstance(kind, _NumberKind) or not kind.text or not isinstance(content, bytes):
-        return None
-    of = np.dtype(kind.text)
-    return np.frombuffer(content, of)[0].item() if len(content) == of.itemsize else None
-
-
-def _numpy(name: str) -> Any:
-    """Numbers of NumPy come back as Python's; its arrays (states of random generators) are not read."""
-    last = name.rpartition(".")[2]
-    if last == "scalar":
-        return _number
-    return _NumberKind if last == "dtype" else type(last, (Kept,), {"name": name})
+    except BROKEN as error:
+        raise ModelError(
+            f"{path} is cut short or no checkpoint of torch ({first_line(error)}): copy it again"
+        ) from error
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{path} holds a {type(loaded).__name__}, a checkpoint is a dict: give another file")
+    return loaded
 
 
 def plain(value: Any) -> Any:
@@ -156,12 +53,15 @@ def plain(value: Any) -> Any:
 
 
 class _Plain:
-    def __init__(self) -> None:
+    def __init__(self, tensor: Callable[[Stored], torch.Tensor] | None = None) -> None:
+        self.tensor = tensor
         self.done: dict[int, Any] = {}
         self.open: set[int] = set()
 
     def of(self, value: Any, depth: int) -> Any:
-        if not isinstance(value, (Kept, Mapping, list, tuple, set)):
+        if isinstance(value, Name):
+            return value.text
+        if not isinstance(value, (Kept, Stored, Mapping, list, tuple, set)):
             return value
         key = id(value)
         if key in self.done:
@@ -171,7 +71,10 @@ class _Plain:
                 "its settings hold themselves, or are nested too deep: this is no checkpoint of a known tool"
             )
         self.open.add(key)
-        if isinstance(value, Kept):
+        made: Any
+        if isinstance(value, Stored):
+            made = self.tensor(value) if self.tensor else None
+        elif isinstance(value, Kept):
             made = self._kept(value, depth + 1)
         elif isinstance(value, Mapping):
             made = {self._key(name): self.of(item, depth + 1) for name, item in value.items()}
@@ -183,7 +86,7 @@ class _Plain:
         return made
 
     def _key(self, name: Any) -> Any:
-        return repr(name) if isinstance(name, (Kept, set)) else name
+        return repr(name) if isinstance(name, (Kept, Name)) else name
 
     def _kept(self, kept: Kept, depth: int) -> Any:
         state = kept.state
@@ -209,20 +112,29 @@ def whole_step(value: Any) -> int | None:
 
 def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = True) -> None:
     """Raise ModelError for tensors that are no plain, finite numbers, or that pretend to be larger than the file."""
+    rows: dict[int, int] = {}  # bytes of the storages
+    asked = 0
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ModelError(f"{path} has {name!r} among its tensors, which is none: give another file")
+            raise ModelError(f"{path} has {shown(name)} among its tensors, which is none: give another file")
         plain_kind = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain_kind or tensor.is_complex():
             raise ModelError(
                 f"{path}: the tensor {name} is of a kind that no such network has ({tensor.dtype}, {tensor.layout})"
             )
-        if (
-            0 in tensor.stride()
-            and tensor.numel() > 1
-            and any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+        row = tensor.untyped_storage()
+        rows[row.data_ptr()] = row.nbytes()
+        asked += tensor.numel() * tensor.itemsize
+        if tensor.numel() * tensor.itemsize > row.nbytes() or any(
+            step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)
         ):
             raise ModelError(f"{path}: the tensor {name} repeats a few numbers many times: write the checkpoint anew")
+    if asked > _TIMES_THE_FILE * sum(rows.values()):
+        raise ModelError(
+            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they share them: "
+            "write the checkpoint anew"
+        )
+    for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is damaged"
@@ -233,8 +145,3 @@ def file_sha256(path: Path | str) -> str:
     """sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # torch begins with advice to turn safety off
-    return text.splitlines()[0][:160].rstrip(".") if text else type(error).__name__

@@ -22,8 +22,9 @@ from torch.nn.utils import parametrize
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.files import temporary_path, whole_file, write_json
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import refuse_adapter
+from layertool.models.checkpoint_files import described, refuse_adapter
 from layertool.models.melhubert import MelHuBERT
+from layertool.models.strangers import BROKEN, check_counts, configuration, first_line, opening
 
 # transformers' model types whose blocks have four projections and one feed-forward part (conformers have not)
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
@@ -292,16 +293,8 @@ def _description(model: Any, kind: str) -> dict:
 
 def is_folder(path: Path | str) -> bool:
     """Whether a folder's config.json says that it is a pruned network of transformers."""
-    settings = _settings(Path(path))
+    settings = described(Path(path))
     return KEY in settings or str(settings.get("model_type")).startswith(PREFIX)
-
-
-def _settings(folder: Path) -> dict:
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def read_config(folder: Path | str) -> Any:
@@ -309,19 +302,16 @@ def read_config(folder: Path | str) -> Any:
 
     Raises ModelError for other folders, and for sizes that contradict the configuration.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    settings = _settings(Path(folder))
+    settings = described(Path(folder))
     kind = str(settings.pop("model_type", None)).removeprefix(PREFIX)
     if kind not in FAMILIES:
         raise ModelError(f"{folder} has no config.json of a pruned network: give the folder that layertool wrote")
     try:
-        config = AutoConfig.for_model(kind, **settings)
+        config = configuration(kind, settings, KEY)
         n_blocks, heads, rows = config.num_hidden_layers, config.num_attention_heads, config.intermediate_size
-    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+    except BROKEN as error:
         raise ModelError(
-            f"{folder} has a config.json that makes no network ({_first_line(error)}): copy it again"
+            f"{folder} has a config.json that makes no network ({first_line(error)}): copy it again"
         ) from error
     if not is_folder(folder):
         return config
@@ -349,6 +339,7 @@ def fit_to_config(network: Any) -> None:
         resize(network, of_blocks["heads"], of_blocks["ffn_rows"])
 
 
+@opening
 def load(folder: Path | str) -> Any:
     """The network of a folder that ``save`` wrote, of the class that was saved, in float32 and evaluation mode.
 
@@ -362,7 +353,8 @@ def load(folder: Path | str) -> Any:
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS} is missing or cut short ({_first_line(error)}): copy it again") from error
+        raise ModelError(f"{folder / WEIGHTS} is missing or cut short ({first_line(error)}): copy it again") from error
+    check_counts(str(folder), config, len(tensors))
     kind = _class(config, folder)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing is drawn
         network = kind(config)
@@ -395,7 +387,3 @@ def _class(config: Any, folder: Path) -> Any:
             f"{folder} says the architecture {names[0]!r}, which is none of '{config.model_type}': correct config.json"
         )
     return kind
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

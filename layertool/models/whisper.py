@@ -20,11 +20,13 @@ from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE
 from layertool.models.checkpoint_files import (
     GENERATION,
     PREPROCESSOR,
+    TOKENIZER,
     check_rate,
     find,
     read_preprocessor,
     read_settings,
 )
+from layertool.models.strangers import BROKEN, first_line, opening
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
@@ -34,6 +36,7 @@ WINDOWS = {
     "clip": "30 s, padded with silence, but only the positions of the clip are kept",
     "exact": "the clip alone",
 }
+_MOST_BANDS = 1000
 ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 
@@ -117,6 +120,8 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     differing = [
         f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
     ]
+    if config.num_mel_bins > _MOST_BANDS:
+        differing.append(f"num_mel_bins {config.num_mel_bins} instead of 80 or 128")
     if config.max_source_positions != WINDOW_POSITIONS:
         differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
     if differing:
@@ -128,6 +133,7 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
 
 
+@opening
 def load_tokenizer(
     name: str, revision: str | None, config: Any, language: str | None = None, timestamps: bool = False
 ) -> tuple[Any, list[int]]:
@@ -137,19 +143,20 @@ def load_tokenizer(
     token that says there are none. Raises UsageError for another language than English with an English-only model,
     ModelError for a checkpoint without tokenizer or language, or with one that is not its own.
     """
-    from transformers import AutoTokenizer
+    from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
     # without these files transformers makes a tokenizer of special tokens alone, with other numbers
     if not find(name, revision, "tokenizer.json") and not find(name, revision, "vocab.json"):
         raise ModelError(lacks)
+    read_settings(name, revision, TOKENIZER)  # names of other classes, templates and code are left aside
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        tokenizer = WhisperTokenizer.from_pretrained(name, revision=revision or "main")
         vocabulary = tokenizer.get_vocab()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except BROKEN as error:
         raise ModelError(
-            f"{name} has a tokenizer that cannot be read ({error!r:.120}): copy its files again"
+            f"{name} has a tokenizer that cannot be read ({first_line(error)}): copy its files again"
         ) from error
     if START not in vocabulary:
         raise ModelError(f"{name} has a tokenizer without {START}, which is not Whisper's: add its own tokenizer.json")

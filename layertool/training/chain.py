@@ -211,7 +211,7 @@ class Chain:
             with safetensors.safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["layertool"])
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"{path} is damaged ({error}): start again with --overwrite") from error
         if about["run"] != self.id:  # of another run: a kill came while this folder was cleared
             path.unlink()

@@ -350,7 +350,7 @@ def load(path: Path) -> Targets:
                 file["labels"], ends, file["centroids"], about["hop"], about["n_fitted"], about["distortion"],
                 about["variance"], about["decided"],
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise StoreError(
             f"{path} is not readable as targets ({error}): remove it, and the same command makes them again"
         ) from error

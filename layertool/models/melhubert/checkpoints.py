@@ -6,7 +6,6 @@ some checkpoints count from wherever the last pruning left off, and are not read
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
@@ -19,9 +18,10 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import whole_file, write_json
-from layertool.models.checkpoint_files import refuse_adapter
+from layertool.models.checkpoint_files import described, refuse_adapter
 from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
 from layertool.models.melhubert.network import Config, MelHuBERT
+from layertool.models.strangers import opening, shown
 
 MODEL_TYPE = "melhubert"
 WEIGHTS = "model.safetensors"
@@ -37,6 +37,7 @@ _MOST = 20  # names in one message
 State = dict[str, torch.Tensor]
 
 
+@opening
 def load(path: Path | str) -> tuple[MelHuBERT, Config]:
     """The network of an original checkpoint, or of a folder that ``save`` wrote, in float32 and evaluation mode.
 
@@ -72,20 +73,12 @@ def save(model: MelHuBERT, config: Config, folder: Path | str) -> None:
 
 def is_folder(path: Path | str) -> bool:
     """Whether a folder's config.json says that it is a MelHuBERT of ``save``."""
-    return _described(Path(path)).get("model_type") == MODEL_TYPE
-
-
-def _described(folder: Path) -> dict:
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+    return described(Path(path)).get("model_type") == MODEL_TYPE
 
 
 def _read_folder(folder: Path) -> tuple[State, dict]:
     refuse_adapter(str(folder), None)
-    settings = _described(folder)
+    settings = described(folder)
     if settings.pop("model_type", None) != MODEL_TYPE:
         raise ModelError(
             f"{folder} has no config.json with the model type '{MODEL_TYPE}': give the folder that layertool wrote, or the "
@@ -185,7 +178,7 @@ def _config(state: State, settings: Mapping, path: Path) -> Config:
     for name, what in counted.items():
         if name in settings and settings[name] != getattr(config, name):
             raise ModelError(
-                f"{path} says {name} = {settings[name]!r}, but its weights have {getattr(config, name)} {what}: weights are "
+                f"{path} says {name} = {shown(settings[name])}, but its weights have {getattr(config, name)} {what}: weights are "
                 f"missing or too many{_blocks_there(state) if name == 'encoder_layers' else ''}; copy it again"
             )
     return config
@@ -208,7 +201,7 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             given[name] = float(value)
         elif default is not None and not isinstance(value, type(default)):
-            raise ModelError(f"{where} says {name} = {value!r}, which is no {type(default).__name__}: correct it")
+            raise ModelError(f"{where} says {name} = {shown(value)}, which is no {type(default).__name__}: correct it")
     config = replace(Config(**given), heads=None, ffn_rows=None)
     norm = _shape(state, "encoder.layer_norm.weight", 1, where)
     width = norm[0]
