@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +29,10 @@ from layertool.models.checkpoint_files import (
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
+# Names of peft's own weights: of a model that was saved with its adapter, or of the layers that the adapter wraps.
+_PEFT = re.compile(
+    r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|(lora|ia3|hada|lokr|oft|vera|randlora|ln_tuning)_\w+)(\.|$)"
+)
 # What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
 _DESCRIPTIONS = (
     "config.json",
@@ -80,6 +85,8 @@ def read_config(model: str) -> Any:
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        if (n_blocks := getattr(config, "num_hidden_layers", 1)) < 1:
+            raise ModelError(f"{name} has {n_blocks} blocks by its config.json, which is no network: copy it again")
     except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         if not isinstance(
             error.__cause__, LocalEntryNotFoundError
@@ -91,7 +98,8 @@ def read_config(model: str) -> Any:
 
 
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+    first = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
     at = f" at revision {revision}" if revision else ""
     path = Path(name)
     if "/" in name and path.parent.is_dir() and not path.exists():  # its neighbours, where it is no id of the hub
@@ -150,18 +158,15 @@ def load_model(
                 trust_remote_code=False,
             )
     except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
-        ) from error
+        raise ModelError(_unpickled(name, error)) from error
     except (SafetensorError, EOFError) as error:
         raise ModelError(
             f"{name} has weights that break off or are no weights ({_first_line(error)}): download or copy them again"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        if isinstance(error.__cause__ or error.__context__, pickle.UnpicklingError):
-            raise ModelError(
-                f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
-            ) from error
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, pickle.UnpicklingError):
+            raise ModelError(_unpickled(name, cause)) from error
         raise ModelError(_not_found(name, revision, error)) from error
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if mismatched:
@@ -170,12 +175,17 @@ def load_model(
     _tell_of_others(name, network, report.get("unexpected_keys", ()))
     if not partly:
         refuse_lacking(name, [key for key in lacking if not key.endswith(_UNUSED)])
+    others = language_adapters(name)
     if getattr(config, "adapter_attn_dim", None) is not None:
         provenance["adapter"] = "main weights"
         tell(
             f"{name} has adapters of single languages: the one among its main weights is used, and none of its other "
-            "files"
-            f"{f' ({listed(others)})' if (others := language_adapters(name)) else ''}"
+            f"files{f' ({listed(others)})' if others else ''}"
+        )
+    elif others:
+        tell(
+            f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has no "
+            "adapter_attn_dim"
         )
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
@@ -202,7 +212,7 @@ def _random(name: str, what: str) -> str:
 
 def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
     """Tell of weights of a network's own parts that its configuration does not speak of; refuse adapters among them."""
-    if adapters := sorted(key for key in unexpected if ".lora_" in key or ".base_layer." in key):
+    if adapters := sorted(key for key in unexpected if _PEFT.search(key)):
         raise ModelError(
             f"{name} has the weights of an adapter of peft among its own (first: {adapters[0]}): merge them with "
             "model.merge_and_unload().save_pretrained('NEW') where it was trained, and give NEW"
@@ -250,6 +260,15 @@ def state_sha256(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _unpickled(name: str, error: pickle.UnpicklingError) -> str:
+    """What weights are that torch does not read as data: other objects than tensors, or no weights at all."""
+    if any(said in str(error) for said in ("invalid load key", "Unsupported operand")):
+        return f"{name} has a file of weights that is damaged or none of PyTorch: download or copy it again"
+    return (
+        f"{name} asks to run code while its weights are read; layertool never does that: ask for a safetensors version"
+    )
 
 
 def _first_line(error: BaseException) -> str:
