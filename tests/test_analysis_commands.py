@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -238,6 +239,27 @@ def test_result_files_are_joined():
     assert (told.count("mi with phone, phone rows of "), told.count("cca with T0, frame rows")) == (3, 1)
     succeeds("compare", *FILES, FILES[0], "-o", "twice.csv")
     same(results.read(["twice.csv"]), both)
+
+
+def test_columns_of_one_score_made_in_two_ways_say_which_is_which(tmp_path):
+    """As 0.1.0 and this version make CCA, or MI with and without --standardise."""
+    row = results.Result(
+        analysis="mi", variant="", model="m", corpus="c", unit="phone", layer="T1", layer_index=1, target="phone",
+        value=0.5, chance=0.0, n=9, store="s",
+    )  # fmt: skip
+    variants = [
+        "adjusted MI, 9 clusters, all rows",
+        "adjusted MI, 9 clusters, columns standardised, all rows",
+        "V-measure, all rows",
+    ]
+    rows = [dataclasses.replace(row, variant=variant) for variant in variants]
+    results.write(rows[:1], tmp_path / "old.csv")
+    results.write(rows[1:], tmp_path / "new.json")
+    shown = succeeds("compare", tmp_path / "old.csv", tmp_path / "new.json").stdout
+    heads = next(line for line in shown.splitlines() if "layer" in line)
+    assert "adjusted MI, columns standardised" in heads
+    assert heads.count("adjusted MI") == 2
+    assert "V-measure," not in heads
 
 
 def test_results_in_all_formats_are_joined_once():

@@ -25,7 +25,7 @@ from layertool.extractors.load import open_extractor
 from layertool.models import melhubert, pruned
 from layertool.models.checkpoint_files import normalises
 from layertool.models.checkpoints import load_model, read_config
-from layertool.models.whisper import load_tokenizer
+from layertool.models.whisper import is_multilingual, load_tokenizer
 from layertool.training.opening import open_encoder
 from layertool.training.plans import look
 
@@ -344,13 +344,37 @@ def test_an_adapter_does_not_depend_on_what_is_installed(tmp_path):
     assert run[0][1].startswith("ModelError")
 
 
-def test_weights_with_an_adapter_inside_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layers.0.attention.q_proj.lora_A.default.weight",
+        "encoder.layers.0.attention.q_proj.lora_magnitude_vector.default.weight",
+        "encoder.layers.0.attention.k_proj.ia3_l.default",
+        "encoder.layers.0.attention.k_proj.base_layer.weight",
+        "feature_projection.projection.modules_to_save.default.weight",
+        "base_model.model.encoder.layers.0.attention.q_proj.weight",
+    ],
+)
+def test_weights_with_an_adapter_inside_are_refused(tmp_path, name):
     folder = models.save("wav2vec2-base", tmp_path / "m")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
-    weights["encoder.layers.0.attention.q_proj.lora_A.default.weight"] = torch.ones(2, 48)
+    weights[name] = torch.ones(2, 48)
     safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="has the weights of an adapter of peft among its own"):
         open_extractor(str(folder))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_adapters_in_folders_of_their_own_are_told(tmp_path, beside):
+    """As peft writes an adapter that has a name."""
+    folder = models.save("wav2vec2-base", tmp_path / "m") if beside else tmp_path / "m"
+    (folder / "speakers").mkdir(parents=True)
+    write(folder / "speakers" / "adapter_config.json", base_model_name_or_path="org/base")
+    with pytest.raises(ModelError) as error:
+        open_extractor(str(folder))
+    assert f"{folder} holds an adapter of peft (speakers/adapter_config.json)" in str(error.value)
+    assert f"from_pretrained(BASE, '{folder / 'speakers'}')" in str(error.value)
+    assert "(org/base)" in str(error.value)
 
 
 def test_adapters_of_other_kinds_of_folder_are_refused(tmp_path):
@@ -377,6 +401,9 @@ def test_adapters_of_languages_are_told_and_recorded(tmp_path):
     assert "has adapters of single languages" in said[0]
     assert "(adapter.deu.safetensors, adapter.fra.safetensors)" in said[0]
     assert "adapter" not in opened(models.save("wav2vec2-base", tmp_path / "n")).provenance
+    shutil.copy(folder / "adapter.fra.safetensors", tmp_path / "n")  # which its config.json knows nothing of
+    said = told(lambda: opened(tmp_path / "n"))[1]
+    assert "(adapter.fra.safetensors), of which none is used" in said[0]
 
 
 # --- two files that have to agree --------------------------------------------------------------------
@@ -515,6 +542,19 @@ def test_files_say_whether_a_whisper_is_multilingual(tmp_path, tokenizer, genera
         for opener in (lambda: prefix_of(folder, language="fr"), lambda: open_extractor(str(folder), language="fr")):
             with pytest.raises(UsageError, match="is an English-only checkpoint: leave out --language fr"):
                 opener()
+
+
+@pytest.mark.parametrize(("end", "multilingual"), [(50256, False), (50257, True)])
+@pytest.mark.parametrize("size", [51_864, 51_866])
+def test_the_tokenizer_tells_more_than_the_size(tmp_path, end, multilingual, size):
+    folder = models.whisper(tmp_path / "m", tokenizer="multilingual")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = read_config(str(folder))
+    config.vocab_size = size
+    vocabulary = {"<|transcribe|>": 50_359, "<|en|>": 50_259, "<|endoftext|>": end}
+    found, said = told(lambda: is_multilingual(str(folder), None, config, vocabulary))
+    assert found is multilingual
+    assert f"by the number of <|endoftext|> in its tokenizer ({end})" in said[0]
 
 
 def retokenised(folder: Path, *gone: str) -> Path:
@@ -776,6 +816,45 @@ def test_configurations_that_are_none(tmp_path, content, says):
     not_opened(folder, says)
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"num_hidden_layers": 0}, "has 0 blocks by its config.json"),
+        ({"num_hidden_layers": -1}, "has -1 blocks by its config.json"),
+        ({"num_hidden_layers": "3"}, "expected int, got str"),  # the reason stands in the second line
+        ({"conv_dim": [24] * 6}, "len(config.conv_dim) = 6"),
+    ],
+)
+def test_configurations_of_no_network(tmp_path, changed, says):
+    folder = models.save("wav2vec2-base", tmp_path / "m")
+    change(folder / "config.json", **changed)
+    not_opened(folder, says)
+
+
+def test_a_whisper_without_blocks(tmp_path):
+    folder = models.whisper(tmp_path / "m")
+    change(folder / "config.json", encoder_layers=0)
+    not_opened(folder, "has 0 blocks by its config.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([1, 2], "cannot be opened as a model"),
+        (torch.nn.Linear(2, 2), "asks to run code while its weights are read"),
+        (b"<html>not found</html>" * 9, "has a file of weights that is damaged or none of PyTorch"),
+    ],
+)
+def test_files_of_pytorch_without_weights(tmp_path, content, says):
+    folder = models.save("wav2vec2-base", tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    if isinstance(content, bytes):
+        (folder / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(content, folder / "pytorch_model.bin")
+    not_opened(folder, says)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_parts_of_weights_that_are_not_there(tmp_path, name):
     folder = models.save("wav2vec2-base", tmp_path / "m")
@@ -800,8 +879,8 @@ def test_a_pointer_to_weights_is_named(tmp_path):
 def test_what_is_told_is_one_sentence_on_stderr(tmp_path):
     folder = without_preprocessor("data2vec-audio", tmp_path / "m")
     corpus = models.corpus(tmp_path / "c", [models.speech_like(8_000, 1)]).write(tmp_path / "c")
-    result = succeeds("extract", folder, corpus, "-o", tmp_path / "s", "--units", "utterance", "-q")
-    (line,) = result.stderr.strip().splitlines()
+    result = succeeds("extract", folder, corpus, "-o", tmp_path / "s", "--units", "utterance")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("note: "))
     assert line.startswith(f"note: {folder} has no preprocessor_config.json: its waveforms are normalised")
     assert ".py" not in line
 

@@ -7,6 +7,7 @@ products run where the moments are, in NumPy or on a GPU.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,6 +58,8 @@ class Whitener:
         """
         xp = array_namespace(covariance)
         scale = float(xp.max(xp.abs(covariance))) if covariance.shape[0] else 0.0
+        if not math.isfinite(scale):
+            raise UsageError("a view has values that are not finite (NaN or infinite): leave out these rows")
         keep = xp.linalg.diagonal(covariance) >= least * scale
         if scale <= 0 or not bool(xp.any(keep)):
             raise UsageError("a view is constant on the rows it is fitted on: canonical correlation is undefined there")

@@ -179,7 +179,7 @@ def _curves(title: str, rows) -> None:
         return
     names = ["value"]
     if several:
-        names = [", ".join(_short(name, cell) for name, cell in zip(several, key, strict=True)) for key, _ in columns]
+        names = [", ".join(_head(rows, *one) for one in zip(several, key, strict=True)) for key, _ in columns]
     wide = len(columns) == 1 and bool(columns[0][1]["ci_low"].notna().any())
     layers = list(dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]))
     headers = ["layer", *names, *(["95 % interval"] if wide else []), *(["chance"] if len(columns) == 1 else [])]
@@ -263,6 +263,13 @@ _MAX_CURVES = 8  # beside each other
 def _short(column: str, cell) -> str:
     """The folder of a store, the first words of a variant."""
     return Path(str(cell)).name if column == "store" else str(cell).split(",")[0]
+
+
+def _head(rows, column: str, cell) -> str:
+    """The same, and what a variant alone has where others begin with the same words."""
+    alike = [other for other in rows[column].unique() if _short(column, other) == _short(column, cell)]
+    own = _parted(cell, alike) if column == "variant" else ""
+    return _short(column, cell) + (f", {own}" if own else "")
 
 
 def _number(value) -> str:

@@ -115,15 +115,19 @@ def refuse_adapter(name: str, revision: str | None) -> None:
         (_ADAPTER, *_ADAPTER_WEIGHTS) if Path(name).exists() else (_ADAPTER,)
     )  # of the hub, all that transformers looks for
     file = next((one for one in names if find(name, revision, one)), None)
-    if file is None:
+    inside = sorted(
+        Path(name).glob(f"*/{_ADAPTER}")
+    )  # peft writes each adapter that has a name into a folder of its own
+    if file is None and not inside:
         return
-    said = read_settings(name, revision, _ADAPTER) or {}
+    folder, file = (name, file) if file else (str(inside[0].parent), f"{inside[0].parent.name}/{_ADAPTER}")
+    said = read_settings(folder, revision, _ADAPTER) or {}
     base = said.get("base_model_name_or_path")
     has_model = find(name, revision, CONFIG) is not None
     raise ModelError(
         f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which "
         "layertool neither adds nor leaves out: merge it with "
-        f"peft.PeftModel.from_pretrained(BASE, '{name}').merge_and_unload().save_pretrained('NEW') in Python, where "
+        f"peft.PeftModel.from_pretrained(BASE, '{folder}').merge_and_unload().save_pretrained('NEW') in Python, where "
         "BASE is the "
         f"network that it was trained on{f' ({base})' if base else ''}, and give NEW"
         + ("; or take the adapter's files out of a copy of the folder" if has_model else "")
@@ -146,7 +150,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
     if file is None and not path.exists():
         return []
     if file is None:
-        there = sorted(one.name for one in path.iterdir() if one.suffix in (".safetensors", ".bin"))
+        there = sorted(one.name for one in path.iterdir() if one.suffix in (".safetensors", ".bin") and one.is_file())
         other = f"only {listed(there)}; call them so if they are" if there else foreign(path) or "copy them, too"
         raise ModelError(f"{name} has a config.json but no weights (model.safetensors or pytorch_model.bin): {other}")
     parts = [file.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +33,10 @@ from layertool.models.strangers import BROKEN, check_settings, check_size, confi
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 _UNUSED = ("masked_spec_embed",)
+# Names of peft's own weights: of a model that was saved with its adapter, or of the layers that the adapter wraps.
+_PEFT = re.compile(
+    r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|(lora|ia3|hada|lokr|oft|vera|randlora|ln_tuning)_\w+)(\.|$)"
+)
 # What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
 _DESCRIPTIONS = (
     "config.json",
@@ -86,6 +91,8 @@ def read_config(model: str) -> Any:
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
         config = configuration(kind, raw)
+        if (n_blocks := getattr(config, "num_hidden_layers", 1)) < 1:
+            raise ModelError(f"{name} has {n_blocks} blocks by its config.json, which is no network: copy it again")
     except BROKEN as error:
         if not isinstance(
             error.__cause__, LocalEntryNotFoundError
@@ -175,12 +182,17 @@ def load_model(
     _tell_of_others(name, network, report.get("unexpected_keys", ()))
     if not partly:
         refuse_lacking(name, [key for key in lacking if not key.endswith(_UNUSED)])
+    others = language_adapters(name)
     if getattr(config, "adapter_attn_dim", None) is not None:
         provenance["adapter"] = "main weights"
         tell(
             f"{name} has adapters of single languages: the one among its main weights is used, and none of its other "
-            "files"
-            f"{f' ({listed(others)})' if (others := language_adapters(name)) else ''}"
+            f"files{f' ({listed(others)})' if others else ''}"
+        )
+    elif others:
+        tell(
+            f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has no "
+            "adapter_attn_dim"
         )
     if is_local:
         provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
@@ -226,7 +238,7 @@ def _random(name: str, what: str) -> str:
 
 def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
     """Tell of weights of a network's own parts that its configuration does not speak of; refuse adapters among them."""
-    if adapters := sorted(key for key in unexpected if ".lora_" in key or ".base_layer." in key):
+    if adapters := sorted(key for key in unexpected if _PEFT.search(key)):
         raise ModelError(
             f"{name} has the weights of an adapter of peft among its own (first: {adapters[0]}): merge them with "
             "model.merge_and_unload().save_pretrained('NEW') where it was trained, and give NEW"

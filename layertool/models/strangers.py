@@ -76,7 +76,8 @@ def shown(value: Any) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line of bounded length, after its kind where that says more."""
-    text = (str(error).strip().splitlines() or [""])[0][:_SHOWN].rstrip(". ")
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_SHOWN].rstrip(". ")  # what is wrong, and why
     is_bare = isinstance(error, (LookupError, ImportError, MemoryError, RecursionError, AttributeError)) or not text
     return f"{type(error).__name__}{': ' if text else ''}{text}" if is_bare else text
 

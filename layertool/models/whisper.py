@@ -38,7 +38,11 @@ WINDOWS = {
 }
 _MOST_BANDS = 1000
 ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
-START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
+START, NO_TIMESTAMPS, END = "<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>"
+MULTILINGUAL_BY_END = {
+    50256: False,
+    50257: True,
+}  # its number, which is how many tokens of text OpenAI's tokenizers have
 
 
 def n_positions(n_samples: int) -> int:
@@ -50,7 +54,8 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
     """Whether a checkpoint's prefix has a language and a task, by what its own files say.
 
     generation_config.json first (``is_multilingual``, ``lang_to_id``, ``forced_decoder_ids``), then config.json, then
-    the tokens of languages and tasks, without which there is nothing to say; the size of the vocabulary last: told.
+    the tokens of languages and tasks, without which there is nothing to say; then which of OpenAI's two tokenizers the
+    checkpoint has, and the size of the vocabulary last: told.
     """
     said = read_settings(name, revision, GENERATION) or {}
     languages = _ids(said, "lang_to_id")
@@ -69,10 +74,12 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
             return len(forced) > 1  # language, task, no timestamps; English-only models are forced to the last
     if "<|transcribe|>" not in vocabulary or not any(f"<|{code}|>" in vocabulary for code in _languages()):
         return False
-    found = config.vocab_size > ENGLISH_ONLY
+    found = MULTILINGUAL_BY_END.get(vocabulary.get(END, -1))
+    by = f"the number of {END} in its tokenizer ({vocabulary.get(END)})"
+    if found is None:
+        found, by = config.vocab_size > ENGLISH_ONLY, f"the size of its vocabulary ({config.vocab_size})"
     tell(
-        f"{name} does not say whether it is multilingual: by the size of its vocabulary ({config.vocab_size}), it is "
-        "taken to be "
+        f"{name} does not say whether it is multilingual: by {by}, it is taken to be "
         f"{'multilingual' if found else 'English-only'}; add is_multilingual to its {GENERATION}"
     )
     return found

@@ -530,3 +530,18 @@ def test_random_embeddings_of_types_leak_through_token_folds_only(seed):
     assert token.chance > 0.25
     assert abs(strict.value) < 0.1
     assert abs(strict.chance) < 0.1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_values_that_are_not_finite_are_no_constant_view(bad, side):
+    random = np.random.default_rng(0)
+    views = [random.standard_normal((60, 3)) for _ in range(2)]
+    views[side][7, 1] = bad
+    with np.errstate(invalid="ignore"):
+        moments = FoldMoments(np.arange(60) % 10, 10).of([views[0]], [views[1]], [views[1][::-1]])
+        for score in (protocols.held_out, protocols.in_sample):
+            with pytest.raises(UsageError, match="not finite"):
+                score(*moments)
+        with pytest.raises(UsageError, match="not finite"):
+            cca.fit(*views)
