@@ -6,11 +6,14 @@ import importlib
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from layertool.commands.options import HELP
-from layertool.errors import LayertoolError
+from layertool.errors import LayertoolError, LayertoolWarning
 
 COMMANDS = {
     "corpus": "layertool.commands.corpus:corpus",
@@ -74,6 +77,25 @@ class Sentence(click.ClickException):
         click.echo(f"Error: {self.format_message()}", err=True, file=file)
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """Print what ``layertool.errors.tell`` says on stderr: each sentence once, without the place in the code."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LayertoolWarning)
+        others = warnings.showwarning
+
+        def show(message, category, filename, lineno, file=None, line=None) -> None:
+            if not issubclass(category, LayertoolWarning):
+                others(message, category, filename, lineno, file, line)
+            elif str(message) not in told:
+                told.add(str(message))
+                click.echo(f"Note: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
+
+
 class Root(click.Group):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
 
@@ -97,7 +119,8 @@ class Root(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            return super().invoke(ctx)
+            with telling():
+                return super().invoke(ctx)
         except LayertoolError as error:
             raise Sentence(error) from error
         except KeyboardInterrupt as error:

@@ -5,6 +5,17 @@ about it. The command line prints the message and leaves with the class's ``exit
 command was asked wrongly, 1 when the data, the model or the machine is at fault.
 """
 
+import warnings
+
+
+class LayertoolWarning(UserWarning):
+    """Something that a person should know, and that does not stop the work; the command line prints its sentence."""
+
+
+def tell(text: str) -> None:
+    """Say one sentence to the person: a LayertoolWarning, which the command line prints on stderr, once."""
+    warnings.warn(text, LayertoolWarning, stacklevel=3)
+
 
 class LayertoolError(Exception):
     """Base of every error that layertool raises on purpose."""

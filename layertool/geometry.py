@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -166,25 +167,40 @@ class Window:
     keep_end: int
 
 
-def windows(n_samples: int, length: int, overlap: int) -> list[Window]:
+WINDOW_GRID = 2 * MODEL_HOP  # samples: windows start and are cut at multiples of it, where all hops divide it
+
+
+def window_grid(hops: Iterable[int]) -> int:
+    """Samples between the places where windows may start: a multiple of every hop, at least ``WINDOW_GRID``."""
+    together = math.lcm(*hops)
+    return together * -(-WINDOW_GRID // together)
+
+
+def windows(n_samples: int, length: int, overlap: int, grid: int = WINDOW_GRID) -> list[Window]:
     """Overlapping windows over an utterance, cut in the middle of each overlap.
 
-    ``length`` and ``overlap`` in samples; ``overlap`` is what two neighbours share. Cuts fall on
-    multiples of 640 samples, so that every frame rate up to 40 ms has a whole frame there. An
+    ``length`` and ``overlap`` in samples; ``overlap`` is what two neighbours share. Windows start and are cut at
+    multiples of ``grid`` samples (``window_grid``), so that every layer has a whole frame there. An
     utterance of up to ``length`` samples is one window: nothing is cut. The last window is moved
-    back so that it is as long as the others, or less than a cut's grid (40 ms) shorter: never longer,
-    because some models can take no more.
+    back so that it is as long as the others, or less than a cut's grid shorter: never longer,
+    because some models can take no more. Raises UsageError where windows leave no step of the grid.
     """
-    grid = 2 * MODEL_HOP
     if n_samples <= length:
         return [Window(0, n_samples, 0, n_samples)]
-    length -= length % grid
+    asked, length = length, length - length % grid
     step = length - overlap
     step -= step % grid
     if step <= 0:
+        remedy = "at least twice the overlap, or --overlap-seconds smaller"
+        if grid > WINDOW_GRID:
+            least = (-(-overlap // grid) + 1) * grid / SAMPLE_RATE
+            remedy = (
+                f"at least {math.ceil(least)}, as the layers asked have whole frames together only every "
+                f"{grid / SAMPLE_RATE:g} s, or ask for fewer layers at a time"
+            )
         raise UsageError(
-            f"windows of {length / SAMPLE_RATE:g} s cannot overlap by {overlap / SAMPLE_RATE:g} s: "
-            "make --window-seconds at least twice the overlap"
+            f"windows of {(length or asked) / SAMPLE_RATE:g} s cannot overlap by {overlap / SAMPLE_RATE:g} s: "
+            f"make --window-seconds {remedy}"
         )
     starts = [k * step for k in range(math.ceil((n_samples - length) / step))]
     starts.append(-(-(n_samples - length) // grid) * grid)
@@ -197,3 +213,19 @@ def windows(n_samples: int, length: int, overlap: int) -> list[Window]:
         Window(start, min(start + length, n_samples) if k + 1 < len(starts) else n_samples, cuts[k], cuts[k + 1])
         for k, start in enumerate(starts)
     ]
+
+
+def kept_frames(geometry: FrameGeometry, window: Window, n_samples: int) -> tuple[int, int]:
+    """Frames [first, last) of the utterance that are taken from a window; cuts lie on whole hops."""
+    last = geometry.n_frames(n_samples) if window.keep_end == n_samples else window.keep_end // geometry.hop
+    return window.keep_start // geometry.hop, last
+
+
+def sees_beyond(geometry: FrameGeometry, window: Window, n_samples: int) -> bool:
+    """Whether a frame that is kept of a window would see audio before or behind it, or is not among its frames."""
+    first, last = kept_frames(geometry, window, n_samples)
+    if geometry.always is not None or last <= first:
+        return False
+    start, end = first * geometry.hop + geometry.offset, (last - 1) * geometry.hop + geometry.offset + geometry.field
+    is_lacking = last - window.start // geometry.hop > geometry.n_frames(window.end - window.start)
+    return is_lacking or (window.start > 0 and start < window.start) or (window.end < n_samples and end > window.end)

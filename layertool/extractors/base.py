@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from layertool.errors import UsageError
+from layertool.errors import UsageError, tell
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window
+from layertool.layers import summary
+from layertool.models.checkpoints import refuse_lacking
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Extractor(ABC):
     provenance: dict
     n_parameters: int | None = None
     n_nonzero: int | None = None
+    name: str = ""  # as it was typed
+    lacking: Sequence[str] = ()  # parameters that the checkpoint has not, so that they hold random numbers
     min_samples: int = 1
     max_window: int | None = None
     only_unit: str | None = None  # the one unit at which its rows mean something
@@ -92,10 +96,31 @@ class Extractor(ABC):
             f"{self.provenance['id']} is not one: leave it out"
         )
 
-    def _count_parameters(self, network: Any) -> None:
-        """Called before parts of the network are left out."""
-        self.n_parameters = sum(p.numel() for p in network.parameters())
-        self.n_nonzero = sum(int(p.count_nonzero()) for p in network.parameters())
+    def _count_parameters(self, network: Any, lacking: Sequence[str] = ()) -> None:
+        """Called before parts of the network are left out. ``lacking``: parameters that the checkpoint has not."""
+        there = [parameter for name, parameter in network.named_parameters() if name not in lacking]
+        self.n_parameters = sum(p.numel() for p in there)
+        self.n_nonzero = sum(int(p.count_nonzero()) for p in there)
+
+    def first_layer(self, parameter: str) -> str | None:
+        """The first layer, in network order, that is computed from a parameter; None where no layer is."""
+        return next(iter(self.layers))
+
+    def check_whole(self, layers: Sequence[str]) -> None:
+        """Raise ModelError where ``layers`` are computed from weights that the checkpoint lacks; tell of others."""
+        order = {name: k for k, name in enumerate(self.layers)}
+        top = max(order[name] for name in layers)
+        firsts = {
+            key: order.get(first, len(order)) for key in self.lacking if (first := self.first_layer(key)) is not None
+        }
+        name = self.name or self.provenance["id"]
+        refuse_lacking(name, [key for key in firsts if firsts[key] <= top], summary(layers))
+        if firsts:
+            tell(
+                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers "
+                "asked "
+                f"({summary(layers)}) are computed without them"
+            )
 
     def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
         """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""

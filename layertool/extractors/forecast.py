@@ -12,7 +12,7 @@ import torch
 from layertool.extractors.base import Extractor, Item
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.work import BATCH_SECONDS
-from layertool.geometry import SAMPLE_RATE, Window, windows
+from layertool.geometry import SAMPLE_RATE, WINDOW_GRID, Window, windows
 
 N_BATCHES = 2  # timed after one that warms up
 PATIENCE_SECONDS = 4.0  # after which no further batch is begun
@@ -33,9 +33,9 @@ def forecast(prepared: Prepared, batch_seconds: float | None = None) -> Forecast
     counted as the model is given them: with what windows share, and with Whisper's padding.
     """
     extractor, lengths = prepared.extractor, prepared.corpus.utterances["n_samples"].to_numpy()
-    longest = _longest_window(prepared)
+    longest = prepared.longest_window
     overlap = round(prepared.options.overlap_seconds * SAMPLE_RATE)
-    needed = computed_samples(extractor, lengths, longest, overlap)
+    needed = computed_samples(extractor, lengths, longest, overlap, prepared.grid)
     mean = max(min(round(float(lengths.mean())), longest), extractor.min_samples)
     cost = extractor.padded_samples(mean)
     device = getattr(extractor, "device", torch.device("cpu"))
@@ -46,21 +46,15 @@ def forecast(prepared: Prepared, batch_seconds: float | None = None) -> Forecast
     return Forecast(seconds, float(lengths.sum()) / SAMPLE_RATE / seconds)
 
 
-def computed_samples(extractor: Extractor, lengths: Sequence[int], longest: int, overlap: int) -> int:
+def computed_samples(
+    extractor: Extractor, lengths: Sequence[int], longest: int, overlap: int, grid: int = WINDOW_GRID
+) -> int:
     """Samples that the model is given in all, when utterances are cut into windows of ``longest`` that share ``overlap``."""
     return sum(
         extractor.padded_samples(window.end - window.start)
         for n_samples in lengths
-        for window in windows(int(n_samples), longest, overlap)
+        for window in windows(int(n_samples), longest, overlap, grid)
     )
-
-
-def _longest_window(prepared: Prepared) -> int:
-    lengths = prepared.corpus.utterances["n_samples"]
-    asked = int(lengths.max())
-    if not prepared.extractor.is_acoustic:
-        asked = round(prepared.options.window_seconds * SAMPLE_RATE)
-    return min(asked, prepared.extractor.max_window or asked)
 
 
 def _seconds_of_a_batch(prepared: Prepared, n_samples: int, n_items: int, device: torch.device) -> float:

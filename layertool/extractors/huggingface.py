@@ -8,7 +8,6 @@ convolution inside the encoder sees zeros where a clip has ended; attention is m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from layertool.extractors.base import Emit, Extractor, Item, Layer
 from layertool.extractors.hooks import Hook, after, before, hooked
 from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
 from layertool.geometry import convolution_geometry
-from layertool.models.checkpoints import load_model, split_revision
+from layertool.models.checkpoint_files import normalises
+from layertool.models.checkpoints import load_model
 from layertool.models.computing import computing_in
 
 # transformers model types with this structure (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
@@ -33,6 +33,7 @@ MODEL_TYPES = {
     "unispeech-sat": "UniSpeech-SAT",
     "wav2vec2-conformer": "wav2vec2-conformer",
 }
+MASK_EMBEDDING = "masked_spec_embed"  # only masked frames are computed from it
 EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
 
 
@@ -60,8 +61,8 @@ class SpeechExtractor(Extractor):
     """One encoder of the wav2vec 2.0 kind.
 
     ``network``: transformers' model, in evaluation mode; ``provenance``: what identifies it; ``normalises``: whether the
-    waveform gets zero mean and unit variance over the whole utterance; ``lacking``: parameters that only training
-    uses, and that the checkpoint had not; ``epsilon``: added to the variance (fairseq's is another).
+    waveform gets zero mean and unit variance over the whole utterance; ``lacking``: parameters that the checkpoint
+    had not, whose layers are refused; ``epsilon``: added to the variance (fairseq's is another).
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class SpeechExtractor(Extractor):
         lacking: Sequence[str] = (),
         epsilon: float = EPSILON,
     ):
-        self.network, self._lacking, config = network, list(lacking), network.config
-        self._count_parameters(self.network)
+        self.network, self.lacking, config = network, list(lacking), network.config
+        self._count_parameters(self.network, lacking)
         self.network.to(device)
         self.device, self.dtype = device, dtype
         self.normalises, self.epsilon = normalises, epsilon
@@ -114,10 +115,12 @@ class SpeechExtractor(Extractor):
         normalise: bool | None = None,
     ) -> SpeechExtractor:
         """The extractor of a Hugging Face checkpoint; ``normalise``: None follows its preprocessor."""
-        network, provenance, lacking = load_model(model, config, random_init)
-        normalises = _wants_normalisation(model, config) if normalise is None else normalise
+        normalised = normalises(model, config, normalise)
+        network, provenance, lacking = load_model(model, config, random_init, partly=True)
         epsilon = provenance.get("normalisation_epsilon") or EPSILON
-        return cls(network, provenance, normalises, device, dtype, lacking, epsilon)
+        made = cls(network, provenance, normalised, device, dtype, lacking, epsilon)
+        made.name = model
+        return made
 
     def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
         if self._mask is None:
@@ -138,17 +141,30 @@ class SpeechExtractor(Extractor):
                 f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and mask_feature_prob 0): "
                 "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in a copy"
             )
-        if self._lacking:
+        if MASK_EMBEDDING in self.lacking:
             raise ModelError(
-                f"{name} has no {self._lacking[0]} among its weights, so random numbers would stand at masked frames: "
+                f"{name} has no {MASK_EMBEDDING} among its weights, so random numbers would stand at masked frames: "
                 "take the pre-trained checkpoint, or leave out --mask-seed"
             )
         if probability is None:
             probability = PROBABILITY[self.network.config.model_type]
         return TimeMask(int(seed), float(probability), int(LENGTH if length is None else length), self.geometry)
 
+    def first_layer(self, parameter: str) -> str | None:
+        part, _, rest = parameter.partition(".")
+        kind, _, rest = rest.partition(".")
+        number = int(rest.partition(".")[0]) + 1 if kind in ("conv_layers", "layers") else 0
+        if part == "feature_extractor":
+            return f"C{number}"
+        if part == "encoder" and kind == "layers":
+            return f"T{number}"
+        if part == "encoder" and kind == "layer_norm" and self.has_final:
+            return "final"
+        return "T0" if part in ("feature_projection", "encoder") else None
+
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer: their work would be thrown away."""
+        self.check_whole(layers)
         top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
         # the first stays: T0 is what goes into it
         blocks = self._blocks if "final" in layers else self._blocks[: max(top, 1)]
@@ -220,20 +236,3 @@ class SpeechExtractor(Extractor):
 
 def _channels_last(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.transpose(1, 2)
-
-
-def _wants_normalisation(model: str, config: Any) -> bool:
-    """The checkpoint's own preprocessor decides; in a local folder without one, layer-norm front ends are normalised."""
-    from transformers import AutoFeatureExtractor
-
-    name, revision = split_revision(model)
-    folder = Path(name)
-    if folder.is_dir() and not any((folder / f"{kind}_config.json").exists() for kind in ("preprocessor", "processor")):
-        return config.feat_extract_norm == "layer"
-    try:
-        return bool(AutoFeatureExtractor.from_pretrained(name, revision=revision, trust_remote_code=False).do_normalize)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{name} has no preprocessor_config.json that can be read, so it is unknown whether its waveforms are "
-            "normalised: give --normalise or --no-normalise"
-        ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 
 from layertool.cluster import MAX_DEATHS, Cluster, go_to
 from layertool.corpora.corpus import Corpus
-from layertool.errors import LayertoolError, MissingExtraError, ModelError
+from layertool.errors import LayertoolError, LayertoolWarning, MissingExtraError, ModelError, tell
 from layertool.extractors.plan import Shard
 from layertool.extractors.prepare import Options, Prepared, prepare
 from layertool.extractors.sink import Progress
@@ -52,6 +53,7 @@ class Description:
     about: dict
     labels: dict[str, list[str]]
     shards: list[Shard]
+    told: list[str]  # by ``layertool.errors.tell``
 
 
 class Worker:
@@ -68,8 +70,11 @@ class Worker:
 
     def describe(self) -> Description:
         """What it would do."""
-        prepared = self.prepared
-        return Description(prepared.configuration, prepared.about, prepared.rows.labels, prepared.shards)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", LayertoolWarning)
+            prepared = self.prepared
+        said = [str(one.message) for one in told if issubclass(one.category, LayertoolWarning)]
+        return Description(prepared.configuration, prepared.about, prepared.rows.labels, prepared.shards, said)
 
     def write(self, store: str, numbers: Sequence[int], max_failures: int, expected: dict) -> Iterator[tuple[str, Any]]:
         """Write shards; yields ("seconds", of audio since the last) and ("shard", its line of the index) as they come.
@@ -138,6 +143,8 @@ def extract_on_cluster(
     out, corpus_there = Path(out).resolve(), ray.put(corpus)
     first = cluster.start(Worker, request, corpus_there)
     described = _first_word(first, request)
+    for text in described.told:
+        tell(text)
     with StoreWriter(
         out, described.configuration, described.about, corpus.utterances, described.labels, overwrite
     ) as store:

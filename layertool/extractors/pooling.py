@@ -12,7 +12,7 @@ import torch
 from layertool.errors import UsageError
 from layertool.extractors.base import Item, Layer
 from layertool.extractors.unit_rows import UnitRows
-from layertool.geometry import FRAME_FIELD, FRAME_HOP, FrameGeometry, Pooling, Window, moving_average
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, FrameGeometry, Pooling, kept_frames, moving_average
 
 _PIECE = 128  # frames summed in float32 at a stretch; longer rows are sums of pieces, so error does not grow
 
@@ -111,7 +111,15 @@ class Pooler:
         self.table: dict[tuple[str, str], str] = {}
         for (unit, name), geometry in self.geometry.items():
             own = unit == "frame" and geometry is not None and geometry != main
-            self.table[unit, name] = f"rows_{geometry.hop}_{geometry.field}" if own and geometry else "rows"
+            table = f"rows_{geometry.hop}_{geometry.field}" if own and geometry else "rows"
+            sharing = [other for (u, other), there in self.table.items() if unit == u == "frame" and there == table]
+            if sharing and self.geometry[unit, sharing[0]] != geometry:
+                raise UsageError(
+                    f"frames of layers {sharing[0]} and {name} have one hop and field but begin at other samples: ask "
+                    "for one of "
+                    "them at a time, or leave the unit frame out"
+                )
+            self.table[unit, name] = table
 
     def _units_of(self, layer: Layer) -> list[str]:
         return [u for u in self.units if layer.geometry is not None or u in ("word", "utterance")]
@@ -193,9 +201,3 @@ class Pooler:
         lo, hi = np.maximum(lo, keep_lo), np.minimum(hi, keep_hi)
         target = np.flatnonzero(hi > lo)
         return target, lo[target] - shift, hi[target] - shift, full[target], len(full)
-
-
-def kept_frames(geometry: FrameGeometry, window: Window, n_samples: int) -> tuple[int, int]:
-    """Frames [first, last) of the utterance that are taken from a window; cuts lie on whole hops."""
-    last = geometry.n_frames(n_samples) if window.keep_end == n_samples else window.keep_end // geometry.hop
-    return window.keep_start // geometry.hop, last

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,7 @@ from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
-from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling
+from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
 
 STORE_DTYPES = ("float32", "float16")
 
@@ -65,6 +66,35 @@ class Prepared:
     plan: plan.Plan
     options: Options
     mask: TimeMask | None = None
+
+    @cached_property
+    def grid(self) -> int:
+        """Samples between the places where windows may start: a multiple of all layers' hops and of the mask's."""
+        geometries = [*self.pooler.geometry.values(), *(layer.geometry for layer in self.pooler.layers.values())]
+        hops = {geometry.hop for geometry in geometries if geometry is not None}
+        return window_grid(hops | ({self.mask.geometry.hop} if self.mask else set()))
+
+    @cached_property
+    def longest_window(self) -> int:
+        """Samples of the longest stretch that the model is given."""
+        lengths = self.corpus.utterances["n_samples"]
+        asked = int(lengths.max()) if self.extractor.is_acoustic else round(self.options.window_seconds * SAMPLE_RATE)
+        return min(asked, self.extractor.max_window or asked)
+
+    def windows(self, n_samples: int) -> list[Window]:
+        """The windows of an utterance. Raises UsageError where no windows give every layer whole and exact frames."""
+        overlap = round(self.options.overlap_seconds * SAMPLE_RATE)
+        found = windows(n_samples, self.longest_window, overlap, self.grid)
+        for name, geometry in ((name, g) for (_, name), g in self.pooler.geometry.items() if g is not None):
+            if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
+                reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid
+                raise UsageError(
+                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that "
+                    "overlap by "
+                    f"{self.options.overlap_seconds:g} s would cut some of them: make --overlap-seconds at least "
+                    f"{-(-2 * reach // SAMPLE_RATE)}"
+                )
+        return found
 
 
 def prepare(
@@ -151,7 +181,10 @@ def prepare(
     itemsize = np.dtype(options.store_dtype).itemsize
     planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize, mask is not None)
     about = _about(corpus, extractor, pooler, units, chosen, len(shards), rows.n_empty)
-    return Prepared(extractor, corpus, chosen, pooler, rows, shards, configuration, about, planned, options, mask)
+    prepared = Prepared(extractor, corpus, chosen, pooler, rows, shards, configuration, about, planned, options, mask)
+    for n_samples in np.unique(lengths[lengths > prepared.longest_window]):
+        prepared.windows(int(n_samples))
+    return prepared
 
 
 def _pooling(units: Sequence[str], asked: Mapping[str, str]) -> dict[str, Pooling]:

@@ -13,7 +13,7 @@ from layertool.errors import AudioError, LayertoolError
 from layertool.extractors import plan
 from layertool.extractors.base import Item
 from layertool.extractors.prepare import Prepared
-from layertool.geometry import SAMPLE_RATE, windows
+from layertool.geometry import SAMPLE_RATE
 
 AHEAD = 3  # batches that are read while one is at the model
 
@@ -81,7 +81,7 @@ def _given(value):
 
 
 def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarray, text) -> list[Item]:
-    extractor, options = prepared.extractor, prepared.options
+    extractor = prepared.extractor
     n_samples = len(waveform)
     needed = {
         f"{name} at unit {unit}": g.least or g.field
@@ -97,13 +97,11 @@ def _items(prepared: Prepared, position: int, utterance: str, waveform: np.ndarr
             f"receptive field of {what} ({field} samples, {field / SAMPLE_RATE * 1000:g} ms): take it out of the corpus, "
             "or leave it out with --max-failures 1"
         )
-    length = n_samples if extractor.is_acoustic else round(options.window_seconds * SAMPLE_RATE)
-    length = min(length, extractor.max_window or length)
     waveform = extractor.normalise(waveform)
     mask = prepared.mask
     masked = None if mask is None else mask.frames(utterance, n_samples)
     items = []
-    for window in windows(n_samples, length, round(options.overlap_seconds * SAMPLE_RATE)):
+    for window in prepared.windows(n_samples):
         samples = waveform[window.start : window.end]
         item = Item(position, utterance, n_samples, window, samples, text if isinstance(text, str) else None)
         if mask is not None and masked is not None:

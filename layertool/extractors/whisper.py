@@ -13,13 +13,13 @@ from layertool.errors import CorpusError, UsageError
 from layertool.extractors.base import Emit, Extractor, Item, Layer
 from layertool.extractors.hooks import Hook, after, before, hooked
 from layertool.geometry import FRAME_HOP, MODEL_HOP, SAMPLE_RATE, FrameGeometry
-from layertool.models.checkpoints import load_model, split_revision
+from layertool.models.checkpoint_files import split_revision
+from layertool.models.checkpoints import load_model
 from layertool.models.computing import computing_in
 from layertool.models.whisper import (
     WINDOW_POSITIONS,
     WINDOW_SAMPLES,
     WINDOWS,
-    check_language,
     encode,
     load_mel,
     load_tokenizer,
@@ -55,13 +55,14 @@ class WhisperExtractor(Extractor):
     ):
         if encoder_window not in WINDOWS:
             raise UsageError(f"'{encoder_window}' is no encoder window: choose {', '.join(WINDOWS)}")
-        self.network, provenance, _ = load_model(model, config, random_init)
-        self._count_parameters(self.network)
+        self.name, self.revision = split_revision(model)
+        self.mel, self.language = load_mel(self.name, self.revision, config), language
+        if language is not None:  # the tokenizer is loaded again where decoder layers are asked
+            load_tokenizer(self.name, self.revision, config, language)
+        self.network, provenance, self.lacking = load_model(model, config, random_init, partly=True)
+        self._count_parameters(self.network, self.lacking)
         self.network.to(device)
         self.device, self.dtype = device, dtype
-        self.name, self.revision = split_revision(model)
-        self.language = check_language(self.name, config, language)
-        self.mel = load_mel(self.name, self.revision)
         self.provenance = {"family": "Whisper", **provenance}
         self._encoder_blocks, self._decoder_blocks = (
             list(self.network.encoder.layers),
@@ -78,15 +79,28 @@ class WhisperExtractor(Extractor):
         self.layers = {"C1": Layer(width, conv1), "C2": Layer(width, conv2)}
         self.layers |= {f"T{k}": Layer(width, conv2) for k in range(config.encoder_layers + 1)}
         self.layers["final"] = Layer(width, conv2)
-        self.layers |= {f"D{k}": Layer(width, None) for k in range(config.decoder_layers + 1)}
+        if {f"decoder.{name}" for name, _ in self.network.decoder.named_parameters()} - set(
+            self.lacking
+        ):  # else an encoder alone
+            self.layers |= {f"D{k}": Layer(width, None) for k in range(config.decoder_layers + 1)}
         self.max_tokens = config.max_target_positions
         self._tokenizer: Any = None
 
     def padded_samples(self, n_samples: int) -> int:
         return n_samples if self.encoder_window == "exact" else WINDOW_SAMPLES
 
+    def first_layer(self, parameter: str) -> str | None:
+        half, _, rest = parameter.partition(".")
+        part, _, rest = rest.partition(".")
+        if part == "layers":
+            return f"{'T' if half == 'encoder' else 'D'}{int(rest.partition('.')[0]) + 1}"
+        if half == "decoder":
+            return None if part == "layer_norm" else "D0"
+        return {"conv1": "C1", "conv2": "C2", "layer_norm": "final"}.get(part, "T0")
+
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer, and the decoder when none of its layers is asked."""
+        self.check_whole(layers)
         encoder, decoder = self._encoder_blocks, [int(name[1:]) for name in layers if name.startswith("D")]
         self.provenance.pop("decoder_prefix", None)
         self._tokenizer = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from layertool.errors import ModelError
+from layertool.extractors.base import Item
 from layertool.extractors.plan import Shard
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.reading import Work, read_ahead
@@ -37,6 +39,29 @@ def write_shards(
             _process(prepared, work, round(batch_seconds * SAMPLE_RATE), sink)
 
 
+def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Item]) -> None:
+    """Raise ModelError for other frames than an extractor's geometry says: they would stand at wrong times."""
+    extractor = prepared.extractor
+    layer = extractor.layers.get(name)
+    shape = tuple(frames.shape)
+    if layer is None or len(shape) != 3 or (shape[0], shape[2]) != (len(items), layer.width):
+        expected = "no such layer" if layer is None else f"({len(items)}, frames, {layer.width})"
+        raise ModelError(
+            f"{extractor.provenance['id']} gave an array of shape {shape} for layer {name} of {len(items)} windows, "
+            "expected is "
+            f"{expected}: correct its layers"
+        )
+    if layer.geometry is not None:
+        longest = max(len(item.samples) for item in items)
+        least, most = (layer.geometry.n_frames(n) for n in (longest, extractor.padded_samples(longest)))
+        if not least <= shape[1] <= max(least, most):
+            raise ModelError(
+                f"{extractor.provenance['id']} gave {shape[1]} frames of layer {name} for {longest} samples, its "
+                "geometry says "
+                f"{least}: correct the geometry (or padded_samples, if it pads its input itself)"
+            )
+
+
 def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> None:
     """Run one batch of utterances; the windows of a long one go through in batches of their own."""
     extractor = prepared.extractor
@@ -49,6 +74,7 @@ def _process(prepared: Prepared, work: Work, batch_samples: int, sink: Sink) -> 
         emitted: set[str] = set()
 
         def emit(name: str, frames: torch.Tensor, items=items, emitted=emitted) -> None:
+            check_frames(prepared, name, frames, items)
             emitted.add(name)
             for unit, values, slices in prepared.pooler.pool(name, frames, items, rows):
                 sink.put(Pooled(work.shard, unit, name, values, slices))

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.files import temporary_path, whole_file, write_json
 from layertool.models import melhubert
+from layertool.models.checkpoint_files import refuse_adapter
 from layertool.models.melhubert import MelHuBERT
 
 # transformers' model types whose blocks have four projections and one feed-forward part (conformers have not)
@@ -356,6 +357,7 @@ def load(folder: Path | str) -> Any:
     folder = Path(folder)
     if melhubert.is_folder(folder):
         return melhubert.load(folder)[0]
+    refuse_adapter(str(folder), None)
     config = read_config(folder)
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)

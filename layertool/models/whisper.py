@@ -8,15 +8,23 @@ alike share their beginning, and any set of words is one forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from layertool.errors import AudioError, ModelError, UsageError
-from layertool.geometry import MODEL_HOP, SAMPLE_RATE
+from layertool.errors import AudioError, ModelError, UsageError, tell
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE
+from layertool.models.checkpoint_files import (
+    GENERATION,
+    PREPROCESSOR,
+    check_rate,
+    find,
+    read_preprocessor,
+    read_settings,
+)
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
@@ -26,7 +34,8 @@ WINDOWS = {
     "clip": "30 s, padded with silence, but only the positions of the clip are kept",
     "exact": "the clip alone",
 }
-ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more
+ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
+START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 
 
 def n_positions(n_samples: int) -> int:
@@ -34,59 +43,163 @@ def n_positions(n_samples: int) -> int:
     return -(-n_samples // MODEL_HOP)
 
 
-def is_multilingual(config: Any) -> bool:
-    """Whether a checkpoint's prefix has a language and a task."""
-    return config.vocab_size > ENGLISH_ONLY
+def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Mapping[str, int]) -> bool:
+    """Whether a checkpoint's prefix has a language and a task, by what its own files say.
+
+    generation_config.json first (``is_multilingual``, ``lang_to_id``, ``forced_decoder_ids``), then config.json, then
+    the tokens of languages and tasks, without which there is nothing to say; the size of the vocabulary last: told.
+    """
+    said = read_settings(name, revision, GENERATION) or {}
+    languages = _ids(said, "lang_to_id")
+    for claim in (said.get("is_multilingual"), getattr(config, "is_multilingual", None)):
+        if isinstance(claim, bool):
+            if languages and not claim:
+                tell(
+                    f"{name}/{GENERATION} says is_multilingual = false and has languages (lang_to_id): the first is "
+                    "followed"
+                )
+            return claim
+    if languages:
+        return True
+    for forced in (said.get("forced_decoder_ids"), getattr(config, "forced_decoder_ids", None)):
+        if isinstance(forced, list) and forced:
+            return len(forced) > 1  # language, task, no timestamps; English-only models are forced to the last
+    if "<|transcribe|>" not in vocabulary or not any(f"<|{code}|>" in vocabulary for code in _languages()):
+        return False
+    found = config.vocab_size > ENGLISH_ONLY
+    tell(
+        f"{name} does not say whether it is multilingual: by the size of its vocabulary ({config.vocab_size}), it is "
+        "taken to be "
+        f"{'multilingual' if found else 'English-only'}; add is_multilingual to its {GENERATION}"
+    )
+    return found
 
 
-def load_mel(name: str, revision: str | None) -> Any:
-    """The checkpoint's own log-mel input. Raises ModelError where it is not said."""
+def _ids(said: Mapping[str, Any], key: str) -> dict[str, int]:
+    """Names of tokens and their numbers, as generation_config.json says them."""
+    found = said.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _languages() -> dict[str, str]:
+    """Codes of Whisper's languages, and their names."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    return LANGUAGES
+
+
+def load_mel(name: str, revision: str | None, config: Any) -> Any:
+    """The checkpoint's own log-mel input; without a file that says it, Whisper's with the network's bands: told.
+
+    Raises ModelError for an input that is not what the network takes, or another than Whisper's 30 s, 10 ms and 16 kHz.
+    """
     from transformers import WhisperFeatureExtractor
 
-    try:
-        return WhisperFeatureExtractor.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError) as error:
+    said = read_preprocessor(name, revision)
+    if said is None:
+        tell(
+            f"{name} has no {PREPROCESSOR}: its input is taken to be Whisper's log-mel energies, of "
+            f"{config.num_mel_bins} bands"
+        )
+        said = {}
+    check_rate(name, said)
+    known = {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": config.num_mel_bins,
+        "hop_length": FRAME_HOP,
+        "n_fft": FRAME_FIELD,
+        "chunk_length": WINDOW_SAMPLES // SAMPLE_RATE,
+        "n_samples": WINDOW_SAMPLES,
+        "nb_max_frames": 2 * WINDOW_POSITIONS,
+        "dither": 0.0,
+        "padding_value": 0.0,
+    }
+    differing = [
+        f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
+    ]
+    if config.max_source_positions != WINDOW_POSITIONS:
+        differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
+    if differing:
         raise ModelError(
-            f"{name} has no preprocessor_config.json, so its log-mel input is unknown: add the file"
-        ) from error
+            f"{name} has files of an input that does not fit its network, or is not Whisper's "
+            f"({'; '.join(differing)}): take "
+            f"{PREPROCESSOR} and config.json of one checkpoint"
+        )
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
 
 
 def load_tokenizer(
-    name: str, revision: str | None, config: Any, language: str = "en", timestamps: bool = False
+    name: str, revision: str | None, config: Any, language: str | None = None, timestamps: bool = False
 ) -> tuple[Any, list[int]]:
     """The checkpoint's tokenizer, and the tokens it puts before a transcription.
 
-    Multilingual: start, language, transcribe; English-only: start; and then, unless ``timestamps``, the
-    token that says there are none. Raises ModelError for a checkpoint without tokenizer or language.
+    Multilingual: start, language (None: English), transcribe; English-only: start; and then, unless ``timestamps``, the
+    token that says there are none. Raises UsageError for another language than English with an English-only model,
+    ModelError for a checkpoint without tokenizer or language, or with one that is not its own.
     """
     from transformers import AutoTokenizer
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
+    # without these files transformers makes a tokenizer of special tokens alone, with other numbers
+    if not find(name, revision, "tokenizer.json") and not find(name, revision, "vocab.json"):
+        raise ModelError(lacks)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(lacks) from error
-    if "<|startoftranscript|>" not in tokenizer.get_vocab():  # transformers makes an empty one without the file
-        raise ModelError(lacks)
-    has_tasks = is_multilingual(config) and (
-        tokenizer.convert_tokens_to_ids("<|transcribe|>") in tokenizer.all_special_ids
-    )
-    tokenizer.language = tokenizer.task = None  # a fine-tuned checkpoint may have saved some
-    try:
-        if has_tasks:
-            tokenizer.set_prefix_tokens(language=language, task="transcribe", predict_timestamps=timestamps)
-        else:
-            tokenizer.set_prefix_tokens(predict_timestamps=timestamps)
-    except ValueError as error:
-        raise ModelError(f"{name} does not know the language '{language}': choose another --language") from error
-    return tokenizer, [int(token) for token in tokenizer.prefix_tokens]
-
-
-def check_language(name: str, config: Any, language: str | None) -> str:
-    """The language to put into the prefix. Raises UsageError for another than English with an English-only model."""
-    if language not in (None, "en") and not is_multilingual(config):
+        vocabulary = tokenizer.get_vocab()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has a tokenizer that cannot be read ({error!r:.120}): copy its files again"
+        ) from error
+    if START not in vocabulary:
+        raise ModelError(f"{name} has a tokenizer without {START}, which is not Whisper's: add its own tokenizer.json")
+    multilingual = is_multilingual(name, revision, config, vocabulary)
+    if language not in (None, "en") and not multilingual:
         raise UsageError(f"{name} is an English-only checkpoint: leave out --language {language}")
-    return language or "en"
+    code = TO_LANGUAGE_CODE.get(str(language), language) or "en"
+    prefix = [
+        START,
+        *([f"<|{code}|>", "<|transcribe|>"] if multilingual else []),
+        *([] if timestamps else [NO_TIMESTAMPS]),
+    ]
+    if lacking := [token for token in prefix if token not in vocabulary]:
+        if multilingual and lacking[0] == f"<|{code}|>" and any(f"<|{other}|>" in vocabulary for other in _languages()):
+            raise ModelError(f"{name} does not know the language '{language or code}': choose another --language")
+        raise ModelError(
+            f"{name} is {'multilingual' if multilingual else 'English-only'} by its {GENERATION} or config.json, and "
+            "its tokenizer has "
+            f"no {' and no '.join(lacking)}: add the tokenizer that it was trained with"
+        )
+    if max(vocabulary.values()) >= config.vocab_size:
+        raise ModelError(
+            f"{name} has a tokenizer of {max(vocabulary.values()) + 1} tokens, and its network knows "
+            f"{config.vocab_size}: take the "
+            "tokenizer and config.json of one checkpoint"
+        )
+    tokenizer.language = tokenizer.task = None  # a fine-tuned checkpoint may have saved some
+    if multilingual and code in _languages():
+        tokenizer.set_prefix_tokens(language=code, task="transcribe", predict_timestamps=timestamps)
+    else:
+        tokenizer.set_prefix_tokens(predict_timestamps=timestamps)
+    _compare_tokens(name, revision, vocabulary, prefix)
+    return tokenizer, [vocabulary[token] for token in prefix]
+
+
+def _compare_tokens(name: str, revision: str | None, vocabulary: Mapping[str, int], prefix: Sequence[str]) -> None:
+    """Tell where generation_config.json has other numbers for the tokens of a prefix than the tokenizer."""
+    said = read_settings(name, revision, GENERATION) or {}
+    ids = {NO_TIMESTAMPS: said.get("no_timestamps_token_id"), **_ids(said, "lang_to_id")}
+    ids |= {f"<|{task}|>": number for task, number in _ids(said, "task_to_id").items()}
+    if not said.get("_from_model_config"):  # then it is no more than what config.json defaults to
+        ids[START] = said.get("decoder_start_token_id")
+    differing = [token for token in prefix if ids.get(token) not in (None, vocabulary[token])]
+    if differing:
+        told = ", ".join(f"{token} is {vocabulary[token]} and {ids[token]}" for token in differing)
+        tell(
+            f"{name}: its tokenizer and its {GENERATION} number tokens differently ({told}): the tokenizer is "
+            "followed; one of the two "
+            "may be of another checkpoint"
+        )
 
 
 def log_mel(mel: Any, waveforms: Sequence[np.ndarray]) -> torch.Tensor:

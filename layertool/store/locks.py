@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from layertool.errors import StoreError
+from layertool.errors import StoreError, tell
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some cluster file systems are mounted without them
 
@@ -25,7 +24,5 @@ def held(path: Path, shared: bool, busy: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            warnings.warn(
-                f"{path.parent}: this file system has no locks; make sure that nobody else writes there", stacklevel=2
-            )
+            tell(f"{path.parent}: this file system has no locks; make sure that nobody else writes there")
         yield  # closing the file lets go of the lock

@@ -24,6 +24,7 @@ from torch import nn
 from layertool.corpora.corpus import Corpus
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.models import pruned
+from layertool.models.checkpoint_files import normalises
 from layertool.models.checkpoints import load_model, read_config
 from layertool.store import FeatureStore
 from layertool.training import compression
@@ -37,7 +38,6 @@ from layertool.training.plans import (
 )
 from layertool.training.pretraining import TARGETS, Recipe, Run, data_of, described, prepare
 from layertool.training.pretraining_networks import (
-    normalises_of,
     reopen,
 )  # fmt: skip
 from layertool.training.pretraining_recipes import MODELS
@@ -172,7 +172,7 @@ def _open(model: str, about: About) -> tuple[Any, dict]:
     if has_quantiser and not pruned.is_config(config):
         return reopen("wav2vec2", model, 0)
     network, source, _ = load_model(model, config, None)
-    return _Bare(network, normalises_of(model, config)), source
+    return _Bare(network, normalises(model, config)), source
 
 
 def _n_weights(network: nn.Module) -> int:

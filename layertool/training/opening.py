@@ -14,11 +14,12 @@ from layertool.audio import read_utterance
 from layertool.errors import ModelError, UsageError
 from layertool.geometry import SAMPLE_RATE, FrameGeometry, convolution_geometry
 from layertool.models import fairseq, melhubert, pruned
+from layertool.models.checkpoint_files import normalises
 from layertool.models.checkpoints import files_sha256, load_model, read_config
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.training.encoders import encode, width_of
-from layertool.training.pretraining_networks import EPSILON, normalises_of
+from layertool.training.pretraining_networks import EPSILON
 
 _FILES = ("fairseq", "melhubert")  # of MODELs that name a file: KIND:FILE
 
@@ -100,14 +101,14 @@ def open_encoder(model: str, statistics: str | None = None) -> Opened:
     if kind == "fairseq":
         network, facts = fairseq.read(Path(path))
         provenance = {"id": Path(path).name, "revision": None, "sha256": file_sha256(path), "step": facts.step}
-        normalises = facts.normalise
+        normalised = facts.normalise
     else:
         config = read_config(model)
         _check_family(model, config.model_type)
         network, provenance, _ = load_model(model, config, None)
-        normalises, epsilon = normalises_of(model, config), provenance.get("normalisation_epsilon") or EPSILON
+        normalised, epsilon = normalises(model, config), provenance.get("normalisation_epsilon") or EPSILON
     _check_family(model, network.config.model_type)
-    return Opened(model, network, provenance, normalises, epsilon, melhubert.DEFAULT_STATISTICS)
+    return Opened(model, network, provenance, normalised, epsilon, melhubert.DEFAULT_STATISTICS)
 
 
 def _check_family(model: str, kind: str) -> None:

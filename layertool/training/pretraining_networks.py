@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import (
-    AutoFeatureExtractor,
     HubertConfig,
     HubertModel,
     TrainerCallback,
@@ -31,7 +30,8 @@ from layertool.errors import ModelError, UsageError
 from layertool.files import write_json
 from layertool.geometry import FrameGeometry, convolution_geometry
 from layertool.models import melhubert
-from layertool.models.checkpoints import files_sha256, load_model, read_config, split_revision
+from layertool.models.checkpoint_files import normalises
+from layertool.models.checkpoints import files_sha256, load_model, read_config
 from layertool.models.foreign import file_sha256
 
 PROJECTED = 256  # dimensions in which clusters or code vectors are told (fairseq's final_dim)
@@ -314,23 +314,7 @@ def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
     if model == "wav2vec2":
         if not isinstance(network, Wav2Vec2ForPreTraining):
             raise ModelError(f"{name} has no quantiser, which its pre-training needs: take another checkpoint")
-        return Wav2Vec2(network, normalises_of(name, config)), provenance
-    built = Hubert(network, n_clusters, normalises_of(name, config))
+        return Wav2Vec2(network, normalises(name, config)), provenance
+    built = Hubert(network, n_clusters, normalises(name, config))
     built.take_heads(Path(name))
     return built, provenance
-
-
-def normalises_of(name: str, config: Any) -> bool:
-    """Whether waveforms get zero mean and unit variance: its preprocessor says so, else its norms (as ``layertool extract``)."""
-    folder, revision = split_revision(name)
-    if Path(folder).is_dir() and not (Path(folder) / "preprocessor_config.json").exists():
-        return config.feat_extract_norm == "layer"
-    try:
-        return bool(
-            AutoFeatureExtractor.from_pretrained(folder, revision=revision, trust_remote_code=False).do_normalize
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{name} has no preprocessor_config.json that can be read, so it is unknown whether its waveforms are "
-            "normalised: give a folder with one"
-        ) from error

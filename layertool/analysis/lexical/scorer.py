@@ -15,6 +15,7 @@ from layertool.analysis.lexical import search
 from layertool.analysis.lexical.lexicon import SURFACES, Lexicon, in_tokens
 from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.models import checkpoints, whisper
+from layertool.models.checkpoint_files import split_revision
 from layertool.models.computing import check_dtype, choose_device, computing_in
 
 CHECKED = 1000  # words of a lexicon, for whether they are in this model's tokens
@@ -70,19 +71,12 @@ class WhisperScorer:
         place = choose_device(device)
         compute = check_dtype(dtype, place)
         config = read_whisper_config(str(model))
-        name, revision = checkpoints.split_revision(str(model))
+        name, revision = split_revision(str(model))
         variant = variant or Variant()
-        whisper.check_language(name, config, variant.language)
+        tokenizer, prefix = whisper.load_tokenizer(name, revision, config, variant.language, variant.timestamps)
+        mel = whisper.load_mel(name, revision, config)
         network, provenance, _ = checkpoints.load_model(str(model), config, random_init, OUTPUT)
-        tokenizer, prefix = whisper.load_tokenizer(name, revision, config, variant.language or "en", variant.timestamps)
-        self._set_up(
-            network.to(place),
-            tokenizer,
-            prefix,
-            whisper.load_mel(name, revision),
-            variant,
-            {"family": "Whisper", **provenance},
-        )
+        self._set_up(network.to(place), tokenizer, prefix, mel, variant, {"family": "Whisper", **provenance})
         self.dtype = compute
 
     @classmethod

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import whole_file, write_json
+from layertool.models.checkpoint_files import refuse_adapter
 from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
 from layertool.models.melhubert.network import Config, MelHuBERT
 
@@ -83,6 +84,7 @@ def _described(folder: Path) -> dict:
 
 
 def _read_folder(folder: Path) -> tuple[State, dict]:
+    refuse_adapter(str(folder), None)
     settings = _described(folder)
     if settings.pop("model_type", None) != MODEL_TYPE:
         raise ModelError(
