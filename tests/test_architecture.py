@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors", "spelling"},
     {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns", "audio_files"},
+    {"folders"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

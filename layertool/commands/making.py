@@ -80,12 +80,12 @@ def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
 
 
 def refuse(out: Path, overwrite: bool) -> None:
-    """Raise CorpusError where a corpus would be replaced unasked."""
-    from layertool.corpora.corpus import check_no_store
+    """Raise CorpusError where a corpus would be replaced unasked; an unfinished one is finished."""
+    from layertool.corpora import on_disk
     from layertool.errors import CorpusError
 
-    check_no_store(out)
-    if (out / "utterances.parquet").exists() and not overwrite:
+    on_disk.CorpusFolder(out)
+    if on_disk.is_corpus(out) and not overwrite:
         raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
 
 

@@ -15,8 +15,8 @@ from layertool.files import read_json, write_json
 from layertool.kinds import STORE, mistaken
 
 SCHEMA = 1
-ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, LOCK, PARTS, DAMAGED = (
-    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", ".lock", "parts", "damaged.json",
+ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, PARTS, DAMAGED = (
+    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", "parts", "damaged.json",
 )  # fmt: skip
 UNITS = ("frame", "phone", "word", "utterance")
 NO_LABEL = -1
