@@ -32,8 +32,10 @@ _NO_ROOM = {
 
 # How libraries say it that have the number in their text only: HDF5, Arrow, safetensors ...
 _NUMBER = re.compile(r"errno = (\d+)|\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
-# ... and torch and NumPy, which lose it.
-_NO_NUMBER = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|\d+ requested and \d+ written")
+# ... only say it ...
+_SAID = {os.strerror(number): number for number in _NO_ROOM}
+# ... or lose it, as torch and NumPy.
+_LOST = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|\d+ requested and \d+ written")
 _DAY = 86_400.0  # seconds
 _SHARE = 20  # a folder is swept again after so many times the seconds that it took
 _OURS = secrets.token_hex(3)
@@ -52,9 +54,11 @@ def no_room(error: BaseException | None) -> str | None:
         number, text = getattr(error, "errno", None), str(error)
         if number is None and (match := _NUMBER.search(text)):
             number = int(next(filter(None, match.groups())))
+        if number is None:
+            number = next((number for said, number in _SAID.items() if said in text), None)
         if number in _NO_ROOM:
             return _NO_ROOM[number]
-        if number is None and _NO_NUMBER.search(text):
+        if number is None and _LOST.search(text):
             return "the disk is full, or a quota or file-size limit is reached"
         error = error.__cause__ or error.__context__
     return None

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,7 +161,9 @@ def make_corpus(
             path = spoken_to / f"{name}.wav"
             with whole_file(path) as temporary:
                 samples = utterance.samples if room_db is None else in_a_room(utterance.samples, room_db, name)
-                soundfile.write(str(temporary), samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+                sound = BytesIO()  # libsndfile does not say why it could not write a file
+                soundfile.write(sound, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+                temporary.write_bytes(sound.getvalue())
             utterances.append(
                 {
                     "utterance": name,
