@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from layertool.commands import output
 from layertool.commands.options import HELP
 from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.spelling import is_text
 
 COMMANDS = {
     "corpus": "layertool.commands.corpus:corpus",
@@ -73,9 +77,6 @@ class Sentence(click.ClickException):
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
-    def show(self, file=None) -> None:
-        click.echo(f"Error: {self.format_message()}", err=True, file=file)
-
 
 @contextmanager
 def telling() -> Iterator[None]:
@@ -83,14 +84,13 @@ def telling() -> Iterator[None]:
     told: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", LayertoolWarning)
-        others = warnings.showwarning
 
         def show(message, category, filename, lineno, file=None, line=None) -> None:
             if not issubclass(category, LayertoolWarning):
-                others(message, category, filename, lineno, file, line)
+                output.echo(*warnings.formatwarning(message, category, filename, lineno, line).splitlines(), err=True)
             elif str(message) not in told:
                 told.add(str(message))
-                click.echo(f"Note: {message}", err=True)
+                output.echo(f"Note: {message}", err=True)
 
         warnings.showwarning = show
         yield
@@ -98,6 +98,23 @@ def telling() -> Iterator[None]:
 
 class Root(click.Group):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
+
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra) -> Any:
+        try:
+            code = super().main(args, prog_name, complete_var, False, **extra)
+        except (click.ClickException, click.Abort) as error:
+            if not standalone_mode:
+                raise
+            code = 1 if isinstance(error, click.Abort) else output.failure(error)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        for word in args:
+            if not is_text(word):
+                raise click.UsageError(f"'{word}' is not text in UTF-8: give the file or folder another name")
+        return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -124,7 +141,7 @@ class Root(click.Group):
         except LayertoolError as error:
             raise Sentence(error) from error
         except KeyboardInterrupt as error:
-            click.echo(
+            output.echo(
                 "Stopped. Stores and runs that were begun are kept: the same command goes on with them.", err=True
             )
             ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
@@ -139,7 +156,7 @@ def _versions(context: click.Context, _parameter: click.Parameter, is_asked: boo
     if is_asked and not context.resilient_parsing:
         from layertool.commands.installed import version_lines
 
-        click.echo("\n".join(version_lines()))
+        output.echo(*version_lines())
         context.exit()
 
 
@@ -166,6 +183,9 @@ def _terminate(_number: int, _frame: object) -> None:
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back. For tables, the system's will do.

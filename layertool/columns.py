@@ -15,10 +15,11 @@ import pyarrow
 import pyarrow.parquet
 
 from layertool.errors import CorpusError
-from layertool.spelling import nfc, nfc_values
+from layertool.spelling import is_text, nfc, nfc_values, visible
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,4})?", re.ASCII)
 _WHOLE = 2**53  # from here on not every whole number is a float
+_NOT_IN_TABLES = ("complex64", "complex128", "complex256", "float128", "float96")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -112,6 +113,8 @@ def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = 
     columns, notes = {}, []
     for name in names:
         parts = [table[name] if name in table else pd.Series([None] * len(table), dtype=object) for table in tables]
+        for part in parts:
+            check_texts(part, f"the column '{name}' of {what}")
         if name in leave:
             columns[name] = pd.concat(parts, ignore_index=True)
             continue
@@ -124,8 +127,22 @@ def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = 
     return pd.DataFrame(columns, index=pd.RangeIndex(sum(map(len, tables)))), notes
 
 
+def check_texts(values: Sequence | pd.Series, where: str) -> None:
+    """Raise CorpusError for a text among ``values`` that no file can hold; ``where`` they stand, for the message."""
+    if isinstance(values, pd.Series) and values.dtype != object:  # texts of pandas itself are sound
+        return
+    for row, value in enumerate(values):
+        if isinstance(value, str) and not is_text(value):
+            raise CorpusError(
+                f"{where}: '{visible(value)}' (row {row + 1}) is not text that can be written as UTF-8: correct it"
+            )
+
+
 def _named(table: pd.DataFrame, what: str) -> pd.DataFrame:
     names = [nfc(str(name)) for name in table.columns]
+    check_texts(names, f"the names of the columns of {what}")
+    if "" in names:
+        raise CorpusError(f"column {names.index('') + 1} of {what} has no name: name it")
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
         raise CorpusError(f"{what} have two columns called '{repeated[0]}': rename one of them")
@@ -135,6 +152,10 @@ def _named(table: pd.DataFrame, what: str) -> pd.DataFrame:
 def _unified(parts: Sequence[pd.Series], where: str) -> tuple[pd.Series, str]:
     """The parts as one column of one type, and what they hold where that is why it became text."""
     if len({part.dtype for part in parts}) == 1 and isinstance(parts[0].dtype, np.dtype) and parts[0].dtype != object:
+        if parts[0].dtype.name in _NOT_IN_TABLES:
+            raise CorpusError(
+                f"{where} holds numbers of the kind {parts[0].dtype.name}: make fractions of them (float)"
+            )
         return pd.concat(parts, ignore_index=True), ""
     values = np.concatenate([exact(part).astype(object) for part in parts])
     missing = pd.isna(values)

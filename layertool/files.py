@@ -23,6 +23,7 @@ from pathlib import Path
 import xxhash
 
 from layertool.errors import LayertoolError, StoreError
+from layertool.spelling import visible
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -158,9 +159,14 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def saying_no_room(path: Path) -> Iterator[None]:
-    """Turn any error for lack of room into a StoreError about ``path``; others pass unchanged."""
+    """Turn an error for lack of room, or for text that is none, into a StoreError about ``path``; others pass unchanged."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        near = visible(error.object[max(0, error.start - 40) : error.end])
+        raise StoreError(
+            f"{path} could not be written: '{near}' is not text that can be written as UTF-8; correct it"
+        ) from error
     except BaseException as error:  # safetensors' is of a class of its own
         if said := lack_of_room(path, error):
             raise said from error

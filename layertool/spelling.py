@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,31 @@ def nfc_values(values: pd.Series) -> pd.Series:
     texts = {text for text in (values if values.dtype == object else values.unique()) if isinstance(text, str)}
     new = {text: nfc(text) for text in texts if nfc(text) != text}
     return values.map(lambda value: new.get(value, value) if isinstance(value, str) else value) if new else values
+
+
+def visible(text: str, keep: str = "", spell: Callable[[str], str] = ascii) -> str:
+    """``text`` with everything that a terminal would obey or hide spelled out, as Python does: \\x1b, \\u202e, \\n.
+
+    That is what ``str.isprintable`` says is none: control characters, changes of the direction of writing, characters
+    without width, blanks that are not the space bar's, halves of surrogate pairs. ``keep``: characters that stay;
+    ``spell``: the spelling of one character, between quotes.
+    """
+    unseen = {ord(letter): spell(letter)[1:-1] for letter in set(text) if not (letter.isprintable() or letter in keep)}
+    return text.translate(unseen) if unseen else text
+
+
+def is_text(text: str) -> bool:
+    """Whether files can hold ``text``: names of files that are no UTF-8 come as halves of surrogate pairs, which are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def percent(text: str, unwanted: re.Pattern) -> str:
+    """``text`` with %XX, as in web addresses, for each byte (UTF-8) of what ``unwanted`` finds."""
+    return unwanted.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), text)
 
 
 def on_disk(path: Path) -> Path:

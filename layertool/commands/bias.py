@@ -98,7 +98,7 @@ def _show(table) -> None:
             how = f" ({pooled[mine.index[0]]})" if pooled.nunique() > 1 else ""
             lines.append([name + how, mine["layer"].iloc[0], *cells])
         first = part.iloc[0]
-        click.echo(
+        output.echo(
             f"{kind} over layers, {first['unit']} rows"
             + (f", {first['target'].rpartition(', ')[2]}" if _one(part) else "")
         )
@@ -116,7 +116,7 @@ def _explain(part) -> None:
     """What the cells of a table are."""
     parts = part[part["variant"].str.startswith("p (Ben")]["variant"].iloc[0].split(", ")
     several = "" if parts[-1] == "1 test" else ", ** also by Benjamini and Hochberg, *** also by Bonferroni"
-    click.echo(f"  d [95 % interval], p ({', '.join(parts[-3:-1])}); {parts[-1]}: * p < .05{several}\n")
+    output.echo(f"  d [95 % interval], p ({', '.join(parts[-3:-1])}); {parts[-1]}: * p < .05{several}", "")
 
 
 def _one(rows) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from layertool.commands import output
 from layertool.commands.options import HELP
 
 SHELLS = ("bash", "zsh", "fish")
@@ -26,4 +27,4 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
         raise click.ClickException(f"this click has no completion for {shell}: update it (pip install --upgrade click)")
-    click.echo(found(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source())
+    output.echo(*found(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source().split("\n"))

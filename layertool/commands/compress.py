@@ -239,7 +239,7 @@ def _store(model: str, targets: str):
 
 def _show(done, kind: str, corpus: Path | None, quiet: bool) -> None:
     was_there = " (the run was finished already)" if done.was_there else ""
-    click.echo(f"{done.folder}: {output.count(len(done.models), 'model')}{was_there}")
+    output.echo(f"{done.folder}: {output.count(len(done.models), 'model')}{was_there}")
     lines = []
     for saved in done.models:
         before = [loss.loss for loss in done.losses if loss.step <= saved.step]

@@ -35,4 +35,4 @@ def convert(model: str, out: Path, quiet: bool) -> None:
         kind, path = split_kind(member)
         folder = write(str(kind), path, out if name is None else out / name)
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        click.echo(f"{folder}: {output.size(weights)} of weights")
+        output.echo(f"{folder}: {output.size(weights)} of weights")

@@ -63,7 +63,7 @@ def check_place(path: Path) -> None:
 def deliver(
     rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool, ylabel: str | None, x: str = "layer"
 ) -> None:
-    """Print results first, so that they are not lost, then write and draw them. ``ylabel``: None takes the variants."""
+    """Write results first, so that they are not lost, then print and draw them. ``ylabel``: None takes the variants."""
     import pandas as pd
 
     from layertool import results
@@ -99,12 +99,15 @@ def hand_over(table, show, draw, out: Path | None, plot: Path | None, as_json: b
     """The same with a way of its own to ``show(table)`` and to ``draw(path)``."""
     from layertool import results
 
-    if as_json:
-        output.as_json(results.records(table))
-    else:
-        show(table)
+    try:
+        if out is not None:
+            results.write(table, out)
+    finally:  # numbers that a full disk has no room for are seen, at least
+        if as_json:
+            output.as_json(results.records(table))
+        else:
+            show(table)
     if out is not None:
-        results.write(table, out)
         output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
     if plot is not None:
         draw(plot)

@@ -52,12 +52,16 @@ def demo(out: Path, quiet: bool) -> None:
     rows.append(("chance*", "", *(f"{chance[target]:.0%}" for target in targets)))
     output.table("Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % intervals",
                  ("model", "layer", *targets), rows)  # fmt: skip
-    click.echo("* permuted labels, or the most frequent label, whichever is found more often\n\nWhat the numbers say:")
+    output.echo(
+        "* permuted labels, or the most frequent label, whichever is found more often", "", "What the numbers say:"
+    )
     for finding in made.findings:
-        click.echo(f"  {finding}")
-    click.echo(f"\nFigure: {made.figure}\nRows:   {made.folder / 'demo.csv'}\n\nThe commands, to copy and change:")
+        output.echo(f"  {finding}")
+    output.echo(
+        "", f"Figure: {made.figure}", f"Rows:   {made.folder / 'demo.csv'}", "", "The commands, to copy and change:"
+    )
     for command in made.commands:
-        click.echo(f"  {command}")
+        output.echo(f"  {command}")
 
 
 def _cell(row) -> str:

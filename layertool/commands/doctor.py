@@ -31,8 +31,6 @@ def doctor(as_json: bool) -> None:
       layertool doctor
       layertool doctor --json
     """
-    from rich.markup import escape  # to rich, [demo] would be a style
-
     found = examine()
     if as_json:
         output.as_json(found)
@@ -42,13 +40,13 @@ def doctor(as_json: bool) -> None:
     output.table("Packages", ("package", "installed", "wanted", ""),
                  [(p["name"], p["installed"] or "", p["wanted"], _state(p)) for p in found["packages"]])  # fmt: skip
     output.table("Extras", ("extra", "state", "installs what is missing", "packages"),
-                 [(name, "missing" if extra["install"] else "installed", escape(extra["install"] or ""),
+                 [(name, "missing" if extra["install"] else "installed", extra["install"] or "",
                    ", ".join(p["name"] for p in extra["packages"]))
                   for name, extra in found["extras"].items()])  # fmt: skip
     output.facts("Environment", list(found["environment"].items()))
-    click.echo("\nTo look at:" if found["problems"] else "\nNothing to repair.")
+    output.echo("", "To look at:" if found["problems"] else "Nothing to repair.")
     for problem in found["problems"]:
-        click.echo(f"  {problem}")
+        output.echo(f"  {problem}")
 
 
 def _state(package: dict[str, Any]) -> str:

@@ -264,14 +264,14 @@ def _say_what_is_there(store: FeatureStore, part: Part | None, when: str, quiet:
     size = output.size(sum(entry["size"] for entry in store.index.values()))
     if part:
         n_shards = store.about["n_shards"]
-        click.echo(f"{store.path}: {part} is done; {len(store.index)} of {n_shards} shards are there, {size}, {when}")
+        output.echo(f"{store.path}: {part} is done; {len(store.index)} of {n_shards} shards are there, {size}, {when}")
         if part.rank >= n_shards:
             output.note(f"there are only {n_shards} shards, so that rank {part.rank} has none (--shard-seconds)", quiet)
         if store.finished and part_indexes(store.path):
             output.note(f"all shards are there: type layertool store merge {store.path}", quiet)
         return
     rows = ", ".join(output.count(store.n_rows(unit), unit) for unit in store.units)
-    click.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, {when}")
+    output.echo(f"{store.path}: {rows}; layers {summary(store.layers)}; {size}, {when}")
 
 
 def _say_plan(prepared, out: Path, batch_seconds: float | None, part: Part | None) -> None:

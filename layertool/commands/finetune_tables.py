@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from layertool.commands import output
 
 _HEAD = "linear CTC head"  # what all models of a command share begins so in a variant
@@ -28,9 +26,9 @@ def show(table) -> None:
     ):
         cells = [_cell(mine[(mine["metric"] == metric) & (mine["target"] == part)]) for metric, part in metrics]
         lines.append([model, "" if step != step or step is None else int(step), treatment, *cells])
-    click.echo(f"ctc of {rates['corpus'].iloc[0]}, rates [95 % interval over utterances]")
+    output.echo(f"ctc of {rates['corpus'].iloc[0]}, rates [95 % interval over utterances]")
     output.table(None, ["model", "step", "layers", *(f"{part} {metric}" for metric, part in metrics)], lines)
-    click.echo(f"  {_HEAD}{rates['variant'].iloc[0].partition(_HEAD)[2]}; n = {_counted(rates)} utterances\n")
+    output.echo(f"  {_HEAD}{rates['variant'].iloc[0].partition(_HEAD)[2]}; n = {_counted(rates)} utterances", "")
     if len(weights):
         _weights(weights)
 
@@ -45,7 +43,7 @@ def _counted(rows) -> str:
 def _weights(rows) -> None:
     models = list(rows.groupby(["store", "model", "step"], sort=False, dropna=False))
     if len(models) > _MOST_MODELS:
-        click.echo(f"weights of the layers of {len(models)} models: see them with --plot or --results\n")
+        output.echo(f"weights of the layers of {len(models)} models: see them with --plot or --results", "")
         return
     layers = list(dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]))
     lines = []
@@ -53,7 +51,7 @@ def _weights(rows) -> None:
         found = [part[part["layer"] == layer]["value"] for _, part in models]
         lines.append([layer, *("" if values.empty else float(values.iloc[0]) for values in found)])
     lines.append(["equal weights", *(float(part["chance"].iloc[0]) for _, part in models)])
-    click.echo("learned weight of each layer in the sum")
+    output.echo("learned weight of each layer in the sum")
     output.table(None, ["layer", *(str(model) for (_, model, _), _ in models)], lines)
 
 

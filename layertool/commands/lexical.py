@@ -61,9 +61,9 @@ def score(models, corpus, responses, out, plot, as_json, quiet, seed, **asked) -
     check(out, plot, responses)
     task = task_of(corpus, seed, asked)
     rows, said = _all_models(task, models, asked, quiet, *_vocabulary(None), ranking=False)
-    lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if responses is not None:
         delivery.write_table(lexical_tables.responses(said), responses, quiet)
+    lexical_tables.deliver(rows, out, plot, as_json, quiet)
 
 
 @lexical.command(context_settings=HELP)
@@ -89,9 +89,9 @@ def rank(models, corpus, ranked, out, plot, as_json, quiet, seed, **asked) -> No
     check(out, plot, ranked)
     task = task_of(corpus, seed, asked)
     rows, said = _all_models(task, models, asked, quiet, *_vocabulary(asked["lexicon"]))
-    lexical_tables.deliver(rows, out, plot, as_json, quiet)
     if ranked is not None:
         delivery.write_table(lexical_tables.ranked_words(said), ranked, quiet)
+    lexical_tables.deliver(rows, out, plot, as_json, quiet)
 
 
 @lexical.command(context_settings=HELP)

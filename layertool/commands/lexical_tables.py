@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from layertool.commands import delivery, output
 from layertool.errors import UsageError
 from layertool.results import (
@@ -26,7 +24,7 @@ HEADS = {LIKELIHOOD: "log-likelihood", TOP_1: "top-1", TOP_N: "top-n", TAU: "tau
 
 
 def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
-    """Print, write and draw lexical results."""
+    """Write, print and draw lexical results."""
     from layertool import results
 
     table = results.table(rows) if isinstance(rows, list) else rows
@@ -64,12 +62,12 @@ def _lens(curves) -> None:
         [layer, *(_cell(curves[(curves["layer"] == layer) & (curves["metric"] == name)]) for name in names)]
         for layer in layers
     ]
-    click.echo(f"words read from the layers of {curves['model'].iloc[0]}: means over {curves['n'].max()} stimuli")
+    output.echo(f"words read from the layers of {curves['model'].iloc[0]}: means over {curves['n'].max()} stimuli")
     output.table(None, ["layer", *(HEADS[name] for name in names)], lines)
     shared = (
         _basic(curves["how"].iloc[0]).replace(", read by the decoder", "").replace(", read by the output layer", "")
     )
-    click.echo(f"  {shared}; encoder layers read by the decoder, decoder layers by the output layer")
+    output.echo(f"  {shared}; encoder layers read by the decoder, decoder layers by the output layer")
     _chances(curves)
 
 
@@ -84,7 +82,7 @@ def _metrics(means) -> None:
             cells = [_cell(mine[mine["metric"] == name]) for name in names]
             lines.append([group, _label(means, model, how), n, *cells])
     heads = ["model", "stimuli", *(HEADS[name] for name in names)]
-    click.echo("means over stimuli, 95 % bootstrap intervals")
+    output.echo("means over stimuli, 95 % bootstrap intervals")
     if len(groups) > 1:
         output.table(None, ["masker", *heads], lines)
     else:
@@ -97,7 +95,7 @@ def _notes(means) -> None:
         means["how"].str.len().groupby([means["model"], means["how"].map(_basic)]).idxmax()
     ].sort_index()
     for how, part in longest.groupby("how", sort=False):
-        click.echo(f"  {', '.join(dict.fromkeys(part['model']))}: {how}")
+        output.echo(f"  {', '.join(dict.fromkeys(part['model']))}: {how}")
     _chances(means[means["target"] == EVERYTHING])
 
 
@@ -106,7 +104,7 @@ def _chances(means) -> None:
     lucky = means[means["chance"].notna()].drop_duplicates("metric")
     shown = [f"{HEADS[row['metric']]} {row['chance']:.3g}" for _, row in lucky.iterrows() if row["metric"] in HEADS]
     if shown:
-        click.echo(f"  chance, a guess among the vocabulary: {', '.join(shown)}")
+        output.echo(f"  chance, a guess among the vocabulary: {', '.join(shown)}")
 
 
 def _models(rows):

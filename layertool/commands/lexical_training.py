@@ -89,7 +89,7 @@ def finetune(
             tuned = fine_tune(model, there, out, recipe, progress=progress, **options)
     if grid:
         done = sorted((line for line in lines if isinstance(line[1], Tuned)), key=lambda line: -line[1].best.dev)
-        click.echo("log-likelihood of the dev part at the best epoch")
+        output.echo("log-likelihood of the dev part at the best epoch")
         output.table(None, ["run", "best epoch", "dev"], [[name, run.best.epoch, run.best.dev] for name, run in done])
         for name, error in (line for line in lines if not isinstance(line[1], Tuned)):
             output.note(f"{name}: {error}", quiet)
@@ -101,7 +101,7 @@ def finetune(
 
 
 def _show(tuned) -> None:
-    click.echo(
+    output.echo(
         f"{tuned.folder}: log-likelihood of the dev part{' (it was finished already)' if tuned.was_there else ''}"
     )
     lines = [

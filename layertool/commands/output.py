@@ -1,8 +1,13 @@
-"""What commands print: tables on stdout, progress on stderr."""
+"""What commands print: tables on stdout, progress on stderr. All that reaches the terminal goes through here.
+
+Names and labels are text: nothing in them is read as markup, and control characters are spelled out.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +15,34 @@ from pathlib import Path
 
 import click
 
+from layertool.spelling import visible
+
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
+
+
+def echo(*lines: object, err: bool = False) -> None:
+    """Print lines, on stderr with ``err``: one for each value, whatever is in it."""
+    _print("\n".join(visible(str(line)) for line in lines), err)
+
+
+def _print(text: str, err: bool = False) -> None:
+    """Print text that has been made visible. A reader that has gone (``| head``) ends the printing, not the work."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
+        os.close(nowhere)
+
+
+def failure(error: click.ClickException) -> int:
+    """Print an error on stderr; return the exit code."""
+    # before click takes colours out; line breaks are those of names
+    error.message = visible(error.message)  # type: ignore[misc]
+    said = io.StringIO()
+    error.show(said)
+    echo(*said.getvalue().removesuffix("\n").split("\n"), err=True)
+    return error.exit_code
 
 
 def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -> None:
@@ -19,24 +51,22 @@ def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
+    shown = Table(title=title and visible(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column, header in enumerate(headers):
         numeric = bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
-        shown.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(visible(header), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(number(cell) for cell in row))
+        shown.add_row(*(visible(number(cell)) for cell in row))
     with console.capture() as capture:
         console.print(shown)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    _print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, one a line, under a title."""
-    click.echo(title)
     width = max(len(name) for name, _ in pairs)
-    for name, value in pairs:
-        click.echo(f"  {name:<{width}}  {value}")
+    echo(title, *(f"  {name:<{width}}  {value}" for name, value in pairs))
 
 
 def number(cell) -> str:
@@ -54,14 +84,14 @@ def count(n: int, thing: str) -> str:
 
 
 def as_json(value) -> None:
-    """Print a value as JSON, for other programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a value as JSON, for other programs: what cannot be seen is written with JSON's own \\u…."""
+    _print(visible(json.dumps(value, indent=2, ensure_ascii=False, default=str), keep="\n", spell=json.dumps))
 
 
 def note(text: str, quiet: bool = False) -> None:
     """A line for the person, on stderr."""
     if not quiet:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 def size(n_bytes: float) -> str:
@@ -97,10 +127,10 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as progress:
@@ -137,14 +167,15 @@ def scores(rows) -> None:
 def _curves(title: str, rows) -> None:
     rows, below = without_baselines(rows)
     if rows.empty:
-        click.echo("\n".join([title, *below, ""]))
+        echo(title, *below, "")
         return
     several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
     columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
     if len(columns) > _MAX_CURVES and "store" in several:
         for store, part in rows.groupby("store", sort=False, dropna=False):
             _curves(f"{title} of {_short('store', store)}", part)
-        click.echo("".join(f"{line}\n" for line in below), nl=False)
+        if below:
+            echo(*below)
         return
     names = ["value"]
     if several:
@@ -164,11 +195,9 @@ def _curves(title: str, rows) -> None:
         lines.append(line)
     if len(columns) > 1:
         lines.append(["chance (highest)", *(_number(part["chance"].max()) for _, part in columns)])
-    click.echo(title)
+    echo(title)
     table(None, headers, lines)
-    for line in below:
-        click.echo(line)
-    click.echo(f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}\n")
+    echo(*below, f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}", "")
 
 
 def without_baselines(rows) -> tuple:
@@ -217,14 +246,14 @@ def _matrices(analysis: str, unit: str, rows) -> None:
             across = list(dict.fromkeys(mine["layer"]))
             title = f"{analysis} of {_short('store', store)} (across) and {other or 'itself'} (down), {unit} rows"
             if len(across) > _MAX_COLUMNS:
-                click.echo(f"{title}: {len(across)} x {mine['down'].nunique()} layers; see them with --plot or -o")
+                echo(f"{title}: {len(across)} x {mine['down'].nunique()} layers; see them with --plot or -o")
             else:
                 lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("down", sort=False)]
-                click.echo(title)
+                echo(title)
                 table(None, ["layer", *across], lines)
             half = ((mine["ci_high"] - mine["ci_low"]) / 2).max()
             spread = "" if half != half else f"; intervals of ±{half:.3f} or less"
-            click.echo(f"  {variant}; {_rows_counted(mine)}{spread}; chance up to {_number(mine['chance'].max())}\n")
+            echo(f"  {variant}; {_rows_counted(mine)}{spread}; chance up to {_number(mine['chance'].max())}", "")
 
 
 _MAX_COLUMNS = 16  # of a matrix in a terminal

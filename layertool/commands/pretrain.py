@@ -152,7 +152,7 @@ def _refuse(model: str, init: str | None, targets: str) -> None:
 
 
 def _show(done, corpus: Path, quiet: bool) -> None:
-    click.echo(
+    output.echo(
         f"{done.folder}: {output.count(len(done.models), 'model')}{' (the run was finished already)' if done.was_there else ''}"
     )
     facts = [
@@ -170,7 +170,7 @@ def _show(done, corpus: Path, quiet: bool) -> None:
         else []
     )
     for name, value in facts:
-        click.echo(f"  {name}: {value}")
+        output.echo(f"  {name}: {value}")
     if shown:
         output.table(None, ["step", "training loss"], [[loss.step, loss.loss] for loss in shown])
     if not done.was_there:

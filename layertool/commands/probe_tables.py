@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from layertool.commands import output
 from layertool.report.choosing import DRAWN_METRICS
 from layertool.results import BASELINE, metrics_of
@@ -48,9 +46,9 @@ def _tasks(rows) -> None:
                 counted = [f"{of_store.loc[t, 'n']:.0f} ({of_store.loc[t, 'value']:.0%})" if t in of_store.index else ""
                            for t in targets]  # fmt: skip
                 lines.append(["pairs (coverage)", *counted])
-            click.echo(f"word similarity of {Path(store).name}, Spearman's correlation with human ratings")
+            output.echo(f"word similarity of {Path(store).name}, Spearman's correlation with human ratings")
             output.table(None, ["layer", *targets], lines)
-            click.echo(f"  {variant}; [95 % interval over words]\n")
+            output.echo(f"  {variant}; [95 % interval over words]", "")
 
 
 def _metrics(rows) -> None:
@@ -69,10 +67,10 @@ def _metrics(rows) -> None:
         chance = part.groupby("metric")["chance"].max()
         lines.append(["chance (highest)", *(f"{chance[name]:.3f}" for name in metrics), *([""] if len(chosen) else [])])
         heads = ["layer", *metrics, *(["distance, smoothing, prominence"] if len(chosen) else [])]
-        click.echo(f"word boundaries of {Path(store).name}, found without training")
+        output.echo(f"word boundaries of {Path(store).name}, found without training")
         output.table(None, heads, lines)
         n = part[part["metric"].isin(metrics)]["n"].max()
-        click.echo(f"  {how}; n = {output.number(int(n))} boundaries; [95 % interval]\n")
+        output.echo(f"  {how}; n = {output.number(int(n))} boundaries; [95 % interval]", "")
 
 
 def _how(rows):

@@ -192,21 +192,21 @@ def _check(step: Step) -> None:
 
 def _print(about: dict, steps: list[Step], out: str, rehearse: bool) -> None:
     """Commands to copy; what waits for an input is a comment."""
-    click.echo(f"# {rehearsal.says(about['paper']) if rehearse else about['paper']}")
+    output.echo(f"# {rehearsal.says(about['paper']) if rehearse else about['paper']}")
     for name, given in about["inputs"].items():
         if "default" in given and not rehearse:
-            click.echo(f"# --with {_input(about, name)}; if it is not given: {given['default']}")
+            output.echo(f"# --with {_input(about, name)}; if it is not given: {given['default']}")
     for gives, part in _groups(steps):
-        click.echo(f"\n# {gives}")
+        output.echo("", f"# {gives}")
         before = None
         for step in part:
             if step.name != before:  # else the same for another model
                 waits = "".join(f"; waits for --with {_input(about, name)}" for name in step.missing)
-                click.echo(f"# step {step.name}{waits}")
-            click.echo(f"#   {step.line}" if step.missing else step.line)
+                output.echo(f"# step {step.name}{waits}")
+            output.echo(f"#   {step.line}" if step.missing else step.line)
             before = step.name
     if any(_results(step) for step in steps):
-        click.echo(f"\n# All results on one page\n{_report(out, rehearse)}")
+        output.echo("", "# All results on one page", _report(out, rehearse))
 
 
 def _input(about: dict, name: str) -> str:
@@ -250,12 +250,12 @@ def _run(name: str, about: dict, steps: list[Step], corpus: str, out: str, rehea
         _do(step, quiet)
         record.add(step)
         made.extend(step.makes)
-    click.echo(f"\n{rehearsal.says(about['paper'])}" if rehearse else "")
-    click.echo(f"Results of {about['paper']}, in {out}:")
+    output.echo("", *([rehearsal.says(about["paper"])] if rehearse else []))
+    output.echo(f"Results of {about['paper']}, in {out}:")
     for gives, part in _groups(done):
-        click.echo(f"  {gives}: {', '.join(made for step in part for made in step.makes)}")
+        output.echo(f"  {gives}: {', '.join(made for step in part for made in step.makes)}")
     if any(_results(step) for step in done):
-        click.echo(f"\nAll on one page:\n  {_report(out, rehearse)}")
+        output.echo("", "All on one page:", f"  {_report(out, rehearse)}")
 
 
 def _begin_rehearsal(about: dict, steps: list[Step], corpus: Corpus, out: str, quiet: bool) -> None:
@@ -289,9 +289,8 @@ def _do(step: Step, quiet: bool) -> None:
     try:
         code = cli.main(args=arguments, prog_name="layertool", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = output.failure(error)
     if code:
-        click.echo(f"The recipe stopped at step {step.name}. What is done is kept: the same command goes on with it, "
-                   f"and so does this one alone:\n  {step.line}", err=True)  # fmt: skip
+        output.echo(f"The recipe stopped at step {step.name}. What is done is kept: the same command goes on with it, "
+                   "and so does this one alone:", f"  {step.line}", err=True)  # fmt: skip
         click.get_current_context().exit(code)

@@ -73,7 +73,7 @@ def info(store: Path, as_json: bool) -> None:
             rows.append((unit, summary(layers), opened.n_rows(unit, layers[0]), "/".join(map(str, widths)), how))
     output.table(None, ("unit", "layers", "rows", "width", "pooling"), rows)
     for failure in opened.failures:
-        click.echo(f"left out: {failure['utterance']}: {failure['error']}")
+        output.echo(f"left out: {failure['utterance']}: {failure['error']}")
 
 
 def _parameter_facts(parameters: dict) -> list[tuple[str, str]]:
@@ -125,12 +125,12 @@ def verify(store: Path, quiet: bool) -> None:
     with output.progress_bar(quiet, "bytes") as progress:
         problems = check(opened, progress)
     for problem in problems:
-        click.echo(problem)
+        output.echo(problem)
     if problems:
         raise StoreError(
             f"{store} has {output.count(len(problems), 'problem')} (above): run the same extract command again, it writes just these shards anew"
         )
-    click.echo(
+    output.echo(
         f"{store} is sound: {output.count(len(opened.index), 'shard')}, {output.size(total)}, every checksum right"
     )
 
@@ -173,7 +173,7 @@ def export(
     with output.progress_bar(quiet, "layers") as progress:
         written = write(opened, out, units.split(",") if units else None, layers, overwrite, progress)
     for path in written:
-        click.echo(path)
+        output.echo(path)
     if layout == "fastabx":
         _say_what_is_next(out, quiet)
 
@@ -213,4 +213,4 @@ def merge(path: Path) -> None:
 
     merged = put_together(path)
     parts = f" of {output.count(merged.n_parts, 'rank')}" if merged.n_parts else ", merged before"
-    click.echo(f"{path} is complete: {output.count(merged.n_shards, 'shard')}{parts}")
+    output.echo(f"{path} is complete: {output.count(merged.n_shards, 'shard')}{parts}")

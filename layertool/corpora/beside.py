@@ -71,7 +71,7 @@ def find(
     lines = {one: partial(label_files.voices, own, recordings[one]) for one, own in by_tier.items() if own}
     read |= {path for one in lines for path in by_tier[one].values()}
     if not tiers or set(label_files.OF_MANY) & set(suffixes.values()):
-        lines |= _of_many(files, source, recordings, sources.keys() | lines.keys(), suffixes, read)
+        lines |= _of_many(files, source, recordings, sources.keys() | lines.keys(), suffixes, read, labels.notes)
     if tiers and not (sources or lines):
         what = f"{' or '.join(suffixes.values())} file" if suffixes else "TextGrid"
         raise CorpusError(f"{source} has no {what} that belongs to its audio: leave --tier out, or give --textgrids")
@@ -81,7 +81,7 @@ def find(
     if lines:
         labels.provenance["label_files"] = len(lines)
     labels.provenance["without_textgrid"] = len(recordings) - len(sources)
-    labels.notes = source_files.unread(files, source, read, recordings)
+    labels.notes += source_files.unread(files, source, read, recordings)
     return labels
 
 
@@ -94,7 +94,7 @@ def _transcribe(
     """
     taken = []
     for suffix in label_files.TRANSCRIPTS:
-        if suffix not in there:
+        if suffix not in there or one in labels.texts:
             continue
         try:
             content = read_text(there[suffix])
@@ -106,9 +106,8 @@ def _transcribe(
             own[suffix] = there[suffix]
             continue
         own.pop(suffix, None)
-        if one not in labels.texts:
-            labels.texts[one] = text
-            taken.append(there[suffix])
+        labels.texts[one] = text
+        taken.append(there[suffix])
     return taken
 
 
@@ -119,6 +118,7 @@ def _of_many(
     done: Collection[str],
     suffixes: Mapping[str, str],
     read: set[Path],
+    notes: list[str],
 ) -> dict[str, Callable[[], list[Voice]]]:
     """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into ``read``."""
     tails: dict[str, list[str]] = {}
@@ -132,11 +132,17 @@ def _of_many(
         if not wanted or path in read or source_files.identity(path, source) in recordings:
             continue
         tier = next((tier for tier, one in suffixes.items() if one == suffix), label_files.tier_of(path))
-        for name, entries in label_files.of_many(path).items():
-            fits = tails.get(name, [])
-            if len(fits) == 1 and fits[0] not in done:
-                found.setdefault(fits[0], {})[tier] = (None, entries)
+        named = label_files.of_many(path)
+        fits = {name: tails[name][0] for name in named if len(tails.get(name, ())) == 1}
+        for name, one in fits.items():
+            if one not in done:
+                found.setdefault(one, {})[tier] = (None, named[name])
                 read.add(path)
+        if path in read and (lost := [name for name in named if name not in fits]):
+            notes.append(
+                f"{path} has labels of {len(lost)} recordings that are not in {source}, or there more than once (the first: "
+                f"'{lost[0]}'): name them by their paths, or leave it so"
+            )
     return {one: partial(_given, Voice(None, tiers)) for one, tiers in found.items()}
 
 

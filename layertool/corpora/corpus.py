@@ -290,7 +290,7 @@ class Corpus:
         """Utterances with segments that run backwards or do not lie in them (20 ms beyond the end pass), with reasons."""
         owners = self.owners()
         starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
-        backwards = ~(ends >= starts)  # or missing
+        backwards = ~((ends >= starts) & np.isfinite(starts) & np.isfinite(ends))  # or missing
         lengths = self.utterances["n_samples"].to_numpy(np.int64)
         wrong = backwards.copy()
         for rows in blocks(len(owners)):
@@ -521,5 +521,6 @@ def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFr
     known = {utterance: k for k, utterance in enumerate(ids)}
     segments["_position"] = segments["utterance"].map(known).fillna(len(known))
     segments = segments.sort_values(["_position", "tier", "start", "end"], kind="stable").drop(columns="_position")
-    zero = seconds_to_samples(segments["end"].fillna(-1)) == seconds_to_samples(segments["start"].fillna(-2))
+    start, end = (segments[column].where(np.isfinite(segments[column])) for column in ("start", "end"))
+    zero = seconds_to_samples(end.fillna(-1)) == seconds_to_samples(start.fillna(-2))
     return segments[~zero].reset_index(drop=True), int(zero.sum())

@@ -43,9 +43,10 @@ TIERS = {
 OF_MANY = (".ctm", ".mlf")  # files of many recordings
 TRANSCRIPTS = (".lab", ".txt")  # these are transcripts unless they are label files; of two the first is taken
 _HTK_RATE = 10_000_000  # units of time per second
-_LINE = re.compile(r"(-?[\d.]+)\s+(-?[\d.]+)(?:\s+(.*))?")
-_XLABEL_LINE = re.compile(r"(-?[\d.]+)\s+-?\d+(?:\s+(.*))?")
-_HTK_LABEL = re.compile(r"(\S+)\s+-?[\d.]+(?:\s.*)?")  # a score, and what is above the label, may follow it
+_NUMBER = r"(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_LINE = re.compile(rf"{_NUMBER}\s+{_NUMBER}(?:\s+(.*))?")
+_XLABEL_LINE = re.compile(rf"{_NUMBER}\s+-?\d+(?:\s+(.*))?")
+_HTK_LABEL = re.compile(rf"(\S+)\s+{_NUMBER}(?:\s.*)?")  # a score, and what is above the label, may follow it
 _LEAST_SHARE = 0.2  # of the audio is behind the last label of "1 2 buckle my shoe", read as times
 
 
@@ -97,12 +98,12 @@ def times(text: str, path: Path, recording: Path) -> list[Entry] | None:
     if suffix in TRANSCRIPTS:
         seconds = info.n_frames / info.sample_rate
         last = max(end for _, end, _ in entries)
-        fitting = [r for r in rates if _LEAST_SHARE * seconds <= last / r <= seconds + END_TOLERANCE / SAMPLE_RATE]
         runs_on = len(rows) > 1 and all(before[1] == after[0] for before, after in pairwise(entries))
-        is_alone = (
-            len(rows) == 1 and entries[0][0] != 0 and "\t" not in text
-        )  # "3.5 4.5 per cent"; Audacity writes tabs
-        if is_alone or not (fitting or runs_on):
+        rates += [1] if runs_on else []  # whole seconds
+        fitting = [r for r in rates if _LEAST_SHARE * seconds <= last / r <= seconds + END_TOLERANCE / SAMPLE_RATE]
+        # Audacity, which alone has labels that are one and do not begin at 0, writes tabs: "3.5 4.5 per cent" is a text
+        is_text = len(rows) == 1 and entries[0][0] != 0 and "\t" not in text
+        if is_text or not (fitting or runs_on):
             return None
         rate = (fitting or rates)[0]
     return [(start / rate, end / rate, label) for start, end, label in entries]

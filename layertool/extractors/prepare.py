@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import transformers
 import xxhash
 
 import layertool
-from layertool import audio
+from layertool import audio, columns
 from layertool import layers as layer_names
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
 from layertool.errors import CorpusError, UsageError
@@ -115,6 +115,8 @@ def prepare(
         corpus = Corpus.read(corpus, options.channel)
     else:
         corpus.check()
+    utterances, _ = columns.settled(corpus.utterances, f"the utterances of {corpus.name}")
+    corpus = replace(corpus, utterances=utterances)
     units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]
     if options.store_dtype not in STORE_DTYPES:
         raise UsageError(f"'{options.store_dtype}' is no store dtype: choose {' or '.join(STORE_DTYPES)}")

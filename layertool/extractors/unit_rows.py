@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from layertool.corpora.corpus import Corpus, blocks, places
-from layertool.errors import UsageError
+from layertool.errors import CorpusError, UsageError
 from layertool.geometry import seconds_to_samples
+from layertool.spelling import is_text
 from layertool.store import layout
 
 
@@ -51,6 +52,11 @@ class CorpusRows:
                 self.n_empty += int((mine & is_empty).sum())
                 self.counts[tier] += int((mine & ~is_empty).sum())
                 codes, names = pd.factorize(segments["label"].iloc[rows][mine])
+                if (codes < 0).any() or not all(isinstance(name, str) and is_text(name) for name in names):
+                    wrong = next((name for name in names if not isinstance(name, str) or not is_text(name)), None)
+                    raise CorpusError(
+                        f"the corpus {corpus.name} has a {tier} with the label {wrong!a}, which is no text: correct it"
+                    )
                 found = [known[tier].setdefault(name, len(known[tier])) for name in names]
                 self._label[rows][mine] = np.array(found, np.int32)[codes]
         self.labels = {tier: sorted(names) for tier, names in known.items()}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from layertool.figures.choices import group_names, removed_of
-from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, palette, plt
+from layertool.figures.panels import COLOURS, add_legend, draw_curve, label_x, new_panels, palette, plain, plt
 from layertool.figures.table import PANEL, only_once, tidy
 
 _BAR_INCHES, _GROUP_INCHES = 0.22, 1.4  # a bar, and at least for a group with its name
@@ -28,13 +28,13 @@ def draw_bars(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
         part = rows[rows["curve"] == curve].set_index("target").reindex(targets)
         place = np.arange(len(targets)) + (k - (len(curves) - 1) / 2) / (len(curves) + 1)
         value = part["value"].to_numpy()
-        axis.bar(place, value, 1 / (len(curves) + 1), color=colours[k], label=curve)
+        axis.bar(place, value, 1 / (len(curves) + 1), color=colours[k], label=plain(curve))
         known = part["ci_low"].notna().to_numpy()
         axis.vlines(place[known], part["ci_low"][known], part["ci_high"][known], color="0.2", linewidth=1)
     axis.axhline(0, color="0.3", linewidth=0.8)
-    axis.set_xticks(range(len(targets)), group_names(targets), fontsize=8)
+    axis.set_xticks(range(len(targets)), list(map(plain, group_names(targets))), fontsize=8)
     axis.tick_params(labelsize=8)
-    axis.set_ylabel(ylabel or "value", fontsize=9)
+    axis.set_ylabel(plain(ylabel or "value"), fontsize=9)
     add_legend(figure, [(axis, rows)], curves, at_side=True)
     return figure
 
@@ -52,7 +52,7 @@ def draw_removed(rows: pd.DataFrame, reference: str, ylabel: str | None = None) 
         for k, kind in enumerate(kinds):
             points = part[(part["kind"] == kind) & (part["store"] != reference)]
             label = kind if len(kinds) > 1 else "compressed"
-            draw_curve(axis, points["removed"], points, label=label, color=COLOURS[k % len(COLOURS)], marker="o")
+            draw_curve(axis, points["removed"], points, label=plain(label), color=COLOURS[k % len(COLOURS)], marker="o")
         for value in part["value"][part["store"] == reference]:
             axis.axhline(value, color="0.3", linestyle="--", linewidth=1, label="unpruned")
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))

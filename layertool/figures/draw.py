@@ -27,6 +27,7 @@ from layertool.figures.panels import (
     name_ticks,
     new_panels,
     palette,
+    plain,
     plt,
     scale_x,
     shades,
@@ -55,7 +56,7 @@ def draw_layer_curves(rows: pd.DataFrame, ylabel: str | None = None) -> Figure:
     for axis, part in panels:
         for k, curve in enumerate(curves):
             points = part[part["curve"] == curve]
-            style = {"color": colours[curve], "label": curve}
+            style = {"color": colours[curve], "label": plain(curve)}
             if chosen.is_level(points):
                 _level(axis, points.iloc[0], linestyle=DASHES[k % len(DASHES)], **style)
             else:
@@ -93,7 +94,7 @@ def draw_heatmaps(rows: pd.DataFrame, label: str | None = None) -> Figure:
             left, bottom = place[0], top - place[1] - high
             axis = figure.add_axes((left / width, bottom / height, wide / width, high / height))
             _map(axis, one.values, colouring)
-            axis.set_title(unit, fontsize=9)
+            axis.set_title(plain(unit), fontsize=9)
             name_ticks(axis.xaxis, one.x, wide)
             name_ticks(axis.yaxis, one.y, high)
             axis.set_xlabel(wrap(one.fields["curve"], wide + 0.4), fontsize=9)
@@ -118,7 +119,7 @@ def draw_series(rows: pd.DataFrame, x: str = "step", ylabel: str | None = None) 
     for axis, part in panels:
         for layer in layers:
             points = part[part["layer"] == layer]
-            draw_curve(axis, points[x], points, alpha=0.1, label=layer, color=colours[layer], marker="o")
+            draw_curve(axis, points[x], points, alpha=0.1, label=plain(layer), color=colours[layer], marker="o")
         if part["chance"].notna().any():
             chance = part.groupby(x)["chance"].agg(["min", "max"])
             same = all(is_one_level(levels, axis.get_ylim()) for _, levels in chance.dropna().iterrows())

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from layertool.figures.choices import lens_of
-from layertool.figures.panels import add_legend, draw_curve, name_ticks, palette, plt
+from layertool.figures.panels import add_legend, draw_curve, name_ticks, palette, plain, plt
 from layertool.results import TOP_1, TOP_N
 
 WIDTH, HEIGHT = 3.0, 2.0  # inches of a panel
@@ -33,7 +33,7 @@ def draw_lens(rows: pd.DataFrame) -> Figure:
         for k, curve in enumerate(curves):
             points = part[part["curve"] == curve]
             colour = colours[k]
-            draw_curve(axis, points["layer"].map(layers.index), points, label=curve, color=colour, marker="o")
+            draw_curve(axis, points["layer"].map(layers.index), points, label=plain(curve), color=colour, marker="o")
             ended = points[points["ended"]]
             axis.plot(
                 ended["layer"].map(layers.index), ended["value"], "o", markersize=3.5, color="white",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from layertool.figures.choices import stimuli_of
-from layertool.figures.panels import palette, plt, text_length
+from layertool.figures.panels import palette, plain, plt, text_length
 from layertool.results import EVERYTHING, LIKELIHOOD, SURPLUS
 
 LABELS = {
@@ -46,9 +46,9 @@ def draw_distributions(rows: pd.DataFrame) -> Figure:
         if name != metrics[0] or (len(metrics) == 1 and name != LIKELIHOOD):
             axis.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     axes[-1].set_xlim(-0.5, len(groups) - 0.5)
-    axes[-1].set_xticks(range(len(groups)), groups, fontsize=9)
+    axes[-1].set_xticks(range(len(groups)), list(map(plain, groups)), fontsize=9)
     columns = max(1, int(width / (text_length(curves) + 0.6)))
-    handles = [Patch(color=colours[k], label=curve) for k, curve in enumerate(curves)]
+    handles = [Patch(color=colours[k], label=plain(curve)) for k, curve in enumerate(curves)]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     return figure
 

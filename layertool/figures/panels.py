@@ -14,6 +14,7 @@ import pandas as pd
 
 from layertool.figures.choices import decades_of, scale_of
 from layertool.figures.table import NUMBERS, split, titles
+from layertool.spelling import visible
 
 matplotlib.use("Agg")  # files only; must come before pyplot
 
@@ -35,9 +36,16 @@ MARGIN = 0.8  # inches that labels take beside the axes
 _NOT_A_SHARE = re.compile(r"\b(nats|bits)\b")
 
 
+def plain(text: str) -> str:
+    """``text`` that matplotlib draws as it stands, though it may hold a formula to it, or be left out of legends (_)."""
+    text = visible(text, keep="\n").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def wrap(text: str, inches: float) -> str:
+    """``text`` to be drawn as it stands, in lines that fit ``inches``."""
     width = max(8, int(inches * CHARACTERS_PER_INCH))
-    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+    return plain("\n".join(textwrap.fill(line, width) for line in visible(text, keep="\n").split("\n")))
 
 
 def n_columns(n: int) -> int:
@@ -126,14 +134,16 @@ def name_ticks(axis: Axis, names: list[str], inches: float) -> None:
     """A tick for each name, thinned out where ``inches`` have no room for all; upright names along a full x axis."""
     every = math.ceil(len(names) / LINES_PER_INCH / inches)
     upright = isinstance(axis, XAxis) and sum(len(name) + 2 for name in names) / CHARACTERS_PER_INCH > inches
-    axis.set_ticks(range(0, len(names), every), names[::every], fontsize=8, rotation=90 if upright else 0)
+    axis.set_ticks(
+        range(0, len(names), every), list(map(plain, names[::every])), fontsize=8, rotation=90 if upright else 0
+    )
 
 
 def label_x(panels: list[tuple[Axes, pd.DataFrame]], label: str) -> None:
     """The label under the lowest panel of each column."""
     for k, (axis, _) in enumerate(panels):
         if k + n_columns(len(panels)) >= len(panels):
-            axis.set_xlabel(label, fontsize=9)
+            axis.set_xlabel(plain(label), fontsize=9)
 
 
 def scale_x(axis: Axes, values: pd.Series) -> None:
@@ -157,7 +167,7 @@ def add_legend(figure: Figure, panels: list[tuple[Axes, pd.DataFrame]], order: l
     for axis, _ in panels:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             drawn.setdefault(name, handle)
-    names = [name for name in order if name in drawn]
+    names = [name for name in order if plain(name) in drawn]
     place: dict[str, Any]
     if not names:
         return
@@ -168,4 +178,4 @@ def add_legend(figure: Figure, panels: list[tuple[Axes, pd.DataFrame]], order: l
         lines = math.ceil(len(names) / min(max(1, int(width / (text_length(names) + 0.6))), 6))
         place = {"loc": "outside lower center", "ncols": math.ceil(len(names) / lines)}
     labels = [wrap(name, width - 0.6) for name in names]
-    figure.legend([drawn[name] for name in names], labels, frameon=False, fontsize=9, **place)
+    figure.legend([drawn[plain(name)] for name in names], labels, frameon=False, fontsize=9, **place)

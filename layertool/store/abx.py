@@ -23,6 +23,7 @@ from layertool.errors import StoreError, UsageError
 from layertool.files import whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
+from layertool.spelling import percent
 from layertool.store.export import Progress
 from layertool.store.reader import FeatureStore
 
@@ -34,6 +35,9 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
 _LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
+_UNSAFE = re.compile(r"[^\w.-]")  # in names of files
+_SEPARATES = re.compile(r'[\s"%\x00-\x1f\x7f-\x9f]')  # in item files; or quotes, or is no text
+_FIRST = re.compile(r"\A.")
 _GUESSED_FROM = 100  # first rows, of which polars guesses the type of a column
 
 
@@ -125,7 +129,7 @@ def file_name(utterance: str) -> str:
 
     Different ids have different names. One that file systems would not take is cut and ends with ``~`` and its hash.
     """
-    name = re.sub(r"[^\w.-]", _percent, utterance)
+    name = percent(utterance, _UNSAFE)
     if len(name.encode()) > _LONGEST_NAME:
         kept = name.encode()[: _LONGEST_NAME - 17].decode(errors="ignore")
         name = f"{kept}~{xxhash.xxh3_64_hexdigest(utterance.encode())}"
@@ -293,9 +297,9 @@ def _tokens(labels: pd.Series) -> list[str]:
     fastabx lets polars guess types: where the first rows are numbers, 007 is 7 and a later "s7" is an error. Whole
     numbers are safe; else, where the guess would be a number, the first character of each number becomes %XX, too.
     """
-    texts = [re.sub(r'[\s"%]', _percent, label) for label in labels]
+    texts = [percent(label, _SEPARATES) for label in labels]
     if all(map(_is_number, texts[:_GUESSED_FROM])) and not all(re.fullmatch("0|[1-9][0-9]{0,17}", t) for t in texts):
-        texts = [_percent(text[0]) + text[1:] if _is_number(text) else text for text in texts]
+        texts = [percent(text, _FIRST) if _is_number(text) else text for text in texts]
     return texts
 
 
@@ -305,8 +309,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _percent(character: str | re.Match[str]) -> str:
-    text = character if isinstance(character, str) else character.group()
-    return "".join(f"%{byte:02X}" for byte in text.encode())

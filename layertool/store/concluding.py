@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,13 @@ from layertool import columns
 from layertool.errors import StoreError
 from layertool.files import read_json, whole_file
 from layertool.folders import LOCK, held, sweep
+from layertool.spelling import percent
 from layertool.store import layout
 from layertool.store.sheltered import Sheltered
+
+NUL = re.compile("\0")  # ends a text of HDF5 and of NumPy
+# In names of datasets / is a folder and . is this one. Column names that look like written ones do not become them.
+_NO_NAME = re.compile(r"[/\0]|\A\.\Z|%(?=[0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,15 @@ def _fill_view(
     text = h5py.string_dtype()
     for column in utterances:
         values = utterances[column]
+        name = f"utterances/{percent(column, _NO_NAME)}"
         if pd.api.types.is_numeric_dtype(values) and not values.isna().any():
-            view.create_dataset(f"utterances/{column}", data=values.to_numpy())
+            view.create_dataset(name, data=values.to_numpy())
         else:
-            as_text = [text or "" for text in columns.texts(values)]
-            view.create_dataset(f"utterances/{column}", data=as_text, dtype=text)
+            as_text = [percent(text or "", NUL) for text in columns.texts(values)]
+            view.create_dataset(name, data=as_text, dtype=text)
     for tier, names in labels.items():
-        view.create_dataset(f"labels/{tier}", data=names, dtype=text, shape=(len(names),))
+        as_text = [percent(name, NUL) for name in names]
+        view.create_dataset(f"labels/{tier}", data=as_text, dtype=text, shape=(len(names),))
     if not entries:
         return
     with h5py.File(store / entries[0]["file"], "r") as first:

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from layertool import columns
 from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import saying_no_room, whole_file
+from layertool.spelling import percent
+from layertool.store.concluding import NUL
 from layertool.store.reader import FeatureStore
 
+# Ends a line or a cell, or is no text at all; and what looks as if it had been written so.
+_OF_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|%(?=[0-9A-Fa-f]{2})")
+_LONGEST_NAME = 200  # bytes: file systems take 255
 Progress = Callable[[float, float], object]  # (layers written, layers in all)
 
 
@@ -59,6 +65,8 @@ def _write_rows(store: FeatureStore, unit: str, layer: str, level: Path) -> None
     rows = store.rows(unit, layer, metadata=False)
     rate = _rate(store, unit, layer)
     with whole_file(level / (f"frames{rate}.tsv" if unit == "frame" else "segments_0.tsv")) as temporary:
+        for name in ("utterance", "label"):
+            rows[name] = rows[name].map({text: percent(str(text), _OF_LINES) for text in rows[name].dropna().unique()})
         rows.to_csv(temporary, sep="\t", index=False)
     if unit == "frame":
         counts = rows["utterance"].value_counts(sort=False)
@@ -100,7 +108,8 @@ def export_npz(
                 for column in rows:
                     values = rows[column].to_numpy()
                     if values.dtype.kind not in "fib":  # object arrays would be pickles
-                        values = np.array(["" if v is None or v != v else str(v) for v in values], dtype=np.str_)
+                        texts = [percent(text or "", NUL) for text in columns.texts(values)]
+                        values = np.array(texts, dtype=np.str_)
                     with archive.open(f"{column}.npy", "w", force_zip64=True) as file:
                         np.lib.format.write_array(file, values, allow_pickle=False)
                 for name in members:
@@ -153,4 +162,5 @@ def _refuse(path: Path, overwrite: bool) -> None:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    """The name of a folder: short enough for file systems, and no way out of the folder it is in."""
+    return re.sub(r"[^\w.-]+|\A\.*\Z", "_", name).encode()[:_LONGEST_NAME].decode(errors="ignore")

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from layertool import columns
 from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.folders import OutputFolder
@@ -134,7 +133,6 @@ class StoreWriter(OutputFolder):
                 f"{self.path} was made with another configuration: {changed}. Choose another -o, or {again}"
             )
         # Metadata may have been added to the corpus since: the rows stay right, so the table is renewed.
-        utterances, _ = columns.settled(utterances, "the utterances")
         with whole_file(self.path / layout.UTTERANCES) as temporary:
             utterances.to_parquet(temporary, index=False)
         (self.path / layout.SHARDS).mkdir(exist_ok=True)

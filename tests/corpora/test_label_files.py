@@ -74,7 +74,7 @@ def test_samples_are_those_of_the_file(source):
     "text",
     [
         "1 2 buckle my shoe", "1 2 buckle my shoe\n3 4 knock at the door\n5 6 pick up sticks", "2 3 apples", "0 800 1111 is the number",
-        "1.5 1.75 per cent", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
+        "1.5 1.75 per cent", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
     ],
 )  # fmt: skip
 def test_numbers_that_somebody_says_are_a_transcript(source, name, text):
@@ -110,6 +110,17 @@ def test_labels_in_a_txt_are_no_transcript(source, text):
     [note] = corpus.provenance["notes"]
     assert note.startswith(f"not read: 1 .txt file beside the audio, the first {source / 'a.txt'}")
     assert labelled(read(source, tiers={"phone": ".txt"})) == PHONES
+
+
+def test_whole_seconds_that_run_on(source):
+    put(source, "a.lab", "0 1 h#\n1 2 sh\n")
+    assert labelled(read(source)) == [("phone", 0, 16_000, "h#"), ("phone", 16_000, 32_000, "sh")]
+
+
+def test_times_that_are_not_finite(source):
+    put(source, "a.ctm", "a 1 0.5 inf she\n")
+    with pytest.raises(CorpusError, match=r"the segment 'she' goes from 0\.5 to inf s; correct its times"):
+        read(source)
 
 
 def test_labels_of_longer_audio_are_refused_not_said(source):
@@ -182,6 +193,10 @@ def test_ctm_beside_the_audio(source):
 def test_one_file_for_all_recordings(source, name, text, tier):
     sound(source / "s1" / "b.wav", 16_000)
     put(source, name, text)
+    notes = read(source).provenance.get("notes", [])
+    assert [note.partition(": name")[0] for note in notes] == [
+        f"{source / name} has labels of 1 recordings that are not in {source}, or there more than once (the first: 'z')"
+    ] * ("z 1" in text)
     assert segments(read(source)) == [
         ("a", tier, 8000, 12_000, "she"), ("a", tier, 12_000, 28_000, "had"), ("s1/b", tier, 0, 8000, "yes")
     ]  # fmt: skip
