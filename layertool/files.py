@@ -50,6 +50,7 @@ def no_room(error: BaseException | None) -> str | None:
     An error of layertool has been told already.
     """
     seen: set[int] = set()
+    reason = None
     while isinstance(error, Exception) and not isinstance(error, LayertoolError) and id(error) not in seen:
         seen.add(id(error))
         number, text = getattr(error, "errno", None), str(error)
@@ -60,9 +61,9 @@ def no_room(error: BaseException | None) -> str | None:
         if number in _NO_ROOM:
             return _NO_ROOM[number]
         if number is None and _LOST.search(text):
-            return "the disk is full, or a quota or file-size limit is reached"
+            reason = "the disk is full, or a quota or file-size limit is reached"
         error = error.__cause__ or error.__context__
-    return None
+    return reason
 
 
 def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:

@@ -93,18 +93,12 @@ def sweep(folder: Path, *below: str) -> None:
             remove(stale)
 
 
-def check_apart(out: Path, **read: Path | str | None) -> None:
+def check_outside(out: Path, what: str, path: Path) -> None:
     """Raise UsageError where what is read lies in the folder that is to be written, or is it, by whatever name or link.
 
-    ``read``: what it is, as the user calls it, and where it lies; None and what is not there (ids of the hub) pass.
+    ``what`` begins the message. What is not there (an id of the hub) passes, and so does a folder inside what is read.
     """
-    for what, given in read.items():
-        check_outside(out, f"the {what} {given}", None if given is None else Path(given))
-
-
-def check_outside(out: Path, what: str, path: Path | None) -> None:
-    """The same of one path; ``what`` begins the message."""
-    if path is None or not path.exists() or not out.exists():
+    if not path.exists() or not out.exists():
         return
     # as it is spelled, where it leads to, and where links in it lead to
     places = [Path(os.path.abspath(path)), path.resolve()]

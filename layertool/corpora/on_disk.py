@@ -69,8 +69,23 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether a folder holds a corpus that a new one would replace."""
-    return (folder / RECORD).exists() or ((folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder))
+    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is made again."""
+    about = read_record(folder)
+    if about is None:
+        return (folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder)
+    return _of_lock(folder)[1] != _all_seals(about.get("tables"))
+
+
+def _of_lock(folder: Path) -> tuple[str, str]:
+    """What the lock says of the command that took it: the folder that it fills with audio, and the tables that it wrote."""
+    lock = folder / LOCK
+    lines = lock.read_text(encoding="utf-8", errors="replace").splitlines() if lock.exists() else []
+    audio, seals, *_ = [*lines, "", ""]
+    return audio, seals
+
+
+def _all_seals(tables: object) -> str:
+    return " ".join(map(str, tables.values())) if isinstance(tables, dict) else "none"
 
 
 class CorpusFolder(OutputFolder):
@@ -114,10 +129,9 @@ class CorpusFolder(OutputFolder):
     @property
     def _filling(self) -> str | None:
         """The folder of audio that an unfinished corpus has begun: its lock says so."""
-        lock = self.path / LOCK
-        text = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else ""
+        audio = _of_lock(self.path)[0]
         finished = (read_record(self.path) or {}).get("audio_folder")  # a kill came before the lock was gone
-        return text if _AUDIO.fullmatch(text) and text != finished else None
+        return audio if _AUDIO.fullmatch(audio) and audio != finished else None
 
     def new_audio(self) -> Path:
         """An empty folder for audio that the new corpus brings; that of the corpus which is there is left as it is."""
@@ -143,6 +157,7 @@ class CorpusFolder(OutputFolder):
                     table.to_parquet(temporary, index=False)
             seals = {name: _seal(str(about["fingerprint"]), waiting(self.path, name)) for name in tables}
             folder = {"audio_folder": used[0]} if used else {}
+            (self.path / LOCK).write_text(f"{brought or ''}\n{_all_seals(seals)}\n", encoding="utf-8")
             write_json(self.path / RECORD, {**about, "tables": seals, **folder})
         finally:
             self._settle()
