@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import small
+from commands import refused, succeeds
 
 from layertool import files, folders, results
 from layertool.corpora.corpus import Corpus
@@ -284,3 +285,32 @@ def test_a_folder_says_no_room_of_whatever_is_written_in_it(tmp_path):
 def test_a_corpus_and_what_it_is_read_as_agree(tmp_path):
     made = small.corpus(tmp_path / "c", 3)
     assert Corpus.read(made.write(tmp_path / "c"), in_full=True).fingerprint == made.fingerprint
+
+
+# files of results
+
+
+def test_results_replace_nothing_that_is_read(tmp_path, monkeypatch):
+    rows = [results.Result("cca", "pwcca", "m", "c", "word", f"T{k}", k, "phone", 0.5, n=8) for k in range(3)]
+    for name in ("a.csv", "b.csv"):
+        results.write(rows, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    before = Path("a.csv").read_bytes()
+    said = refused("compare", "a.csv", "b.csv", "-o", "./a.csv")
+    assert "Error: a.csv is read, and a.csv would replace it: choose another -o" in said
+    assert Path("a.csv").read_bytes() == before
+    succeeds("compare", "a.csv", "b.csv", "-o", "c.csv")
+    succeeds("compare", "a.csv", "b.csv", "-o", "c.csv")  # results of before are replaced
+
+
+@pytest.mark.parametrize("name", ["segments.parquet", "utterances.parquet", "corpus.json"])
+def test_results_replace_no_part_of_a_corpus(tmp_path, name):
+    folder = small.corpus(tmp_path / "c", 2).write(tmp_path / "c")
+    rows = [results.Result("cca", "pwcca", "m", "c", "word", f"T{k}", k, "phone", 0.5, n=8) for k in range(3)]
+    results.write(rows, tmp_path / "a.csv")
+    before = (folder / name).read_bytes()
+    said = refused("compare", tmp_path / "a.csv", "-o", folder / name)
+    assert f"{folder / name} is a part of the corpus {folder}: choose another -o" in said
+    assert (folder / name).read_bytes() == before
+    for _ in range(2):  # beside them there is room
+        succeeds("compare", tmp_path / "a.csv", "-o", folder / "cca.json")

@@ -112,12 +112,12 @@ def pretrain(
     settings = replace(settings, log_steps=log_steps(settings.save_steps))
     if init:
         check_apart(init, out)
-    if targets is not None:
-        check_outside(out, f"the store {targets[0].path}", targets[0].path)
     place = place_of(device, settings.precision)
     with random_states_kept():
         torch.manual_seed(settings.seed)
         run, source = prepare(corpus, recipe, settings, targets, init)
+        if targets is not None:
+            check_outside(out, f"the store {targets[0].path}", targets[0].path)
         decided = {"kind": "pre-training", **described(run, corpus, source)}
         with RunFolder(out, RECORD, decided, (LOSSES, TARGETS), (), overwrite) as folder:
             if folder.finished is not None:
