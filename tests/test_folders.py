@@ -71,6 +71,8 @@ def test_a_run_killed_while_its_first_record_is_written(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".run.json.4194999-0123456789ab.part").write_text("{")
     run_folder(tmp_path).close()
+    (tmp_path / ".tmpuEKHIf").touch()  # as safetensors leaves it
+    run_folder(tmp_path).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
 
 

@@ -12,6 +12,7 @@ from layertool.files import file_checksum, read_json, write_json
 from layertool.folders import OutputFolder
 from layertool.store.layout import differences
 
+_OF_SAFETENSORS = ".tmp" + "[A-Za-z0-9]" * 6  # where it writes a file before that gets its name
 CHECKPOINTS, PART, WHOLE = "checkpoints", ".model.part", "whole.json"
 
 
@@ -41,6 +42,8 @@ class RunFolder(OutputFolder):
         try:
             self.hold(f"{path} is being trained by another process: wait for it, or choose another -o")
             self.sweep()
+            for stale in path.glob(_OF_SAFETENSORS):
+                stale.unlink()
             self._begin(overwrite)
         except BaseException:
             self.close()

@@ -9,7 +9,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import forking
 import pandas as pd
 import pytest
 import small
@@ -32,13 +31,6 @@ POINTS = [
     )
     for when in ("before rename", "renamed")
 ]
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    server = forking.Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
