@@ -143,7 +143,7 @@ def read_utterance(row: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     channel, start, end = (
         None if (value := row[name]) is None or value != value else value for name in ("channel", "start", "end")
     )
-    return read(row["audio"], sample_rate, channel, start, end, row["n_samples"])
+    return read(row["audio"], sample_rate, channel, start, end)
 
 
 def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:

@@ -302,7 +302,7 @@ def _decoded(path: Path, header: Header) -> tuple[int, tuple[float, float]]:
         n_frames += len(block)
         finite = block[np.isfinite(block)]
         low, high = finite.min(initial=low), finite.max(initial=high)
-    return n_frames, (low, high)
+    return n_frames, (low, high) if low <= high else (0.0, 0.0)
 
 
 def check_length(path: Path, promised: int, found: int) -> None:

@@ -90,7 +90,9 @@ def telling() -> Iterator[None]:
                 output.echo(*warnings.formatwarning(message, category, filename, lineno, line).splitlines(), err=True)
             elif str(message) not in told:
                 told.add(str(message))
-                output.echo(f"Note: {message}", err=True)
+                running = click.get_current_context(silent=True)
+                if running is None or not running.params.get("quiet"):
+                    output.echo(f"note: {message}", err=True)
 
         warnings.showwarning = show
         yield

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ _NO_ROOM = {
     errno.EFBIG: "the file-size limit is reached",
 }
 
+_LARGEST_JSON = 2**26  # bytes
 # How libraries say it that have the number in their text only: HDF5, Arrow, safetensors ...
 _NUMBER = re.compile(r"errno = (\d+)|\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 # ... only say it ...
@@ -231,9 +233,24 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def what_is(mode: int) -> str:
+    """What stands where a file was looked for, by its ``st_mode``."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
+
+
 def read_json(path: Path, what: str):
-    """Read a JSON file; a damaged one is a StoreError that names it as ``what``."""
+    """Read a JSON file; a damaged one, or no file, is a StoreError that names it as ``what``.
+
+    What is larger than any description of ours is not read, and a pipe or a device is not waited for.
+    """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"it is no file but {what_is(status.st_mode)}")
+        if status.st_size > _LARGEST_JSON:
+            raise ValueError(f"it has {status.st_size} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable as {what} ({error}); restore it or make it again") from error

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors", "spelling"},
-    {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns", "audio_files"},
+    {"files", "kinds", "layers", "geometry", "cluster", "non_speech", "columns", "audio_files", "resampling"},
     {"folders"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},

@@ -802,7 +802,7 @@ def test_what_is_told_is_one_sentence_on_stderr(tmp_path):
     corpus = models.corpus(tmp_path / "c", [models.speech_like(8_000, 1)]).write(tmp_path / "c")
     result = succeeds("extract", folder, corpus, "-o", tmp_path / "s", "--units", "utterance", "-q")
     (line,) = result.stderr.strip().splitlines()
-    assert line.startswith(f"Note: {folder} has no preprocessor_config.json: its waveforms are normalised")
+    assert line.startswith(f"note: {folder} has no preprocessor_config.json: its waveforms are normalised")
     assert ".py" not in line
 
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from layertool.analysis.products import Block, Centre, Cross, Products
-from layertool.analysis.protocols import jackknife
 from layertool.errors import UsageError
+from layertool.resampling import jackknife
 
 MATRIX_BYTES = 2**31  # of products that are held at once
 

@@ -62,9 +62,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Clusters:
-    """K-means clusters: ``centroids`` (n_clusters, width), float64."""
+    """K-means clusters: ``centroids`` (n_clusters, width), float64; ``scale`` (width,): what distances are divided by in
+    each dimension, where columns were standardised (inf: not looked at)."""
 
     centroids: np.ndarray
+    scale: np.ndarray | None = None
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Index (n,) of the centroid nearest to each row of features (n, width); the first of equals.
@@ -76,12 +78,13 @@ class Clusters:
         if features.shape[1] != width:
             raise UsageError(f"the clusters were fitted on {width} dimensions, these features have {features.shape[1]}")
         offset = self.centroids.mean(0)  # a large common offset would eat the digits of the products
-        centroids = self.centroids - offset
+        scale = np.ones(width) if self.scale is None else self.scale
+        centroids = (self.centroids - offset) / scale
         half_square = (centroids**2).sum(1) / 2
         block = max(1, _BLOCK_BYTES // (8 * n_clusters))
         out = np.empty(len(features), np.int64)
         for start in range(0, len(features), block):
-            rows = features[start : start + block] - offset
+            rows = (features[start : start + block] - offset) / scale
             out[start : start + block] = np.argmin(half_square - rows @ centroids.T, axis=1)
         return out
 
@@ -93,10 +96,12 @@ def fit_clusters(
     max_iter: int = MAX_ITER,
     seed: int = 0,
     overwrite: bool = False,
+    standardise: bool = False,
 ) -> Clusters:
     """Mini-batch k-means of the rows of features (n, width), neither scaled nor whitened.
 
     The parity path of Pasad et al. 2021 (k-means++ starts, ``PHONE_*`` or ``WORD_*`` sizes), with a seed.
+    ``standardise``: distances are between columns divided by their standard deviation, so that a few large ones do not decide.
     Rows are clustered as float32 about their mean, in a copy, or in place with ``overwrite`` where they are float32. Raises UsageError for fewer rows than
     clusters and FeatureError for values that are not finite.
     """
@@ -114,7 +119,14 @@ def fit_clusters(
     model = MiniBatchKMeans(
         n_clusters, init="k-means++", n_init=N_INIT, max_iter=max_iter, batch_size=batch_size, random_state=seed
     )
-    return Clusters(model.fit(centred).cluster_centers_.astype(np.float64) + offset)
+    if not standardise:
+        return Clusters(model.fit(centred).cluster_centers_.astype(np.float64) + offset)
+    deviation = np.sqrt(np.einsum("nd,nd->d", centred, centred, dtype=np.float64) / len(centred))
+    # what varies by less than the digits of float32 is constant
+    scale = np.where(deviation > np.finfo(np.float32).eps * np.abs(offset), deviation, np.inf)
+    np.divide(centred, scale, out=centred, casting="unsafe")
+    found = model.fit(centred).cluster_centers_.astype(np.float64)
+    return Clusters(found * np.where(np.isfinite(scale), scale, 0) + offset, scale)
 
 
 def score(clusters: np.ndarray, labels: np.ndarray, n_permutations: int = 20, seed: int = 0) -> Score:
@@ -173,6 +185,17 @@ def score(clusters: np.ndarray, labels: np.ndarray, n_permutations: int = 20, se
         n_labels=n_labels,
         n_clusters=n_clusters,
     )
+
+
+def without_each(clusters: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_groups: int) -> list[Score]:
+    """Scores without the rows of each group 0 … n_groups - 1 in turn, for a jackknife; ``groups`` (n,): that of each row.
+
+    None at all for a single group, and where fewer than two labels would be left.
+    """
+    kept = [groups != group for group in range(n_groups)]
+    if n_groups < 2 or any(len(np.unique(labels[which])) < 2 for which in kept):
+        return []
+    return [score(clusters[which], labels[which], n_permutations=1) for which in kept]
 
 
 def _rows(features: np.ndarray) -> np.ndarray:

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from layertool.analysis import cca
 from layertool.analysis.moments import Moments, standard_scales, total
 from layertool.errors import UsageError
+from layertool.resampling import jackknife, students_interval
 
 # Added to the covariances, whose largest entry is 1: from nothing to as much as a neuron varies. The published grid hardly
 # regularises at all where there are few rows per dimension (spec layerwise.md 9.2, item 14).
@@ -27,7 +27,6 @@ EPS_GRID = (1e-6, 1e-4, 1e-2, 1.0)
 PUBLISHED_EPS_GRID = (1e-11, 1e-10, 1e-9)
 IN_SAMPLE_EPS = 1e-10
 N_FOLDS, N_TRIALS = 10, 3
-LEVEL = 0.95  # of the intervals
 
 # Each number that a fit gives on some rows. `svcca` is the mean correlation of views cut to their largest directions.
 NAMES = {
@@ -182,14 +181,6 @@ def _over_trials(values: Sequence[_Trial]) -> Estimate:
     )
 
 
-def students_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of the mean of values (n,) by Student's t; none of a single one."""
-    if len(values) < 2:
-        return None, None
-    reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - reach), float(values.mean() + reach)
-
-
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate from those of several independent draws of rows: the mean over all their trials.
 
@@ -244,17 +235,6 @@ def in_sample(
         chance, _ = chances[variant]
         out[variant] = Estimate(value, low, high, chance, (value,), (chance,), directions=(directions,))
     return out
-
-
-def jackknife(value: float, left_out: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval around ``value`` from the same statistic without each of g groups (delete-a-group jackknife)."""
-    groups = len(left_out)
-    if groups < 2:
-        return None, None
-    parts = np.asarray(left_out)
-    error = np.sqrt((groups - 1) / groups * ((parts - parts.mean()) ** 2).sum())
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, groups - 1) * error)
-    return value - reach, value + reach
 
 
 def _within(value: float) -> float:

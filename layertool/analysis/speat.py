@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from layertool.errors import FeatureError, UsageError
+from layertool.resampling import LEVEL, reach
 
 ALTERNATIVES = {
     "greater": "one-sided: X nearer to A",
@@ -29,8 +30,8 @@ ALTERNATIVES = {
 }
 N_PERMUTATIONS = 10_000
 N_RESAMPLES = 10_000
-LEVEL = 0.95  # of intervals
 TIE = 1e-12  # of the sum of |s|: statistics that are closer are equal
+_CERTAIN = 1 - 1e-9  # correlations beyond differ by rounding
 _CHUNK_NUMBERS = 1 << 22  # held at once
 _CACHED_NUMBERS = 1 << 18  # drawn at once
 
@@ -47,7 +48,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Interval:
-    """Percentile interval of d over resamples of the items, and its standard error."""
+    """95 % interval of d from resamples of the items, and the standard deviation of d in them."""
 
     low: float
     high: float
@@ -186,12 +187,16 @@ def bootstrap(
     """Interval of d for each layer, resampling targets with replacement: from s (layers, n), X first.
 
     ``strata`` (n,): items are resampled within their group and stratum. ``paired``: item i of X and
-    item i of Y are drawn together. An item that is drawn twice counts twice.
+    item i of Y are drawn together. An item that is drawn twice counts twice. d is sqrt(n (n - 1) / (n_x n_y)) times the
+    point-biserial correlation r of s with the group: the interval is symmetric in Fisher's z = artanh r, holds 95 % of
+    the resampled z, and is widened for few items as ``resampling.reach`` says. So it never leaves what d can be.
     """
     n = s.shape[-1]
+    cells = _cells(n, n_x, strata, paired)
     counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    d = effect_sizes(s, n_x)
     s = (s - s.mean(-1, keepdims=True)).T
-    return _intervals(_d_of_sums(counts[:, :n_x] @ s[:n_x], counts @ s, counts @ s**2, n_x, n).T)
+    return _intervals(_d_of_sums(counts[:, :n_x] @ s[:n_x], counts @ s, counts @ s**2, n_x, n).T, d, n_x, n, cells)
 
 
 def bootstrap_all(
@@ -199,23 +204,23 @@ def bootstrap_all(
     strata: Sequence | np.ndarray | None = None, paired: bool = False,
 ) -> list[Interval]:  # fmt: skip
     """The same, resampling targets and attributes: of each layer w (n, d), X first, a (n_a, d) and b (n_b, d)."""
-    counts = _resamples(len(w[0]), n_x, n_resamples, seed, strata, paired)
+    n = len(w[0])
+    cells = _cells(n, n_x, strata, paired)
+    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
     random = np.random.default_rng([seed, 1])
     weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (len(a[0]), len(b[0]))]
     out = []
     for layer_w, layer_a, layer_b in zip(w, a, b, strict=True):
+        d = effect_sizes(associations(layer_w, layer_a, layer_b)[None], n_x)
         layer_w, layer_a, layer_b = (_unit(part, "a layer") for part in (layer_w, layer_a, layer_b))
         s = (layer_w @ layer_a.T) @ weights[0].T - (layer_w @ layer_b.T) @ weights[1].T
         s = (s - s.mean(0)).T
-        out += _intervals(_resampled_d(counts, s[None], n_x))
+        out += _intervals(_resampled_d(counts, s[None], n_x), d, n_x, n, cells)
     return out
 
 
-def _resamples(
-    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
-) -> np.ndarray:
-    """How often each item is in each resample, (resamples, n)."""
-    random = np.random.default_rng(seed)
+def _cells(n: int, n_x: int, strata: Sequence | np.ndarray | None, paired: bool) -> np.ndarray:
+    """What each item (n,), or each pair (n_x,), is resampled among, as a number. UsageError for what cannot be."""
     if paired and 2 * n_x != n:
         raise UsageError(f"{n_x} and {n - n_x} items are no pairs: a paired bootstrap takes two groups of one size")
     codes = (
@@ -223,12 +228,23 @@ def _resamples(
     )
     if paired and (codes[:n_x] != codes[n_x:]).any():
         raise UsageError("two items of one pair are in different strata: leave out one of both options")
-    side = np.zeros(n, np.int64) if paired else (np.arange(n) >= n_x).astype(np.int64)
-    cells = 2 * codes + side
+    cells = codes[:n_x] if paired else 2 * codes + (np.arange(n) >= n_x)
+    if len(np.unique(cells)) == len(cells):
+        raise UsageError(
+            "every item is alone in its stratum, so that none can be drawn instead of it: take other --strata"
+        )
+    return cells
+
+
+def _resamples(
+    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
+) -> np.ndarray:
+    """How often each item is in each resample, (resamples, n)."""
+    random = np.random.default_rng(seed)
+    cells = _cells(n, n_x, strata, paired)
     counts = np.zeros((n_resamples, n))
-    among = np.arange(n_x if paired else n)
-    for cell in np.unique(cells[among]):
-        mine = among[cells[among] == cell]
+    for cell in np.unique(cells):
+        mine = np.flatnonzero(cells == cell)
         counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), n_resamples)
     if paired:
         counts[:, n_x:] = counts[:, :n_x]
@@ -250,13 +266,21 @@ def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: i
     return np.divide(difference, np.sqrt(variance), out=np.full(sums.shape, np.nan), where=defined)
 
 
-def _intervals(d: np.ndarray) -> list[Interval]:
-    """Percentiles over the resamples in which d is defined (in tiny groups all items drawn can be one)."""
-    ends = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
-    return [
-        Interval(float(low), float(high), float(np.nanstd(values, ddof=1)))
-        for values, (low, high) in zip(d, np.nanpercentile(d, ends, axis=1).T, strict=True)
-    ]  # fmt: skip
+def _intervals(resampled: np.ndarray, d: np.ndarray, n_x: int, n: int, cells: np.ndarray) -> list[Interval]:
+    """Of each layer: d (layers,), resampled (layers, resamples) with NaN where all items drawn are one (in tiny groups)."""
+    most = math.sqrt(n * (n - 1) / (n_x * (n - n_x)))  # what d is where all of X and all of Y are alike
+    widening = reach(len(cells), len(np.unique(cells))) / stats.norm.ppf((1 + LEVEL) / 2)
+
+    def fishers_z(values):
+        return np.arctanh(np.clip(values / most, -_CERTAIN, _CERTAIN))
+
+    out = []
+    for value, values in zip(d, resampled, strict=True):
+        known, z = values[np.isfinite(values)], fishers_z(value)
+        half = widening * np.quantile(np.abs(fishers_z(known) - z), LEVEL)
+        low, high = most * np.tanh([z - half, z + half])
+        out.append(Interval(float(low), float(high), float(known.std(ddof=1))))
+    return out
 
 
 def corrected(p: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

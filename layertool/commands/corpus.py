@@ -93,7 +93,7 @@ def folder(source, out, tiers, overwrite, quiet, **asked) -> None:
       layertool corpus folder recordings/ -o corpus --metadata files.csv
       layertool corpus folder wavs/ -o corpus --tier phone=MAU --non-speech AP,xxx
       layertool corpus folder AudioWAV/ -o corpus --metadata demographics.csv --by '(?P<ActorID>\\d+)_.*'
-      layertool corpus folder interviews/ -o corpus --tier word='* - words'
+      layertool corpus folder interviews/ -o corpus --tier word='* : words'
     """
     from layertool.corpora import folder as reader
 

@@ -169,6 +169,7 @@ def _acoustic_target(name: str, store, unit: str | None, options, quiet: bool) -
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="With other seeds.")
 @click.option("--fit-on", type=STORES, default=None, metavar="STORE2", help="Fit the clusters on this store.")
 @click.option("--fit-where", multiple=True, metavar="COLUMN=VALUE", help="Fit the clusters on these rows.")
+@click.option("--standardise", is_flag=True, help="Columns, by the mean and deviation of the rows of the fit.")
 @click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
               help="published: fit on 3000 to 7000 rows a phone (600 to 1200 a word), score 200 (15).")  # fmt: skip
 @result_options
@@ -182,6 +183,7 @@ def mi(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, fit
       layertool mi w2v2 --labels phone
       layertool mi dev --labels word --fit-on train --plot words.pdf
       layertool mi w2v2 --labels phone --fit-where split=train --where split=dev -o mi.csv
+      layertool mi whisper --labels phone --standardise
     """
     from layertool.analysis.rows import parse_where
     from layertool.feed.information import Options, mi_rows
@@ -190,7 +192,7 @@ def mi(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, fit
     options = Options(
         n_clusters=asked["clusters"], batch_size=asked["batch_size"], repeats=asked["repeats"],
         fit_store=FeatureStore(fit_on) if fit_on else None, fit_where=parse_where(fit_where), where=where,
-        published_sampling=asked["sample"] == "published", seed=seed,
+        published_sampling=asked["sample"] == "published", standardise=asked["standardise"], seed=seed,
     )  # fmt: skip
     delivery.check_places(out, plot)
     rows = []

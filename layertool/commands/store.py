@@ -24,7 +24,7 @@ def info(store: Path, as_json: bool) -> None:
       layertool info w2v2
     """
     from layertool.store import FeatureStore
-    from layertool.store.layout import part_indexes, read_damaged
+    from layertool.store.layout import part_indexes
 
     opened = FeatureStore(store, allow_unfinished=True)
     about = opened.about
@@ -33,14 +33,14 @@ def info(store: Path, as_json: bool) -> None:
             {**about, "finished": opened.finished, "failures": opened.failures, "n_finished_shards": len(opened.index)}
         )
         return
-    model, configuration = about["configuration"]["model"], about["configuration"]
+    model, configuration = opened.configuration["model"], opened.configuration
     identity = next(
         (f"{k} {model[k]}" for k in ("definition", "revision", "sha256") if model.get(k)), "no identity recorded"
     )
     untrained = f", random weights of seed {model['random_init']}" if model.get("random_init") is not None else ""
     state = "complete" if opened.finished else f"unfinished: {len(opened.index)} of {about['n_shards']} shards"
-    if damaged := read_damaged(store):
-        state = f"damaged: shards {', '.join(map(str, damaged))}; run the same extract command again"
+    if opened.damaged:
+        state = f"damaged: shards {', '.join(map(str, opened.damaged))}; run the same extract command again"
     elif opened.finished and part_indexes(store):
         state += f", not merged: type layertool store merge {store}"
     facts = [
@@ -55,7 +55,7 @@ def info(store: Path, as_json: bool) -> None:
         ("size", output.size(sum(entry["size"] for entry in opened.index.values()))),
         ("audio", _audio(about["audio"], configuration)),
         *mask_facts(configuration),
-        ("made with", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+        ("made with", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
     ]  # fmt: skip
     output.facts(str(store), facts)
     from layertool.layers import summary
@@ -67,7 +67,7 @@ def info(store: Path, as_json: bool) -> None:
             by_table.setdefault(table, []).append(layer)
         for layers in by_table.values():
             pooling = configuration["units"][unit]
-            average = about["layers"][layers[0]]["frame_average"] if unit == "frame" else None
+            average = about["layers"][layers[0]].get("frame_average") if unit == "frame" else None
             how = "averaged to 10 ms" if average else "" if pooling == "none" else pooling
             widths = sorted({opened.width(layer) for layer in layers})
             rows.append((unit, summary(layers), opened.n_rows(unit, layers[0]), "/".join(map(str, widths)), how))
@@ -79,7 +79,7 @@ def info(store: Path, as_json: bool) -> None:
 def _parameter_facts(parameters: dict) -> list[tuple[str, str]]:
     """The line about the size of the model; acoustic features and older stores have none."""
     n, nonzero = parameters.get("all"), parameters.get("nonzero")
-    if not n:
+    if not n or nonzero is None:
         return []
     zero = "" if n - nonzero < 0.01 * n else f", of which {output.number(n - nonzero)} are 0"
     return [("parameters", output.number(n) + zero)]
@@ -95,8 +95,8 @@ def mask_facts(configuration: dict) -> list[tuple[str, str]]:
 
 
 def _audio(audio: dict, configuration: dict) -> str:
-    parts = [", ".join(f"{count} at {rate} Hz" for rate, count in audio["source_rates"].items())]
-    if audio["resampler"]:
+    parts = [", ".join(f"{count} at {rate} Hz" for rate, count in audio.get("source_rates", {}).items())]
+    if audio.get("resampler"):
         parts.append(f"resampled to {audio['sample_rate']} Hz with {audio['resampler']}")
     if configuration["channel"]:
         parts.append(f"channel {configuration['channel']}")

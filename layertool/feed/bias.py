@@ -188,6 +188,13 @@ def _tests(
             members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
         except UsageError as error:
             raise UsageError(f"{x_y} are no pairs: {error}") from error
+    if "speaker" in store.utterances:
+        speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members[:2]])]
+        if n_again := int(speakers.dropna().duplicated().sum()):
+            say(
+                f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
+                "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
+            )
     sizes = [len(rows) for rows in members]
     index = np.concatenate([rows.index for rows in members])
     held = {

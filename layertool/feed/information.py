@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from layertool import columns
+from layertool import columns, resampling
 from layertool.analysis import folds, mi
 from layertool.analysis import rows as row_rules
-from layertool.analysis.protocols import students_interval
 from layertool.analysis.rows import Condition, Rows
 from layertool.analysis.views import LayerView, turned
 from layertool.errors import UsageError
@@ -30,11 +29,16 @@ from layertool.feed.common import (
 )
 from layertool.feed.dealing import PERMUTED, TURNED, by_utterance
 from layertool.feed.parallel import one_by_one
+from layertool.geometry import SAMPLE_RATE
+from layertool.layers import summary
 from layertool.results import Result
 from layertool.store import FeatureStore
 
 TIERS = ("phone", "word")  # other labels are columns
 ROWS_PER_CLUSTER = 5  # at least, where the number of clusters is not asked for
+N_GROUPS = 10  # of utterances, each left out once for the interval
+PLACE_SAMPLES = SAMPLE_RATE // 2  # how finely it is asked whether clusters tell the time in the clip
+TELLS_TIME = 0.1  # adjusted MI with it that is worth a note
 
 # Each number of a score; its chance level is that of labels permuted row by row, unless rows come in runs.
 METRICS: dict[str, tuple[str, Callable[[mi.Score], float], Callable[[mi.Score], float]]] = {
@@ -63,6 +67,7 @@ class Options:
     fit_where: Sequence[Condition] = ()
     where: Sequence[Condition] = ()
     published_sampling: bool = True
+    standardise: bool = False
     seed: int = 0
 
     def check(self) -> None:
@@ -80,6 +85,17 @@ class Labelled:
     control: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """One repeat of one layer: its score, that of the control, those without each group of utterances, and the adjusted
+    mutual information with the half second of the clip that a row lies in (NaN where there is none to tell)."""
+
+    score: mi.Score
+    luck: mi.Score | None
+    left_out: list[mi.Score]
+    time: float
+
+
 def mi_rows(
     store: FeatureStore,
     labels: str,
@@ -94,7 +110,10 @@ def mi_rows(
     ``labels``: phone, word, or a metadata column (then of utterance rows, unless ``unit`` says otherwise). Clusters
     are fitted on ``options.fit_store`` (the same model on another corpus), on the rows of ``fit_where``, or, without
     either, on one half of the utterances, and scored on the other rows. Repeats draw, split and cluster
-    with the seeds seed, seed + 1, ...; the interval is Student's t over them.
+    with the seeds seed, seed + 1, ...; the value is their mean. The interval is about the mean that other speech would
+    give: a jackknife over groups of utterances, the same ones in all repeats, with the clusters as they are, and the
+    variance between repeats, of seeds and halves. ``standardise``: k-means of columns over their deviation in the
+    rows of the fit. A note says where clusters tell the time in the clip better than the labels.
     Raises UsageError, in one sentence, for missing units, few rows, stores of other models.
     """
     options = options or Options()
@@ -116,6 +135,7 @@ def mi_rows(
         for note in scored.rows.notes:
             say(note)
     n_clusters = _n_clusters(options, labels, min(len(fit) for fit, _ in sets.values()), say)
+    group_of, n_groups = _groups(store, [scored.rows for _, scored in sets.values()], options.seed)
     batch = options.batch_size or (mi.WORD_BATCH_SIZE if labels == "word" else mi.PHONE_BATCH_SIZE)
     work = []
     for repeat in range(options.repeats):
@@ -123,39 +143,87 @@ def mi_rows(
             fit, scored = sets[repeat, table_of[layer]]
             features = LayerView(fit_store, unit, layer, fit.index)
             view = LayerView(store, unit, layer, scored.rows.index)
-            work.append((features, view, scored.codes, scored.control, options.seed + repeat))
+            work.append((features, view, scored, options.seed + repeat))
 
-    def compute(
-        features: LayerView, view: LayerView, codes: np.ndarray, control: np.ndarray | None, seed: int
-    ) -> tuple[mi.Score, mi.Score | None]:
-        clusters = mi.fit_clusters(features.read(), n_clusters, batch, seed=seed, overwrite=True)
+    def compute(features: LayerView, view: LayerView, scored: Labelled, seed: int) -> _Scored:
+        clusters = mi.fit_clusters(
+            features.read(), n_clusters, batch, seed=seed, overwrite=True, standardise=options.standardise
+        )
         assigned = np.concatenate([clusters.assign(block) for block in view.blocks()])
-        luck = None if control is None else mi.score(assigned, control, seed=seed)
-        return mi.score(assigned, codes, seed=seed), luck
+        return _Scored(
+            mi.score(assigned, scored.codes, seed=seed),
+            None if scored.control is None else mi.score(assigned, scored.control, seed=seed),
+            mi.without_each(assigned, scored.codes, group_of[scored.rows.table["utterance"]], n_groups),
+            _told_by(assigned, scored.rows.table) if unit != "utterance" else np.nan,
+        )
 
-    scores: dict[str, list[tuple[mi.Score, mi.Score | None]]] = {layer: [] for layer in asked}
+    scores: dict[str, list[_Scored]] = {layer: [] for layer in asked}
     for (_, view, *_), score in zip(work, one_by_one(compute, work, progress), strict=True):
         scores[view.layer].append(score)
+    _tell_time(store, labels, scores, options, say)
     how = joined([
         f"k-means, {n_clusters} clusters, fitted on {_fitted_on(store, options)}",
+        "columns standardised" if options.standardise else "",
         f"{options.repeats} repeats" if options.repeats > 1 else "1 repeat",
         ("published sampling" if options.published_sampling else "all rows") if is_tier else "",
+        f"interval over {n_groups} groups of utterances" if n_groups > 1 else "no interval",
         conditions_of(options.where),
         f"chance: {_control_name(unit, labels)}",
     ])  # fmt: skip
+    fits_elsewhere = options.fit_store is not None or bool(options.fit_where)
     out = []
     for layer, parts in scores.items():
         for name, value_of, chance_of in METRICS.values():
-            values = np.array([value_of(part) for part, _ in parts])
-            chance = [chance_of(part) if control is None else value_of(control) for part, control in parts]
-            low, high = students_interval(values)
+            values = np.array([value_of(part.score) for part in parts])
+            value = float(values.mean())
+            # what seeds and halves change, as repeats show it; of R halves the jackknife has 1 / R of this beside what other
+            # utterances change, so that this much of it is taken away
+            drawn = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
+            share = 1.0 if fits_elsewhere or len(values) < 2 else len(values) / (len(values) + 1)
+            chance = [chance_of(part.score) if part.luck is None else value_of(part.luck) for part in parts]
+            left_out = [[value_of(one) for one in part.left_out] for part in parts if part.left_out]
+            # a repeat that cannot spare a group says nothing of how much it would change
+            without = np.sqrt(share) * np.mean(left_out, 0) if len(left_out) == len(parts) else ()
+            low, high = resampling.jackknife(value, without, drawn)
             out.append(
                 result(
-                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=float(values.mean()),
-                    ci_low=low, ci_high=high, chance=float(np.mean(chance)), n=min(part.n for part, _ in parts), seed=options.seed,
+                    store, unit, layer, analysis="mi", target=labels, variant=f"{name}, {how}", value=value, ci_low=low,
+                    ci_high=high, chance=float(np.mean(chance)), n=min(part.score.n for part in parts), seed=options.seed,
                 )
             )  # fmt: skip
     return out
+
+
+def _groups(store: FeatureStore, scored: Sequence[Rows], seed: int) -> tuple[np.ndarray, int]:
+    """Group (n_utterances,) of each utterance that any repeat scores, whole utterances, and how many there are."""
+    codes = np.unique(np.concatenate([rows.table["utterance"] for rows in scored]))
+    group_of = np.zeros(len(store.utterances), np.int64)
+    group_of[codes] = resampling.jackknife_groups(np.arange(len(codes)), N_GROUPS, seed)
+    return group_of, min(N_GROUPS, len(codes))
+
+
+def _told_by(assigned: np.ndarray, table: np.ndarray) -> float:
+    """Adjusted mutual information of clusters (n,) with the half second of the clip in whose middle a row lies."""
+    place = (table["start"] + table["end"]) // 2 // PLACE_SAMPLES
+    return mi.score(assigned, place, n_permutations=1).adjusted if len(np.unique(place)) > 1 else np.nan
+
+
+def _tell_time(store: FeatureStore, labels: str, scores: dict[str, list[_Scored]], options: Options, say: Say) -> None:
+    """Tell which layers' clusters are of the time in the clip rather than of the labels."""
+    time = {layer: float(np.mean([part.time for part in parts])) for layer, parts in scores.items()}
+    label = {layer: float(np.mean([part.score.adjusted for part in parts])) for layer, parts in scores.items()}
+    told = [layer for layer in scores if time[layer] > max(label[layer], TELLS_TIME)]
+    if told:
+        worst = max(told, key=lambda layer: time[layer] - label[layer])
+        remedy = (
+            f"ask 'layertool probe neighbours {store.path} --labels {labels}' what else these layers tell"
+            if options.standardise
+            else "columns of large variance may mark it; ask again with --standardise"
+        )
+        say(
+            f"{store.path}: the clusters of {summary(told)} tell the time in the clip better than {labels} (adjusted MI of "
+            f"{worst} {time[worst]:.2f} with the half second, {label[worst]:.2f} with {labels}): {remedy}"
+        )
 
 
 def _control_name(unit: str, labels: str) -> str:

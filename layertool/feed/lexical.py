@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layertool import resampling
 from layertool.analysis.lexical import metrics
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
@@ -31,7 +32,6 @@ from layertool.results import (
 
 ANALYSIS, LENS = "lexical", "lexical lens"
 N_RESAMPLES = 10_000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def _or_none(value: float) -> float | None:
 def bootstrap_mean(
     values: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """Percentile interval of the mean over resamples of ``values`` (n,); None for fewer than two.
+    """95 % interval of the mean of ``values`` (n,) over resamples, as ``resampling.tail`` says; None for fewer than two.
 
     -inf among them makes means of -inf, and so perhaps an end of the interval.
     """
@@ -314,7 +314,7 @@ def bootstrap_mean(
             for done in range(0, n_resamples, at_once)
         ]
     )
-    tail = (1 - LEVEL) / 2
+    tail = resampling.tail(len(values))
     # an order statistic: between -inf and a number there is nothing
     low, high = np.quantile(means, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool import columns
+from layertool import columns, resampling
 from layertool.analysis import rows as row_rules
 from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
 from layertool.analysis.views import LayerView
@@ -28,7 +28,7 @@ from layertool.feed.common import (
 from layertool.feed.frames import FrameRows
 from layertool.feed.parallel import each_layer
 from layertool.non_speech import NOISE, is_speech, non_speech
-from layertool.probes import resampling, segmentation
+from layertool.probes import segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.results import Result
 from layertool.store import FeatureStore
@@ -76,11 +76,13 @@ class _Swept:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Cells taken, and counts (n_utterances,) of each utterance with the cell that was tuned without it."""
+    """Cells taken, and counts (n_utterances,) of each utterance with the cell that was tuned without it; ``resampled``: sums
+    (n_resamples,) over resamples of the utterances."""
 
     cells: list[Cell]
     found: Counts
     chance: Counts
+    resampled: Counts | None
 
 
 def segmentation_rows(
@@ -96,7 +98,7 @@ def segmentation_rows(
     without it, each half of the utterances is scored with the cell that is best on the other half; a grid of one cell
     needs no tuning. Utterances without words, or with words that are not known (``spn``, ``<unk>``), are left out,
     frames and references alike. Chance: as many boundaries, turned by half of their utterance. Intervals resample
-    utterances or speakers; tuning is not repeated.
+    utterances or speakers, and halves are tuned anew in each resample; a cell that was tuned on another corpus stays.
     Raises UsageError, in one sentence, for stores without frames or words, and too few utterances.
     """
     options = options or Options()
@@ -124,6 +126,15 @@ def segmentation_rows(
         )
     clusters = _clusters(store, codes, options)
 
+    n_clusters = 0 if clusters is None else int(clusters.max()) + 1
+    drawn = None
+    if clusters is not None and n_clusters > 1:  # one cluster has no spread
+        drawn = resampling.counts(n_clusters, options.seed)[:, clusters]
+
+    def with_one(cell: Cell, mine: _Swept) -> _Scored:
+        found = _of_cell(mine.found, 0)
+        return _Scored([cell], found, _of_cell(mine.chance, 0), None if drawn is None else found.of(drawn))
+
     own = _heard(store, asked, codes)
     of_tuning = {} if tune is None or tune_codes is None else _heard(tune, asked, tune_codes)
 
@@ -131,20 +142,19 @@ def segmentation_rows(
         if tune is not None and tune_codes is not None:
             tuned = _sweep(tune, layer, of_tuning, cells, options.tolerance)
             best = cells[tuned.best(np.ones(len(tune_codes), bool), options.criterion)]
-            mine = _sweep(store, layer, own, [best], options.tolerance)
-            return _Scored([best], _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
+            return with_one(best, _sweep(store, layer, own, [best], options.tolerance))
         mine = _sweep(store, layer, own, cells, options.tolerance)
         if halves is None:
-            return _Scored(cells, _of_cell(mine.found, 0), _of_cell(mine.chance, 0))
+            return with_one(cells[0], mine)
         taken = np.array([mine.best(halves != half, options.criterion) for half in (0, 1)])
         return _Scored(
-            [cells[k] for k in taken], _of_cell(mine.found, taken[halves]), _of_cell(mine.chance, taken[halves])
+            [cells[k] for k in taken],
+            _of_cell(mine.found, taken[halves]),
+            _of_cell(mine.chance, taken[halves]),
+            None if drawn is None else _tuned_anew(mine.found, halves, drawn, options.criterion),
         )
 
     found = each_layer(store, asked, compute, options.n_workers, progress)
-    drawn = None
-    if clusters is not None and clusters.max() > 0:  # one cluster has no spread
-        drawn = resampling.counts(int(clusters.max()) + 1, options.seed)[:, clusters]
     tuned_on = (
         f"tuned on {tune.about['corpus']['name']}" if tune is not None else "tuned on the other half of the utterances"
     )
@@ -158,19 +168,19 @@ def segmentation_rows(
     )
     out = []
     for layer, one in zip(asked, found, strict=True):
-        out += _rows(store, layer, one, how, drawn, options)
+        out += _rows(store, layer, one, how, n_clusters, options)
     return out
 
 
-def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, drawn, options: Options) -> list[Result]:
+def _rows(store: FeatureStore, layer: str, one: _Scored, how: str, n_clusters: int, options: Options) -> list[Result]:
     everything = np.ones(len(one.found.words))
     values = segmentation.scores(one.found.of(everything))
     chances = segmentation.scores(one.chance.of(everything))
-    resampled = {} if drawn is None else segmentation.scores(one.found.of(drawn))
+    resampled = {} if one.resampled is None else segmentation.scores(one.resampled)
     out = []
     for name, value in values.items():
         matching = "" if name.startswith("lenient") else ", one to one" if "token" not in name else ", both ends"
-        low, high = resampling.interval(resampled[name]) if name in resampled else (None, None)
+        low, high = resampling.interval(resampled[name], n_clusters) if name in resampled else (None, None)
         out.append(
             result(
                 store, "frame", layer, analysis=ANALYSIS, target=TARGET, variant=f"{name}{matching}, {how}", value=float(value),
@@ -298,6 +308,20 @@ def _stacked(counts: Sequence[Counts]) -> Counts:
 def _sums(counts: Counts, which: np.ndarray) -> Counts:
     """Over the utterances for which ``which`` holds, of each cell."""
     return Counts(*(values[:, which].sum(1) for values in vars(counts).values()))
+
+
+def _tuned_anew(found: Counts, halves: np.ndarray, drawn: np.ndarray, criterion: str) -> Counts:
+    """Sums (n_resamples,) of utterances as often as they are drawn (n_resamples, n_utterances), each half of them with the
+    cell that is best on what is drawn of the other."""
+    sums = [
+        Counts(*(values[:, halves == half] @ drawn[:, halves == half].T for values in vars(found).values()))
+        for half in (0, 1)
+    ]
+    parts = []
+    for mine, other in (sums, sums[::-1]):
+        best = np.argmax(segmentation.scores(other)[criterion], axis=0)
+        parts.append([values[best, np.arange(len(best))] for values in vars(mine).values()])
+    return Counts(*(a + b for a, b in zip(*parts, strict=True)))
 
 
 def _of_cell(counts: Counts, cell: int | np.ndarray) -> Counts:

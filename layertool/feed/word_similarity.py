@@ -95,7 +95,7 @@ def word_similarity_rows(
     def compute(layer: str) -> probe.Scores:
         features = LayerView(store, unit, layer, words.rows.index).read()
         means = words.means(features)
-        return probe.score(chosen, [probe.cosines(means, words.names, task) for task in chosen], options.seed)
+        return probe.score(chosen, [probe.cosines(means, words.names, task) for task in chosen])
 
     found = each_layer(store, asked, compute, options.n_workers, progress)
     how = joined([
@@ -109,7 +109,7 @@ def word_similarity_rows(
         out += _rows(one, chosen, partial(result, store, unit, layer), how, options)
     for name, alike in _baselines(chosen, options, say):
         scored = [task for task, _ in alike]
-        scores = probe.score(scored, [similarity for _, similarity in alike], options.seed)
+        scores = probe.score(scored, [similarity for _, similarity in alike])
         out += _rows(scores, scored, partial(baseline, store, unit, name), how, options)
     for task, known in zip(tasks, left, strict=True):
         out.append(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
-from layertool.errors import UsageError
+from layertool.errors import UsageError, tell
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,11 +41,40 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+@cache
+def _narrow_groups_are_sound() -> bool:
+    """Whether grouped convolutions of few channels are right in bfloat16 on this CPU.
+
+    oneDNN's for Intel AMX gives noise (100 % off) with four channels a group and an even kernel of 16 or more, which is the
+    convolution of positions in small models (torch 2.13, Xeon with amx_bf16).
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        rows, layer = torch.randn(1, 64, 64), torch.nn.Conv1d(64, 64, 16, groups=16, padding=8)
+        right = layer(rows)
+        return bool((layer.bfloat16()(rows.bfloat16()).float() - right).norm() < 0.05 * right.norm())
+
+
+@contextmanager
+def sound(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Without oneDNN where it is wrong: slower, which is told."""
+    wrong = device.type == "cpu" and dtype == torch.bfloat16 and not _narrow_groups_are_sound()
+    if wrong:
+        tell("bfloat16 is computed without oneDNN, which is wrong on this CPU: --dtype float32 is faster")
+    was = bool(torch.backends.mkldnn.enabled)
+    setattr(torch.backends.mkldnn, "enabled", was and not wrong)  # noqa: B010 - a property that its types do not know
+    try:
+        yield
+    finally:
+        setattr(torch.backends.mkldnn, "enabled", was)  # noqa: B010
+
+
 @contextmanager
 def computing_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Autocast to ``dtype``; float32 is true float32 on a GPU too (cuDNN's convolutions would use TF32)."""
     is_plain = dtype == torch.float32
     with (
+        sound(device, dtype),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=not is_plain),
         torch.autocast(device.type, dtype, enabled=not is_plain),
         warnings.catch_warnings(),

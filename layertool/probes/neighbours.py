@@ -9,10 +9,12 @@ from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from layertool import resampling
 from layertool.errors import FeatureError, UsageError
-from layertool.probes import resampling
 
 METHODS = ("centroid", "knn")
+SPARE = 4  # times as many neighbours are looked up as vote
+N_PARTS = 10  # that groups are put together in, each left out once for the interval
 N_PERMUTATIONS, N_GROUP_PERMUTATIONS = 5, 50  # of rows; of groups, of which there are few
 
 
@@ -50,9 +52,9 @@ def classify(
     in both parts of a fold. Each dimension is scaled to zero mean and unit variance on the training
     part; distances are Euclidean. ``folds``: (n,) that of each row, where they are dealt already; scikit-learn's GroupKFold else. Of labels that as many of the k neighbours have, the one with the nearest of them
     is taken. A label that the training part lacks is never found. Labels that are the same in all rows of every
-    group (the gender of a speaker) are permuted among groups, others among rows. The interval is a percentile
-    bootstrap over groups. Raises UsageError for fewer than two groups or labels, FeatureError for values that are
-    not finite.
+    group (the gender of a speaker) are permuted among groups, others among rows. The interval is a jackknife over (parts
+    of) the groups: what is left out is not learned from either, as other rows to learn from would find other labels.
+    Raises UsageError for fewer than two groups or labels, FeatureError for values that are not finite.
     """
     labels, groups = np.asarray(labels).astype(str), np.asarray(groups).astype(str)
     codes, of_group = (np.unique(names, return_inverse=True)[1] for names in (labels, groups))
@@ -76,14 +78,13 @@ def classify(
     random = np.random.default_rng(seed)
     n_permutations = N_GROUP_PERMUTATIONS if _of_groups(codes, of_group) is not None else N_PERMUTATIONS
     labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(n_permutations))])
-    hits = _hits(features, labellings, splits, method, n_neighbours)
-    right, total = np.bincount(of_group, hits[0]), np.bincount(of_group)
-    drawn = resampling.counts(n_groups, seed)
-    low, high = resampling.interval((drawn @ right) / (drawn @ total))
+    parts = resampling.jackknife_groups(of_group, N_PARTS, seed)
+    hits, hits_without = _hits(features, labellings, splits, method, n_neighbours, parts)
+    value = float(hits[0].mean())
+    ends = resampling.jackknife(value, [row[parts != part].mean() for part, row in enumerate(hits_without)])
+    low, high = (None if end is None else float(np.clip(end, 0, 1)) for end in ends)
     majority = float(np.bincount(codes).max() / len(codes))
-    return Accuracy(
-        float(hits[0].mean()), low, high, majority, float(hits[1:].mean()), len(codes), len(splits), hits[0] > 0
-    )
+    return Accuracy(value, low, high, majority, float(hits[1:].mean()), len(codes), len(splits), hits[0] > 0)
 
 
 def difference(
@@ -92,15 +93,16 @@ def difference(
     """How much more of the same rows ``one`` found than ``other``, and its 95 % interval.
 
     ``groups``: (n,), as ``classify`` had them. A percentile bootstrap over groups of the paired difference, much narrower than the
-    two intervals where the same groups are hard for both. Raises UsageError for other rows.
+    two intervals where the same groups are hard for both; what was learned is not learned anew. Raises UsageError for other rows.
     """
     of_group = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     if not len(one.found) == len(other.found) == len(of_group):
         raise UsageError(f"{len(one.found)} and {len(other.found)} rows of {len(of_group)} cannot be paired")
     more = one.found.astype(np.float64) - other.found
-    drawn = resampling.counts(int(of_group.max()) + 1, seed)
+    n_groups = int(of_group.max()) + 1
+    drawn = resampling.counts(n_groups, seed)
     means = (drawn @ np.bincount(of_group, more)) / (drawn @ np.bincount(of_group))
-    return float(more.mean()), *resampling.interval(means)
+    return float(more.mean()), *resampling.interval(means, n_groups)
 
 
 def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -122,24 +124,41 @@ def _hits(
     splits: list[tuple[np.ndarray, np.ndarray]],
     method: str,
     n_neighbours: int,
-) -> np.ndarray:
-    """1.0 where the label of a row was found from the other folds, else 0.0: (n_labellings, n)."""
-    hits = np.zeros(labellings.shape)
+    parts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """1.0 where the label of a row was found from the other folds, else 0.0: (n_labellings, n), and (n_parts, n) of the
+    first labelling where each part (numbers from 0 on, (n,)) is not learned from; NaN where nothing else is."""
+    hits, without = np.zeros(labellings.shape), np.full((int(parts.max()) + 1, len(features)), np.nan)
     for train, test in splits:
         scaler = StandardScaler().fit(features[train])
         known, asked = scaler.transform(features[train]), scaler.transform(features[test])
-        if method == "knn":
-            search = NearestNeighbors(n_neighbors=min(n_neighbours, len(train)), algorithm="brute").fit(known)
-            nearest = train[search.kneighbors(asked, return_distance=False)]
+        nearest = None
+        if method == "knn":  # more than vote: those of a part that is left out are passed over
+            n_near = min(SPARE * n_neighbours + 10, len(train))
+            search = NearestNeighbors(n_neighbors=n_near, algorithm="brute").fit(known)
+            nearest = search.kneighbors(asked, return_distance=False)
+        everything = np.ones(len(train), bool)
         for k, codes in enumerate(labellings):
-            if len(np.unique(codes[train])) < 2:
-                found = np.full(len(test), codes[train[0]])
-            elif method == "knn":
-                found = _vote(codes[nearest])
-            else:
-                found = _nearest_mean(known, codes[train], asked)
-            hits[k, test] = found == codes[test]
-    return hits
+            hits[k, test] = _found(known, codes[train], everything, asked, nearest, n_neighbours) == codes[test]
+        true = labellings[0]
+        for part in range(len(without)):
+            kept = parts[train] != part
+            if kept.any():
+                without[part, test] = _found(known, true[train], kept, asked, nearest, n_neighbours) == true[test]
+    return hits, without
+
+
+def _found(
+    known: np.ndarray, codes: np.ndarray, kept: np.ndarray, asked: np.ndarray, nearest: np.ndarray | None, n_neighbours: int
+) -> np.ndarray:  # fmt: skip
+    """The label of each asked row from those known rows that are kept; ``nearest``: places of known rows, None for centroids."""
+    mine = codes[kept]
+    if (mine == mine[0]).all():
+        return np.full(len(asked), mine[0])
+    if nearest is None:
+        return _nearest_mean(known[kept], mine, asked)
+    order = np.argsort(~kept[nearest], axis=1, kind="stable")[:, : min(n_neighbours, len(mine))]
+    return _vote(codes[np.take_along_axis(nearest, order, axis=1)])
 
 
 def _nearest_mean(known: np.ndarray, codes: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layertool import resampling
 from layertool.errors import FeatureError, UsageError
-from layertool.probes import resampling
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,15 @@ def score(
     if speakers is None:
         drawn = resampling.counts(len(these.names), seed)
         values = resampling.weighted_spearman(means, these.ratings, drawn)
-        return Correlation(value, *resampling.interval(values))
+        return Correlation(value, *resampling.interval(values, len(these.names)))
     voices = np.unique(np.asarray(speakers), return_inverse=True)[1]
     first, second = voices[these.first], voices[these.second]
     values = np.empty(resampling.N_RESAMPLES)
-    for k, drawn in enumerate(resampling.counts(int(voices.max()) + 1, seed)):
+    n_voices = int(voices.max()) + 1
+    for k, drawn in enumerate(resampling.counts(n_voices, seed)):
         weights = drawn[first] * np.where(first == second, 1, drawn[second])
         total = np.bincount(these.pair, weights)
         there = total > 0  # a pair may have lost its speakers
         sums = np.bincount(these.pair, weights * found)
         values[k] = resampling.spearman(sums[there] / total[there], these.ratings[there])
-    return Correlation(value, *resampling.interval(values))
+    return Correlation(value, *resampling.interval(values, n_voices))

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
+from layertool import resampling
 from layertool.errors import FeatureError, UsageError
-from layertool.probes import resampling
 
 Places = np.ndarray | slice  # of tokens
 
@@ -287,7 +287,7 @@ class _Counted:
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(right > 0, right / (right + wrong), 0)
             values = (np.diff(right, axis=1, prepend=0) * precision).sum(1) / right[:, -1]
-        low, high = resampling.interval(values[1:])
+        low, high = resampling.interval(values[1:], n)
         if low is None or high is None:
             return None, None
         shift = value - float(values[0])

@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
+from layertool import resampling
 from layertool.errors import CorpusError, FeatureError
-from layertool.probes import resampling
 from layertool.spelling import nfc
 
 COLUMNS = ("word1", "word2", "similarity")
 SAME_ROWS = 0.9  # of the larger file: two of that many equal rows are one task that stands there twice
+_PAIRS_AT_ONCE = 256
 FEWEST_PAIRS = 3  # a rank correlation takes as many
 _TAGGED = re.compile(r".+-[a-z]")  # of a word with its part of speech, as in MEN: sun-n
 
@@ -172,36 +174,62 @@ class Scores:
     micro: tuple[float, float | None, float | None]
 
 
-def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray], seed: int = 0) -> Scores:
+def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray]) -> Scores:
     """Correlations of similarities (n,) with the ratings of each task, NaN where all similarities are equal.
 
-    Means are over the tasks with a correlation: macro counts them alike, micro by their pairs. Intervals resample
-    words, the same of them in all tasks: a pair counts as often as both its words are drawn (Owen 2007, pigeonhole
-    bootstrap, which is rather too wide than too narrow).
+    Means are over the tasks with a correlation: macro counts them alike, micro by their pairs. Intervals are of other words and
+    other pairs of them: pairs depend on each other where they share a word, so the variance is the sum over words of what
+    leaving out all pairs of a word changes, less what leaving out each pair does, which stands in the sums of both
+    its words (Aronow, Samii and Assenova 2015, Political Analysis 23, dyadic clusters); at least that of independent
+    pairs. Ends are taken in Fisher's z. None for a task that has no correlation without one of its pairs (three of them, or
+    one rating that differs); in means it counts as one that says nothing, whose variance is 1 / (n - 1).
     """
-    values = [resampling.spearman(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)]
-    words = list(dict.fromkeys(word for task in tasks for word in task.words))
-    drawn = resampling.counts(max(1, len(words)), seed)
-    place = {word: k for k, word in enumerate(words)}
-    resampled = np.empty((len(drawn), len(tasks)))
-    for k, (s, task) in enumerate(zip(similarities, tasks, strict=True)):
-        first, second = _places(task, place)
-        weights = drawn[:, first] * np.where(first == second, 1, drawn[:, second])
-        resampled[:, k] = resampling.weighted_spearman(s, task.ratings, weights)
-    known = np.isfinite(values)
+    values = np.array([resampling.spearman(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)])
+    known = np.flatnonzero(np.isfinite(values))
+    changes = [_changes(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)]
+
+    def weighted(which: Sequence[int] | np.ndarray, weights: np.ndarray) -> tuple[float, float | None, float | None]:
+        if not len(which):
+            return math.nan, None, None
+        shares = weights / weights.sum()
+        change: dict[tuple[str, ...], float] = {}  # of one pair of words in whatever tasks and order
+        for share, k in zip(shares, which, strict=True):
+            mine = changes[k]
+            if len(which) > 1 and np.isnan(mine).any():
+                mine = np.full(len(mine), (len(mine) * (len(mine) - 1)) ** -0.5)
+            for pair, one in zip(tasks[k].pairs, mine, strict=True):
+                change[tuple(sorted(set(pair)))] = change.get(tuple(sorted(set(pair))), 0.0) + share * one
+        return float(values[which] @ shares), *_interval(float(values[which] @ shares), change)
+
     n_pairs = np.array([len(task.pairs) for task in tasks], np.float64)
     return Scores(
-        [(value, *resampling.interval(column)) for value, column in zip(values, resampled.T, strict=True)],
-        _mean(np.array(values)[known], resampled[:, known], np.ones(int(known.sum()))),
-        _mean(np.array(values)[known], resampled[:, known], n_pairs[known]),
+        [weighted([k], np.ones(1)) for k in range(len(tasks))],
+        weighted(known, np.ones(len(known))),
+        weighted(known, n_pairs[known]),
     )
 
 
-def _mean(values: np.ndarray, resampled: np.ndarray, weights: np.ndarray) -> tuple[float, float | None, float | None]:
-    """The weighted mean of tasks; a resample in which a small task has no correlation is a mean of the others."""
-    if not len(values):
-        return math.nan, None, None
-    there = np.isfinite(resampled)
-    with np.errstate(invalid="ignore"):
-        means = np.where(there, resampled * weights, 0).sum(1) / (there * weights).sum(1)
-    return float(values @ weights / weights.sum()), *resampling.interval(means)
+def _changes(similarities: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+    """How much each pair (n,) moves the correlation: its change without the pair, about the mean, as a jackknife takes it."""
+    n = len(ratings)
+    without = np.empty(n)
+    for first in range(0, n, _PAIRS_AT_ONCE):  # the weights of a block of pairs are in memory at once
+        places = np.arange(first, min(first + _PAIRS_AT_ONCE, n))
+        without[places] = resampling.weighted_spearman(similarities, ratings, places[:, None] != np.arange(n))
+    return np.sqrt((n - 1) / n) * (without.mean() - without)
+
+
+def _interval(value: float, change: dict[tuple[str, ...], float]) -> tuple[float, float] | tuple[None, None]:
+    of_word: dict[str, float] = {}
+    for pair, one in change.items():
+        for word in pair:
+            of_word[word] = of_word.get(word, 0.0) + one
+    apart = sum(one**2 for one in change.values())
+    twice = sum(one**2 for pair, one in change.items() if len(pair) == 2)
+    variance = max(sum(one**2 for one in of_word.values()) - twice, apart)
+    if not math.isfinite(variance) or len(of_word) < 2:
+        return None, None
+    if abs(value) >= 1 or not variance:
+        return value, value
+    reach = stats.t.ppf((1 + resampling.LEVEL) / 2, len(of_word) - 1) * math.sqrt(variance) / (1 - value**2)
+    return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)

@@ -170,7 +170,11 @@ def _layers(store: FeatureStore, layers: str | None) -> list[str]:
 def _geometry(store: FeatureStore, layer: str) -> FrameGeometry:
     """Of the frames as they are stored: fast layers were averaged to 10 ms."""
     about = store.about["layers"][layer]
-    return FrameGeometry(FRAME_HOP, FRAME_FIELD) if about["frame_average"] else FrameGeometry(**about["geometry"])
+    if about.get("frame_average"):
+        return FrameGeometry(FRAME_HOP, FRAME_FIELD)
+    if about.get("geometry") is None:
+        raise StoreError(f"{store.path} does not say where the frames of layer {layer} lie: extract them again")
+    return FrameGeometry(**about["geometry"])
 
 
 def _frequency(layer: str, hop: int) -> int | str:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -15,10 +16,11 @@ import pandas as pd
 
 from layertool import columns
 from layertool.errors import StoreError
-from layertool.files import read_json, whole_file
+from layertool.files import whole_file
 from layertool.folders import LOCK, held, sweep
 from layertool.spelling import percent
-from layertool.store import layout
+from layertool.store import layout, schema
+from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 NUL = re.compile("\0")  # ends a text of HDF5 and of NumPy
@@ -42,14 +44,15 @@ def merge(path: Path | str) -> Merged:
     path = Path(path)
     layout.check_store(path)
     with held(path / LOCK, shared=False, busy=f"{path} is still being written: merge it when all ranks have ended"):
-        about = read_json(path / layout.ABOUT, "the description of a store")
+        about = layout.read_about(path)
         n_parts, n_shards = len(layout.part_indexes(path)), about["n_shards"]
-        damaged, index = layout.read_damaged(path), layout.read_index(path)
-        missing = [n for n in range(n_shards) if n not in index or n in damaged or not is_in_place(path, index[n])]
-        if missing:
-            shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        damaged, index = layout.read_damaged(path, n_shards), layout.read_index(path, about)
+        in_place = {n for n, entry in index.items() if n not in damaged and misplaced(path, entry) is None}
+        if n_missing := n_shards - len(in_place):
+            missing = islice((n for n in range(n_shards) if n not in in_place), 5)
+            shown = ", ".join(map(str, missing)) + (", …" if n_missing > 5 else "")
             raise StoreError(
-                f"{path} is unfinished: {len(missing)} of {n_shards} shards are missing or damaged ({shown}); run the same "
+                f"{path} is unfinished: {n_missing} of {n_shards} shards are missing or damaged ({shown}); run the same "
                 "extract commands again (any --nshard), then merge"
             )
         other = [n for n, entry in index.items() if entry["configuration"] != about["configuration_hash"]]
@@ -60,12 +63,6 @@ def merge(path: Path | str) -> Merged:
         sweep(path, layout.SHARDS, layout.PARTS)
         conclude(path, index)
     return Merged(n_shards, n_parts)
-
-
-def is_in_place(store: Path, entry: dict) -> bool:
-    """Whether the shard that a line of the index names is there, with its size."""
-    shard = store / entry["file"]
-    return shard.exists() and shard.stat().st_size == entry["size"]
 
 
 def conclude(store: Path, finished: Mapping[int, dict]) -> None:
@@ -86,19 +83,23 @@ def gather(store: Path, finished: Mapping[int, dict]) -> None:
 
 def write_view(store: Path, finished: Mapping[int, dict]) -> None:
     """Write store.h5: one virtual matrix per unit and layer, the row tables, ids and labels as text."""
-    entries = list(finished.values())
-    utterances = columns.read_parquet(store / layout.UTTERANCES)
-    labels = read_json(store / layout.LABELS, "the labels of a store")
+    about = layout.read_about(store)
+    utterances = layout.read_utterances(store, about["corpus"]["n_utterances"])
+    labels = layout.read_labels(store)
     with whole_file(store / layout.VIEW) as temporary:
         sheltered = Sheltered(temporary, store / layout.VIEW)
         with h5py.File(sheltered, "w") as view:
-            _fill_view(view, store, entries, utterances, labels)
+            _fill_view(view, schema.contents(about), list(finished.values()), utterances, labels)
         sheltered.close()
         sheltered.check()
 
 
 def _fill_view(
-    view: h5py.File, store: Path, entries: list[dict], utterances: pd.DataFrame, labels: Mapping[str, list[str]]
+    view: h5py.File,
+    contents: Mapping[str, schema.Content],
+    entries: list[dict],
+    utterances: pd.DataFrame,
+    labels: Mapping[str, list[str]],
 ) -> None:
     text = h5py.string_dtype()
     for column in utterances:
@@ -112,24 +113,17 @@ def _fill_view(
     for tier, names in labels.items():
         as_text = [percent(name, NUL) for name in names]
         view.create_dataset(f"labels/{tier}", data=as_text, dtype=text, shape=(len(names),))
-    if not entries:
-        return
-    with h5py.File(store / entries[0]["file"], "r") as first:
-        shapes = {
-            name: (first[name].shape[1:], first[name].dtype, dict(first[name].attrs))
-            for name in entries[0]["checksums"]
-        }
-    for name, (tail, dtype, attributes) in shapes.items():
-        unit = name.split("/")[0]
-        table = f"{unit}/{attributes['rows']}" if "rows" in attributes else name
+    for name in entries[0]["checksums"] if entries else ():  # in the order in which they were written
+        dtype, table, tail = contents[name]
         lengths = [entry["rows"][table] for entry in entries]
         virtual = h5py.VirtualLayout((sum(lengths), *tail), dtype)
         virtual.dcpl.set_obj_track_times(False)  # equal stores have equal bytes
         position = 0
         for entry, length in zip(entries, lengths, strict=True):
             if length:
-                source = h5py.VirtualSource(entry["file"], name, shape=(length, *tail))
+                source = h5py.VirtualSource(layout.shard_name(entry["shard"]), name, shape=(length, *tail))
                 virtual[position : position + length] = source
             position += length
-        dataset = view.create_virtual_dataset(name, virtual, fillvalue=np.nan if dtype.names is None else None)
-        dataset.attrs.update(attributes)
+        dataset = view.create_virtual_dataset(name, virtual, fillvalue=np.nan if tail else None)
+        if tail:
+            dataset.attrs["rows"] = table.split("/")[1]

@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
+from layertool import columns
 from layertool.errors import StoreError
-from layertool.files import read_json, write_json
+from layertool.files import read_json, what_is, write_json
 from layertool.kinds import STORE, mistaken
+from layertool.store import schema
+from layertool.store.schema import (
+    MASKED_ROW_DTYPE,
+    NO_LABEL,
+    ROW_DTYPE,
+    SCHEMA,
+    SHARDS,
+    UNITS,
+    row_dtype,
+    shard_name,
+)
 
-SCHEMA = 1
-ABOUT, UTTERANCES, LABELS, INDEX, VIEW, SHARDS, PARTS, DAMAGED = (
-    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "shards", "parts", "damaged.json",
+__all__ = ["MASKED_ROW_DTYPE", "NO_LABEL", "ROW_DTYPE", "SCHEMA", "SHARDS", "UNITS", "row_dtype", "shard_name"]
+
+ABOUT, UTTERANCES, LABELS, INDEX, VIEW, PARTS, DAMAGED = (
+    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "parts", "damaged.json",
 )  # fmt: skip
-UNITS = ("frame", "phone", "word", "utterance")
-NO_LABEL = -1
-_INDEX_FIELDS = ("shard", "file", "size", "rows", "checksums", "configuration", "utterances")
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
-# Positions in samples at the store's sample rate, from the start of the utterance.
-ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
-MASKED_ROW_DTYPE = np.dtype([*ROW_DTYPE.descr, ("masked", "?")])
-
-
-def row_dtype(unit: str, is_masked: bool) -> np.dtype:
-    """Of a unit's row table; frames of a run with the time mask on say whether they are masked."""
-    return MASKED_ROW_DTYPE if is_masked and unit == "frame" else ROW_DTYPE
-
-
-def shard_name(number: int) -> str:
-    return f"{SHARDS}/{number:05d}.h5"
+_CHECKED_ROWS = 2048  # rows at a time whose checksum is computed: they stay in the processor's cache
+_LONGEST_LINE = 2**24  # bytes of a line of the index: a hundred thousand failures
+# what pyarrow and pandas raise on a damaged table
+_NOT_PARQUET = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    pa.ArrowException,
+)
+_RENEW = "restore it, or extract the store again with --overwrite"
 
 
 def checksum(values: np.ndarray | h5py.Dataset) -> str:
     """xxh3-128 of the bytes of an array or dataset, in hexadecimal; read block by block."""
     digest = xxhash.xxh3_128()
-    for block in blocks(values):
+    for block in blocks(values, _CHECKED_ROWS):
         digest.update(np.ascontiguousarray(block).view(np.uint8).data)
     return digest.hexdigest()
 
@@ -50,18 +69,75 @@ def blocks(values: np.ndarray | h5py.Dataset, max_rows: int = BLOCK_ROWS, first:
         yield values[begin : begin + max_rows]
 
 
-def read_index(store: Path) -> dict[int, dict]:
+def foreign(store: Path, name: str) -> str | None:
+    """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for nothing.
+
+    A link would make the bytes of others ours; a pipe would be waited for.
+    """
+    path = store
+    for part in name.split("/"):
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(mode):
+            return f"{path.relative_to(store)} is a link to {os.readlink(path)}, and a store's bytes are its own"
+    return None if stat.S_ISREG(mode) else f"{name} is no file but {what_is(mode)}"
+
+
+def own(store: Path, name: str) -> Path:
+    """The path of a file of the store, which may be missing. Raises StoreError where something ``foreign`` stands there."""
+    if problem := foreign(store, name):
+        raise StoreError(f"{store}/{problem}: put the file itself there, or extract the store again with --overwrite")
+    return store / name
+
+
+def read_about(store: Path) -> dict[str, Any]:
+    """The description of a store, checked. Raises StoreError where it is of another schema or damaged."""
+    about = read_json(own(store, ABOUT), "the description of a store")
+    if isinstance(about, dict) and about.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{store} has store schema {about.get('schema')}, this layertool reads {SCHEMA}: extract it again"
+        )
+    with _said(store / ABOUT, _RENEW):
+        schema.check_about(about)
+    return about
+
+
+def read_index(store: Path, about: Mapping | None = None) -> dict[int, dict]:
     """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
 
     Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one turn, one
-    without failures before one with them, and else the later.
+    without failures before one with them, and else the later. ``about``: what ``read_about`` gave. Raises StoreError for
+    a line that contradicts it.
     """
     finished: dict[int, dict] = {}
-    for path in (store / INDEX, *part_indexes(store)):
-        for number, entry in _read_lines(path).items():
-            if number not in finished or _order(entry) >= _order(finished[number]):
-                finished[number] = entry
-    return dict(sorted(finished.items()))
+    holds: dict[str, schema.Content] = {}
+    for path in (own(store, INDEX), *part_indexes(store)):
+        for number, line in enumerate(_lines(path), start=1):
+            about = about or read_about(store)
+            holds = holds or schema.contents(about)
+            remedy = "delete that line and run the same extract command again, it redoes just that shard"
+            with _said(f"{path}, line {number},", remedy):
+                entry = json.loads(line)
+                schema.check_entry(entry, about, holds)
+            if entry["shard"] not in finished or _order(entry) >= _order(finished[entry["shard"]]):
+                finished[entry["shard"]] = entry
+    index = dict(sorted(finished.items()))
+    if about:
+        with _said(store / INDEX, "delete the lines of shards that overlap and run the same extract command again"):
+            schema.check_together(index, about)
+    return index
+
+
+@contextmanager
+def _said(what: Path | str, remedy: str) -> Iterator[None]:
+    """Turn what is wrong with JSON into a StoreError about ``what``."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{what} is damaged: {remedy} ({error})") from error
 
 
 def _order(entry: dict) -> tuple[int, bool]:
@@ -70,37 +146,77 @@ def _order(entry: dict) -> tuple[int, bool]:
 
 def part_indexes(store: Path) -> list[Path]:
     """The indexes of ranks that have not been merged."""
-    return sorted((store / PARTS).glob("*.jsonl"))
+    return [own(store, f"{PARTS}/{path.name}") for path in sorted((store / PARTS).glob("*.jsonl"))]
 
 
-def _read_lines(path: Path) -> dict[int, dict]:
-    """The shards that an index names. A torn last line (a kill while it was written) does not count."""
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of an index. A torn last line (a kill while it was written) does not count."""
     if not path.exists():
-        return {}
-    finished: dict[int, dict] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn or empty
-        try:
-            entry = json.loads(line)
-            finished[entry["shard"]] = {name: entry[name] for name in _INDEX_FIELDS} | entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path}, line {number}, is damaged: delete that line and run the same extract command again, "
-                "it redoes just that shard"
-            ) from error
-    return finished
+        return
+    with open(path, "rb") as file:
+        while line := file.readline(_LONGEST_LINE):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == _LONGEST_LINE:
+                raise StoreError(f"{path} has a line of more than {_LONGEST_LINE} bytes: {_RENEW}")
 
 
-def read_damaged(store: Path) -> dict[int, str]:
+def are_same(entry: Mapping, other: Mapping) -> bool:
+    """Whether two lines are of the same shard, written once; a merge drops ``turn``."""
+    return {**entry, "turn": 0} == {**other, "turn": 0}
+
+
+def state(store: Path) -> tuple[int, int, int] | None:
+    """What changes when the description of a store is written anew, which is once; None where there is none."""
+    try:
+        status = (store / ABOUT).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_damaged(store: Path, n_shards: int) -> dict[int, str]:
     """The shards that ``verify`` found damaged and that have not been written again, each with what is wrong."""
-    path = store / DAMAGED
+    path = own(store, DAMAGED)
     if not path.exists():
         return {}
     found = read_json(path, "the damage that verify found")
+    with _said(path, "delete it and verify the store again"):
+        schema.check_damaged(found, n_shards)
+    return {int(number): problem for number, problem in found.items()}
+
+
+def read_labels(store: Path) -> dict[str, list[str]]:
+    """Every tier's labels. Raises StoreError where they are missing or damaged."""
+    if not own(store, LABELS).exists():
+        raise StoreError(f"{store / LABELS} is missing: {_RENEW}")
+    labels = read_json(store / LABELS, "the labels of a store")
+    with _said(store / LABELS, _RENEW):
+        schema.check_labels(labels)
+    return labels
+
+
+def read_utterances(store: Path, n_utterances: int) -> pd.DataFrame:
+    """The table of so many utterances. Raises StoreError where it is missing, damaged, or has others."""
+    path = own(store, UTTERANCES)
+    again = "run the same extract command again, it is written anew"
     try:
-        return {int(number): str(problem) for number, problem in found.items()}
-    except (AttributeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: delete it and verify the store again") from error
+        n_rows = pq.ParquetFile(path).metadata.num_rows
+        if n_rows != n_utterances:
+            raise StoreError(
+                f"{path} has {n_rows} utterances, the store {n_utterances}: it is of another corpus; {again}"
+            )
+        if n_rows > path.stat().st_size:  # ids differ: each takes a byte or more
+            raise ValueError(f"{n_rows} rows in {path.stat().st_size} bytes")
+        table = columns.read_parquet(path)
+        ids, lengths = table["utterance"], table["n_samples"]
+        if not (ids.is_unique and all(isinstance(one, str) for one in ids)):
+            raise ValueError("its ids are not all different texts")
+        if len(table) and not (lengths.dtype.kind in "iu" and lengths.min() >= 0 and lengths.max() < 2**40):
+            raise ValueError("n_samples are no lengths")
+    except _NOT_PARQUET as error:
+        raise StoreError(f"{path} is not readable as the utterances of a store ({error}): {again}") from error
+    return table
 
 
 def check_store(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -10,43 +12,52 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from layertool import columns
 from layertool.errors import StoreError, UsageError
-from layertool.files import read_json
-from layertool.store import layout
+from layertool.store import layout, schema
+from layertool.store.shards import DAMAGE, dataset_problem, misplaced
+
+_AGAIN = "run the same extract command again, it redoes just this shard"
+# Of configurations: what is read of them and a store need not say.
+_UNSAID = ("dtype", "layer_convention", "corpus", "channel", "window_seconds")
 
 
 class FeatureStore:
     """The features of one model on one corpus.
 
-    Raises StoreError when ``path`` is no store or is unfinished (``allow_unfinished=True`` opens it
-    for looking at its state).
+    An opened store is one store: its description and index are read and checked once, and whatever is read later is what
+    they said then. Raises StoreError when ``path`` is no store, is damaged or is unfinished (``allow_unfinished=True``
+    opens it for looking at its state); and, when something is read, where the shard or the store was replaced meanwhile,
+    is damaged, or has its bytes from elsewhere.
     """
 
     def __init__(self, path: Path | str, allow_unfinished: bool = False):
         self.path = Path(path)
         layout.check_store(self.path)
-        self.about: dict = read_json(self.path / layout.ABOUT, "the description of a store")
-        if self.about.get("schema") != layout.SCHEMA:
-            raise StoreError(
-                f"{self.path} has store schema {self.about.get('schema')}, this layertool reads {layout.SCHEMA}: extract it again"
-            )
-        self.index = layout.read_index(self.path)
+        self._state = layout.state(self.path)
+        self.about: dict = layout.read_about(self.path)
+        self.index = layout.read_index(self.path, self.about)
+        self._sound: dict[
+            tuple[int, str], tuple[int, int]
+        ] = {}  # datasets with their checksum, at this state of the file
         n_shards = self.about["n_shards"]
-        missing = [number for number in range(n_shards) if number not in self.index]
-        damaged = layout.read_damaged(self.path)
-        self.finished = not missing and not damaged
+        n_missing = n_shards - len(self.index)
+        self.damaged = damaged = layout.read_damaged(self.path, n_shards)
+        self.finished = not n_missing and not damaged
         if damaged and not allow_unfinished:
             number, problem = next(iter(damaged.items()))
             raise StoreError(
                 f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the same extract "
                 "command again, it writes them anew"
             )
-        if missing and not allow_unfinished:
+        if n_missing and not allow_unfinished:
             again = "commands of all ranks" if layout.part_indexes(self.path) else "command"
             raise StoreError(
-                f"{self.path} is unfinished ({n_shards - len(missing)} of {n_shards} shards): run the same extract {again} "
+                f"{self.path} is unfinished ({len(self.index)} of {n_shards} shards): run the same extract {again} "
                 "again, it goes on where it stopped"
+            )
+        if self.strangers and not allow_unfinished:
+            raise StoreError(
+                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract command again"
             )
 
     def __repr__(self) -> str:
@@ -55,7 +66,13 @@ class FeatureStore:
     @property
     def configuration(self) -> dict:
         """Everything that decides the numbers in the store."""
-        return self.about["configuration"]
+        said = self.about["configuration"]
+        return {
+            **said,
+            **{name: None for name in _UNSAID if name not in said},
+            "model": {**said["model"], "family": said["model"].get("family", "unknown")},
+            "units": {**dict.fromkeys(self.units, "unknown"), **said["units"]},
+        }
 
     @property
     def model(self) -> str:
@@ -82,29 +99,24 @@ class FeatureStore:
         self._check_unit(unit)
         return list(self.about["units"][unit]["layers"])
 
+    @property
+    def strangers(self) -> list[int]:
+        """The shards that, by the index, were written with another configuration."""
+        return [n for n, entry in self.index.items() if entry["configuration"] != self.about["configuration_hash"]]
+
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """The corpus's utterance table, with its metadata."""
-        path = self.path / layout.UTTERANCES
-        try:
-            table = columns.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{path} is not readable as the utterances of a store ({error}): run the same extract command again, "
-                "it is written anew"
-            ) from error
-        wanted = self.about.get("corpus", {}).get("n_utterances", len(table))
-        if len(table) != wanted:
-            raise StoreError(
-                f"{path} has {len(table)} utterances, the store {wanted}: it is of another corpus; run the same extract command "
-                "again, it is written anew"
-            )
+        table = layout.read_utterances(self.path, self.about["corpus"]["n_utterances"])
+        self._check_same()
         return table
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:
         """Every tier's labels; codes in the row tables are positions in these lists."""
-        return read_json(self.path / layout.LABELS, "the labels of a store")
+        labels = layout.read_labels(self.path)
+        self._check_same()
+        return labels
 
     @property
     def failures(self) -> list[dict]:
@@ -127,6 +139,8 @@ class FeatureStore:
         """Name of the row table of a layer; frames of different rates have tables of their own."""
         self._check_unit(unit)
         if layer is None:
+            if f"{unit}/rows" not in self.contents:
+                raise UsageError(f"{self.path} has no {unit} rows at the model's own rate: name one of its layers")
             return "rows"
         self._check(unit, layer)
         return self.about["units"][unit]["rows"][layer]
@@ -150,8 +164,8 @@ class FeatureStore:
         for entry in self.index.values():
             length = entry["rows"][f"{unit}/{table}"]
             if first < length:
-                with self._shard(entry) as file:
-                    yield from layout.blocks(file[f"{unit}/{layer}"], max_rows, first)
+                with self._dataset(entry, f"{unit}/{layer}") as dataset:
+                    yield from layout.blocks(dataset, max_rows, first)
             first = max(0, first - length)
 
     def read(self, unit: str, layer: str) -> np.ndarray:
@@ -163,10 +177,8 @@ class FeatureStore:
         for entry in self.index.values():
             length = entry["rows"][f"{unit}/{table}"]
             if length:
-                with self._shard(entry) as file:
-                    if len(file[f"{unit}/{layer}"]) != length:  # HDF5 would repeat a single row
-                        raise StoreError(f"{self.path / entry['file']} is not what the index says: verify the store")
-                    file[f"{unit}/{layer}"].read_direct(out, dest_sel=np.s_[position : position + length])
+                with self._dataset(entry, f"{unit}/{layer}") as dataset:
+                    dataset.read_direct(out, dest_sel=np.s_[position : position + length])
             position += length
         return out
 
@@ -174,9 +186,16 @@ class FeatureStore:
         """The compound row table: utterance and label codes, start and end in samples; with a mask, ``masked``."""
         table = self.table_of(unit, layer)
         parts = []
+        n_labels = len(self.labels.get(unit, []))
         for entry in self.index.values():
-            with self._shard(entry) as file:
-                parts.append(file[f"{unit}/{table}"][:])
+            with self._dataset(entry, f"{unit}/{table}") as dataset:
+                rows = dataset[:]
+            if problems := schema.row_problems(rows, entry["utterances"], n_labels):
+                shard = layout.shard_name(entry["shard"])
+                raise StoreError(
+                    f"{self.path / shard} holds what cannot be ({unit}/{table}: {problems[0]}): {self._verify}"
+                )
+            parts.append(rows)
         return np.concatenate(parts) if parts else np.empty(0, layout.row_dtype(unit, self.is_masked))
 
     def rows(self, unit: str, layer: str | None = None, metadata: bool = True) -> pd.DataFrame:
@@ -204,10 +223,63 @@ class FeatureStore:
             table = pd.concat([table, extra.iloc[codes["utterance"]].reset_index(drop=True)], axis=1)
         return table
 
-    def _shard(self, entry: dict) -> h5py.File:
-        path = self.path / entry["file"]
+    def _check_same(self, entry: dict | None = None) -> None:
+        """Raise StoreError where the store, or its line about a shard, is not the one that was opened."""
+        state = layout.state(self.path)
+        if state != self._state and (state is None or layout.read_about(self.path) != self.about):
+            raise StoreError(f"{self.path} was written anew after it was opened: run this command again")
+        self._state = state
+        if entry is not None and not layout.are_same(layout.read_index(self.path).get(entry["shard"], {}), entry):
+            raise StoreError(
+                f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run this command again"
+            )
+
+    @property
+    def _verify(self) -> str:
+        return f"run 'layertool verify {self.path}' and then the same extract command, which redoes just this shard"
+
+    @contextmanager
+    def _shard(self, entry: dict) -> Iterator[h5py.File]:
+        """A shard, while it is open: the file that the index names."""
+        path = self.path / layout.shard_name(entry["shard"])
         try:
-            return h5py.File(path, "r")
-        except OSError as error:
-            what = f"cannot be opened ({error}): delete it and" if path.exists() else "is missing:"
-            raise StoreError(f"{path} {what} run the same extract command again, it redoes just this shard") from error
+            if problem := misplaced(self.path, entry):
+                raise StoreError(f"{self.path}/{problem}: {_AGAIN}")
+            try:
+                file = h5py.File(path, "r")
+            except DAMAGE as error:
+                raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
+            with file:
+                yield file
+        except StoreError:
+            self._check_same(entry)  # where it was replaced, nothing is damaged
+            raise
+
+    @contextmanager
+    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
+        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+        with self._shard(entry) as file:
+            path = self.path / layout.shard_name(entry["shard"])
+            try:
+                if problem := self._problem(file, entry, name):
+                    raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
+                yield file[name]
+            except DAMAGE as error:
+                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
+
+    def _problem(self, file: h5py.File, entry: dict, name: str) -> str | None:
+        """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a file."""
+        self._check_same()
+        if problem := dataset_problem(file, name, *self.contents[name].of(entry)):
+            return problem
+        status = os.fstat(file.id.get_vfd_handle())
+        key, state = (entry["shard"], name), (status.st_mtime_ns, status.st_size)
+        if self._sound.get(key) != state and layout.checksum(file[name]) != entry["checksums"][name]:
+            return "the checksum differs"
+        self._sound[key] = state
+        return None
+
+    @cached_property
+    def contents(self) -> dict[str, schema.Content]:
+        """What every shard holds: datasets by their names."""
+        return schema.contents(self.about)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import islice
 
 import h5py
 import numpy as np
 
 from layertool.errors import StoreError
-from layertool.store import layout
+from layertool.store import layout, schema
 from layertool.store.reader import FeatureStore
+from layertool.store.shards import DAMAGE, dataset_problem, linked, misplaced, outside
 
-# what h5py raises on a file whose structure is damaged, besides OSError
-_DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+_MOST_NAMED = 100  # of shards that are missing
 
 
 def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
@@ -22,21 +24,23 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
     the same command writes it again.
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
-    width and only finite values, that rows stand in corpus order inside their utterances, and that
-    the virtual view has the same lengths, labels and ids. Reads everything once. ``progress`` gets
+    width and only finite values, that rows stand in corpus order inside their utterances, that no bytes come from
+    other files, and that the virtual view is of these shards, with the same labels and ids. Reads everything once. ``progress`` gets
     (bytes of shards read, bytes in all).
     """
     problems = []
     n_shards = store.about["n_shards"]
-    problems += [f"shard {n} of {n_shards} is not in the index" for n in range(n_shards) if n not in store.index]
-    stored_hash = store.about["configuration_hash"]
-    if layout.configuration_hash(store.configuration) != stored_hash:
+    missing = (n for n in range(n_shards) if n not in store.index)
+    problems += [f"shard {n} of {n_shards} is not in the index" for n in islice(missing, _MOST_NAMED)]
+    if (n_more := n_shards - len(store.index) - _MOST_NAMED) > 0:
+        problems.append(f"{n_more} more shards are not in the index")
+    if layout.configuration_hash(store.about["configuration"]) != store.about["configuration_hash"]:
         problems.append(f"{layout.ABOUT}: the configuration was changed after writing")
     lengths = store.utterances["n_samples"].to_numpy()
     done, total = 0, sum(entry["size"] for entry in store.index.values())
     damaged: dict[int, str] = {}
     for number, entry in store.index.items():
-        found = _problems_of(store, entry, stored_hash, lengths)
+        found = _problems_of(store, entry, lengths)
         if found:
             damaged[number] = found[0]
         problems += found
@@ -54,104 +58,114 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
     return problems
 
 
-def _problems_of(store: FeatureStore, entry: dict, stored_hash: str, lengths: np.ndarray) -> list[str]:
+def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:
     """What is wrong with one shard."""
-    path = store.path / entry["file"]
-    if not path.exists():
-        return [f"{entry['file']} is missing"]
-    problems = []
-    if path.stat().st_size != entry["size"]:
-        problems.append(f"{entry['file']} has {path.stat().st_size} bytes, {entry['size']} were written")
-    if entry["configuration"] != stored_hash:
-        problems.append(f"{entry['file']} was written with another configuration")
+    if problem := misplaced(store.path, entry):
+        return [problem]
+    problems, shard = [], layout.shard_name(entry["shard"])
+    if entry["configuration"] != store.about["configuration_hash"]:
+        problems.append(f"{shard} was written with another configuration")
     try:
-        with h5py.File(path, "r") as file:
-            problems += _check_shard(store, entry, file, lengths)
-    except _DAMAGE as error:
-        problems.append(f"{entry['file']} cannot be read as HDF5 ({error})")
+        with h5py.File(store.path / shard, "r") as file:
+            for name, expected in entry["checksums"].items():
+                problems += _problems_of_dataset(store, entry, file, name, expected, lengths)
+            others = (name for name in outside(file) if name not in store.contents)
+            problems += [
+                f"{shard}, {name}: its bytes come from other files, and a store's are its own" for name in others
+            ]
+    except DAMAGE as error:
+        problems.append(f"{shard} cannot be read as HDF5 ({error})")
     return problems
 
 
-def _check_shard(store: FeatureStore, entry: dict, file: h5py.File, lengths: np.ndarray) -> list[str]:
-    problems = []
-    name = entry["file"]
-    for dataset_name, expected in entry["checksums"].items():
-        if dataset_name not in file:
-            problems.append(f"{name} has no dataset {dataset_name}")
-            continue
-        try:
-            dataset = file[dataset_name]
-            if layout.checksum(dataset) != expected:
-                problems.append(f"{name}, {dataset_name}: the checksum differs, the data were changed after writing")
-            problems += [f"{name}, {dataset_name}: {text}" for text in _check_values(store, entry, dataset, lengths)]
-        except _DAMAGE as error:
-            problems.append(f"{name}, {dataset_name}, cannot be read ({error})")
-    return problems
+def _problems_of_dataset(
+    store: FeatureStore, entry: dict, file: h5py.File, name: str, checksum: str, lengths: np.ndarray
+) -> list[str]:
+    shard = layout.shard_name(entry["shard"])
+    if name not in store.contents:
+        return [f"{shard} has no dataset {name} that {layout.ABOUT} describes"]
+    content = store.contents[name]
+    try:
+        if problem := dataset_problem(file, name, *content.of(entry)):
+            return [f"{shard}, {name}: {problem}"]
+        dataset = file[name]
+        problems = (
+            []
+            if layout.checksum(dataset) == checksum
+            else ["the checksum differs, the data were changed after writing"]
+        )
+        if content.tail:
+            if not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
+                problems.append("values that are not finite")
+        else:
+            problems += _problems_of_rows(dataset[:], name.split("/")[0], store, lengths, entry["utterances"])
+    except DAMAGE as error:
+        return [f"{shard}, {name}, cannot be read ({error})"]
+    return [f"{shard}, {name}: {problem}" for problem in problems]
 
 
-def _check_values(store: FeatureStore, entry: dict, dataset: h5py.Dataset, lengths: np.ndarray) -> list[str]:
-    unit, layer = dataset.name.strip("/").split("/")
-    if dataset.dtype.names is not None:
-        return _check_rows(dataset[:], unit, store, lengths, entry["utterances"])
-    problems = []
-    shape = (entry["rows"][f"{unit}/{store.about['units'][unit]['rows'][layer]}"], store.width(layer))
-    if dataset.shape != shape:
-        problems.append(f"shape {dataset.shape} instead of {shape}")
-    if not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
-        problems.append("values that are not finite")
-    return problems
-
-
-def _check_rows(rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]) -> list[str]:
-    problems: list[str] = []
-    if rows.dtype.names != layout.row_dtype(unit, store.is_masked).names:
-        problems.append(f"rows of {', '.join(rows.dtype.names or ())}, which is not what the configuration says")
-    if not len(rows):
-        return problems
-    codes = rows["utterance"]
-    if codes.min() < part[0] or codes.max() >= part[1]:
-        problems.append("utterance codes outside this shard's part of the corpus")
-        return problems
-    if codes.max() >= len(lengths):
-        problems.append(f"utterances that {layout.UTTERANCES} has not: it is of another corpus")
-        return problems
-    if (np.diff(codes) < 0).any():
-        problems.append("rows are not in corpus order")
-    if (rows["end"] <= rows["start"]).any():
-        problems.append("rows that end before they start")
-    if unit != "frame" and ((rows["start"] < 0).any() or (rows["start"] >= lengths[codes]).any()):
+def _problems_of_rows(
+    rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]
+) -> list[str]:
+    problems = schema.row_problems(rows, part, len(store.labels.get(unit, [])))
+    is_inside = not len(rows) or (part[0] <= rows["utterance"].min() and rows["utterance"].max() < part[1])
+    if is_inside and unit != "frame" and ((rows["start"] < 0) | (rows["start"] >= lengths[rows["utterance"]])).any():
         problems.append("rows that start outside their utterance")
-    if rows["label"].max() >= len(store.labels.get(unit, [])):
-        problems.append("label codes without a label")
     return problems
 
 
 def _check_view(store: FeatureStore) -> list[str]:
+    again = "run the same extract command again (or layertool store merge), it is written anew"
+    if problem := layout.foreign(store.path, layout.VIEW):
+        return [f"{problem}: {again}"]
     if not (store.path / layout.VIEW).exists():
-        return (
-            []
-            if not store.finished
-            else [
-                f"{layout.VIEW} is missing: run the same extract command again (or layertool store merge), it is written anew"
-            ]
-        )
+        return [f"{layout.VIEW} is missing: {again}"] if store.finished else []
     try:
         with h5py.File(store.path / layout.VIEW, "r") as view:
-            problems = [
-                f"{layout.VIEW}, {unit}/{layer}: {view[f'{unit}/{layer}'].shape[0]} rows instead of {store.n_rows(unit, layer)}"
-                for unit in store.units
-                for layer in store.layers_of(unit)
-                if view[f"{unit}/{layer}"].shape[0] != store.n_rows(unit, layer)
-            ]
+            problems = [problem for name in store.contents if (problem := _problem_of_matrix(store, view, name))]
+            if others := [name for name in outside(view) if name not in store.contents]:
+                return [
+                    *problems,
+                    f"{layout.VIEW}, {others[0]}: its bytes come from other files, and a store's are its own",
+                ]
             problems += [
                 f"{layout.LABELS}: the labels of {tier} are not those of {layout.VIEW}"
                 for tier, names in store.labels.items()
-                if view[f"labels/{tier}"].asstr()[:].tolist() != names
+                if _texts(view, f"labels/{tier}", len(names)) != names
             ]
-            if view["utterances/utterance"].asstr()[:].tolist() != store.utterances["utterance"].tolist():
+            ids = store.utterances["utterance"].tolist()
+            if _texts(view, "utterances/utterance", len(ids)) != ids:
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems
-    except _DAMAGE as error:
-        return [
-            f"{layout.VIEW} is damaged ({error}): run the same extract command again (or layertool store merge), it is written anew"
-        ]
+    except DAMAGE as error:
+        return [f"{layout.VIEW} is damaged ({error}): {again}"]
+
+
+def _texts(view: h5py.File, name: str, n: int) -> list[str]:
+    """So many texts; of another number none is read."""
+    return view[name].asstr()[:].tolist() if view[name].shape == (n,) else []
+
+
+def _problem_of_matrix(store: FeatureStore, view: h5py.File, name: str) -> str | None:
+    """Whether a matrix of the view is the rows of the shards, one after the other, and nothing else."""
+    if problem := linked(view, name):
+        return f"{layout.VIEW}, {name}: {problem}"
+    dataset, content = view[name], store.contents[name]
+    n_rows = sum(entry["rows"][content.table] for entry in store.index.values())
+    if dataset.shape[0] != n_rows:
+        return f"{layout.VIEW}, {name}: {dataset.shape[0]} rows instead of {n_rows}"
+    expected, first, width = [], 0, math.prod(content.tail)
+    for number, entry in store.index.items():
+        if length := entry["rows"][content.table]:
+            expected.append((layout.shard_name(number), name, first, first + length - 1, length * width))
+            first += length
+    return None if _sources(dataset) == expected else f"{layout.VIEW}, {name}: it is not of the shards of this store"
+
+
+def _sources(dataset: h5py.Dataset) -> list[tuple[str, str, int, int, int]]:
+    """Of a virtual dataset: file, dataset, first and last row that it fills, how many numbers."""
+    sources = []
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        (first, *_), (last, *_) = source.vspace.get_select_bounds()
+        sources.append((source.file_name, source.dset_name, first, last, source.vspace.get_select_npoints()))
+    return sources

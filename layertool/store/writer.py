@@ -17,7 +17,8 @@ from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
 from layertool.folders import OutputFolder
 from layertool.store import layout
-from layertool.store.concluding import conclude, gather, is_in_place
+from layertool.store.concluding import conclude, gather
+from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 # What a kill while a store is begun leaves without store.json.
@@ -97,12 +98,20 @@ class StoreWriter(OutputFolder):
     def _clear(self) -> None:
         # store.json goes last: a kill in between leaves a store that can be cleared again
         for folder in (layout.SHARDS, layout.PARTS):
+            if (self.path / folder).is_symlink():  # what it leads to is not ours
+                (self.path / folder).unlink()
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for name in (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED, layout.ABOUT):
             (self.path / name).unlink(missing_ok=True)
 
     def _open(self, about: dict, utterances: pd.DataFrame, labels: Mapping[str, list[str]]) -> None:
-        stored = self.path / layout.ABOUT
+        stored, self.n_shards = self.path / layout.ABOUT, about["n_shards"]
+        for folder in (layout.SHARDS, layout.PARTS):
+            if (self.path / folder).is_symlink():
+                raise StoreError(
+                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or start "
+                    "again with --overwrite"
+                )
         if not stored.exists():
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
             write_json(self.path / layout.LABELS, {tier: list(names) for tier, names in labels.items()})
@@ -115,7 +124,10 @@ class StoreWriter(OutputFolder):
                     "configuration_hash": self.hash,
                 },
             )
-        old = read_json(stored, "the description of a store")  # of another rank, where two began at the same moment
+        # of another rank, where two began at the same moment
+        old = read_json(layout.own(self.path, layout.ABOUT), "the description of a store")
+        if not isinstance(old, dict) or not isinstance(old.get("configuration", {}), dict):
+            raise StoreError(f"{stored} is damaged: restore it, or start again with --overwrite")
         if old.get("schema") != layout.SCHEMA:
             raise StoreError(
                 f"{self.path} has store schema {old.get('schema')}, this layertool writes {layout.SCHEMA}: "
@@ -139,7 +151,7 @@ class StoreWriter(OutputFolder):
         if not self.part:  # nobody else writes
             gather(self.path, known)
             self.sweep(layout.SHARDS, layout.PARTS)
-        damaged = layout.read_damaged(self.path)
+        damaged = layout.read_damaged(self.path, about["n_shards"])
         # what a rank writes anew outranks the lines of other files about it
         self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
         self.finished = {
@@ -150,7 +162,7 @@ class StoreWriter(OutputFolder):
 
     def _is_in_place(self, entry: dict) -> bool:
         # utterances that failed may have been repaired since: their shard is done again
-        return entry["configuration"] == self.hash and is_in_place(self.path, entry) and not entry.get("failures")
+        return entry["configuration"] == self.hash and misplaced(self.path, entry) is None and not entry.get("failures")
 
     def shard(
         self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
@@ -168,7 +180,7 @@ class StoreWriter(OutputFolder):
             entry = entry | {"turn": turn}
         self._append(entry)
         self.finished[entry["shard"]] = entry
-        if entry["shard"] in (damaged := layout.read_damaged(self.path)):
+        if entry["shard"] in (damaged := layout.read_damaged(self.path, self.n_shards)):
             layout.write_damaged(self.path, {n: what for n, what in damaged.items() if n != entry["shard"]})
 
     def _append(self, entry: dict) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from layertool import resampling
 from layertool.errors import UsageError
 from layertool.files import whole_file
 from layertool.training.text import error_rate, letters
 
-N_RESAMPLES, LEVEL = 1000, 0.95
 ANALYSIS = "ctc"
 LAYER = "model"  # the layer of rows of whole models
 WEIGHT = "weight of the layer in the sum"  # the variant of rows of learned weights
@@ -60,9 +60,9 @@ def assess(
 
 
 def bootstrap_rate(
-    errors: np.ndarray, n_tokens: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0
+    errors: np.ndarray, n_tokens: np.ndarray, n_resamples: int = resampling.N_RESAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """95 % percentile interval of sum(errors) / sum(n_tokens) over resamples of utterances; integers (n,) each.
+    """95 % interval of sum(errors) / sum(n_tokens) over resamples of utterances; integers (n,) each.
 
     ``errors`` may be differences of two systems on the same utterances: a paired interval. Resamples without a single token
     are left out. None for fewer than two utterances. Raises UsageError for other shapes.
@@ -72,15 +72,10 @@ def bootstrap_rate(
         raise UsageError(f"errors {errors.shape} and tokens {n_tokens.shape} are not one of each utterance")
     if len(errors) < 2:
         return None, None
-    random = np.random.default_rng(seed)
-    of_resamples = []
-    for _ in range(n_resamples):
-        drawn = random.integers(len(errors), size=len(errors))
-        if total := n_tokens[drawn].sum():
-            of_resamples.append(errors[drawn].sum() / total)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(of_resamples, [tail, 1 - tail])
-    return float(low), float(high)
+    drawn = resampling.counts(len(errors), seed, n_resamples)
+    with np.errstate(invalid="ignore"):
+        rates = (drawn @ errors) / (drawn @ n_tokens)
+    return resampling.interval(rates, len(errors))
 
 
 def write_transcripts(path: Path, parts: Sequence[Assessed]) -> None:

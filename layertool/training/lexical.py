@@ -21,6 +21,7 @@ from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
 from layertool.models.checkpoint_files import check_apart
+from layertool.models.computing import DTYPES, sound
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
 from layertool.training.session import Diverged, place_of, random_states_kept
@@ -221,7 +222,8 @@ def _train(
         write_json(before, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
     first = Epoch(0, 0, None, read_json(before, "the log-likelihood before training")["dev"])
     whole = list(folder.checkpoints().values())
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    with sound(place, DTYPES[recipe.precision]):
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     history = [first, *_history(trainer.state.log_history)]
     best = max(history[1:], key=lambda epoch: epoch.dev)
     _keep(folder, best, network, scorer, caches)

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from layertool.errors import ModelError, UsageError
 from layertool.files import remove, whole_folder
-from layertool.models.computing import check_dtype, choose_device
+from layertool.models.computing import DTYPES, check_dtype, choose_device, sound
 from layertool.training.runs import mark_whole, whole_checkpoints
 
 SCHEDULES = {
@@ -191,7 +191,7 @@ def train(
     """
     if not settings.steps:
         return []
-    with random_states_kept():
+    with random_states_kept(), sound(place, DTYPES[settings.precision]):
         trainer = _InOrder(
             model=network, args=_arguments(settings, checkpoints, place), train_dataset=data, data_collator=collate,
             callbacks=[_Watch(progress, first_step, total_steps or first_step + settings.steps, write), *callbacks],

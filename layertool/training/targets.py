@@ -98,7 +98,7 @@ def _hop(store: FeatureStore, layer: str) -> int:
     about = store.about["layers"][layer]
     if about.get("frame_average"):  # fast convolutions are brought to 10 ms
         return FRAME_HOP
-    geometry = about["geometry"]
+    geometry = about.get("geometry")
     if geometry is None:
         raise UsageError(f"layer {layer} of {store.path} has no frames of audio: choose another")
     return int(geometry["hop"])

@@ -217,3 +217,52 @@ def test_clusters_fitted_in_place_are_the_same():
     other = mi.fit_clusters(features, 5, overwrite=True)
     np.testing.assert_array_equal(one.centroids, other.centroids)
     np.testing.assert_allclose(features.mean(0), 0, atol=1e-6)  # nothing was copied
+
+
+def standard_blobs(seed: int = 0):
+    """The cube's corners again, one axis stretched, and a column of large numbers that says something else."""
+    features, labels = blobs(seed=seed)
+    random = np.random.default_rng(seed + 50)
+    other = 1000 + 100 * random.integers(0, 8, len(labels))
+    return np.column_stack([features * [1, 10, 0.01], other, np.full(len(labels), 7.3)]), labels, other
+
+
+def test_standardised_clusters_do_not_follow_the_largest_column():
+    features = standard_blobs()[0]
+    fresh, fresh_labels, fresh_other = standard_blobs(1)
+    plain, even = (mi.fit_clusters(features, 8, standardise=which).assign(fresh) for which in (False, True))
+    assert mi.score(plain, fresh_other).adjusted > 0.9
+    assert mi.score(plain, fresh_labels).adjusted < 0.05
+    assert mi.score(even, fresh_labels).adjusted > 0.6
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_standardised_clusters_are_those_of_standardised_columns(dtype):
+    """By hand: mean and population deviation of the rows of the fit; a constant column is not looked at, whatever it is later."""
+    features, _, _ = standard_blobs()
+    fresh, _, _ = standard_blobs(1)
+    fresh[:, 4] += 3
+    mean, deviation = features.mean(0), features.std(0)
+    deviation[4] = np.inf
+    by_hand = mi.fit_clusters((features - mean) / deviation, 12, seed=4)
+    found = mi.fit_clusters(features.astype(dtype), 12, seed=4, standardise=True)
+    assert np.isfinite(found.centroids).all()
+    same = found.assign(fresh.astype(dtype)) == by_hand.assign((fresh - mean) / deviation)
+    assert same.mean() > 0.98  # float32 may move a row that lies between two
+    scaled = mi.fit_clusters((features * 1000).astype(dtype), 12, seed=4, standardise=True)
+    assert (scaled.assign(fresh * 1000) == found.assign(fresh)).mean() > 0.98
+
+
+def test_scores_without_each_group():
+    clusters, labels = related()
+    groups = np.arange(600) // 100
+    found = mi.without_each(clusters, labels, groups, 6)
+    assert len(found) == 6
+    for k, one in enumerate(found):
+        kept = groups != k
+        assert one.nats == pytest.approx(metrics.mutual_info_score(labels[kept], clusters[kept]), abs=1e-12)
+        assert one.adjusted == pytest.approx(
+            metrics.adjusted_mutual_info_score(labels[kept], clusters[kept]), abs=1e-10
+        )
+    assert mi.without_each(clusters, labels, groups * 0, 1) == []
+    assert mi.without_each(clusters, np.where(groups == 2, 1, 0), groups, 6) == []  # one label without the third

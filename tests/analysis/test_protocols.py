@@ -388,20 +388,6 @@ def test_folds_without_rows_are_no_groups_of_the_jackknife():
     assert few.low is not None
 
 
-def test_one_group_has_no_jackknife():
-    assert protocols.jackknife(0.5, []) == (None, None)
-    assert protocols.jackknife(0.5, [0.4]) == (None, None)
-    assert protocols.jackknife(0.5, [0.4, 0.4]) == (0.5, 0.5)
-
-
-def test_the_interval_of_a_mean_is_that_of_the_textbook():
-    """For a mean of equal groups the jackknife is Student's interval of the groups' means."""
-    groups = np.random.default_rng(0).standard_normal((8, 30)).mean(1)
-    left_out = [np.delete(groups, k).mean() for k in range(8)]
-    expected = stats.t.interval(0.95, 7, groups.mean(), stats.sem(groups))
-    assert protocols.jackknife(groups.mean(), left_out) == pytest.approx(expected, abs=1e-12)
-
-
 # --- what the protocols are for -----------------------------------------------------------------------
 
 

@@ -226,6 +226,22 @@ def test_the_order_within_a_group_does_not_matter():
 # --- bootstrap --------------------------------------------------------------------------------------------------
 
 
+def ends_of(resampled, d, n_x, n_y):
+    """Symmetric in Fisher's z of the correlation of s with the group, with Student's t for a normal's 1.96."""
+    n = n_x + n_y
+    most = math.sqrt(n * (n - 1) / (n_x * n_y))
+    apart = [abs(math.atanh(one / most) - math.atanh(d / most)) for one in resampled]
+    half = np.percentile(apart, 95) * math.sqrt(n / (n - 2)) * stats.t.ppf(0.975, n - 2) / stats.norm.ppf(0.975)
+    return tuple(most * math.tanh(math.atanh(d / most) + sign * half) for sign in (-1, 1))
+
+
+def test_d_is_a_correlation():
+    """With 0 and 1 for the groups: what its interval is built on."""
+    s = np.random.default_rng(2).standard_normal(12)
+    r = stats.pearsonr(s, np.arange(12) < 7).statistic
+    assert slow_d(s[:7], s[7:]) == pytest.approx(r * math.sqrt(12 * 11 / 35), abs=1e-12)
+
+
 def test_intervals_of_loops():
     """The same counts, item by item with multiplicity: every resampled d is that of a list with repetitions."""
     x, y, a, b = groups(7, 5)
@@ -240,7 +256,7 @@ def test_intervals_of_loops():
     fast = speat._resampled_d(counts, (s - s.mean())[None, None].repeat(50, 1), 7)[0]
     assert fast == pytest.approx(slow, abs=1e-11)
     (found,) = speat.bootstrap(s[None], 7, 50, 3)
-    assert (found.low, found.high) == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=1e-11)
+    assert (found.low, found.high) == pytest.approx(ends_of(slow, slow_d(s[:7], s[7:]), 7, 5), abs=1e-11)
     assert found.error == pytest.approx(np.std(slow, ddof=1), abs=1e-11)
 
 
@@ -255,7 +271,8 @@ def test_attributes_resampled_too():
         drawn = [np.repeat(part, n.astype(int), axis=0) for part, n in ((x, row[:7]), (y, row[7:]))]
         slow.append(slow_d(*([s_of(w, *rows) for w in part] for part in drawn)))
     (found,) = speat.bootstrap_all(np.concatenate([x, y])[None], a[None], b[None], 7, 40, 3)
-    assert (found.low, found.high) == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=1e-10)
+    d = speat.association_test(x, y, a, b, 10).d
+    assert (found.low, found.high) == pytest.approx(ends_of(slow, d, 7, 5), abs=1e-10)
 
 
 def test_strata_and_pairs():
@@ -276,18 +293,21 @@ def test_strata_and_pairs():
         speat._resamples(4, 2, 10, 0, ["f", "m", "f", "f"], True)
 
 
-def test_intervals_cover():
-    """Of 200 samples from one population, about 95 % of the intervals hold its d (a bootstrap's are a little short)."""
-    x, y, a, b = groups(4000, 4000, bias=0.5)
-    s_x, s_y = (speat.associations(part, a, b) for part in (x, y))
-    truth = slow_d(s_x, s_y)
-    random = np.random.default_rng(0)
-    held = 0
-    for k in range(200):
-        s = np.concatenate([random.choice(s_x, 40), random.choice(s_y, 40)])
-        (found,) = speat.bootstrap(s[None], 40, 400, k)
-        held += found.low < truth < found.high
-    assert 0.88 <= held / 200 <= 0.99
+def test_an_interval_never_leaves_what_d_can_be():
+    """Two of each group: some resamples are of two items only."""
+    (found,) = speat.bootstrap(np.array([[0.3, 0.31, -0.2, -0.19]]), 2, 400, 0)
+    most = 2 * math.sqrt(3 / 4)
+    assert -most <= found.low < 1.7 < found.high <= most
+    (found,) = speat.bootstrap(np.array([[0.3, 0.3, -0.2, -0.2]]), 2, 400, 0)  # nothing else can be drawn
+    assert (found.low, found.high) == pytest.approx((most, most), abs=1e-6)
+
+
+def test_strata_that_leave_nothing_to_draw():
+    s = np.random.default_rng(0).standard_normal((1, 8))
+    with pytest.raises(UsageError, match=r"every item is alone in its stratum, .* take other --strata"):
+        speat.bootstrap(s, 4, 100, 0, strata=list("abcdabcd"))
+    with pytest.raises(UsageError, match="every item is alone in its stratum"):
+        speat.bootstrap(s, 4, 100, 0, strata=list("abcdabcd"), paired=True)
 
 
 # --- many tests -------------------------------------------------------------------------------------------------

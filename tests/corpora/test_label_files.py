@@ -1,5 +1,7 @@
 """Label files of one line a label, beside the audio and as segments of a table."""
 
+import time
+
 import pytest
 from commands import refused, succeeds
 from label_writing import segments, sound, textgrid
@@ -110,6 +112,15 @@ def test_labels_in_a_txt_are_no_transcript(source, text):
     [note] = corpus.provenance["notes"]
     assert note.startswith(f"not read: 1 .txt file beside the audio, the first {source / 'a.txt'}")
     assert labelled(read(source, tiers={"phone": ".txt"})) == PHONES
+
+
+def test_long_lines_cost_nothing(source):
+    start = time.perf_counter()
+    for text in ("1" * 50_000 + "x", "1 " * 50_000, "1 2" + " " * 50_000 + "x", "\n" * 50_000 + "#", '"' * 50_000):
+        put(source, "a.txt", text)
+        put(source, "all.mlf", text)
+        read(source)
+    assert time.perf_counter() - start < 5
 
 
 def test_whole_seconds_that_run_on(source):

@@ -6,6 +6,7 @@ import math
 
 import models
 import numpy as np
+import planted
 import pytest
 from scipy import stats
 
@@ -308,7 +309,7 @@ def test_no_bias_is_uniform_in_p(store):
 
 
 def slow_interval(w, a, b, n_x, cells, paired, attributes):
-    """Percentiles over 3000 resamples, each drawn and computed as it is."""
+    """3000 resamples, each drawn and computed as it is; symmetric in Fisher's z of d as a correlation with the side."""
     random, out = np.random.default_rng(99), []
     unit = [part / np.linalg.norm(part, axis=1)[:, None] for part in (w, a, b)]
     near, far = unit[0] @ unit[1].T, unit[0] @ unit[2].T
@@ -323,7 +324,13 @@ def slow_interval(w, a, b, n_x, cells, paired, attributes):
         of_b = random.integers(len(b), size=len(b)) if attributes else slice(None)
         s = near[drawn][:, of_a].mean(1) - far[drawn][:, of_b].mean(1)
         out.append((s[:n_x].mean() - s[n_x:].mean()) / s.std(ddof=1))
-    return np.percentile(out, [2.5, 97.5])
+    n, n_drawn = len(w), n_x if paired else len(w)
+    most = math.sqrt(n * (n - 1) / (n_x * (n - n_x)))
+    z = math.atanh(d_by_hand(w[:n_x], w[n_x:], a, b) / most)
+    free = n_drawn - len(set(cells[:n_drawn]))
+    widening = math.sqrt(n_drawn / free) * stats.t.ppf(0.975, free) / stats.norm.ppf(0.975)
+    half = widening * np.percentile(np.abs(np.arctanh(np.array(out) / most) - z), 95)
+    return most * np.tanh([z - half, z + half])
 
 
 CASES = [(None, None), ("sex", None), (None, "pair")]
@@ -369,3 +376,15 @@ def test_sizes_of_models(made):
     sizes = {row.store: row.value for row in found if row.variant == PARAMETERS}
     assert sizes == {str(made[n].path): made[n].about["parameters"]["nonzero"] for n in ("hubert", "w2v2")}
     assert all(row.variant != PARAMETERS for row in ask(made["hubert"]))
+
+
+def test_several_targets_of_one_speaker_are_told(tmp_path):
+    """The draws take items for independent, which recordings of one voice are not."""
+    n = 24
+    speaker = [f"s{k % 5}" if k < 12 else f"r{k}" for k in range(n)]
+    shared = {"group": ["x", "y"] * 6 + ["a", "b"] * 6, "rows": {"utterance": {"T0": planted.matrix(n, 5)}}}
+    told = []
+    for name, who in (("several", speaker), ("each", [f"s{k}" for k in range(n)])):
+        store = planted.store(tmp_path / name, [16_000] * n, rows=shared["rows"], group=shared["group"], speaker=who)
+        ask(store, "group=x:y", "group=a:b", say=told.append)
+    assert [text.split(": ")[1] for text in told] == ["12 targets of group=x:y are of 5 speakers"]

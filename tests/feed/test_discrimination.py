@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import planted
 import pytest
+import spread
 
 from layertool.analysis.rows import Sampling, parse_where
 from layertool.errors import FeatureError, UsageError
@@ -263,7 +264,7 @@ def resampled(store, layer, kept, names, seed):
     right, total = weights * same[order], np.maximum(np.cumsum(weights, axis=1), 1)
     there = right.sum(1) > 0
     values = ((right * np.cumsum(right, axis=1) / total).sum(1)[there]) / right.sum(1)[there]
-    return np.quantile(values, [0.025, 0.975])
+    return np.quantile(values, spread.ends(len(clusters)))
 
 
 @pytest.mark.parametrize("what", ["words", "speakers"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import models
 import numpy as np
+import planted
 import pytest
 from scipy import stats
 
@@ -67,39 +69,63 @@ def spoken(store, unit):
     return np.flatnonzero(~store.rows(unit)["label"].isin(["SIL", None]))
 
 
-def scores_by_hand(fit_store, fitted, store, scored, labels, layer, unit, n_clusters, batch, seeds=(0,), turned=False):
-    """``fitted``, ``scored``: functions of the seed that give row numbers; ``turned``: labels of rows half way on."""
+def scores_by_hand(
+    fit_store,
+    fitted,
+    store,
+    scored,
+    labels,
+    layer,
+    unit,
+    n_clusters,
+    batch,
+    seeds=(0,),
+    turned=False,
+    standardise=False,
+):
+    """``fitted``, ``scored``: functions of the seed that give row numbers; ``turned``: labels of rows half way on.
+
+    Each score comes with those without the rows of each of ten groups of the utterances that are scored in any repeat.
+    """
     out = []
+    utterances = store.row_table(unit, layer)["utterance"]
+    there = sorted({int(code) for seed in seeds for code in utterances[scored(seed)]})
+    dealt = np.random.default_rng(seeds[0]).permutation(len(there)) % 10
+    group_of = dict(zip(there, dealt, strict=True))
     for seed in seeds:
-        clusters = mi.fit_clusters(fit_store.read(unit, layer)[fitted(seed)], n_clusters, batch, seed=seed)
+        rows_of_fit = fit_store.read(unit, layer)[fitted(seed)]
+        clusters = mi.fit_clusters(rows_of_fit, n_clusters, batch, seed=seed, standardise=standardise)
         mine = scored(seed)
         known = labels[mine]
         known = np.concatenate([known[-(len(known) // 2) :], known[: -(len(known) // 2)]]) if turned else known
-        out.append(mi.score(clusters.assign(store.read(unit, layer)[mine]), known, seed=seed))
+        assigned = clusters.assign(store.read(unit, layer)[mine])
+        group = np.array([group_of[code] for code in utterances[mine]])
+        without = [mi.score(assigned[group != k], known[group != k]) for k in range(max(dealt) + 1)]
+        out.append((mi.score(assigned, known, seed=seed), without))
     return out
 
 
 def agree(found, parts, controls=None):
-    """Seven numbers of a layer, means over the repeats with Student's t around them.
+    """Seven numbers of a layer, means over the repeats, with the jackknife of these means around them.
 
     ``controls``: scores with labels turned by half of the rows, whose values are the chance levels then.
     """
     assert [row.variant.split(", k-means")[0] for row in found] == list(NAMES)
     for row, numbers in zip(found, NAMES.values(), strict=True):
-        values, chances = zip(*map(numbers, parts), strict=True)
+        values, chances = zip(*(numbers(part) for part, _ in parts), strict=True)
         if controls is not None:
-            chances = [numbers(control)[0] for control in controls]
+            chances = [numbers(control)[0] for control, _ in controls]
         assert row.value == pytest.approx(np.mean(values), abs=1e-12)
         assert row.chance == pytest.approx(np.mean(chances), abs=1e-12)
-        assert row.n == parts[0].n
-        if len(parts) == 1:
-            assert row.ci_low is None
-            assert row.ci_high is None
-        else:
-            reach = stats.t.ppf(0.975, len(parts) - 1) * np.std(values, ddof=1) / np.sqrt(len(parts))
-            assert (row.ci_low, row.ci_high) == pytest.approx(
-                (np.mean(values) - reach, np.mean(values) + reach), abs=1e-12
-            )
+        assert row.n == parts[0][0].n
+        without = np.mean([[numbers(one)[0] for one in part] for _, part in parts], axis=0)
+        g, r = len(without), len(parts)
+        variance = (g - 1) / g * sum((one - sum(without) / g) ** 2 for one in without)
+        if r > 1:  # halves
+            variance = r / (r + 1) * variance + np.var(values, ddof=1) / r
+        reach = stats.t.ppf(0.975, g - 1) * math.sqrt(variance)
+        assert (row.ci_low, row.ci_high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-10)
+        assert f"interval over {g} groups of utterances" in row.variant
 
 
 def half_of(store, unit, kept, which):
@@ -394,3 +420,93 @@ def test_independent_features_that_change_slowly_are_at_chance(corpus, tmp_path)
     adjusted = next(row for row in found if row.variant.startswith("adjusted"))
     assert adjusted.value > 0.02  # far above what permuted labels would give
     assert adjusted.chance == pytest.approx(adjusted.value, abs=0.5 * adjusted.value)
+
+
+# --- intervals, standardised columns, the time in the clip ------------------------------------------------------------
+
+
+def test_repeats_on_another_corpus_add_what_their_seeds_change(store, train):
+    """They score the same rows, so what differs between them is no other speech."""
+    options = Options(n_clusters=12, batch_size=100, repeats=4, fit_store=train)
+    found = mi_rows(store, "phone", layers="T1", options=options)
+    known = set(train.rows("phone")["label"])
+    labels = store.rows("phone")["label"].to_numpy()
+    kept = np.array([k for k in spoken(store, "phone") if labels[k] in known])
+    fitted = spoken(train, "phone")
+    parts = scores_by_hand(train, lambda _: fitted, store, lambda _: kept, labels, "T1", "phone", 12, 100, (0, 1, 2, 3))
+    for row, numbers in zip(found, NAMES.values(), strict=True):
+        values = [numbers(part)[0] for part, _ in parts]
+        without = np.mean([[numbers(one)[0] for one in part] for _, part in parts], axis=0)
+        variance = 0.9 * ((without - without.mean()) ** 2).sum() + np.var(values, ddof=1) / 4
+        reach = stats.t.ppf(0.975, 9) * np.sqrt(variance)
+        assert np.std(values) > 0
+        assert (row.ci_low, row.ci_high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-10)
+
+
+def test_no_interval_where_a_label_is_of_one_group(tmp_path):
+    """Two utterances in the scored half, each with a label of its own: without one nothing is left to tell."""
+    rows_of = np.random.default_rng(0).standard_normal((24, 3))
+    segments = [(u, "phone", 1600 * k, 1600 * (k + 1), "ab"[u % 2]) for u in range(4) for k in range(6)]
+    store = planted.store(tmp_path / "s", [16_000] * 4, segments, rows={"phone": {"T1": rows_of}})
+    found = mi_rows(store, "phone", options=Options(n_clusters=2, repeats=1))
+    assert {(row.ci_low, row.ci_high) for row in found} == {(None, None)}
+
+
+def with_the_time(folder, model, marked=50.0, n=24):
+    """Phones of random order; one column of T1 says how late it is, the others which phone; T2 knows the phone alone."""
+    random = np.random.default_rng(5)
+    codes, place = random.integers(0, 6, n * 12), np.tile(np.arange(12), n)
+    rows_of = 3 * np.eye(6)[codes] + random.standard_normal((len(codes), 6))
+    segments = [
+        (k // 12, "phone", 8000 * t, 8000 * (t + 1), f"p{c}") for k, (t, c) in enumerate(zip(place, codes, strict=True))
+    ]
+    late = np.column_stack([rows_of, marked * place[:, None]])
+    lengths = [96_000 + 100 * k for k in range(n)]
+    return planted.store(folder, lengths, segments, rows={"phone": {"T1": late, "T2": rows_of}}, model=model)
+
+
+def test_clusters_of_the_time_in_the_clip_are_told(tmp_path):
+    store = with_the_time(tmp_path / "s", "org/net")
+    told = []
+    plain = mi_rows(store, "phone", options=Options(n_clusters=12), say=told.append)
+    (note,) = [text for text in told if "time in the clip" in text]
+    assert "the clusters of T1 tell the time in the clip better than phone (adjusted MI of T1 " in note
+    assert note.endswith("ask again with --standardise")
+    told.clear()
+    even = mi_rows(store, "phone", options=Options(n_clusters=12, standardise=True), say=told.append)
+    assert not [text for text in told if "time in the clip" in text]
+    of = [{row.layer: row for row in found if row.variant.startswith("adjusted")} for found in (plain, even)]
+    assert of[0]["T1"].value < 0.1 < of[0]["T2"].value
+    assert of[1]["T1"].value > of[0]["T1"].value + 0.1
+    assert "columns standardised" in of[1]["T1"].variant
+    assert "standardised" not in of[0]["T1"].variant
+    # in the very numbers: scores of the half seconds, as scikit-learn makes them
+    parts = scores_by_hand(
+        store, half_of(store, "phone", np.arange(288), 0), store, half_of(store, "phone", np.arange(288), 1),
+        store.rows("phone")["start"].to_numpy(), "T1", "phone", 12, 1500, (0, 1, 2),
+    )  # fmt: skip
+    assert f"T1 {np.mean([part.adjusted for part, _ in parts]):.2f} with the half second" in note
+
+
+def test_standardised_rows_are_those_of_standardised_clusters(store):
+    kept = spoken(store, "phone")
+    found = mi_rows(store, "phone", layers="T1", options=Options(n_clusters=20, standardise=True))
+    halves = [half_of(store, "phone", kept, which) for which in (0, 1)]
+    agree(found, scores_by_hand(
+        store, halves[0], store, halves[1], store.rows("phone")["label"].to_numpy(), "T1", "phone", 20, 1500, (0, 1, 2), standardise=True,
+    ))  # fmt: skip
+
+
+def test_clusters_that_tell_the_time_however_scaled(tmp_path):
+    """All columns say how late it is: --standardise is no remedy, and is not named as one."""
+    store = with_the_time(tmp_path / "s", "org/net")
+    place = np.tile(np.arange(12.0), 24)[:, None]
+    other = planted.store(
+        tmp_path / "t", list(store.utterances["n_samples"]),
+        [(k // 12, "phone", 8000 * (k % 12), 8000 * (k % 12 + 1), label) for k, label in enumerate(store.rows("phone")["label"])],
+        rows={"phone": {"T1": place + 0.1 * planted.matrix(288, 3)}},
+    )  # fmt: skip
+    told = []
+    mi_rows(other, "phone", options=Options(n_clusters=12, standardise=True), say=told.append)
+    (note,) = [text for text in told if "time in the clip" in text]
+    assert note.endswith(f"ask 'layertool probe neighbours {other.path} --labels phone' what else these layers tell")

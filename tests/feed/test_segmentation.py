@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import planted
 import pytest
+import spread
 from scipy.signal import find_peaks
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -369,7 +370,7 @@ def test_intervals(store, what):
     drawn = np.random.default_rng(3).multinomial(len(clusters), [1 / len(clusters)] * len(clusters), 1000)
     all_scores = [scores(total) for total in drawn @ of_cluster]
     for name, row in found.items():
-        low, high = np.quantile([each[name] for each in all_scores], [0.025, 0.975])
+        low, high = np.quantile([each[name] for each in all_scores], spread.ends(len(clusters)))
         assert (row.ci_low, row.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
 
 
@@ -408,3 +409,29 @@ def test_what_cannot_be(store, other, tmp_path):
     frames["T0"][1][4, 2] = np.nan
     bad = planted.store(tmp_path / "bad", lengths, segments, frames, {"word": {"T0": planted.matrix(3, 3)}})
     refused(["layer T0", "utterance 'u1' at 0.08 s", "not all finite"], store=bad, error=FeatureError)
+
+
+@pytest.mark.parametrize("what", ["utterances", "speakers"])
+def test_halves_are_tuned_anew_in_each_resample(store, what):
+    """From the definition, resample by resample: the cell that is best on what was drawn of one half, counted on the other."""
+    options = Options(cells=CELLS, resample=what, seed=1)
+    found, _ = values(segmentation_rows(store, "T0", options), "T0")
+    names = [str(k) if what == "utterances" else store.utterances["speaker"][k] for k in GOOD]
+    clusters = list(dict.fromkeys(sorted(names) if what == "speakers" else names))
+    per = tables(store, "T0", GOOD, CELLS)[0]  # (cells, utterances, counts)
+    half = np.random.default_rng(1).permutation(len(GOOD)) % 2
+    drawn = np.random.default_rng(1).multinomial(len(clusters), [1 / len(clusters)] * len(clusters), 1000)
+    times = drawn[:, [clusters.index(name) for name in names]]
+    all_scores, taken = [], set()
+    for row in times:
+        total = 0
+        for h in (0, 1):
+            with np.errstate(invalid="ignore"):  # nothing of a half may have been drawn
+                f1 = [scores((row * (half != h)) @ cell)["F1"] for cell in per]
+            taken.add(int(np.argmax(f1)))
+            total = total + (row * (half == h)) @ per[int(np.argmax(f1))]
+        all_scores.append(scores(total))
+    assert len(taken) > 2
+    for name, row in found.items():
+        low, high = np.quantile([each[name] for each in all_scores], spread.ends(len(clusters)))
+        assert (row.ci_low, row.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))

@@ -80,8 +80,11 @@ def nearest_labels(known, labels, row, n_neighbours: int):
     return next(label for label in nearest if votes[label] == max(votes.values()))
 
 
-def hits(features, labels, groups, method: str, n_neighbours: int, n_folds: int) -> list[bool]:
-    """Whether the label of each row is found from the other folds of scikit-learn's GroupKFold."""
+def hits(features, labels, groups, method: str, n_neighbours: int, n_folds: int, unheard=()) -> list[bool]:
+    """Whether the label of each row is found from the other folds of scikit-learn's GroupKFold.
+
+    Of the groups ``unheard`` nothing is learned, but for the scale of each dimension.
+    """
     from sklearn.model_selection import GroupKFold
 
     out = [False] * len(labels)
@@ -89,7 +92,8 @@ def hits(features, labels, groups, method: str, n_neighbours: int, n_folds: int)
         mean = [float(np.mean(features[train, d])) for d in range(features.shape[1])]
         spread = [float(np.std(features[train, d])) or 1.0 for d in range(features.shape[1])]
         known, asked = ((features[part] - mean) / spread for part in (train, test))
-        of_known = [labels[k] for k in train]
+        heard = [groups[k] not in unheard for k in train]
+        known, of_known = known[heard], [labels[k] for k in train[heard]]
         of_name = {name: known[[label == name for label in of_known]] for name in set(of_known)}
         means = {name: some.mean(0) for name, some in of_name.items()}
         for k, row in zip(test, asked, strict=True):

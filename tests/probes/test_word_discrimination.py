@@ -2,12 +2,14 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+import spread
 from probes import slowly
 from scipy.spatial.distance import pdist
 from sklearn.metrics import average_precision_score
 
+from layertool import resampling
 from layertool.errors import FeatureError, UsageError
-from layertool.probes import resampling, word_discrimination
+from layertool.probes import word_discrimination
 from layertool.probes.word_discrimination import Cosine, Warped, average_precision
 
 
@@ -220,7 +222,7 @@ def test_interval_with_few_distances_is_exact(clusters, cross_speaker, seed):
     score = average_precision(Cosine(vectors), words, speakers, cross_speaker, of, seed=seed + 7)
     draws = resampling.counts(len(set(of)), seed + 7)
     values = slowly.resampled_precisions(ranks, found, same, of, draws)
-    expected = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
+    expected = np.quantile(values[np.isfinite(values)], spread.ends(len(set(of))))
     assert (score.ci_low, score.ci_high) == pytest.approx(tuple(expected), abs=1e-5)
     assert score.value == pytest.approx(slowly.average_precision(ranks, same), abs=1e-12)
 
@@ -235,7 +237,7 @@ def test_interval_with_many_distances(clusters):
     score = average_precision(Cosine(vectors), words, speakers, clusters=of)
     draws = resampling.counts(len(set(of)), 0)
     low, high = np.quantile(
-        slowly.resampled_precisions(pdist(vectors, "cosine"), found, same, of, draws), [0.025, 0.975]
+        slowly.resampled_precisions(pdist(vectors, "cosine"), found, same, of, draws), spread.ends(len(set(of)))
     )
     assert score.ci_low < score.value < score.ci_high
     assert (score.ci_low, score.ci_high) == pytest.approx((low, high), abs=0.1 * (high - low))

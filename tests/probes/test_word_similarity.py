@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
 
+from layertool import resampling
 from layertool.errors import CorpusError, FeatureError
-from layertool.probes import resampling
 from layertool.probes.word_similarity import (
     Task,
     cosines,
@@ -247,48 +248,47 @@ def test_score_is_spearmans_of_each_task():
     assert found.micro[0] == pytest.approx(micro)
 
 
-def slow_bootstrap(tasks, similarities, seed: int) -> np.ndarray:
-    """Correlations (1000, n_tasks): words drawn with replacement, a pair repeated as often as both its words are."""
-    words: list[str] = []
-    for word in (word for t in tasks for pair in t.pairs for word in pair):
-        if word not in words:
-            words.append(word)
-    n = len(words)
-    random = np.random.default_rng(seed)
-    out = np.full((1000, len(tasks)), np.nan)
-    for row, drawn in zip(out, random.multinomial(n, [1 / n] * n, size=1000), strict=True):
-        times = dict(zip(words, drawn, strict=True))
-        for k, (t, s) in enumerate(zip(tasks, similarities, strict=True)):
-            copies, different = [], 0
-            for (a, b), x, y in zip(t.pairs, s, t.ratings, strict=True):
-                n_copies = times[a] if a == b else times[a] * times[b]
-                copies += [(x, y)] * n_copies
-                different += n_copies > 0
-            if different >= 3 and len({x for x, _ in copies}) > 1 and len({y for _, y in copies}) > 1:
-                row[k] = spearmanr(*zip(*copies, strict=True)).statistic
-    return out
+def slow_interval(values, weights, tasks, similarities) -> tuple[float | None, float | None]:
+    """Of a weighted sum of correlations: variance from pairs of pairs that share a word, by jackknife changes of each pair.
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 7])
-def test_intervals_resample_words(seed):
-    tasks, similarities = tasks_of_one_vocabulary(seed)
-    resampled = slow_bootstrap(tasks, similarities, seed)
-    found = score(tasks, similarities, seed)
-    assert np.isnan(resampled[:, 2]).sum() > 100  # the smallest task is lost at times
-    for (_, low, high), column in zip(found.tasks, resampled.T, strict=True):
-        if np.isfinite(column).sum() < 500:
-            assert (low, high) == (None, None)
+    ``values``: of each task; one without a correlation has weight 0.
+    """
+    moved = []  # (words, how much)
+    for weight, t, s in zip(weights, tasks, similarities, strict=True):
+        n = len(t.pairs)
+        if not weight:
+            continue
+        left = [spearmanr(np.delete(s, k), np.delete(t.ratings, k)).statistic if n > 3 else math.nan for k in range(n)]
+        if not np.isfinite(left).all():
+            if weight == 1:
+                return None, None
+            moved += [({*pair}, weight / math.sqrt(n * (n - 1))) for pair in t.pairs]
         else:
-            assert (low, high) == pytest.approx(tuple(np.nanpercentile(column, [2.5, 97.5])), abs=1e-9)
-    means = np.array([plain_means(row, [30, 12, 4]) for row in resampled])
-    for (_, low, high), column in zip((found.macro, found.micro), means.T, strict=True):
-        assert (low, high) == pytest.approx(tuple(np.nanpercentile(column, [2.5, 97.5])), abs=1e-9)
-    assert score(tasks, similarities, seed) == found
-    assert score(tasks, similarities, seed + 1) != found
+            mean = sum(left) / n
+            moved += [
+                ({*pair}, weight * math.sqrt((n - 1) / n) * (mean - x)) for pair, x in zip(t.pairs, left, strict=True)
+            ]
+    sharing = sum(x * y for one, x in moved for other, y in moved if one & other)
+    alone = sum(x * y for one, x in moved for other, y in moved if one == other)
+    variance = max(sharing, alone)
+    value = sum(weight * value for weight, value in zip(weights, values, strict=True) if weight)
+    reach = stats.t.ppf(0.975, len({w for words, _ in moved for w in words}) - 1) * math.sqrt(variance) / (1 - value**2)
+    return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 7])
+def test_intervals_know_which_pairs_share_a_word(seed):
+    tasks, similarities = tasks_of_one_vocabulary(seed)
+    found = score(tasks, similarities)
+    values = [value for value, _, _ in found.tasks]
+    for k, (_, low, high) in enumerate(found.tasks):
+        expected = slow_interval(values, [float(k == j) for j in range(3)], tasks, similarities)
+        assert (low, high) == (expected if expected[0] is None else pytest.approx(expected, abs=1e-9))
+    assert found.macro[1:] == pytest.approx(slow_interval(values, [1 / 3] * 3, tasks, similarities), abs=1e-9)
+    sizes = np.array([30, 12, 4]) / 46
+    assert found.micro[1:] == pytest.approx(slow_interval(values, sizes, tasks, similarities), abs=1e-9)
+
+
 def test_a_task_without_a_correlation_is_left_out_of_the_means():
     tasks, similarities = tasks_of_one_vocabulary()
     plain = score(tasks, similarities)
@@ -300,11 +300,26 @@ def test_a_task_without_a_correlation_is_left_out_of_the_means():
     assert found.tasks[0] == plain.tasks[0]
     assert found.macro[0] == pytest.approx((first + third) / 2)
     assert found.micro[0] == pytest.approx((30 * first + 4 * third) / 34)
-    means = np.array([plain_means(row, [30, 12, 4]) for row in slow_bootstrap(tasks, constant, 0)])
-    assert found.macro[1:] == pytest.approx(tuple(np.nanpercentile(means[:, 0], [2.5, 97.5])), abs=1e-9)
+    values = [first, math.nan, third]
+    assert found.macro[1:] == pytest.approx(slow_interval(values, [0.5, 0, 0.5], tasks, constant), abs=1e-9)
     none = score(tasks[1:2], constant[1:2])
     assert math.isnan(none.macro[0])
     assert none.macro[1:] == none.micro[1:] == (None, None)
+
+
+def test_pairs_that_share_no_word_are_independent():
+    """Then the interval is that of a jackknife over pairs, in Fisher's z, with the words as what is free."""
+    random = np.random.default_rng(5)
+    n = 25
+    apart = Task("apart", [(f"a{k}", f"b{k}") for k in range(n)], random.standard_normal(n), n)
+    s = apart.ratings + random.standard_normal(n)
+    value, low, high = score([apart], [s]).tasks[0]
+    left = np.array([spearmanr(np.delete(s, k), np.delete(apart.ratings, k)).statistic for k in range(n)])
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()) / (1 - value**2)
+    reach = stats.t.ppf(0.975, 2 * n - 1) * error
+    assert (low, high) == pytest.approx(
+        tuple(np.tanh([np.arctanh(value) - reach, np.arctanh(value) + reach])), abs=1e-9
+    )
 
 
 def test_perfect_similarities():
@@ -343,12 +358,3 @@ def test_weighted_spearman_is_that_of_copies():
 def test_one_item_of_a_million_that_differs_is_no_constant():
     step = np.array([0, 0, 0, 1.0])
     assert resampling.weighted_spearman(step, -step, np.array([[1_000_000, 1, 1, 1]])) == pytest.approx([-1])
-
-
-def test_interval():
-    values = np.arange(1001) / 1000
-    assert resampling.interval(values) == pytest.approx((0.025, 0.975))
-    with_nan = np.concatenate([values[::2], np.full(500, np.nan)])
-    assert resampling.interval(with_nan) == pytest.approx((0.025, 0.975))
-    assert resampling.interval(np.concatenate([values[:500], np.full(500, np.nan)])) != (None, None)
-    assert resampling.interval(np.concatenate([values[:499], np.full(501, np.nan)])) == (None, None)

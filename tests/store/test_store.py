@@ -465,7 +465,8 @@ def test_a_changed_index(store):
     assert any(
         "shards/00001.h5, word/T1: shape" in text for text in changed(lambda e: e["rows"].update({"word/rows": 4}))
     )
-    assert any("shards/00009.h5 is missing" in text for text in changed(lambda e: e.update(file="shards/00009.h5")))
+    with pytest.raises(StoreError, match=r"index\.jsonl, line 2, .*file is not shards/00001\.h5"):
+        changed(lambda e: e.update(file="shards/00009.h5"))
     assert any("has no dataset word/T2" in t for t in changed(lambda e: e["checksums"].update({"word/T2": "0" * 32})))
     assert changed(lambda e: e.update(configuration="0" * 32)), "a shard of another configuration"
     for field in ("file", "size", "rows", "checksums", "utterances", "configuration"):

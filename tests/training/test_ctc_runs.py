@@ -10,6 +10,7 @@ import melhuberts
 import models
 import numpy as np
 import pytest
+import spread
 import tones
 import torch
 from safetensors.torch import load_file
@@ -311,11 +312,11 @@ def test_a_frozen_run_needs_its_model(frozen, speech, tmp_path):
 
 def test_the_interval_is_that_of_resampled_utterances():
     errors, n_tokens = np.array([0, 3, 5, 1]), np.array([4, 4, 20, 2])
-    random, drawn = np.random.default_rng(7), []
-    for _ in range(1000):
-        k = random.integers(4, size=4)
+    drawn = []
+    for times in np.random.default_rng(7).multinomial(4, [1 / 4] * 4, 1000):
+        k = np.repeat(np.arange(4), times)
         drawn.append(sum(int(errors[i]) for i in k) / sum(int(n_tokens[i]) for i in k))
-    wanted = np.quantile(drawn, [0.025, 0.975])
+    wanted = np.quantile(drawn, spread.ends(4))
     assert bootstrap_rate(errors, n_tokens, seed=7) == pytest.approx(tuple(wanted))
     assert bootstrap_rate(errors[:1], n_tokens[:1]) == (None, None)
     assert bootstrap_rate(0 * errors, n_tokens) == (0.0, 0.0)

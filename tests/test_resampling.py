@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import spearmanr
 
-from layertool.probes import resampling
+from layertool import resampling
 
 
 @pytest.mark.parametrize("n", [2, 7, 200])
@@ -26,18 +27,28 @@ def test_draws_follow_the_seed():
     assert (resampling.counts(9, 3) != resampling.counts(9, 4)).any()
 
 
-def test_interval_is_the_middle_95_percent():
+def test_interval_is_the_middle_95_percent_of_many_clusters():
     random = np.random.default_rng(0)
-    assert resampling.interval(random.permutation(1001) / 1000) == pytest.approx((0.025, 0.975))
+    assert resampling.interval(random.permutation(1001) / 1000, 10**7) == pytest.approx((0.025, 0.975), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 10, 40])
+def test_few_clusters_make_a_wide_interval(n):
+    """Of a mean of normal values the resampled means are normal, and the interval is Student's."""
+    values = np.random.default_rng(n).standard_normal(n)
+    spread = values.std() / np.sqrt(n)  # of resampled means, exactly
+    normal = values.mean() + spread * stats.norm.ppf((np.arange(10**6) + 0.5) / 10**6)
+    expected = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+    assert resampling.interval(normal, n) == pytest.approx(expected, abs=1e-3 * spread)
 
 
 def test_interval_leaves_out_what_is_not_defined():
     values = np.r_[np.full(400, np.nan), np.linspace(0, 1, 601)]
-    assert resampling.interval(values) == pytest.approx((0.025, 0.975))
-    assert resampling.interval(np.r_[np.full(501, np.nan), np.arange(499.0)]) == (None, None)
-    assert resampling.interval(np.r_[np.full(500, np.nan), np.arange(500.0)]) != (None, None)
-    assert resampling.interval(np.full(1000, np.nan)) == (None, None)
-    assert resampling.interval(np.arange(100.0)) != (None, None)
+    assert resampling.interval(values, 10**7) == pytest.approx((0.025, 0.975), abs=1e-6)
+    assert resampling.interval(np.r_[np.full(501, np.nan), np.arange(499.0)], 9) == (None, None)
+    assert resampling.interval(np.r_[np.full(500, np.nan), np.arange(500.0)], 9) != (None, None)
+    assert resampling.interval(np.full(1000, np.nan), 9) == (None, None)
+    assert resampling.interval(np.arange(100.0), 9) != (None, None)
 
 
 @pytest.mark.parametrize("n_values", [3, 6, 10**6])
@@ -99,4 +110,18 @@ def test_one_cluster_has_no_interval():
     drawn = resampling.counts(1, 0)
     assert not drawn.any()
     with np.errstate(invalid="ignore"):
-        assert resampling.interval((drawn @ np.array([3.0])) / drawn.sum(1)) == (None, None)
+        assert resampling.interval((drawn @ np.array([3.0])) / drawn.sum(1), 9) == (None, None)
+
+
+def test_one_group_has_no_jackknife():
+    assert resampling.jackknife(0.5, []) == (None, None)
+    assert resampling.jackknife(0.5, [0.4]) == (None, None)
+    assert resampling.jackknife(0.5, [0.4, 0.4]) == (0.5, 0.5)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_textbook():
+    """For a mean of equal groups the jackknife is Student's interval of the groups' means."""
+    groups = np.random.default_rng(0).standard_normal((8, 30)).mean(1)
+    left_out = [np.delete(groups, k).mean() for k in range(8)]
+    expected = stats.t.interval(0.95, 7, groups.mean(), stats.sem(groups))
+    assert resampling.jackknife(groups.mean(), left_out) == pytest.approx(expected, abs=1e-12)
