@@ -1,22 +1,29 @@
 """Files that are either whole or absent.
 
 A file is written under a temporary name beside its place, flushed to the disk, and renamed: a kill
-or a full disk leaves what was there before. Every kind of "no room" becomes one StoreError.
+or a full disk leaves what was there before. Every kind of "no room" becomes one StoreError. What a kill
+leaves of a temporary file goes when the next file is written into the folder.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from layertool.errors import StoreError
+import xxhash
+
+from layertool.errors import LayertoolError, StoreError
 from layertool.spelling import visible
 
 _NO_ROOM = {
@@ -26,18 +33,49 @@ _NO_ROOM = {
 }
 
 _LARGEST_JSON = 2**26  # bytes
-_OURS = secrets.token_hex(4)
+# How libraries say it that have the number in their text only: HDF5, Arrow, safetensors ...
+_NUMBER = re.compile(r"errno = (\d+)|\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
+# ... only say it ...
+_SAID = {os.strerror(number): number for number in _NO_ROOM}
+# ... or lose it, as torch and NumPy.
+_LOST = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|\d+ requested and \d+ written")
+_DAY = 86_400.0  # seconds
+_SHARE = 20  # a folder is swept again after so many times the seconds that it took
+_OURS = secrets.token_hex(3)
+_TEMPORARY = re.compile(r"\..+\.(\d+)-([0-9a-f]+)(\.whole)?\.part")
+_sweep_after: dict[Path, float] = {}
 
 
-def no_room(error: BaseException) -> str | None:
-    """Why a write failed if it failed for lack of room, else None.
+def no_room(error: BaseException | None) -> str | None:
+    """Why a write failed if it failed for lack of room, else None; also where that error led to another one.
 
-    HDF5 raises RuntimeError or OSError with the errno only in its text.
+    An error of layertool has been told already.
     """
-    number = getattr(error, "errno", None)
-    if number is None and (match := re.search(r"errno = (\d+)", str(error))):
-        number = int(match.group(1))
-    return _NO_ROOM.get(number) if number is not None else None
+    seen: set[int] = set()
+    reason = None
+    while isinstance(error, Exception) and not isinstance(error, LayertoolError) and id(error) not in seen:
+        seen.add(id(error))
+        number, text = getattr(error, "errno", None), str(error)
+        if number is None and (match := _NUMBER.search(text)):
+            number = int(next(filter(None, match.groups())))
+        if number is None:
+            number = next((number for said, number in _SAID.items() if said in text), None)
+        if number in _NO_ROOM:
+            return _NO_ROOM[number]
+        if number is None and _LOST.search(text):
+            reason = "the disk is full, or a quota or file-size limit is reached"
+        error = error.__cause__ or error.__context__
+    return reason
+
+
+def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:
+    """What to raise about ``path`` where an error is one for lack of room, else None."""
+    reason = no_room(error)
+    if reason is None:
+        return None
+    return StoreError(
+        f"{path} could not be written: {reason}; free some room and run the same command again, what is finished is kept"
+    )
 
 
 def sync_folder(folder: Path) -> None:
@@ -50,12 +88,68 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@cache
+def _machine() -> str:
+    """Six digits of this machine since it was started, or of this container: numbers of processes mean something there."""
+    parts = [os.uname().nodename]
+    with suppress(OSError):  # as Linux has them
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:6]
+
+
 def temporary_path(path: Path) -> Path:
-    """Where ``path`` is written before it is whole: a hidden file beside it, of this process alone.
+    """Where ``path`` is written before it is whole: hidden beside it, of this process alone.
 
     Processes on other machines that share the file system may have the same number, and the same name of host in containers.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}-{_OURS}.part")
+    return path.with_name(f".{path.name}.{os.getpid()}-{_machine()}{_OURS}.part")
+
+
+def remove(path: Path) -> None:
+    """Take a file or a folder away, if it is there; of a link only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes have left half-written in a folder; what another machine has begun only after a day.
+
+    For those who hold the lock of a whole folder there is ``folders.OutputFolder``.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # somebody else's, or gone meanwhile: it is in nobody's way
+            if _is_left(path):
+                remove(path)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether the process that was writing a temporary file has ended."""
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return False
+    pid, token = int(found[1]), found[2]
+    if len(token) == len(_machine()) + len(_OURS) and not token.startswith(_machine()):
+        return time.time() - path.stat().st_mtime > _DAY
+    if pid == os.getpid():
+        return not token.endswith(_OURS)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # of somebody else
+        return False
+    return False
+
+
+def _sweep_now_and_then(folder: Path) -> None:
+    """Sweep a folder that is about to be written into; one with very many files not at every file."""
+    begun = time.monotonic()
+    if begun >= _sweep_after.get(folder, 0.0):
+        sweep(folder)
+        now = time.monotonic()
+        _sweep_after[folder] = now + _SHARE * (now - begun)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -76,12 +170,9 @@ def saying_no_room(path: Path) -> Iterator[None]:
         raise StoreError(
             f"{path} could not be written: '{near}' is not text that can be written as UTF-8; correct it"
         ) from error
-    except (OSError, RuntimeError) as error:
-        if reason := no_room(error):
-            raise StoreError(
-                f"{path} could not be written: {reason}; free some room and run the same command again, "
-                "what is finished is kept"
-            ) from error
+    except BaseException as error:  # safetensors' is of a class of its own
+        if said := lack_of_room(path, error):
+            raise said from error
         raise
 
 
@@ -93,6 +184,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = temporary_path(path)
+    _sweep_now_and_then(path.parent)
     try:
         with saying_no_room(path):
             yield temporary
@@ -100,6 +192,39 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, where nothing or an empty folder is: yield a place beside it, which does not exist yet.
+
+    Raises StoreError where something is, and when there is no room.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path} is there already and not empty: choose another -o")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    _sweep_now_and_then(path.parent)
+    remove(temporary)
+    try:
+        with saying_no_room(path):
+            yield temporary
+            if path.exists():
+                path.rmdir()
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        remove(temporary)
+
+
+def file_checksum(path: Path, before: bytes = b"") -> str:
+    """xxh3-128 of ``before`` and the bytes of a file, in hexadecimal."""
+    digest = xxhash.xxh3_128(before)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value) -> None:

@@ -20,6 +20,16 @@ def shared() -> Path:
     return folder.resolve()
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """Runs of the command line that can be killed at any point (``forking.Forks``)."""
+    import forking
+
+    server = forking.Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
 @pytest.fixture(autouse=True)
 def _figures_closed():
     """Figures that a test draws and does not save stay open in matplotlib, and would be warned of in another test."""

@@ -22,6 +22,7 @@ FLOORS = [
         "audio_files",
         "resampling",
     },
+    {"folders"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from commands import run as layertool
 from commands import succeeds
 
 from layertool.cli import COMMANDS, cli
+from layertool.corpora.corpus import Corpus
 from layertool.store import FeatureStore, verify
 
 USAGE, DATA = 2, 1
@@ -180,9 +182,14 @@ def test_a_corpus_that_is_there_already(corpus, tmp_path):
     succeeds("corpus", "folder", corpus / "audio", "-o", made, "--overwrite")
 
 
+def change_segments(corpus: Path, change) -> None:
+    """Write a corpus again with other segments."""
+    there = Corpus.read(corpus)
+    replace(there, segments=change(there.segments).reset_index(drop=True)).write(corpus)
+
+
 def test_a_tier_that_is_not_there(corpus, store):
-    table = pd.read_parquet(corpus / "segments.parquet")
-    table[table["tier"] == "word"].to_parquet(corpus / "segments.parquet")
+    change_segments(corpus, lambda table: table[table["tier"] == "word"])
     fails(
         USAGE, ["extract", "mel", corpus, "-o", store, "--units", "word,phone"],
         "small has no phone segments (tiers there: word)", "layertool corpus align", "--tier",
@@ -547,9 +554,7 @@ def test_another_configuration_is_refused_by_name(corpus, store, network):
 
 def test_a_corpus_that_changed_is_refused(corpus, store):
     succeeds("extract", "mel", corpus, "-o", store)
-    table = pd.read_parquet(corpus / "segments.parquet")
-    table.loc[0, "label"] = "other"
-    table.to_parquet(corpus / "segments.parquet")
+    change_segments(corpus, lambda table: table.assign(label=["other", *table["label"][1:]]))
     fails(DATA, ["extract", "mel", corpus, "-o", store], store, "corpus = ", "(asked: ")
 
 

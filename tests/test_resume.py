@@ -26,13 +26,6 @@ OPTIONS = ("--units", "frame,phone,word,utterance", "--shard-seconds", "1", "--b
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    server = forking.Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """16 utterances in 9 shards."""
     folder = tmp_path_factory.mktemp("corpus")

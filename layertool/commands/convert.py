@@ -25,7 +25,8 @@ def convert(model: str, out: Path, quiet: bool) -> None:
       layertool convert fairseq:wav2vec_small.pt -o wav2vec-small
       layertool convert 'melhubert:run/*.ckpt' -o converted
     """
-    from layertool.extractors.series import members, split_kind
+    from layertool.extractors.series import members
+    from layertool.models.checkpoint_files import split_kind
     from layertool.models.convert import convert as write
 
     if split_kind(model)[0] not in ("fairseq", "melhubert"):

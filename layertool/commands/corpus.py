@@ -209,7 +209,7 @@ def join(corpus_folders, out, name, overwrite, quiet) -> None:
     from layertool.corpora.corpus import Corpus
     from layertool.corpora.join import join as join_corpora
 
-    refuse(out, overwrite)
+    refuse(out, overwrite, corpus_folders)
     write(join_corpora([Corpus.read(folder) for folder in corpus_folders], name), out, overwrite, quiet)
 
 
@@ -264,17 +264,19 @@ def align(corpus_folder, out, dictionary, max_failures, jobs, overwrite, quiet) 
 
 @corpus.command(context_settings=HELP)
 @click.argument("corpus_folder", metavar="CORPUS", type=PATH)
+@click.option("--check", is_flag=True, help="Compute the fingerprint of its tables anew, and compare it.")
 @json_option
-def info(corpus_folder, as_json) -> None:
+def info(corpus_folder, check, as_json) -> None:
     """Say what is in a corpus.
 
     \b
-    Example:
+    Examples:
       layertool corpus info corpus
+      layertool corpus info corpus --check
     """
     from layertool.corpora.corpus import Corpus
 
-    read = Corpus.read(corpus_folder)
+    read = Corpus.read(corpus_folder, in_full=check)
     if as_json:
         output.as_json(facts(read))
     else:

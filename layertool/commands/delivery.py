@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
+
 from layertool.commands import output
 from layertool.errors import StoreError, UsageError
+from layertool.kinds import kind
 
 TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
@@ -57,8 +60,26 @@ def check_place(path: Path) -> None:
     elif not os.access(there, os.W_OK | os.X_OK):
         problem = f"{there} cannot be written to"
     else:
+        _check_not_read(path)
         return
     raise StoreError(f"{path} cannot be written, as {problem}: check the path")
+
+
+def _check_not_read(path: Path) -> None:
+    """Refuse a file that the command reads, and one of those that a store, a corpus or a model consists of."""
+    if not path.exists():
+        return
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if isinstance(parameter, click.Argument):
+            given = context.params.get(str(parameter.name))
+            for one in given if isinstance(given, tuple) else (given,):
+                if isinstance(one, (str, Path)) and Path(one).is_file() and path.samefile(one):
+                    raise UsageError(f"{one} is read, and {path} would replace it: choose another -o")
+    what = kind(path.parent)
+    # results are a list, and what describes a folder is no list
+    if what and (path.stem in ("utterances", "segments") or (path.suffix == ".json" and path.read_bytes()[:1] == b"{")):
+        raise UsageError(f"{path} is a part of the {what} {path.parent}: choose another -o")
 
 
 def deliver(

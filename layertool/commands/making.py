@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import wraps
 from pathlib import Path
 
@@ -79,13 +80,16 @@ def write(made, out: Path, overwrite: bool, quiet: bool) -> None:
         show(made, out)
 
 
-def refuse(out: Path, overwrite: bool) -> None:
-    """Raise CorpusError where a corpus would be replaced unasked."""
-    from layertool.corpora.corpus import check_no_store
-    from layertool.errors import CorpusError
+def refuse(out: Path, overwrite: bool, read: Iterable[Path] = ()) -> None:
+    """Raise CorpusError where a corpus would be replaced unasked; an unfinished one is finished. ``read``: corpora that it is made of."""
+    from layertool.corpora import on_disk
+    from layertool.errors import CorpusError, UsageError
 
-    check_no_store(out)
-    if (out / "utterances.parquet").exists() and not overwrite:
+    for folder in read:
+        if out.exists() and folder.exists() and out.samefile(folder):
+            raise UsageError(f"the corpus {folder} is {out}, which is to be written: choose another -o")
+    on_disk.CorpusFolder(out)
+    if on_disk.is_corpus(out) and not overwrite:
         raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ import xxhash
 
 from layertool import audio, columns
 from layertool.audio_files import resampled_length
+from layertool.corpora import on_disk
 from layertool.corpora.table_files import AUDIO_NAMES, named, read_one_of
 from layertool.corpora.times import fit_stretches
 from layertool.errors import AudioError, CorpusError
-from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
-from layertool.kinds import CORPUS, STORE, kind, mistaken
+from layertool.kinds import CORPUS, mistaken
 from layertool.non_speech import is_speech
 from layertool.spelling import nfc_values
 
@@ -28,6 +28,7 @@ SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
 _CODED = ["utterance", "tier"]  # columns of `segments` with few values, kept as categories: half of the memory
+_FEW_SEGMENTS = 1_000_000  # their fingerprint takes less than a second
 BLOCK_ROWS = 1 << 13  # segments that are looked at at a time: LibriSpeech has 44 million
 
 
@@ -133,10 +134,12 @@ class Corpus:
         return self
 
     @classmethod
-    def read(cls, folder: Path | str, channel: str | None = None) -> Corpus:
+    def read(cls, folder: Path | str, channel: str | None = None, in_full: bool = False) -> Corpus:
         """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv.
 
-        ``channel``: which to take of the audio of tables made by hand that do not say so themselves.
+        ``channel``: which to take of the audio of tables made by hand that do not say so themselves. Tables with a record,
+        corpus.json, must be those that it describes: by their checksums, or, where metadata were changed since, by the
+        fingerprint; ``in_full``: by the fingerprint in any case. Raises CorpusError.
         """
         folder = Path(folder)
         if problem := mistaken(folder, CORPUS):
@@ -149,27 +152,46 @@ class Corpus:
             raise CorpusError(
                 f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
             )
+        while True:
+            about = on_disk.read_record(folder)
+            try:
+                corpus = cls._read(folder, about, channel, in_full)
+            except CorpusError:
+                if on_disk.read_record(folder) == about:
+                    raise
+            else:
+                if on_disk.read_record(folder) == about:  # else it was replaced meanwhile
+                    return corpus
+
+    @classmethod
+    def _read(cls, folder: Path, about: dict | None, channel: str | None, in_full: bool) -> Corpus:
+        """The corpus that a record describes, or tables made by hand."""
+        if on_disk.is_unfinished(folder):
+            raise CorpusError(
+                f"{folder} is an unfinished corpus: run the command that makes it again, with the same -o, and it is finished"
+            )
         notes: list[str] = []
-        utterances = read_one_of(folder, "utterances", say=notes.append)
+        places = {name: on_disk.table_at(folder, name, about) for name in on_disk.TABLES}
+        is_whole = all(on_disk.is_named(about, name, path) for name, path in places.items())
+        utterances = read_one_of(folder, places["utterances"].stem, say=notes.append)
         if utterances is None:
             raise CorpusError(
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = read_one_of(folder, "segments", _CODED, notes.append)
-        about = folder / "corpus.json"
-        provenance = read_json(about, "the description of a corpus") if about.exists() else {}
+        segments = read_one_of(folder, places["segments"].stem, _CODED, notes.append)
+        provenance = {key: value for key, value in (about or {}).items() if key not in on_disk.FACTS}
         name = provenance.pop("name", folder.resolve().name)
-        for key in ("schema", "fingerprint"):
-            provenance.pop(key, None)
         if "utterance" in utterances and (audio_column := named(utterances, AUDIO_NAMES)) is not None:
             utterances = utterances.rename(columns={audio_column: "audio"})
             utterances["audio"] = [
                 path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
             ]
-        if about.exists() and "n_samples" in utterances:  # written by `write`: probed and ordered already
+        if about is not None and "n_samples" in utterances:  # written by `write`: probed and ordered already
             corpus = cls(utterances, segments if segments is not None else no_segments(), name, provenance)
             corpus.check()
+            if in_full or not is_whole:  # tables that somebody has changed may have other metadata
+                corpus._compare(folder, about, in_full)
             return corpus
         if channel is not None and "channel" not in utterances:
             utterances["channel"] = channel
@@ -181,9 +203,14 @@ class Corpus:
         Raises CorpusError where ``folder`` is a feature store, which has a table of utterances too.
         """
         folder = Path(folder)
-        check_no_store(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        root = folder.resolve()
+        with on_disk.CorpusFolder(folder) as place:
+            tables = self._as_written(folder.resolve())
+            about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint, **self.provenance}
+            place.put(tables, about)
+        return folder
+
+    def _as_written(self, root: Path) -> dict[str, pd.DataFrame]:
+        """The tables as the folder ``root`` holds them."""
         utterances, notes = columns.settled(self.utterances, f"the utterances of {self.name}", _LOCATED)
         self.noting(notes)
         utterances["audio"] = [
@@ -191,12 +218,31 @@ class Corpus:
             for path in utterances["audio"]
         ]
         segments = self.segments.astype(dict.fromkeys(_CODED, str))  # plain text for whoever else reads it
-        for name, table in (("utterances", utterances), ("segments", segments)):
-            with whole_file(folder / f"{name}.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
-        about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint, **self.provenance}
-        write_json(folder / "corpus.json", about)
-        return folder
+        return {"utterances": utterances, "segments": segments}
+
+    def _compare(self, folder: Path, about: Mapping, in_full: bool) -> None:
+        """Raise CorpusError where the tables are not those of the record."""
+        wanted, sealed = about.get("fingerprint"), "tables" in about
+        if wanted is None or not (in_full or sealed or len(self.segments) <= _FEW_SEGMENTS):
+            return
+        if self.fingerprint != wanted and (sealed or not self._was_so(folder, wanted)):
+            raise CorpusError(
+                f"{folder} holds other utterances or segments than its corpus.json describes (fingerprint {self.fingerprint}, "
+                f"there {wanted}): make the corpus again with --overwrite, or delete {folder / on_disk.RECORD} to take the "
+                "tables as they are"
+            )
+
+    def _was_so(self, folder: Path, wanted: str) -> bool:
+        """Whether tables of 0.1.0, which kept labels in whatever form of Unicode they were, have a fingerprint."""
+        utterances, segments = (folder / f"{name}.parquet" for name in on_disk.TABLES)
+        if not (utterances.exists() and segments.exists()):
+            return False
+        return (
+            replace(
+                self, utterances=columns.read_parquet(utterances), segments=columns.read_parquet(segments)
+            ).fingerprint
+            == wanted
+        )
 
     @property
     def tiers(self) -> list[str]:
@@ -317,12 +363,6 @@ class Corpus:
         if n_filled:
             self.utterances["text"] = texts
             self.provenance["text_from_words"] = n_filled
-
-
-def check_no_store(folder: Path) -> None:
-    """Raise CorpusError where a corpus would replace the utterances of a store."""
-    if kind(folder) == STORE:
-        raise CorpusError(f"{folder} is a feature store, in which a corpus cannot be written: choose another -o")
 
 
 def check_unique(ids: pd.Series, where: str) -> None:

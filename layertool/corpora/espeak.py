@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from layertool.audio_files import resampled_length
 from layertool.corpora import espeak_worker
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.espeak_worker import END, PHONEME, SEED, WORD, Event
+from layertool.corpora.on_disk import CorpusFolder
 from layertool.errors import CorpusError, MissingExtraError
 from layertool.files import whole_file
 from layertool.geometry import SAMPLE_RATE
@@ -149,17 +151,19 @@ def make_corpus(
     """
     _require_engine()
     folder = Path(folder)
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
     tasks = [(number, text, voice) for voice in voices for number, text in enumerate(sentences, start=1)]
     utterances, segments, engine = [], [], None
-    with ThreadPoolExecutor(jobs) as pool:
+    with CorpusFolder(folder) as place, ThreadPoolExecutor(jobs) as pool:
+        spoken_to = place.new_audio()
         spoken = pool.map(lambda task: synthesise(task[1], task[2]), tasks)
         for (number, text, voice), utterance in zip(tasks, spoken, strict=True):
             name = f"{voice.name}_{number:02d}"
-            path = folder / "audio" / f"{name}.wav"
+            path = spoken_to / f"{name}.wav"
             with whole_file(path) as temporary:
                 samples = utterance.samples if room_db is None else in_a_room(utterance.samples, room_db, name)
-                soundfile.write(str(temporary), samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+                sound = BytesIO()  # libsndfile does not say why it could not write a file
+                soundfile.write(sound, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+                temporary.write_bytes(sound.getvalue())
             utterances.append(
                 {
                     "utterance": name,

@@ -18,6 +18,7 @@ from layertool import audio
 from layertool.corpora import cells
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
+from layertool.corpora.on_disk import CorpusFolder
 from layertool.errors import AudioError, CorpusError, MissingExtraError
 from layertool.spelling import nfc
 
@@ -68,25 +69,25 @@ def read(
     ids, id_column = _ids(table, len(dataset), id_column, source)
     metadata = _metadata(table, id_column, text_column, source)
 
-    folder = Path(out) / "audio"
-    folder.mkdir(parents=True, exist_ok=True)
     root = Path(source).resolve() if local else None
     paths = [""] * len(ids)
     left_out: dict[str, str] = {}
     stems = cells.file_stems(ids)
-    for row, (item,) in enumerate(arrow_rows(dataset, [column])):
-        try:
-            path = cells.write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}")
-            if row == 0:  # now, not after the last of all rows
-                audio.require_channel(path, audio.probe(path).channels, channel)
-        except (AudioError, CorpusError) as error:
-            left_out[ids[row]] = str(error)
-            if len(left_out) > max_failures:
-                raise
-        else:
-            paths[row] = str(path)
-        if progress is not None:
-            progress(row + 1, len(ids))
+    with CorpusFolder(out) as place:
+        folder = place.new_audio()
+        for row, (item,) in enumerate(arrow_rows(dataset, [column])):
+            try:
+                path = cells.write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}")
+                if row == 0:  # now, not after the last of all rows
+                    audio.require_channel(path, audio.probe(path).channels, channel)
+            except (AudioError, CorpusError) as error:
+                left_out[ids[row]] = str(error)
+                if len(left_out) > max_failures:
+                    raise
+            else:
+                paths[row] = str(path)
+            if progress is not None:
+                progress(row + 1, len(ids))
 
     others = [c for c in dataset.column_names if c != column and c not in scalars]
     provenance: dict = {"reader": "huggingface", "source": source if root is None else str(root), **origin}

@@ -13,6 +13,7 @@ from layertool.corpora import cells, huggingface
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus, check_unique
 from layertool.corpora.matching import counted
+from layertool.corpora.on_disk import CorpusFolder
 from layertool.errors import AudioError, CorpusError
 
 if TYPE_CHECKING:
@@ -64,26 +65,26 @@ def read(
 
     place = Path(source).resolve()
     root = None if not local else place if place.is_dir() else place.parent
-    folder = Path(out) / "audio"
-    folder.mkdir(parents=True, exist_ok=True)
     stems = cells.file_stems(ids)
     utterances: list[dict] = []
     left_out: dict[str, str] = {}
     rows = huggingface.arrow_rows(dataset.select(readings["row"].tolist()), list(SIDES.values()))
-    for k, (reading, items) in enumerate(zip(readings.drop(columns="row").to_dict("records"), rows, strict=True)):
-        for n, (side, item) in enumerate(zip(SIDES, items, strict=True), len(SIDES) * k):
-            try:
-                path = cells.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
-                audio.require_channel(path, audio.probe(path).channels, channel)
-            except (AudioError, CorpusError) as error:
-                left_out[ids[n]] = str(error)
-                if len(left_out) > max_failures:
-                    raise
-            else:
-                where = {"utterance": ids[n], "audio": str(path), "channel": channel}
-                utterances.append(where | {"pair": reading["pair"], "side": side} | reading)
-            if progress is not None:
-                progress(n + 1, len(ids))
+    with CorpusFolder(out) as kept:
+        folder = kept.new_audio()
+        for k, (reading, items) in enumerate(zip(readings.drop(columns="row").to_dict("records"), rows, strict=True)):
+            for n, (side, item) in enumerate(zip(SIDES, items, strict=True), len(SIDES) * k):
+                try:
+                    path = cells.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
+                    audio.require_channel(path, audio.probe(path).channels, channel)
+                except (AudioError, CorpusError) as error:
+                    left_out[ids[n]] = str(error)
+                    if len(left_out) > max_failures:
+                        raise
+                else:
+                    where = {"utterance": ids[n], "audio": str(path), "channel": channel}
+                    utterances.append(where | {"pair": reading["pair"], "side": side} | reading)
+                if progress is not None:
+                    progress(n + 1, len(ids))
 
     # what has lost all its readings of one sentence has nothing to be compared with
     sides = pd.DataFrame(utterances, columns=["pair", "side"]).groupby("pair")["side"].nunique()

@@ -10,8 +10,8 @@ import torch
 from layertool.errors import ModelError, UsageError
 from layertool.extractors import acoustic
 from layertool.extractors.base import Extractor
-from layertool.extractors.series import split_kind
 from layertool.models import melhubert
+from layertool.models.checkpoint_files import split_kind
 from layertool.models.checkpoints import draw_anew, read_config, state_sha256
 from layertool.models.computing import DTYPES, check_dtype, choose_device
 from layertool.models.foreign import file_sha256

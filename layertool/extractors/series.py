@@ -6,21 +6,11 @@ import glob
 import re
 from pathlib import Path
 
-from layertool.errors import ModelError, UsageError
+from layertool.errors import ModelError
+from layertool.models.checkpoint_files import split_kind
 
-KINDS = ("fairseq", "melhubert", "fairseq-native")  # of MODELs that name a file: KIND:FILE
 ENDINGS = (".pt", ".ckpt", ".pth", ".bin")
 _PATTERN = re.compile(r"[*?\[]")
-
-
-def split_kind(model: str) -> tuple[str | None, str]:
-    """'melhubert:FILE' -> ('melhubert', FILE); (None, model) for every other MODEL. Raises UsageError without a FILE."""
-    kind, colon, path = model.partition(":")
-    if not colon or kind not in KINDS:
-        return None, model
-    if not path.strip():
-        raise UsageError(f"'{model}' names no file: type {kind}:FILE")
-    return kind, path
 
 
 def members(model: str) -> list[tuple[str | None, str]]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from layertool.errors import ModelError, tell
+from layertool.errors import ModelError, UsageError, tell
+from layertool.folders import check_outside
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
 from layertool.models.strangers import check_settings
@@ -44,8 +45,29 @@ _FOREIGN = {
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _LANGUAGE_ADAPTERS = "adapter.*.safetensors", "adapter.*.bin"  # of MMS
 _UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
+KINDS = ("fairseq", "melhubert", "fairseq-native")  # of MODELs that name a file: KIND:FILE
 _LFS = b"version https://git-lfs"
 _SHOWN = 4  # names in one message
+
+
+def split_kind(model: str) -> tuple[str | None, str]:
+    """'melhubert:FILE' -> ('melhubert', FILE); (None, model) for every other MODEL. Raises UsageError without a FILE."""
+    kind, colon, path = model.partition(":")
+    if not colon or kind not in KINDS:
+        return None, model
+    if not path.strip():
+        raise UsageError(f"'{model}' names no file: type {kind}:FILE")
+    return kind, path
+
+
+def path_of(model: str) -> Path:
+    """Where a MODEL lies, however it is spelled; of an id of the hub, where nothing is."""
+    return Path(split_revision(split_kind(model)[1])[0])
+
+
+def check_apart(model: str, out: Path) -> None:
+    """Raise UsageError where a MODEL lies in the folder that is to be written, or is it."""
+    check_outside(out, f"the model {model}", path_of(model))
 
 
 def split_revision(model: str) -> tuple[str, str | None]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from layertool.errors import StoreError
-from layertool.files import read_json, temporary_path, write_json
+from layertool.files import read_json, whole_folder, write_json
 from layertool.models import fairseq, melhubert
 from layertool.models.foreign import file_sha256
 
@@ -26,12 +24,7 @@ def convert(kind: str, path: Path | str, out: Path | str) -> Path:
     sha256 = file_sha256(path) if path.is_file() else None
     if (out / SOURCE).exists() and read_json(out / SOURCE, "the source of a converted model").get("sha256") == sha256:
         return out  # it is done
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise StoreError(f"{out} is there already and not empty: choose another -o")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(out)
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with whole_folder(out) as temporary:
         if kind == "melhubert":
             network, config = melhubert.load(path)
             melhubert.save(network, config, temporary)
@@ -53,9 +46,4 @@ def convert(kind: str, path: Path | str, out: Path | str) -> Path:
                 "left_out": list(known.training_only),
             }
         write_json(temporary / SOURCE, {"file": path.name, "sha256": sha256, **facts})
-        if out.exists():
-            out.rmdir()
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out

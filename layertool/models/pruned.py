@@ -7,7 +7,6 @@ transformers has no place for the sizes of single blocks: config.json says them 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.utils import parametrize
 
-from layertool.errors import ModelError, StoreError, UsageError
-from layertool.files import temporary_path, whole_file, write_json
+from layertool.errors import ModelError, UsageError
+from layertool.files import whole_file, whole_folder, write_json
 from layertool.models import melhubert
 from layertool.models.checkpoint_files import described, refuse_adapter
 from layertool.models.melhubert import MelHuBERT
@@ -245,12 +244,7 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
     as many rows in each block) becomes a folder that it opens too. Raises StoreError where something is there already.
     """
     kind, folder = family(model), Path(folder)
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is there already and not empty: choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with whole_folder(folder) as temporary:
         temporary.mkdir()
         state = {name: value.cpu().contiguous() for name, value in plain_state(model).items()}
         if isinstance(model, MelHuBERT):
@@ -271,11 +265,6 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
             write_json(temporary / "preprocessor_config.json", described)
         if facts is not None:
             write_json(temporary / "source.json", dict(facts))
-        if folder.exists():
-            folder.rmdir()
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

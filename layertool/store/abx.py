@@ -24,7 +24,7 @@ from layertool.files import whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
 from layertool.spelling import percent
-from layertool.store.export import Progress
+from layertool.store.export import ExportFolder, Progress
 from layertool.store.reader import FeatureStore
 
 DESCRIPTION = "fastabx.json"
@@ -85,9 +85,7 @@ def export_fastabx(
     frequencies = {name: _frequency(name, geometry.hop) for name, geometry in geometries.items()}
     folders, items = [out / name for name in names], [out / f"{tier}.item" for tier in tiers]
     written = [*folders, *items, out / DESCRIPTION]
-    for path in written:
-        if path.exists() and not overwrite:
-            raise StoreError(f"{path} exists already: choose another -o, or replace it with --overwrite")
+    held = ExportFolder(store, out, written, overwrite)
     frames: dict[str, _Frames] = {}
     for name in names:
         table = store.table_of("frame", name)
@@ -96,31 +94,34 @@ def export_fastabx(
             frames[table] = _Frames(geometries[name].hop, counts)
     files = np.array([file_name(utterance) for utterance in store.utterances["utterance"]], dtype=object)
     tables = {tier: _items(store, tier, list(frames.values()), files) for tier in tiers}
-    (out / DESCRIPTION).unlink(missing_ok=True)  # what it describes is about to change; it comes back when all is there
-    for k, name in enumerate(names):
-        folders[k].mkdir(parents=True, exist_ok=True)
-        counts = frames[store.table_of("frame", name)].counts
-        for share in _write_layer(store, name, folders[k], files, counts):
-            if progress:
-                progress(k + share, len(names))
-    for path, tier in zip(items, tiers, strict=True):
-        _write_items(path, tables[tier][0])
-    write_json(
-        out / DESCRIPTION,
-        {
-            "model": store.model,
-            "corpus": store.about["corpus"]["name"],
-            "layers": {
-                name: {
-                    "frequency": frequencies[name],
-                    "width": store.width(name),
-                    "shift_ms": shift_ms(geometries[name]),
-                }
-                for name in names
+    with held:
+        (out / DESCRIPTION).unlink(
+            missing_ok=True
+        )  # what it describes is about to change; it comes back when all is there
+        for k, name in enumerate(names):
+            folders[k].mkdir(parents=True, exist_ok=True)
+            counts = frames[store.table_of("frame", name)].counts
+            for share in _write_layer(store, name, folders[k], files, counts):
+                if progress:
+                    progress(k + share, len(names))
+        for path, tier in zip(items, tiers, strict=True):
+            _write_items(path, tables[tier][0])
+        write_json(
+            out / DESCRIPTION,
+            {
+                "model": store.model,
+                "corpus": store.about["corpus"]["name"],
+                "layers": {
+                    name: {
+                        "frequency": frequencies[name],
+                        "width": store.width(name),
+                        "shift_ms": shift_ms(geometries[name]),
+                    }
+                    for name in names
+                },
+                "items": {tier: counts for tier, (_, counts) in tables.items()},
             },
-            "items": {tier: counts for tier, (_, counts) in tables.items()},
-        },
-    )
+        )
     return written
 
 

@@ -17,9 +17,9 @@ import pandas as pd
 from layertool import columns
 from layertool.errors import StoreError
 from layertool.files import whole_file
+from layertool.folders import LOCK, held, sweep
 from layertool.spelling import percent
 from layertool.store import layout, schema
-from layertool.store.locks import held
 from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
@@ -42,9 +42,7 @@ def merge(path: Path | str) -> Merged:
     """
     path = Path(path)
     layout.check_store(path)
-    with held(
-        path / layout.LOCK, shared=False, busy=f"{path} is still being written: merge it when all ranks have ended"
-    ):
+    with held(path / LOCK, shared=False, busy=f"{path} is still being written: merge it when all ranks have ended"):
         about = layout.read_about(path)
         n_parts, n_shards = len(layout.part_indexes(path)), about["n_shards"]
         damaged, index = layout.read_damaged(path, n_shards), layout.read_index(path, about)
@@ -61,7 +59,7 @@ def merge(path: Path | str) -> Merged:
             raise StoreError(
                 f"{path}: shard {other[0]} was written with another configuration; run the same extract command again"
             )
-        sweep(path)
+        sweep(path, layout.SHARDS, layout.PARTS)
         conclude(path, index)
     return Merged(n_shards, n_parts)
 
@@ -70,12 +68,6 @@ def conclude(store: Path, finished: Mapping[int, dict]) -> None:
     """Write store.h5 over all shards; where ranks have indexes of their own, put these into one."""
     gather(store, finished)
     write_view(store, dict(sorted(finished.items())))
-
-
-def sweep(store: Path) -> None:
-    """Remove what killed processes have left half-written. Nobody else may be writing."""
-    for stale in store.glob("**/.*.part"):
-        stale.unlink(missing_ok=True)
 
 
 def gather(store: Path, finished: Mapping[int, dict]) -> None:

@@ -13,8 +13,10 @@ from layertool import columns
 from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import saying_no_room, whole_file
+from layertool.folders import OutputFolder
 from layertool.spelling import percent
 from layertool.store import layout
+from layertool.store.layout import configuration_hash
 from layertool.store.reader import FeatureStore
 
 # Ends a line or a cell, or is no text at all; and what looks as if it had been written so.
@@ -39,26 +41,48 @@ def export_npy(
     ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was written.
     """
     root = Path(out) / _slug(store.model) / _slug(store.about["corpus"]["name"])
-    written: list[Path] = []
-    chosen = _chosen(store, units, layers)
-    total = sum(len(names) for _, names in chosen)
-    described: set[tuple[Path, str]] = set()  # layers of one folder and rate share their rows
-    for unit, names in chosen:
+    parts = {}  # path: unit, layer, level
+    for unit, names in _chosen(store, units, layers):
         for name in names:
             kind = {"C": "local", "D": "decoder"}.get(name[0] if name[1:].isdigit() else "", "contextualized")
             level = root / kind / f"{unit}_level"
             folder = level if unit == "frame" else level / "0"
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"layer_{name[1:] if name[1:].isdigit() else name}.npy"
-            _refuse(path, overwrite)
+            parts[folder / f"layer_{name[1:] if name[1:].isdigit() else name}.npy"] = unit, name, level
+    described: set[tuple[Path, str]] = set()  # layers of one folder and rate share their rows
+    with ExportFolder(store, Path(out), list(parts), overwrite):
+        for n_written, (path, (unit, name, level)) in enumerate(parts.items(), 1):
+            path.parent.mkdir(parents=True, exist_ok=True)
             _stream(store, unit, name, path)
             if (level, _rate(store, unit, name)) not in described:
                 _write_rows(store, unit, name, level)
                 described.add((level, _rate(store, unit, name)))
-            written.append(path)
             if progress:
-                progress(len(written), total)
-    return written
+                progress(n_written, len(parts))
+    return list(parts)
+
+
+class ExportFolder(OutputFolder):
+    """One process's hold on what it exports to a folder; other exports may lie, and be written, beside it.
+
+    Raises StoreError where one of ``paths`` is there already, unless an earlier process that was stopped wrote it.
+    """
+
+    def __init__(self, store: FeatureStore, out: Path, paths: Sequence[Path], overwrite: bool):
+        asked = {"store": store.about["configuration_hash"], "paths": [str(path.relative_to(out)) for path in paths]}
+        lock = f".export-{configuration_hash(asked)[:8]}.lock"  # there as long as the export is not
+        super().__init__(out, "folder of exports", lock, None, lock)
+        there = [] if overwrite or (out / lock).exists() else [path for path in paths if path.exists()]
+        if there:
+            raise StoreError(f"{there[0]} exists already: choose another -o, or replace it with --overwrite")
+
+    def __enter__(self) -> ExportFolder:
+        self.hold(f"the same export to {self.path} is being written by another process: wait for it")
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            (self.path / self.lock).unlink(missing_ok=True)
+        super().__exit__(kind, error, trace)
 
 
 def _write_rows(store: FeatureStore, unit: str, layer: str, level: Path) -> None:
@@ -92,17 +116,14 @@ def export_npz(
     Layers whose frames run at another rate go to ``frame_10ms.npz``. Returns what was written.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
     chosen = _chosen(store, units, layers)
     done, total = 0, sum(len(names) for _, names in chosen)
+    files: dict[Path, tuple[str, list[str]]] = {}  # path: unit, layers
     for unit, names in chosen:
-        tables: dict[str, list[str]] = {}
         for name in names:
-            tables.setdefault(store.about["units"][unit]["rows"][name], []).append(name)
-        for members in tables.values():
-            path = out / f"{unit}{_rate(store, unit, members[0])}.npz"
-            _refuse(path, overwrite)
+            files.setdefault(out / f"{unit}{_rate(store, unit, name)}.npz", (unit, []))[1].append(name)
+    with ExportFolder(store, out, list(files), overwrite):
+        for path, (unit, members) in files.items():
             rows = store.rows(unit, members[0], metadata=False)
             with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
                 for column in rows:
@@ -118,8 +139,7 @@ def export_npz(
                     done += 1
                     if progress:
                         progress(done, total)
-            written.append(path)
-    return written
+    return list(files)
 
 
 def _rate(store: FeatureStore, unit: str, layer: str) -> str:
@@ -154,11 +174,6 @@ def _chosen(store: FeatureStore, units: Sequence[str] | None, layers: str | None
     if not chosen:
         raise UsageError(f"{store.path} has none of the layers {layers} at the units {', '.join(units or store.units)}")
     return chosen
-
-
-def _refuse(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists already: choose another -o, or replace it with --overwrite")
 
 
 def _slug(name: str) -> str:

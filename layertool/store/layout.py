@@ -35,8 +35,8 @@ from layertool.store.schema import (
 
 __all__ = ["MASKED_ROW_DTYPE", "NO_LABEL", "ROW_DTYPE", "SCHEMA", "SHARDS", "UNITS", "row_dtype", "shard_name"]
 
-ABOUT, UTTERANCES, LABELS, INDEX, VIEW, LOCK, PARTS, DAMAGED = (
-    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", ".lock", "parts", "damaged.json",
+ABOUT, UTTERANCES, LABELS, INDEX, VIEW, PARTS, DAMAGED = (
+    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "parts", "damaged.json",
 )  # fmt: skip
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 _CHECKED_ROWS = 2048  # rows at a time whose checksum is computed: they stay in the processor's cache

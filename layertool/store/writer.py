@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,16 @@ import pandas as pd
 
 from layertool.errors import StoreError, UsageError
 from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
+from layertool.folders import OutputFolder
 from layertool.store import layout
-from layertool.store.concluding import conclude, gather, sweep
-from layertool.store.locks import held
+from layertool.store.concluding import conclude, gather
 from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
+
+# What a kill while a store is begun leaves without store.json.
+_OWN = (
+    layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.PARTS, layout.DAMAGED
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Part:
         return f"{layout.PARTS}/{self.rank:05d}-of-{self.of:05d}.jsonl"
 
 
-class StoreWriter:
+class StoreWriter(OutputFolder):
     """One process's hold on a store: made new, or taken up where an earlier run stopped.
 
     ``configuration`` is everything that decides the numbers; ``about`` describes the rest (geometry,
@@ -72,45 +76,24 @@ class StoreWriter:
             raise UsageError(
                 "--overwrite would remove what the other ranks write: remove the store first, then start them"
             )
-        self.path = Path(path)
+        super().__init__(Path(path), "store", layout.ABOUT, _OWN)
         self.configuration, self.part = configuration, part
         self.hash = layout.configuration_hash(configuration)
-        self._check_place()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._locks = ExitStack()
         try:
             busy = f"{self.path} is being written by another layertool process: wait for it, or choose another -o"
-            self._hold(layout.LOCK, shared=part is not None, busy=busy)
+            self.hold(busy, shared=part is not None)
             if part:
                 (self.path / layout.PARTS).mkdir(exist_ok=True)
                 busy = (
                     f"{part} of {self.path} is being written by another process: give each process a --rank of its own"
                 )
-                self._hold(f"{part.file}.lock", shared=False, busy=busy)
+                self.hold(busy, f"{part.file}.lock")
             if overwrite:
                 self._clear()
             self._open(about, utterances, labels)
         except BaseException:
             self.close()
             raise
-
-    def _hold(self, name: str, shared: bool, busy: str) -> None:
-        self._locks.enter_context(held(self.path / name, shared, busy))
-
-    def _check_place(self) -> None:
-        if self.path.is_file():
-            raise StoreError(f"{self.path} is a file, a store is a folder: choose another -o")
-        if self.path.is_dir() and not (self.path / layout.ABOUT).exists():
-            # a kill while a store is begun leaves some of its files without store.json
-            ours = {
-                layout.ABOUT, layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.LOCK, layout.PARTS,
-                layout.DAMAGED,
-            }  # fmt: skip
-            others = sorted(p.name for p in self.path.iterdir())
-            if layout.LOCK in others:  # every store begins with it; without it a file only has the name of ours
-                others = [name for name in others if name not in ours and not name.endswith(".part")]
-            if others:
-                raise StoreError(f"{self.path} is no store but holds other things ({others[0]}): choose another -o")
 
     def _clear(self) -> None:
         # store.json goes last: a kill in between leaves a store that can be cleared again
@@ -167,7 +150,7 @@ class StoreWriter:
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
         if not self.part:  # nobody else writes
             gather(self.path, known)
-            sweep(self.path)
+            self.sweep(layout.SHARDS, layout.PARTS)
         damaged = layout.read_damaged(self.path, about["n_shards"])
         # what a rank writes anew outranks the lines of other files about it
         self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
@@ -228,16 +211,6 @@ class StoreWriter:
                 f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command again"
             )
         conclude(self.path, self.finished)
-
-    def close(self) -> None:
-        """Let go of the store; another process may write it then."""
-        self._locks.close()
-
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
 
 class LooseShards:

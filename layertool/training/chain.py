@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from layertool.errors import StoreError
-from layertool.files import whole_file
+from layertool.files import remove, whole_file
 from layertool.models import pruned
 from layertool.store.layout import configuration_hash
 from layertool.training import compression
@@ -57,7 +57,7 @@ def keep_models(folder: Path, kept: list[str]) -> None:
     for prefix in PREFIXES.values():
         for path in [*folder.glob(f"{prefix}*"), *folder.glob(f".{prefix}*.part")]:
             if path.is_dir() and path.name not in kept:
-                shutil.rmtree(path)
+                remove(path)
 
 
 class Chain:

@@ -24,12 +24,11 @@ from torch import nn
 from layertool.corpora.corpus import Corpus
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.models import pruned
-from layertool.models.checkpoint_files import normalises
+from layertool.models.checkpoint_files import check_apart, normalises
 from layertool.models.checkpoints import load_model, read_config
 from layertool.store import FeatureStore
 from layertool.training import compression
 from layertool.training.chain import LOSSES, PRUNINGS, START, Chain, Compressed, Saved, keep_models
-from layertool.training.opening import check_apart
 from layertool.training.plans import (
     About,
     Pruning,

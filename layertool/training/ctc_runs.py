@@ -20,13 +20,14 @@ import xxhash
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
 from layertool.files import read_json, write_json
+from layertool.models.checkpoint_files import check_apart
 from layertool.training import ctc_models
 from layertool.training.ctc import CTC, PER, PhoneProbe, reinitialise_top
 from layertool.training.ctc_data import Hearing, Material, Parts, Writing, material, transcribe
 from layertool.training.ctc_models import MODEL_FILES, RECORD, Learner
 from layertool.training.ctc_rates import Assessed, assess, write_transcripts
 from layertool.training.encoders import collate, layer_names
-from layertool.training.opening import Opened, check_apart, open_encoder
+from layertool.training.opening import Opened, open_encoder
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.series import forget, log_steps, plain, write_losses
 from layertool.training.session import (

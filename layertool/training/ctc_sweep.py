@@ -9,11 +9,12 @@ from typing import Any
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
+from layertool.models.checkpoint_files import check_apart
 from layertool.training.ctc_data import Parts
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
 from layertool.training.ctc_runs import Recipe, Tuned, assess_run, fine_tune
-from layertool.training.opening import check_apart, open_encoder
+from layertool.training.opening import open_encoder
 from layertool.training.session import Progress, Settings
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers

@@ -20,6 +20,7 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
+from layertool.models.checkpoint_files import check_apart
 from layertool.models.computing import DTYPES, sound
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
@@ -168,10 +169,7 @@ def fine_tune(
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
-    if Path(model).exists() and (
-        out.resolve() == Path(model).resolve() or out.resolve() in Path(model).resolve().parents
-    ):
-        raise UsageError(f"the model {model} lies in {out}, which is to be written: choose another -o")
+    check_apart(model, out)
     place = place_of(device, recipe.precision)
     parts = _parts(corpus, by_target)
     with random_states_kept():

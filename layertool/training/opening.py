@@ -14,14 +14,12 @@ from layertool.audio import read_utterance, standardised
 from layertool.errors import ModelError, UsageError
 from layertool.geometry import SAMPLE_RATE, FrameGeometry, convolution_geometry
 from layertool.models import fairseq, melhubert, pruned
-from layertool.models.checkpoint_files import normalises
+from layertool.models.checkpoint_files import normalises, split_kind
 from layertool.models.checkpoints import files_sha256, load_model, read_config
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.training.encoders import encode, width_of
 from layertool.training.pretraining_networks import EPSILON
-
-_FILES = ("fairseq", "melhubert")  # of MODELs that name a file: KIND:FILE
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ def open_encoder(model: str, statistics: str | None = None) -> Opened:
     ``statistics``: of MelHuBERT's input (``melhubert.features``), None for those of 960 h. Pruned networks open as any.
     Raises ModelError for other models, UsageError for statistics of a model that has none.
     """
-    kind, colon, file = model.partition(":")
-    kind, path = (kind, file) if colon and kind in _FILES else ("", model)
-    if kind == "melhubert" or (not kind and melhubert.is_folder(path)):
+    kind, path = split_kind(model)
+    if kind == "melhubert" or (kind is None and melhubert.is_folder(path)):
         return _melhubert(model, Path(path), statistics or melhubert.DEFAULT_STATISTICS)
     if statistics is not None:
         raise UsageError(f"--statistics is for MelHuBERT; {model} is another model: leave it out")
@@ -128,13 +125,6 @@ def _melhubert(model: str, path: Path, statistics: str) -> Opened:
     sha256 = files_sha256(path, ("*.safetensors",)) if path.is_dir() else file_sha256(path)
     provenance = {"id": path.resolve().name, "revision": None, "sha256": sha256, "step": config.step}
     return Opened(model, network.eval(), provenance, None, EPSILON, statistics)
-
-
-def check_apart(model: str, out: Path) -> None:
-    """Raise UsageError where a model lies in the folder that is to be written."""
-    path = Path(model.partition(":")[2] if model.split(":")[0] in _FILES else model)
-    if path.exists() and out.resolve() in (path.resolve(), *path.resolve().parents):
-        raise UsageError(f"the model {model} lies in {out}, which is to be written: choose another -o")
 
 
 @torch.no_grad()

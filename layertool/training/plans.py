@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from layertool.errors import ModelError, UsageError
 from layertool.models import melhubert, pruned
+from layertool.models.checkpoint_files import path_of
 from layertool.models.checkpoints import read_config
 from layertool.training import compression
 from layertool.training.pretraining_networks import (
@@ -79,7 +80,7 @@ def look(model: str) -> About:
         sizes.get("heads") or [config.num_attention_heads] * n,
         sizes.get("ffn_rows") or [config.intermediate_size] * n,
     )
-    return About(config.model_type, _clusters_of(Path(model) / HEADS), heads, rows)
+    return About(config.model_type, _clusters_of(path_of(model) / HEADS), heads, rows)
 
 
 def _clusters_of(path: Path) -> int:

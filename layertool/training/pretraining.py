@@ -16,8 +16,10 @@ import torch
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
+from layertool.folders import check_outside
 from layertool.geometry import SAMPLE_RATE
 from layertool.models import melhubert
+from layertool.models.checkpoint_files import check_apart
 from layertool.store import FeatureStore
 from layertool.training import targets as clustering
 from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
@@ -108,12 +110,14 @@ def pretrain(
     recipe, out = recipe or Recipe(), Path(out)
     settings = replace(settings or SETTINGS[recipe.model])
     settings = replace(settings, log_steps=log_steps(settings.save_steps))
-    if init and Path(init).exists() and out.resolve() in (Path(init).resolve(), *Path(init).resolve().parents):
-        raise UsageError(f"the model {init} lies in {out}, which is to be written: choose another -o")
+    if init:
+        check_apart(init, out)
     place = place_of(device, settings.precision)
     with random_states_kept():
         torch.manual_seed(settings.seed)
         run, source = prepare(corpus, recipe, settings, targets, init)
+        if targets is not None:
+            check_outside(out, f"the store {targets[0].path}", targets[0].path)
         decided = {"kind": "pre-training", **described(run, corpus, source)}
         with RunFolder(out, RECORD, decided, (LOSSES, TARGETS), (), overwrite) as folder:
             if folder.finished is not None:

@@ -30,7 +30,7 @@ from layertool.errors import ModelError, UsageError
 from layertool.files import write_json
 from layertool.geometry import FrameGeometry, convolution_geometry
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import normalises
+from layertool.models.checkpoint_files import normalises, path_of
 from layertool.models.checkpoints import files_sha256, load_model, read_config
 from layertool.models.foreign import file_sha256
 
@@ -287,7 +287,7 @@ def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
     Raises ModelError for a MODEL of another kind than ``model``.
     """
     if model == "melhubert":
-        path = Path(name.removeprefix("melhubert:"))
+        path = path_of(name)
         network, config = melhubert.load(path)
         if config.stride is None:
             raise ModelError(
@@ -316,5 +316,5 @@ def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
             raise ModelError(f"{name} has no quantiser, which its pre-training needs: take another checkpoint")
         return Wav2Vec2(network, normalises(name, config)), provenance
     built = Hubert(network, n_clusters, normalises(name, config))
-    built.take_heads(Path(name))
+    built.take_heads(path_of(name))
     return built, provenance

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import xxhash
-
 from layertool.errors import StoreError
-from layertool.files import read_json, write_json
+from layertool.files import file_checksum, read_json, write_json
+from layertool.folders import OutputFolder
 from layertool.store.layout import differences
 
-CHECKPOINTS, PART, LOCK, WHOLE = "checkpoints", ".model.part", ".lock", "whole.json"
+_OF_SAFETENSORS = ".tmp" + "[A-Za-z0-9]" * 6  # where it writes a file before that gets its name
+CHECKPOINTS, PART, WHOLE = "checkpoints", ".model.part", "whole.json"
 
 
-class RunFolder:
+class RunFolder(OutputFolder):
     """One process's hold on the folder of a run.
 
     ``record``: name of the JSON file that says what decides the run (``decided``, whose "kind" names what sort of
@@ -35,22 +34,16 @@ class RunFolder:
         passing: Sequence[str] = (),
         overwrite: bool = False,
     ):
-        self.path, self.file, self.decided = path, path / record, decided
+        # a kill before the first record leaves the lock alone
+        super().__init__(path, "trained model", record, ())
+        self.file, self.decided = path / record, decided
         self.outputs, self.passing = outputs, passing
-        if path.is_file():
-            raise StoreError(f"{path} is a file, a trained model is a folder: choose another -o")
-        if path.is_dir() and not self.file.exists() and any(p.name != LOCK for p in path.iterdir()):
-            raise StoreError(f"{path} holds other things than a trained model: choose another -o")
         self._read()
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(path / LOCK, "a")  # noqa: SIM115 - held until close()
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"{path} is being trained by another process: wait for it, or choose another -o"
-                ) from error
+            self.hold(f"{path} is being trained by another process: wait for it, or choose another -o")
+            self.sweep()
+            for stale in path.glob(_OF_SAFETENSORS):
+                stale.unlink()
             self._begin(overwrite)
         except BaseException:
             self.close()
@@ -137,23 +130,11 @@ class RunFolder:
         if not keep_checkpoints:
             shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
-    def close(self) -> None:
-        """Let go of the folder."""
-        if not self._lock.closed:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
 
 def mark_whole(checkpoint: Path) -> None:
     """Say that a checkpoint is whole: called when all of its files are written."""
     sums = {
-        path.name: _checksum(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE
+        path.name: file_checksum(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE
     }
     write_json(checkpoint / WHOLE, sums)
 
@@ -165,14 +146,6 @@ def whole_checkpoints(folder: Path) -> dict[int, Path]:
         step = path.name.rpartition("-")[2]
         if step.isdecimal() and (path / WHOLE).exists():
             sums = read_json(path / WHOLE, "the checksums of a checkpoint")
-            if all((path / name).is_file() and _checksum(path / name) == sums[name] for name in sums):
+            if all((path / name).is_file() and file_checksum(path / name) == sums[name] for name in sums):
                 found[int(step)] = path
     return dict(sorted(found.items()))
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()

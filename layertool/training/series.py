@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layertool.files import whole_file
+from layertool.files import remove, whole_file
 from layertool.training.session import Loss
 
 MOST_LOG_STEPS = 50
@@ -24,7 +23,7 @@ def forget(folder: Path, last: int) -> None:
     for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
         step = path.name.removeprefix("step-")
         if not step.isdecimal() or int(step) > last:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def models_of(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ drawn, cropped or masked at random is a function of the seed and of its place in
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from layertool.errors import ModelError, UsageError
+from layertool.files import remove, whole_folder
 from layertool.models.computing import DTYPES, check_dtype, choose_device, sound
 from layertool.training.runs import mark_whole, whole_checkpoints
 
@@ -241,9 +241,8 @@ def random_states_kept() -> Iterator[None]:
 
 def write_model(run: Path, step: int, save: Callable[[Path], object]) -> Path:
     """Write a model as ``run/step-STEP``, whole or not at all: a folder that every command takes as MODEL."""
-    out, part = run / f"step-{step}", run / f".step-{step}.part"
-    for folder in (part, out):
-        shutil.rmtree(folder, ignore_errors=True)
-    save(part)
-    os.replace(part, out)
+    out = run / f"step-{step}"
+    remove(out)
+    with whole_folder(out) as part:
+        save(part)
     return out

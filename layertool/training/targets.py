@@ -21,6 +21,7 @@ from layertool.errors import CorpusError, StoreError, UsageError
 from layertool.files import whole_file
 from layertool.geometry import FRAME_HOP, SAMPLE_RATE
 from layertool.models import melhubert
+from layertool.models.checkpoint_files import path_of
 from layertool.store import FeatureStore
 
 FILE = "targets.npz"  # in the folder of a run
@@ -261,8 +262,9 @@ def learned(model: str, frames: Frames, n_clusters: int) -> Targets | None:
 
     Raises UsageError where ``frames`` are other features than it learned clusters of, or the clusters are others in number.
     """
-    path = Path(model).resolve().parent / FILE
-    if not Path(model).is_dir() or not path.exists():
+    place = path_of(model)
+    path = place.resolve().parent / FILE
+    if not place.is_dir() or not path.exists():
         return None
     known = load(path)
     features = {key: _of_features(known.decided).get(key) for key in _of_features(frames.decided)}

@@ -13,9 +13,10 @@ import pytest
 import small
 
 import layertool
+from layertool import folders
 from layertool.errors import StoreError, UsageError
 from layertool.extractors.ranks import part_of, part_of_job
-from layertool.store import FeatureStore, StoreWriter, layout, locks, verify
+from layertool.store import FeatureStore, StoreWriter, layout, verify
 from layertool.store.concluding import merge
 from layertool.store.writer import Part
 
@@ -149,7 +150,7 @@ def test_a_file_system_without_locks(corpus, tmp_path, monkeypatch):
     def none(_file, _how):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", none)
+    monkeypatch.setattr(folders.fcntl, "flock", none)
     with pytest.warns(UserWarning, match="has no locks"):
         rank(corpus, tmp_path / "s", 0, 3)
 
