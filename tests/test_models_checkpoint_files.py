@@ -840,9 +840,9 @@ def test_a_whisper_without_blocks(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([1, 2], "cannot be opened as a model"),
-        (torch.nn.Linear(2, 2), "asks to run code while its weights are read"),
-        (b"<html>not found</html>" * 9, "has a file of weights that is damaged or none of PyTorch"),
+        ([1, 2], "holds a list, a checkpoint is a dict"),
+        (torch.nn.Linear(2, 2), "layertool does not run code of a checkpoint"),
+        (b"<html>not found</html>" * 9, "is cut short or no checkpoint of torch"),
     ],
 )
 def test_files_of_pytorch_without_weights(tmp_path, content, says):

@@ -43,7 +43,7 @@ _OURS = ("is_multilingual", "forced_decoder_ids")  # what is read here beyond th
 _COUNTS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_adapter_layers", "num_feat_extract_layers")
 _MOST_PARTS = 1000  # of a network without file
 _TIMES_THE_FILE, _FREE = 8, 1_000_000  # numbers: an encoder alone may come without its decoder (Whisper's classifiers)
-_SHOWN = 160
+_SHOWN = 400
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
