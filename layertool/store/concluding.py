@@ -88,18 +88,19 @@ def write_view(store: Path, finished: Mapping[int, dict]) -> None:
     with whole_file(store / layout.VIEW) as temporary:
         sheltered = Sheltered(temporary, store / layout.VIEW)
         with h5py.File(sheltered, "w") as view:
-            _fill_view(view, schema.contents(about), list(finished.values()), utterances, labels)
+            fill_view(view, schema.contents(about), list(finished.values()), utterances, labels)
         sheltered.close()
         sheltered.check()
 
 
-def _fill_view(
+def fill_view(
     view: h5py.File,
     contents: Mapping[str, schema.Content],
     entries: list[dict],
     utterances: pd.DataFrame,
     labels: Mapping[str, list[str]],
 ) -> None:
+    """Write into ``view``, a new file, what ``write_view`` says; ``entries``: lines of the index, in the order of shards."""
     text = h5py.string_dtype()
     for column in utterances:
         values = utterances[column]

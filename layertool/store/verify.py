@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from layertool.errors import StoreError
 from layertool.store import layout, schema
+from layertool.store.concluding import fill_view
 from layertool.store.reader import FeatureStore
 from layertool.store.shards import DAMAGE, dataset_problem, linked, misplaced, outside
 
 _MOST_NAMED = 100  # of shards that are missing
+_PATIENCE_SECONDS = 60  # with a view that is not as it was written
+_AGAIN = "run the same extract command again (or layertool store merge), it is written anew"
 
 
 def verify(store: FeatureStore, progress: Callable[[float, float], None] | None = None) -> list[str]:
@@ -115,11 +124,44 @@ def _problems_of_rows(
 
 
 def _check_view(store: FeatureStore) -> list[str]:
-    again = "run the same extract command again (or layertool store merge), it is written anew"
     if problem := layout.foreign(store.path, layout.VIEW):
-        return [f"{problem}: {again}"]
+        return [f"{problem}: {_AGAIN}"]
     if not (store.path / layout.VIEW).exists():
-        return [f"{layout.VIEW} is missing: {again}"] if store.finished else []
+        return [f"{layout.VIEW} is missing: {_AGAIN}"] if store.finished else []
+    return [] if _is_as_written(store) else _problems_of_view_elsewhere(store)
+
+
+def _is_as_written(store: FeatureStore) -> bool:
+    """Whether the view is, byte for byte, what a run would write now."""
+    made = io.BytesIO()
+    with h5py.File(made, "w") as view:
+        fill_view(view, store.contents, list(store.index.values()), store.utterances, store.labels)
+    path = store.path / layout.VIEW
+    return path.stat().st_size == made.getbuffer().nbytes and path.read_bytes() == made.getvalue()
+
+
+def _problems_of_view_elsewhere(store: FeatureStore) -> list[str]:
+    """``problems_of_view`` by another process: HDF5's library crashes on some damage, and then only that one ends."""
+    code = (
+        "import json, sys; from layertool.store.verify import FeatureStore, problems_of_view; "
+        "print(json.dumps(problems_of_view(FeatureStore(sys.argv[1], allow_unfinished=True))))"
+    )
+    places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(store.path)],
+            capture_output=True, env=os.environ | {"PYTHONPATH": places}, timeout=_PATIENCE_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return [f"{layout.VIEW} is damaged (it was not read in {_PATIENCE_SECONDS} s): {_AGAIN}"]
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip().splitlines() if done.returncode > 0 else []
+        return [f"{layout.VIEW} is damaged ({why[-1] if why else 'HDF5 crashes on it'}): {_AGAIN}"]
+    return json.loads(done.stdout)
+
+
+def problems_of_view(store: FeatureStore) -> list[str]:
+    """What is wrong with ``store.h5``, which other programs read."""
     try:
         with h5py.File(store.path / layout.VIEW, "r") as view:
             problems = [problem for name in store.contents if (problem := _problem_of_matrix(store, view, name))]
@@ -138,7 +180,7 @@ def _check_view(store: FeatureStore) -> list[str]:
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems
     except DAMAGE as error:
-        return [f"{layout.VIEW} is damaged ({error}): {again}"]
+        return [f"{layout.VIEW} is damaged ({error}): {_AGAIN}"]
 
 
 def _texts(view: h5py.File, name: str, n: int) -> list[str]:
