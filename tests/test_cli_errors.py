@@ -39,7 +39,7 @@ def fails(code: int, arguments, *says) -> str:
     assert lines[-1].startswith("Error: "), result.stderr
     assert sum(line.startswith("Error: ") for line in lines) == 1
     if "Usage: " not in result.stderr:  # click's own errors have two lines before
-        assert len(lines) == 1, result.stderr
+        assert all(line.startswith("note: ") for line in lines[:-1]), result.stderr
     for text in says:
         assert str(text) in lines[-1], lines[-1]
     return lines[-1]

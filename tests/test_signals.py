@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    small.corpus(folder, n_utterances=60).write(folder / "corpus")
+    small.corpus(folder, n_utterances=120).write(folder / "corpus")
     models.save("wav2vec2-base", folder / "net")
     command = [
         sys.executable,

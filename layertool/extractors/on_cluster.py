@@ -25,8 +25,7 @@ from layertool.extractors.prepare import Options, Prepared, prepare
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
-from layertool.store import FeatureStore, StoreWriter
-from layertool.store.concluding import sweep
+from layertool.store import FeatureStore, StoreWriter, layout
 from layertool.store.layout import differences
 from layertool.store.writer import LooseShards
 
@@ -238,7 +237,7 @@ class _Team:
             self._tell(())
         finally:
             _end(everyone)
-            sweep(self.store.path)  # what they were writing
+            self.store.sweep(layout.SHARDS)  # what they were writing
 
     def _goes_on(self, one: _Running) -> bool:
         """Take what a worker says next; False when it has no more to say, or is dead."""

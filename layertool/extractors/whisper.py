@@ -87,7 +87,9 @@ class WhisperExtractor(Extractor):
         self._tokenizer: Any = None
 
     def padded_samples(self, n_samples: int) -> int:
-        return n_samples if self.encoder_window == "exact" else WINDOW_SAMPLES
+        if self.encoder_window == "exact":
+            return -(-n_samples // MODEL_HOP) * MODEL_HOP  # whole frames
+        return WINDOW_SAMPLES
 
     def first_layer(self, parameter: str) -> str | None:
         half, _, rest = parameter.partition(".")

@@ -72,8 +72,10 @@ def read_config(model: str) -> Any:
         kind = raw.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             if "auto_map" in raw:
+                named = raw["auto_map"]
+                code = ", ".join(map(str, named.values())) if isinstance(named, dict) else str(named)
                 raise ModelError(
-                    f"{name} wants to run code that comes with the checkpoint (auto_map: {str(raw['auto_map'])[:200]}); layertool "
+                    f"{name} wants to run code that comes with the checkpoint ({code[:200]}); layertool "
                     "never does that: convert it to a family that transformers has"
                 )
             if not isinstance(kind, str):

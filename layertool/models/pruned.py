@@ -337,7 +337,8 @@ def load(folder: Path | str) -> Any:
     folder = Path(folder)
     if melhubert.is_folder(folder):
         return melhubert.load(folder)[0]
-    refuse_adapter(str(folder), None)
+    if folder.is_dir():
+        refuse_adapter(str(folder), None)
     config = read_config(folder)
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)

@@ -140,7 +140,7 @@ def check_size(name: str, config: Any, opener: Any, sizes: Sequence[int] | None)
     ``sizes``: how many numbers each of their tensors has; without files (None), the network must fit the memory.
     """
     check_counts(name, config, None if sizes is None else len(sizes))
-    with torch.device("meta"):  # takes no memory
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # takes no memory, draws nothing
         twin = opener.from_config(copy.deepcopy(config), trust_remote_code=False)
     wanted, memory = sum(one.numel() for one in twin.parameters()), memory_bytes()
     if sizes is not None and wanted > _TIMES_THE_FILE * sum(sizes) + _FREE:

@@ -94,10 +94,12 @@ def test_tokens_that_training_has_not(tmp_path):
 
 def test_corpora_that_cannot_be_written_down(tmp_path):
     with pytest.raises(CorpusError, match=r"no texts \(column 'text', columns there: speaker\): add the column"):
-        characters(corpus(tmp_path, texts=None, speaker=["a", "b", "c"]))
+        characters(corpus(tmp_path, texts=None, segments=[(0, "phone", 0, 500, "ae")], speaker=["a", "b", "c"]))
+    with pytest.raises(CorpusError, match="'u0' of synthetic has no text"):  # the others have words
+        characters(corpus(tmp_path, texts=None))
     for empty in (None, "", " \n"):
         with pytest.raises(CorpusError, match="utterance 'u1' of synthetic has no text"):
-            characters(corpus(tmp_path, texts=["a", empty, "b"]))
+            characters(corpus(tmp_path, texts=["a", empty, "b"], segments=[]))
     with pytest.raises(CorpusError, match=r"'u2' has a '\|'"):
         characters(corpus(tmp_path, texts=["a", "b", "c|d"]))
     with pytest.raises(CorpusError, match="no utterance 'u9'"):
