@@ -340,6 +340,7 @@ CASES = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", CASES)
 def test_intervals_hold_what_they_are_about(name, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # stores here need not outlive a power cut

@@ -185,6 +185,7 @@ def test_a_file_that_changes_between_its_windows_is_left_out(tiny, tmp_path, mon
 
 
 @needs_proc
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("minutes", "model", "unit"),
     [
