@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import soxr
@@ -142,34 +142,6 @@ def read(
     the samples unusable, and where there are not ``n_samples``.
     """
     return _joined(stream(path, sample_rate, channel, start, end, n_samples))
-
-
-class Moments(NamedTuple):
-    """Mean and variance of a waveform."""
-
-    mean: np.float64
-    variance: np.float64
-
-
-def moments(blocks: Iterable[np.ndarray]) -> Moments:
-    """Mean and variance of a waveform that comes in blocks (Chan, Golub and LeVeque 1983, equation 2.1)."""
-    n, mean, squares = 0, np.float64(0), np.float64(0)
-    for block in blocks:
-        if k := len(block):
-            difference = block.mean(dtype=np.float64) - mean
-            mean += difference * (k / (n + k))
-            squares += k * block.var(dtype=np.float64) + difference**2 * (n * (k / (n + k)))
-            n += k
-    return Moments(mean, squares / max(n, 1))
-
-
-def standardised(waveform: np.ndarray, epsilon: float, of: Moments | None = None) -> np.ndarray:
-    """A waveform with zero mean and unit variance, float32. ``of``: of the whole of it, where it is a part.
-
-    ``epsilon``: added to the variance.
-    """
-    mean, variance = of or (waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64))
-    return ((waveform - mean) / np.sqrt(variance + epsilon)).astype(np.float32)
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -21,6 +21,7 @@ FLOORS = [
         "columns",
         "audio_files",
         "resampling",
+        "waveforms",
     },
     {"folders"},
     {"audio", "store", "results", "models"},

@@ -388,6 +388,8 @@ def guard(folder: Path, broken: list[str]) -> None:
     )
 
     def hook(event: str, arguments: tuple) -> None:
+        if event == "subprocess.Popen" and arguments[0] == sys.executable and "problems_of_view" in arguments[1][2]:
+            return  # verify has a view that HDF5 may crash on read by another process of ours
         if event in (
             "os.system",
             "os.exec",

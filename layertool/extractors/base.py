@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from layertool.audio import Moments, standardised
 from layertool.errors import UsageError, tell
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window
 from layertool.layers import summary
-from layertool.models.checkpoints import refuse_lacking
+from layertool.waveforms import Moments, standardised
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,8 @@ class Extractor(ABC):
 
     def check_whole(self, layers: Sequence[str]) -> None:
         """Raise ModelError where ``layers`` are computed from weights that the checkpoint lacks; tell of others."""
+        from layertool.models.checkpoints import refuse_lacking  # more than the native extractor of fairseq needs
+
         order = {name: k for k, name in enumerate(self.layers)}
         top = max(order[name] for name in layers)
         firsts = {

@@ -10,7 +10,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from layertool import audio
+from layertool import audio, waveforms
 from layertool.errors import AudioError, LayertoolError
 from layertool.extractors import plan
 from layertool.extractors.base import Item
@@ -122,7 +122,7 @@ def _items(prepared: Prepared, position: int, utterance: str, source: tuple, tex
     windows = prepared.windows(n_samples)
     is_streamed = len(windows) > 1 and extractor.is_streaming
     if is_streamed:  # once for its moments, and for whatever is wrong with it; then window by window
-        normalise = partial(extractor.normalise, of=audio.moments(audio.stream(*source)))
+        normalise = partial(extractor.normalise, of=waveforms.moments(audio.stream(*source)))
     else:
         waveform = audio.read(*source)
     needed = {

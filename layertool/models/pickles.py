@@ -276,6 +276,7 @@ def _name(module: Any, name: Any) -> Name:
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("a name that is no text")
     module = {"__builtin__": "builtins"}.get(module, module)
+    name = "int" if (module, name) == ("builtins", "long") else name  # of Python 2, which protocol 2 writes
     if not _SETTINGS.fullmatch(text := f"{module}.{name}"):
         raise ModelError(
             f"it asks for {text[:120]!r} while it is read, which is not known to be harmless: layertool does not run "

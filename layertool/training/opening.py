@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.audio import read_utterance, standardised
+from layertool.audio import read_utterance
 from layertool.errors import ModelError, UsageError
 from layertool.geometry import SAMPLE_RATE, FrameGeometry, convolution_geometry
 from layertool.models import fairseq, melhubert, pruned
@@ -20,6 +20,7 @@ from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.training.encoders import encode, width_of
 from layertool.training.pretraining_networks import EPSILON
+from layertool.waveforms import standardised
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.audio import read_utterance, standardised
+from layertool.audio import read_utterance
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 from layertool.geometry import FrameGeometry
 from layertool.models import melhubert
 from layertool.training.pretraining_networks import EPSILON
 from layertool.training.targets import Targets, check_count
+from layertool.waveforms import standardised
 
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]

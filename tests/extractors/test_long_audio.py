@@ -13,7 +13,7 @@ import soxr
 from commands import run as command
 
 import layertool
-from layertool import audio
+from layertool import audio, waveforms
 from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
@@ -97,7 +97,7 @@ def test_blocks_are_the_whole_resampled_at_once(rate, kind, tmp_path):
 def test_moments_of_blocks_are_those_of_the_whole():
     waveform = 0.3 + small.noise(100_003)
     cuts = [0, 0, 1, 70_000, 70_007]
-    found = audio.moments(waveform[a:b] for a, b in zip(cuts, [*cuts[1:], len(waveform)], strict=True))
+    found = waveforms.moments(waveform[a:b] for a, b in zip(cuts, [*cuts[1:], len(waveform)], strict=True))
     whole = waveform.astype(np.longdouble)
     np.testing.assert_allclose(found, [whole.mean(), whole.var()], rtol=1e-12)
     assert (

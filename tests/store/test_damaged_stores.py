@@ -662,21 +662,13 @@ def test_what_does_not_change_a_store_is_no_error(made, place):
     np.testing.assert_array_equal(half.read("phone", "mel"), expected)
     whole = FeatureStore(path)
     merge(path)
-    assert verify(half) == ["shard 2 of 3 is not in the index"] + [
-        f"store.h5, {unit}/{name}: {n} rows instead of {n - m}" for unit, name, n, m in _left_out(whole)
-    ]
+    assert verify(half) == ["shard 2 of 3 is not in the index"]  # the view is of the whole, which is there now
     for one in path.rglob("*"):
         os.utime(one)
     (place / "link").symlink_to(path)
     for store in (whole, FeatureStore(place / "link")):
         np.testing.assert_array_equal(store.read("phone", "mel"), FeatureStore(made / "store").read("phone", "mel"))
         assert verify(store) == []
-
-
-def _left_out(store: FeatureStore):
-    last = store.index[2]["rows"]
-    for name, content in store.contents.items():
-        yield (*name.split("/"), sum(e["rows"][content.table] for e in store.index.values()), last[content.table])
 
 
 def test_a_checksum_is_computed_once(place, monkeypatch):
