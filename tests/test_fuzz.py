@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import struct
+import subprocess
 import sys
 import traceback
 import warnings
@@ -459,27 +460,15 @@ def case_quietly(case, folder: Path, number: int) -> str | None:
 
 
 def run_apart(kind: str, numbers: range, folder: Path) -> str:
-    """What is wrong with the cases, in a forked process."""
-    out = folder / "wrong.txt"
+    """What is wrong with the cases, in a process of their own: one that is forked from threads may abort."""
+    out, work = folder / "wrong.txt", folder / "work"
     out.touch()
-    work = folder / "work"
     work.mkdir()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with open(out, "a") as file:
-                os.dup2(os.open(folder / "noise.txt", os.O_CREAT | os.O_WRONLY), 2)
-
-                def say(text: str) -> None:
-                    file.write(f"{kind}, {text}\n")
-                    file.flush()
-
-                run(kind, numbers, work, say)
-                code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
+    command = [sys.executable, "-B", __file__, kind, str(numbers.start), str(numbers.stop), str(out), str(work)]
+    # what Arrow and threads reserve without using it counts as address space, which is bounded here
+    frugal = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+    with open(folder / "noise.txt", "w") as noise:
+        status = subprocess.run(command, stderr=noise, env=frugal).returncode
     return out.read_text() + (f"the process ended with {status}" if status else "")
 
 
@@ -495,9 +484,20 @@ def test_thousands_of_damaged_files_end_in_a_sentence(kind, tmp_path):
     assert run_apart(kind, range(1000, 1000 + KINDS[kind][3]), tmp_path) == ""
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and len(sys.argv) < 6:
     make, case, *_ = KINDS[sys.argv[1]]
     there = Path(sys.argv[3])
     there.mkdir(exist_ok=True)
     make(there)
     print(case_quietly(case, there, int(sys.argv[2])))
+
+
+if __name__ == "__main__" and len(sys.argv) == 6:  # as ``run_apart`` asks
+    kind_of, first, last, wrong, place = sys.argv[1:]
+    with open(wrong, "a") as file:
+        run(
+            kind_of,
+            range(int(first), int(last)),
+            Path(place),
+            lambda text: print(f"{kind_of}, {text}", file=file, flush=True),
+        )
