@@ -110,10 +110,9 @@ def held_out(
         parts = whole - folds[dev] - folds[test], folds[dev], folds[test]
         control_parts = whole_control - control[dev] - control[test], control[test]
         for cut, mine in _by_cut(variants, share):
-            train, dev_rows, test_rows = parts if published else _standardised(parts, whole, cut)
-            train_control, test_control = (
-                control_parts if published else _standardised(control_parts, whole_control, cut)
-            )
+            as_they_are = published or cut is not None  # by the scales SVCCA chooses what it cuts away
+            train, dev_rows, test_rows = _scaled(parts, whole, as_they_are)
+            train_control, test_control = _scaled(control_parts, whole_control, as_they_are)
             solver = cca.Solver(train, cut, deleting=published)
             best = _choose(solver, dev_rows, mine, eps_grid)
             control_solver = cca.Solver(train_control, cut, like=solver, deleting=published)
@@ -132,9 +131,9 @@ def _by_cut(variants: Sequence[str], share: float | None) -> Iterator[tuple[floa
         yield cut, [variant for variant in variants if cuts[variant] == cut]
 
 
-def _standardised(parts: Sequence[Moments], whole: Moments, cut: float | None) -> Sequence[Moments]:
-    """Moments with the columns divided by their standard deviations on the first part; as they are where SVCCA cuts."""
-    if cut is not None:
+def _scaled(parts: Sequence[Moments], whole: Moments, as_they_are: bool) -> Sequence[Moments]:
+    """Moments with the columns divided by their standard deviations on the first part, unless they stay as they are."""
+    if as_they_are:
         return parts
     by = standard_scales(parts[0], whole)
     return [part.scaled(*by) for part in parts]
@@ -221,7 +220,7 @@ def in_sample(
     def fitted(rows: Moments, like: Moments) -> dict[str, tuple[float, int]]:
         out: dict[str, tuple[float, int]] = {}
         for cut, mine in _by_cut(variants, share):
-            (rows_in,) = [rows] if published else _standardised([rows], like, cut)
+            (rows_in,) = _scaled([rows], like, published or cut is not None)
             fit = cca.Solver(rows_in, cut, deleting=published).fit(eps, eps)
             out |= {name: (value, len(fit.correlations)) for name, value in scores(fit, rows_in, mine).items()}
         return out
