@@ -17,6 +17,7 @@ import click
 from layertool.commands import output
 from layertool.commands.options import HELP
 from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.layerwise import ANALYSES
 from layertool.spelling import is_text
 
 COMMANDS = {
@@ -27,11 +28,11 @@ COMMANDS = {
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
     "store": "layertool.commands.store:store",
-    "cca": "layertool.commands.correlation:cca",
-    "cka": "layertool.commands.similarity:cka",
-    "mi": "layertool.commands.correlation:mi",
+    "cca": "",
+    "cka": "",
+    "mi": "",
+    "speat": "",
     "probe": "layertool.commands.probe:probe",
-    "speat": "layertool.commands.bias:speat",
     "lexical": "layertool.commands.lexical:lexical",
     "pretrain": "layertool.commands.pretrain:pretrain",
     "compress": "layertool.commands.compress:compress",
@@ -125,6 +126,10 @@ class Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in ANALYSES:
+            from layertool.commands.analyses import command
+
+            return command(cmd_name)
         module, attribute = COMMANDS[cmd_name].split(":")
         return getattr(importlib.import_module(module), attribute)
 

@@ -139,7 +139,7 @@ def _refuse(asked: dict, freeze: bool, weighted_sum: bool, sweeps: bool, plot: P
 
 
 def _parts(asked: dict):
-    from layertool.analysis.rows import parse_where
+    from layertool.layerwise.rows import parse_where
     from layertool.training.ctc_data import Parts
 
     given = {part: parse_where(where) for part in ("train", "dev", "test") if (where := asked[f"{part}_where"])}

@@ -63,6 +63,11 @@ def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -
     _print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def shown(text: str) -> None:
+    """Print a table that was made elsewhere."""
+    _print(text)
+
+
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, one a line, under a title."""
     width = max(len(name) for name, _ in pairs)
@@ -154,7 +159,7 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
 
 def scores(rows) -> None:
     """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
-    from layertool.results import is_matrix
+    from layertool.result_rows import is_matrix
 
     for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
         if is_matrix(part):
@@ -202,7 +207,7 @@ def _curves(title: str, rows) -> None:
 
 def without_baselines(rows) -> tuple:
     """The rows of layers, and a line for each of the others."""
-    from layertool.results import BASELINE
+    from layertool.result_rows import BASELINE
 
     are = rows["layer"] == BASELINE
     lines = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layertool.analysis.rows import Condition, holds
+from layertool.layerwise.rows import Condition, holds
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
 from layertool.training.ctc import check_reachable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.training.ctc_data import Writing
 from layertool.training.ctc_rates import ANALYSIS, EMPTY, LAYER, WEIGHT, Assessed, Rate, bootstrap_rate
 from layertool.training.ctc_runs import Recipe, Tuned

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from layertool.analysis.rows import Condition, holds
+from layertool.layerwise.rows import Condition, holds
 from layertool.errors import CorpusError, UsageError
 
 _REQUIRED = ("responses", "counts")

@@ -10,11 +10,11 @@ import pandas as pd
 
 from layertool import columns, resampling
 from layertool.analysis import folds, mi
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import Condition, Rows
-from layertool.analysis.views import LayerView, turned
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.rows import Condition, Rows
+from layertool.layerwise.views import LayerView, turned
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.layerwise.stores import (
     Progress,
     Say,
     check_same_model,
@@ -27,11 +27,11 @@ from layertool.feed.common import (
     speech_of,
     unit_of,
 )
-from layertool.feed.dealing import PERMUTED, TURNED, by_utterance
-from layertool.feed.parallel import one_by_one
+from layertool.layerwise.folds import PERMUTED, TURNED, by_utterance
+from layertool.layerwise.engine import one_by_one
 from layertool.geometry import SAMPLE_RATE
 from layertool.layers import summary
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 TIERS = ("phone", "word")  # other labels are columns

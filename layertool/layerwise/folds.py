@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from layertool.analysis import folds
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import Rows
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.rows import Rows
 from layertool.errors import UsageError
 from layertool.store import FeatureStore
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from layertool.analysis.rows import Rows
+from layertool.layerwise.rows import Rows
 from layertool.errors import RowError, UsageError
 from layertool.geometry import MODEL_HOP
 from layertool.store import FeatureStore
