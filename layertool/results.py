@@ -42,23 +42,32 @@ class Results:
 
         return tables.html(self.rows) + figures.svg(self.rows)
 
-    def text(self, brief: bool = False, **how: Any) -> str:
-        """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""
-        return tables.text(self.rows, brief, **how)
+    def text(self, brief: bool = False, **axis: Any) -> str:
+        """The rows as tables of 80 columns for a terminal.
+
+        ``brief``: the main metrics, without intervals; ``axis``: ``x``, ``reference`` and ``names`` as ``plot`` has them.
+        """
+        return tables.text(self.rows, brief, **axis)
 
     def write(self, file: Path | str) -> Path:
         """Write the rows as .csv, .parquet or .json, whole or not at all."""
         return result_rows.write(self.rows, file)
 
-    def plot(self, file: Path | str | None = None, **how: Any) -> Figure:
+    def plot(
+        self,
+        file: Path | str | None = None,
+        x: str = "layer",
+        reference: Path | str | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Figure:
         """The figure; with ``file`` it is written, too, as .png, .pdf or .svg.
 
-        ``how``: ``x`` is the axis ("layer", "depth", "step" or "parameters" removed from the store ``reference``), ``names`` are
-        labels of the stores, in their order.
+        ``x``: the axis: "layer", "depth", "step", or "parameters", removed from the store ``reference`` (default: the
+        largest); ``names``: labels of the stores, in their order. Raises UsageError for rows without that axis.
         """
         from layertool import figures
 
-        return figures.draw(self.rows, file, **how)
+        return figures.draw(self.rows, file, x, reference, names)
 
     def report(self, file: Path | str) -> Path:
         """One HTML page of the rows: figures, tables, methods and provenance."""
