@@ -101,10 +101,8 @@ class Option:
             )
             raise UsageError(f"{self.flag} takes {what}{', separated by commas' if self.many else ''}, not '{given}'")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
-            bounds = " and ".join(
-                filter(None, (low is not None and f"{low:g} or more", high is not None and f"{high:g} or less"))
-            )
-            raise UsageError(f"{self.flag} {given} cannot be: it is {bounds}")
+            bounds = [f"{low:g} or more"] * (low is not None) + [f"{high:g} or less"] * (high is not None)
+            raise UsageError(f"{self.flag} {given} cannot be: it is {' and '.join(bounds)}")
         return number
 
 
@@ -122,7 +120,7 @@ def listed(given: Any) -> Iterator[Any]:
 
 
 @cache
-def options_of(declared: type) -> tuple[Option, ...]:
+def options_of(declared: Any) -> tuple[Option, ...]:
     """The options that a class declares: its own first, then those of its bases, each in their order."""
     hints, bases = typing.get_type_hints(declared), declared.__mro__
     known = {one.name: one for one in fields(declared) if "decides" in one.metadata}

@@ -36,6 +36,11 @@ FORMERLY = {
     "mean CCA": "mean cca",
     "mean squared CCA": "mean squared cca",
     "SVCCA": "svcca",
+    "MI (nats)": "mi",
+    "MI/H(label)": "normalized mi",
+    "adjusted MI": "adjusted mi",
+    "corrected MI (nats)": "corrected mi",
+    "V-measure": "v-measure",
 }
 
 
