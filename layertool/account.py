@@ -1,6 +1,6 @@
 """What there is to say to a person about something: facts, tables and notes as values, and numbers in words.
 
-Functions of the library return an ``Account``; the command line prints it (``commands.output.show``), a notebook may too.
+Functions of the library return an ``Account``; the command line prints it (``commands.output.show``).
 """
 
 from __future__ import annotations

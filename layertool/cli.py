@@ -18,6 +18,7 @@ import click
 from layertool.commands import output
 from layertool.commands.options import HELP, renamed
 from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.layerwise import ANALYSES
 from layertool.spelling import is_text
 
 COMMANDS = {
@@ -28,11 +29,11 @@ COMMANDS = {
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
     "store": "layertool.commands.store:store",
-    "cca": "layertool.commands.correlation:cca",
-    "cka": "layertool.commands.similarity:cka",
-    "mi": "layertool.commands.correlation:mi",
+    "cca": "",
+    "cka": "",
+    "mi": "",
+    "speat": "",
     "probe": "layertool.commands.probe:probe",
-    "speat": "layertool.commands.bias:speat",
     "lexical": "layertool.commands.lexical:lexical",
     "pretrain": "layertool.commands.training:pretrain",
     "compress": "layertool.commands.training:compress",
@@ -126,6 +127,10 @@ class Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in ANALYSES:
+            from layertool.commands.analyses import command
+
+            return command(cmd_name)
         module, attribute = COMMANDS[cmd_name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -194,7 +199,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back. For tables, the system's will do.
+    # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back: for
+    # tables, the system's will do.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     sys.exit(cli())
 

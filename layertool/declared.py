@@ -1,13 +1,14 @@
-"""Options that are declared once: fields of a frozen dataclass, which checks them and which commands make their options of."""
+"""Options that are declared once: fields of a frozen dataclass, which checks them; commands make their options of them."""
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from layertool.errors import UsageError
 
@@ -35,7 +36,7 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares: its Python ``name``, the ``flags`` of the command line, the ``kind`` of one value, whether it takes ``many``."""
+    """What a field declares: its Python ``name``, the command line's ``flags``, the ``kind`` of a value, whether there are ``many``."""
 
     name: str
     flags: tuple[str, ...]
@@ -68,7 +69,10 @@ class Option:
             return parse(given)
         if not self.many:
             return self._one(given)
-        return tuple(dict.fromkeys(self._one(part) for part in listed(given)))
+        parts = tuple(dict.fromkeys(self._one(part) for part in listed(given)))
+        if not parts:
+            raise UsageError(f"{self.flag} names nothing: type one or several, separated by commas")
+        return parts
 
     def _one(self, given: Any) -> Any:
         if self.choices:
@@ -97,10 +101,8 @@ class Option:
             )
             raise UsageError(f"{self.flag} takes {what}{', separated by commas' if self.many else ''}, not '{given}'")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
-            bounds = " and ".join(
-                filter(None, (low is not None and f"{low:g} or more", high is not None and f"{high:g} or less"))
-            )
-            raise UsageError(f"{self.flag} {given} cannot be: it is {bounds}")
+            bounds = [f"{low:g} or more"] * (low is not None) + [f"{high:g} or less"] * (high is not None)
+            raise UsageError(f"{self.flag} {given} cannot be: it is {' and '.join(bounds)}")
         return number
 
 
@@ -117,11 +119,16 @@ def listed(given: Any) -> Iterator[Any]:
             yield part
 
 
-@cache
-def options_of(declared: type) -> tuple[Option, ...]:
-    """The options that a class declares, in their order."""
-    hints = typing.get_type_hints(declared)
-    return tuple(Option.of(one, hints[one.name]) for one in fields(declared) if "decides" in one.metadata)
+def _options_of(declared: type) -> tuple[Option, ...]:
+    """The options that a class declares: its own first, then those of its bases, each in their order."""
+    hints, bases = typing.get_type_hints(declared), declared.__mro__
+    known = {one.name: one for one in fields(declared) if "decides" in one.metadata}
+    home = {name: k for k, base in reversed([*enumerate(bases)]) for name in inspect.get_annotations(base)}
+    names = sorted(known, key=lambda name: home[name])
+    return tuple(Option.of(known[name], hints[name]) for name in names)
+
+
+options_of: Callable[[type], tuple[Option, ...]] = cache(_options_of)
 
 
 @dataclass(frozen=True, kw_only=True)

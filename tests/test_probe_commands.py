@@ -13,9 +13,9 @@ import pytest
 from commands import run, succeeds
 
 from layertool import FeatureStore, figures, results
-from layertool.analysis.rows import Sampling, parse_where
+from layertool.layerwise.rows import Sampling, parse_where
 from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
-from layertool.feed.common import merged
+from layertool.layerwise.stores import merged
 from layertool.probes.segmentation import grid
 from layertool.probes.word_similarity import read
 from layertool.report.choosing import drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import layertool
-from layertool.analysis.rows import ALL
+from layertool.layerwise.rows import ALL
 from layertool.corpora import folder as folder_reader
 from layertool.feed import discrimination, neighbours, segmentation
 

@@ -13,7 +13,7 @@ from layertool.errors import UsageError
 
 
 def _groups(_ctx, _param, values: tuple[str, ...]) -> list:
-    from layertool.feed.bias import parse_groups
+    from layertool.layerwise.speat import parse_groups
 
     return [parse_groups(value) for value in values]
 
@@ -56,7 +56,7 @@ def speat(
       layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
     """
     from layertool import results
-    from layertool.feed.bias import Options, speat_rows
+    from layertool.layerwise.speat import Options, speat_rows
 
     if (reference is not None) != (x == "parameters"):
         raise UsageError(
@@ -143,7 +143,7 @@ def _draw(table, path: Path, x: str, reference: str) -> None:
 
     from layertool import figures
     from layertool.report.choosing import layer_by_layer, one_of_each_model
-    from layertool.results import PARAMETERS
+    from layertool.result_rows import PARAMETERS
 
     effects = table[table["variant"].str.startswith("SpEAT d")]
     alone = effects[layer_by_layer(effects)]

@@ -83,7 +83,7 @@ def cca(stores, targets, quiet, out, plot, as_json, unit, layers, where, seed, d
       layertool cca finetuned --with w2v2
       layertool cca w2v2 --with embedding:glove.txt --folds type-disjoint
     """
-    from layertool.feed.correlation import Options, cca_rows
+    from layertool.layerwise.cca import Options, cca_rows
 
     options = Options(
         protocol=asked["protocol"], variants=asked["variants"], folds=asked["folds"], n_folds=asked["n_folds"],
@@ -108,7 +108,7 @@ def cca(stores, targets, quiet, out, plot, as_json, unit, layers, where, seed, d
 def _target(text: str, store):
     """What ``--with`` names; acoustic features, which have to be computed, by their name."""
     from layertool.extractors import acoustic
-    from layertool.feed.correlation import EmbeddingTarget, LabelTarget, LayerTarget
+    from layertool.layerwise.cca import EmbeddingTarget, LabelTarget, LayerTarget
     from layertool.store import FeatureStore
 
     if text in ("phone", "word"):
@@ -142,7 +142,7 @@ def _acoustic_target(name: str, store, unit: str | None, options, quiet: bool) -
     """Acoustic frames of the utterances that will be drawn, in a store that is gone afterwards."""
     import layertool
     from layertool.corpora.corpus import Corpus, no_segments
-    from layertool.feed.correlation import LayerTarget, utterances_drawn
+    from layertool.layerwise.cca import LayerTarget, utterances_drawn
 
     if unit not in (None, "frame"):
         raise UsageError(
@@ -185,8 +185,8 @@ def mi(stores, labels, quiet, out, plot, as_json, unit, layers, where, seed, fit
       layertool mi w2v2 --labels phone --fit-where split=train --where split=dev -o mi.csv
       layertool mi whisper --labels phone --standardise
     """
-    from layertool.analysis.rows import parse_where
-    from layertool.feed.information import Options, mi_rows
+    from layertool.layerwise.mi import Options, mi_rows
+    from layertool.layerwise.rows import parse_where
     from layertool.store import FeatureStore
 
     options = Options(

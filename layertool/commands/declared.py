@@ -1,70 +1,71 @@
-"""The options of a command from the classes that declare them (``layertool.declared``), and what was typed as one of these."""
+"""The options of a command from the classes that declare them (``layertool.declared``), and what was typed of them."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import MISSING
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from layertool.commands.options import bundle
-from layertool.declared import Declared, Option, options_of
+from layertool.declared import MISSING, Declared, Option, options_of
 
 Kind = TypeVar("Kind", bound=Declared)
 
 
 def declared_options(*classes: type[Declared]):
-    """Decorator: the options of these classes; those that a class adds before those of its bases.
+    """Decorator: the options of these classes, in their order.
 
-    A class may say what help shows as the defaults of inherited options (``usuals``: by name).
+    A class may say what help shows as the defaults of options that it inherits (``usuals``: by name).
     """
-    return bundle(*(_option(one, getattr(kind, "usuals", {})) for kind in classes for one in _ordered(kind)))
+
+    def decorate(command):
+        for kind in reversed(classes):
+            for one in reversed(options_of(kind)):
+                option = click_option(one, getattr(kind, "usuals", {}).get(one.name))
+                command.__dict__.setdefault("__click_params__", []).append(option)
+        return command
+
+    return decorate
 
 
 def asked(kind: type[Kind], typed: dict[str, Any]) -> Kind:
     """What was typed as an instance of ``kind``; its values are taken out of ``typed``."""
     values = {one.name: typed.pop(one.name) for one in options_of(kind)}
-    return kind(**{name: value for name, value in values.items() if value is not None and value != ()})
+    return kind(**{name: value for name, value in values.items() if value != ()})
 
 
-def _ordered(kind: type[Declared]) -> list[Option]:
-    homes = [inspect.get_annotations(base) for base in kind.__mro__]
-    return sorted(options_of(kind), key=lambda one: -max(k for k, names in enumerate(homes) if one.name in names))[::-1]
+def click_option(one: Option, usual: str | None = None) -> click.Option:
+    """The click option of a declared one; what it cannot say is left to the declaration, which is asked afterwards.
 
-
-def _option(one: Option, usuals: dict[str, str]):
-    default = None if one.default is MISSING or one.default == () else one.default
-    usual = usuals.get(one.name, one.about["usual"]) or _shown(default)
+    ``usual``: what help shows as the default, instead of what the declaration says.
+    """
+    is_flag = one.kind is bool and not one.many
     flags = list(one.flags)
-    if one.kind is bool and default is not False:
+    if is_flag and one.default is not False:
         flags[-1] += f"/--no-{flags[-1].removeprefix('--')}"
-    return click.option(
-        *flags,
-        one.name,
-        type=_type(one),
-        is_flag=one.kind is bool,
+    default = None if one.default in (MISSING, ()) else one.default
+    usual = usual or one.about["usual"]
+    if one.many and default and not usual:
+        usual = ",".join(map(str, default))
+    return click.Option(
+        [*flags, one.name],
+        type=None if is_flag else _type(one),
+        is_flag=is_flag,
         multiple=one.many,
         required=one.default is MISSING,
         default=None if one.many else default,
         metavar=one.about["metavar"],
+        show_default=not usual and default is not None and default is not False,
         help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),
     )
 
 
 def _type(one: Option) -> Any:
-    if one.kind is bool or one.many:
-        return None  # the class itself reads the parts of a list
+    """The click type of one value. Lists, which may be one word, and what has a parser of its own are texts."""
+    bounds = one.about["low"], one.about["high"]
+    if one.many or one.about["parse"]:
+        return str
     if one.choices:
         return click.Choice(one.choices)
-    bounds = one.about["low"], one.about["high"]
     if one.kind in (int, float) and bounds != (None, None):
         return click.IntRange(*bounds) if one.kind is int else click.FloatRange(*bounds)
-    return click.Path(path_type=Path) if one.kind is Path else one.kind
-
-
-def _shown(default: Any) -> str:
-    if default is None or isinstance(default, bool):
-        return "yes" if default else ""
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return one.kind

@@ -21,8 +21,8 @@ from layertool.commands.lexical_options import (
     variant_of,
     variant_options,
 )
-from layertool.commands.training import lexical_finetune as finetune
 from layertool.commands.options import HELP, on_an_engine, place_options, seed_option, where_option
+from layertool.commands.training import lexical_finetune as finetune
 from layertool.errors import UsageError
 
 
@@ -117,7 +117,7 @@ def baselines(models, corpus, smoothing, out, plot, as_json, quiet, seed, **aske
     Example:
       layertool lexical baselines openai/whisper-small tuned eccc -o table.csv
     """
-    from layertool.feed.lexical import baseline_rows
+    from layertool.layerwise.lexical_rows import baseline_rows
 
     check(out, plot)
     task = task_of(corpus, seed, asked)
@@ -185,8 +185,8 @@ def _all_models(
     ``words``: to guess among and, with ``ranking``, to rank; ``name``: whose they are.
     """
     from layertool.analysis.lexical.scorer import read_whisper_config
-    from layertool.feed.lexical import listener_rows
     from layertool.layers import select
+    from layertool.layerwise.lexical_rows import listener_rows
 
     models = list(dict.fromkeys(models))
     if len(models) > 1 and asked["states"] is not None:
@@ -256,7 +256,7 @@ def _scorer(model: str, asked: dict, alike: bool):
 
 def _listener(model: str, corpus, asked: dict, alike: bool, layers, words: list[str] | None, scorer=None):
     """What goes through the stimuli of a corpus; the store of states is there by now. ``words``: to rank."""
-    from layertool.feed.listening import Listener, States
+    from layertool.layerwise.listening import Listener, States
     from layertool.store import FeatureStore
 
     scorer = scorer or _scorer(model, asked, alike)

@@ -69,7 +69,7 @@ def check(*paths: Path | None) -> None:
 def task_of(folder: Path, seed: int, asked: dict):
     """The corpus and the stimuli that were asked for."""
     from layertool.corpora.corpus import Corpus
-    from layertool.feed.lexical import Task
+    from layertool.layerwise.lexical_rows import Task
 
     split = None if asked["split"] == "all" else asked["split"]
     if asked["target_disjoint"] and split is None:

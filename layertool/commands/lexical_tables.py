@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layertool.commands import delivery, output
 from layertool.errors import UsageError
-from layertool.results import (
+from layertool.result_rows import (
     EVERYTHING,
     IMPOSSIBLE,
     LIKELIHOOD,
@@ -33,7 +33,7 @@ def deliver(rows, out: Path | None, plot: Path | None, as_json: bool, quiet: boo
 
 def show(table) -> None:
     """Print models and maskers down and metrics across; lenses as layers down."""
-    from layertool.feed.lexical import ANALYSIS, LENS
+    from layertool.layerwise.lexical_rows import ANALYSIS, LENS
 
     table = table.assign(metric=metrics_of(table), how=table["variant"].str.partition(", ")[2])
     # models of one name are told apart by their weights
@@ -147,7 +147,7 @@ def _brief(value, digits: int) -> str:
 def draw(table, path: Path) -> None:
     """Violins of single stimuli, or the lens's curves over layers."""
     from layertool import figures
-    from layertool.feed.lexical import LENS
+    from layertool.layerwise.lexical_rows import LENS
 
     curves = table[table["analysis"] == LENS]
     if len(curves):

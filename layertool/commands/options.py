@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import wraps
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from layertool.cluster import ENGINES, Cluster
+from layertool.cluster import ENGINES
 from layertool.declared import listed
-from layertool.errors import UsageError
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -32,7 +30,7 @@ def output_folder(what: str):
 
 
 def _conditions(_ctx, _param, values: tuple[str, ...]):
-    from layertool.analysis.rows import parse_where
+    from layertool.layerwise.rows import parse_where
 
     return parse_where(values)
 
@@ -99,60 +97,28 @@ def bundle(*options):
     return decorate
 
 
-# Where the rows of an analysis go.
-place_options = bundle(
-    click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=None,
-                 metavar="FILE", help="Write the result rows as .csv, .parquet or .json."),
-    click.option("--plot", type=click.Path(path_type=Path), default=None, metavar="FILE",
-                 help="Draw the figure as .png, .pdf or .svg."),
-    json_option,
-    quiet_option,
-)  # fmt: skip
-# The options of every analysis of a store: which rows and layers it takes, its seed, where its rows go.
-result_options = bundle(
-    click.option("--unit", default=None, metavar="UNIT", help="frame, phone, word or utterance."),
-    click.option("--layers", default="all", show_default=True, metavar="LAYERS", help="E.g. T0-T12,C7."),
-    where_option,
-    seed_option,
-    place_options,
-)  # fmt: skip
-
-
 engine_options = bundle(
-    click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True,
-                 help="Who computes: this process, or a Ray cluster."),
-    click.option("--address", default=None, metavar="ADDRESS",
-                 help="Of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]"),
-)  # fmt: skip
-
-
-def on_an_engine(threads: bool = False):
-    """Options of who computes, for a command that knows nothing of them: an open cluster takes its layers side by side.
-
-    ``threads``: here it takes them side by side, too, and is told how many (``workers``). Goes right above the function.
-    """
-
-    def decorate(command):
-        @wraps(command)
-        def run(*arguments, engine: str, address: str | None, workers: int | None, **asked):
-            own = {"workers": workers} if threads else {}
-            if engine == "ray":
-                with Cluster.open(address, workers):
-                    return command(*arguments, **own, **asked)
-            for name, value in (("--address", address), ("--workers", None if threads else workers)):
-                if value is not None:
-                    raise UsageError(f"{name} is for Ray: add --engine ray")
-            return command(*arguments, **own, **asked)
-
-        return bundle(
-            click.option("--workers", type=click.IntRange(min=1), default=None, metavar="N",
-                         help=("Layers at once, each in memory." if threads else "Of Ray: layers at once.") + "  [default: one a core]"),
-            engine_options,
-        )(run)  # fmt: skip
-
-    return decorate
-
-
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=None,
+        metavar="N",
+        help="Pieces of work at once, each in memory.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="Who computes: this process, or a Ray cluster.",
+    ),
+    click.option(
+        "--address",
+        default=None,
+        metavar="ADDRESS",
+        help="Address of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]",
+    ),
+)
 # How many rows are drawn of all there are.
 draw_options = bundle(
     click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
@@ -191,7 +157,7 @@ def measure_options(what: str):
 
 def sampling_of(sample: str, max_utterances: int | None, per_label: int | None, top_labels: int | None):
     """What the sampling options ask for; None is the published rules."""
-    from layertool.analysis.rows import ALL, Sampling
+    from layertool.layerwise.rows import ALL, Sampling
 
     asked = Sampling(max_utterances, top_labels, per_label)
     return asked if asked != ALL else ALL if sample == "all" else None

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import click
 
-from layertool.account import Account, count, duration, number, size
+from layertool.account import Account
+from layertool.account import count as count
+from layertool.account import duration as duration
+from layertool.account import number as number
+from layertool.account import size as size
 from layertool.spelling import visible
-
 
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
 
@@ -63,6 +66,11 @@ def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -
     with console.capture() as capture:
         console.print(shown)
     _print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def shown(text: str) -> None:
+    """Print a table that was made elsewhere."""
+    _print(text)
 
 
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
@@ -137,7 +145,7 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
 
 def scores(rows) -> None:
     """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
-    from layertool.results import is_matrix
+    from layertool.result_rows import is_matrix
 
     for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
         if is_matrix(part):
@@ -185,7 +193,7 @@ def _curves(title: str, rows) -> None:
 
 def without_baselines(rows) -> tuple:
     """The rows of layers, and a line for each of the others."""
-    from layertool.results import BASELINE
+    from layertool.result_rows import BASELINE
 
     are = rows["layer"] == BASELINE
     lines = []

@@ -48,7 +48,7 @@ def cka(store, store2, quiet, out, plot, as_json, unit, layers, where, seed, dev
 
 
 def _similarity_options(asked: dict, where, seed: int, device: str):
-    from layertool.feed.similarity import Options
+    from layertool.layerwise.cka import Options
 
     options = Options(
         measure=asked["measure"], debiased=not asked["biased"], distance=asked["distance"], where=where,
@@ -60,7 +60,7 @@ def _similarity_options(asked: dict, where, seed: int, device: str):
 
 
 def _similarities(store, other, unit, layers, other_layers, options, quiet: bool) -> list:
-    from layertool.feed.similarity import similarity_rows
+    from layertool.layerwise.cka import similarity_rows
 
     with output.progress_bar(quiet, "rows" if options.measure not in ("rsa", "cka-rbf") else "groups") as show:
         return similarity_rows(store, other, unit, layers, other_layers, options, say_to_person(quiet), show)
@@ -130,7 +130,7 @@ def _deliver_removed(rows, out, plot, as_json, quiet: bool) -> None:
 
     from layertool import figures, results
     from layertool.commands.probe_tables import show
-    from layertool.feed.bias import size_rows
+    from layertool.layerwise.speat import size_rows
     from layertool.store import FeatureStore
 
     rows = rows[(rows["layer"] != results.BASELINE) & (rows["variant"] != results.PARAMETERS)]
@@ -195,8 +195,8 @@ def _merged(paths: Sequence[Path], unit, layers: str, asked: dict):
 def _stores_compared(stores, unit, layers: str, x: str, options, asked: dict, quiet: bool) -> list:
     if len(stores) < 2:
         raise UsageError("one store has nothing to be compared with: give two or more, or use 'layertool cka STORE'")
-    from layertool.feed.common import unit_of
     from layertool.layers import select
+    from layertool.layerwise.stores import unit_of
 
     first, *others = stores
     rows = []

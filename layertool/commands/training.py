@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ def _command(name: str, task: type, *arguments, folder: str = "Run") -> click.Co
     """The command of a task that makes one run."""
 
     def run(out: Path, quiet: bool, **typed) -> None:
-        one = asked(task, typed)
+        one: Any = asked(task, typed)
         with output.progress_bar(quiet, "steps") as progress:
             done = one.run(**typed, out=out, progress=progress, say=lambda text: output.note(text, quiet))
         output.show(one.account(done, typed["corpus"]), quiet)
@@ -58,20 +59,15 @@ def finetune() -> None:
 @json_option
 @quiet_option
 def ctc(models: tuple[str, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
-    from layertool import results
-    from layertool.commands.delivery import check_places, hand_over
+    from layertool.commands import delivery
     from layertool.training import ctc_account
 
     task = asked(tasks.CTC, typed)
-    check_places(task.results, task.plot)
+    delivery.check_places(task.results, task.plot)
     with output.progress_bar(quiet, "steps") as progress:
         rows, runs = task.run(models, corpus, out, progress, lambda text: output.note(text, quiet))
-    table = results.table(rows)
-
-    def show(table) -> None:
-        for account in ctc_account.accounts(table):
-            output.show(account)
-
-    hand_over(table, show, lambda path: ctc_account.draw(table, path), task.results, task.plot, as_json, quiet)
+    delivery.deliver(
+        rows, task.results, task.plot, ctc_account.axis(rows), as_json=as_json, quiet=quiet, show=ctc_account.accounts
+    )
     for tuned in runs:
         output.note(ctc_account.said(tuned), quiet or as_json)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from layertool.account import Account, Table, number
+from layertool.result_rows import Result
 from layertool.training.ctc_rates import WEIGHT
 from layertool.training.ctc_runs import Tuned
 
-_HEAD = "linear CTC head"  # what all models of a command share begins so in a variant
 _MOST_MODELS = 8  # beside each other
 _MODEL = ["store", "model", "step"]
 
 
 def accounts(table: pd.DataFrame) -> Iterator[Account]:
     """Rates, one line a model and treatment, and the weights of frozen layers below."""
-    rates, weights = table[table["variant"] != WEIGHT], table[table["variant"] == WEIGHT]
-    rates = rates.assign(
-        metric=rates["variant"].str.split(", ").str[0],
-        treatment=rates["variant"].str.partition(", ")[2].str.partition(f", {_HEAD}")[0],
-    )
+    are_weights = table["metric"] == WEIGHT
+    rates, weights = table[~are_weights], table[are_weights]
+    settings = rates["settings"].map(json.loads)
+    rates = rates.assign(treatment=[one["layers"] for one in settings])
     metrics = [(metric, part) for part in dict.fromkeys(rates["target"]) for metric in dict.fromkeys(rates["metric"])]
     lines = []
     for (_, model, step, treatment), rows in rates.groupby([*_MODEL, "treatment"], sort=False, dropna=False):
@@ -31,10 +30,11 @@ def accounts(table: pd.DataFrame) -> Iterator[Account]:
     counted = ", ".join(
         f"{number(int(part['n'].max()))} ({name})" for name, part in rates.groupby("target", sort=False)
     )
+    head = settings.iloc[0]
     yield Account(
         f"ctc of {rates['corpus'].iloc[0]}, rates [95 % interval over utterances]",
         tables=[Table(None, ["model", "step", "layers", *(f"{part} {metric}" for metric, part in metrics)], lines)],
-        lines=[f"  {_HEAD}{rates['variant'].iloc[0].partition(_HEAD)[2]}; n = {counted} utterances", ""],
+        lines=[f"  {head['head']}, best on dev of {head['best_on_dev_of_steps']} steps; n = {counted} utterances", ""],
     )
     if len(weights):
         yield _weights(weights)
@@ -62,14 +62,9 @@ def _cell(rows: pd.DataFrame) -> str:
     return f"{row['value']:.3f}{interval}"
 
 
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """Rates and weights over the steps of a series, or the weights over layers."""
-    from layertool import figures
-
-    if table["step"].notna().all() and table["step"].nunique() > 1:
-        figures.series(table, path, "step")
-    else:
-        figures.layer_curves(table[table["variant"] == WEIGHT], path)
+def axis(rows: Sequence[Result]) -> str:
+    """What a figure is drawn over: the steps of a series, or the layers."""
+    return "step" if len({row.step for row in rows} - {None}) > 1 else "layer"
 
 
 def said(tuned: Tuned) -> str:

@@ -3,8 +3,8 @@
     Pretraining(model="hubert", size="slim", steps=20_000).run(corpus, "run")
     Heads(at=(1000, 6000), steps=11_000).run("run/step-20000", corpus, "pruned")
 
-A value that is None is the paper's, which depends on the model. ``run`` returns what the function behind it does, ``account`` says
-it to a person. Nothing heavy is imported before ``run``: the help of the commands is made of these classes.
+A value that is None is the paper's, which depends on the model. ``run`` returns what the function behind it does,
+``account`` says it to a person. Nothing heavy is imported before ``run``: the help of commands is made of these classes.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Heard(Stepwise):
 
     targets: str = option(
         "mel",
-        "What is clustered to be predicted: log mel energies every 10 ms (stage 1), or the frames of a layer in a store of the same "
-        "corpus (stage 2).",
+        "What is clustered to be predicted: log mel energies every 10 ms (stage 1), or the frames of a layer in a store "
+        "of the same corpus (stage 2).",
         metavar="mel|STORE:LAYER",
     )
     clusters: int | None = option(None, "Clusters that are predicted.", low=2)
@@ -142,7 +142,7 @@ class Heard(Stepwise):
 
         if model == "wav2vec2" and (clash := self.clash(*_OWN_TARGETS)):
             raise UsageError(f"wav2vec 2.0 makes its targets itself: leave {clash} out")
-        spans = {"probability": self.mask_prob, "length": self.mask_length, "least": self.min_masks}
+        spans: dict[str, Any] = {"probability": self.mask_prob, "length": self.mask_length, "least": self.min_masks}
         spans = {name: value for name, value in spans.items() if value is not None}
         given = self.given("max_seconds", "min_frames", "max_fitted", "statistics", "clusters")
         return Recipe(model, spans=replace(SPANS[model], **spans), **{**more, **given})
@@ -184,10 +184,16 @@ class Pretraining(Heard, Optimised):
     frame_ms: Literal["10", "20"] = option("20", "Milliseconds between frames of melhubert.")
     purpose: ClassVar[str] = "pre-training"
     usuals: ClassVar[Mapping[str, str]] = {
-        "clusters": "512; hubert: 504, as in Table 2", "steps": "421000; hubert, wav2vec2: 400000", "save_steps": "5000",
-        "batch_size": "12; hubert, wav2vec2: 6", "accumulation": "1", "learning_rate": "1e-4; hubert, wav2vec2: 5e-4",
-        "warmup_steps": "0; hubert, wav2vec2: 8 % of the steps", "schedule": "constant; hubert, wav2vec2: linear, to 0", "seed": "1337",
-    }  # fmt: skip
+        "clusters": "512; hubert: 504, as in Table 2",
+        "steps": "421000; hubert, wav2vec2: 400000",
+        "save_steps": "5000",
+        "batch_size": "12; hubert, wav2vec2: 6",
+        "accumulation": "1",
+        "learning_rate": "1e-4; hubert, wav2vec2: 5e-4",
+        "warmup_steps": "0; hubert, wav2vec2: 8 % of the steps",
+        "schedule": "constant; hubert, wav2vec2: linear, to 0",
+        "seed": "1337",
+    }
     steps: int | None = option(None, "Steps of training; 0 writes the untrained network alone.", low=0)
     seed: int | None = option(None, "Seed of weights, clusters, order, crops and masks.", low=0)
     _sizes: ClassVar[tuple[str, ...]] = ("blocks", "width", "ffn", "heads", "convolution_width")
@@ -216,9 +222,17 @@ class Pretraining(Heard, Optimised):
         sizes = replace(PRESETS[self.size], **self.given(*self._sizes))
         recipe = self.recipe(self.model, sizes=sizes, frame_ms=int(self.frame_ms))
         return pretraining.pretrain(
-            _read(corpus), Path(out), recipe, replace(usual, **settings), self.store(), self.init, self.device, self.overwrite,
-            progress, say,
-        )  # fmt: skip
+            _read(corpus),
+            Path(out),
+            recipe,
+            replace(usual, **settings),
+            self.store(),
+            self.init,
+            self.device,
+            self.overwrite,
+            progress,
+            say,
+        )
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
@@ -248,9 +262,15 @@ class Distillation(Optimised):
     max_samples: int = option(250_000, "Longer utterances are cropped, elsewhere each time.", low=1600)
     purpose: ClassVar[str] = "distillation"
     usuals: ClassVar[Mapping[str, str]] = {
-        "steps": "200000", "save_steps": "5000", "batch_size": "24", "accumulation": "1", "learning_rate": "2e-4",
-        "warmup_steps": "7 % of the steps", "schedule": "linear, to 0", "seed": "1337",
-    }  # fmt: skip
+        "steps": "200000",
+        "save_steps": "5000",
+        "batch_size": "24",
+        "accumulation": "1",
+        "learning_rate": "2e-4",
+        "warmup_steps": "7 % of the steps",
+        "schedule": "linear, to 0",
+        "seed": "1337",
+    }
 
     def run(
         self,
@@ -266,9 +286,17 @@ class Distillation(Optimised):
 
         recipe = distilling.Recipe(self.blocks, self.teacher_layers, self.teacher_init, self.pad, self.max_samples)
         return distilling.distill(
-            teacher, _read(corpus), out, recipe, distilling.settings(**self.settings()), self.statistics, self.device,
-            self.overwrite, progress, say,
-        )  # fmt: skip
+            teacher,
+            _read(corpus),
+            out,
+            recipe,
+            distilling.settings(**self.settings()),
+            self.statistics,
+            self.device,
+            self.overwrite,
+            progress,
+            say,
+        )
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
@@ -288,14 +316,15 @@ class Pruning(Heard):
     )
     replay: Path | None = option(None, "Prune when another run did, and as much: its prunings.json.", metavar="FILE")
     steps: int | None = option(None, "Steps of training, in all; 0 prunes without any, and without CORPUS.", low=0)
-    save_steps: int = option(1000, "Write a checkpoint to go on from every so many steps.", low=1)  # type: ignore[assignment]
-    accumulation: int = option(1, "Batches in a step.", low=1)  # type: ignore[assignment]
+    save_steps: int = option(1000, "Write a checkpoint to go on from every so many steps.", low=1)
+    accumulation: int = option(1, "Batches in a step.", low=1)
     learning_rate: float | None = option(None, "Learning rate, constant.", low=0)
     seed: int | None = option(None, "Seed of clusters, order, crops and masks.", low=0, usual="1337")
     kind: ClassVar[str]
     _common: ClassVar[Mapping[str, str]] = {
-        "batch_size": "4; hubert, wav2vec2: 12", "clusters": "as many as MODEL tells; without heads that tell any 512, hubert: 504",
-    }  # fmt: skip
+        "batch_size": "4; hubert, wav2vec2: 12",
+        "clusters": "as many as MODEL tells; without heads that tell any 512, hubert: 504",
+    }
 
     def run(
         self,
@@ -325,9 +354,18 @@ class Pruning(Heard):
             settings = plans.usual_settings(self.kind, about.model, **self.settings() | {"steps": 0})
             store = self.store()
         return compressing.compress(
-            model, _read(corpus) if corpus is not None else None, out, pruning, recipe, settings, store, self.device,
-            self.overwrite, progress, say,
-        )  # fmt: skip
+            model,
+            _read(corpus) if corpus is not None else None,
+            out,
+            pruning,
+            recipe,
+            settings,
+            store,
+            self.device,
+            self.overwrite,
+            progress,
+            say,
+        )
 
     def _check_speech(self, is_there: bool, trains: bool, hears: bool) -> None:
         if hears and not is_there:
@@ -459,8 +497,8 @@ class Weights(Pruning):
     )
     warm_up: int = option(
         25_000,
-        "Step of the first pruning; the others wait until the loss falls no more. Not for --at, nor for wav2vec2, which is pruned when "
-        "MelHuBERT was unless you give one of these.",
+        "Step of the first pruning; the others wait until the loss falls no more. Not for --at, nor for wav2vec2, which is "
+        "pruned when MelHuBERT was unless you give one of these.",
         flags=("--first-pruning",),
         low=1,
     )
@@ -480,7 +518,7 @@ class Weights(Pruning):
 
 
 def _conditions(given: Any) -> Sequence:
-    from layertool.analysis.rows import parse_where
+    from layertool.layerwise.rows import parse_where
 
     return parse_where(given)
 
@@ -500,7 +538,7 @@ class CTC(Optimised):
     Examples:
       layertool finetune ctc facebook/wav2vec2-base corpus -o tuned --test-where split=test
       layertool finetune ctc facebook/wav2vec2-base corpus -o top3 --reinit-top 3
-      layertool finetune ctc facebook/wav2vec2-base corpus -o sweep --sweep-reinit --test-where split=test --results wer.csv
+      layertool finetune ctc facebook/wav2vec2-base corpus -o sweep --sweep-reinit --results wer.csv
       layertool finetune ctc 'run/step-*' corpus -o per --tokens phone --freeze --weighted-sum --plot per.pdf
     """
 
@@ -543,10 +581,15 @@ class CTC(Optimised):
     purpose: ClassVar[str] = "fine-tuning"
     packages: ClassVar[tuple[str, ...]] = ("accelerate", "jiwer")
     usuals: ClassVar[Mapping[str, str]] = {
-        "steps": "10000; frozen: 100000", "save_steps": "1000", "batch_size": "6; frozen: 16", "accumulation": "1; frozen: 2",
-        "learning_rate": "1e-4; frozen: 1e-2", "warmup_steps": "10 % of the steps; frozen: 0", "seed": "0",
+        "steps": "10000; frozen: 100000",
+        "save_steps": "1000",
+        "batch_size": "6; frozen: 16",
+        "accumulation": "1; frozen: 2",
+        "learning_rate": "1e-4; frozen: 1e-2",
+        "warmup_steps": "10 % of the steps; frozen: 0",
+        "seed": "0",
         "schedule": "linear, to 0; frozen: constant",
-    }  # fmt: skip
+    }
 
     def check(self) -> None:
         if self.freeze != self.weighted_sum:
@@ -571,7 +614,7 @@ class CTC(Optimised):
         progress: Progress | None = None,
         say: Say | None = None,
     ) -> tuple[list, list]:
-        """Each MODEL fine-tuned, or swept; several get a folder each in ``out``. Returns (result rows, finished runs)."""
+        """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
         from layertool.extractors.series import members
         from layertool.training import ctc_results, ctc_runs, ctc_sweep
@@ -580,13 +623,19 @@ class CTC(Optimised):
         tops = self.reinit_top or (0,)
         sweeps = self.sweep_reinit or len(tops) > 1
         recipe = ctc_runs.Recipe(
-            0 if sweeps else tops[0], self.freeze, self.normalise_layers, self.unknown, self.augment,
+            0 if sweeps else tops[0],
+            self.freeze,
+            self.normalise_layers,
+            self.unknown,
+            self.augment,
             writing=Writing(self.tokens, self.case),
-        )  # fmt: skip
+        )
         given = {part: where for part in ("train", "dev", "test") if (where := getattr(self, f"{part}_where"))}
         how, parts = ctc_runs.settings(self.freeze, **self.settings()), Parts(**given)
         jobs = _jobs([member for model in models for member in members(model)], Path(out))
-        read, rows, runs = _read(corpus), [], []
+        read = _read(corpus)
+        rows: list = []
+        runs: list = []
         kept: dict[str, Any] = {"overwrite": self.overwrite, "keep_models": self.keep_models, "cache_gb": self.cache_gb}
         for k, (model, folder) in enumerate(jobs):
             named = f"{model}: " if len(jobs) > 1 else ""
@@ -681,7 +730,10 @@ class Listeners(Task):
         progress: Progress | None = None,
         say: Say | None = None,
     ) -> tuple[Any, list]:
-        """``lexical.fine_tune`` with these options, or the search of the grid. Returns (the best run, (name, run or error) of all)."""
+        """``lexical.fine_tune`` with these options, or the search of the grid.
+
+        Returns the best run, and (name, run or error) of each point of the grid.
+        """
         self.require()
         from layertool.analysis.lexical.scorer import Variant
         from layertool.training.lexical import Recipe, fine_tune
@@ -690,13 +742,25 @@ class Listeners(Task):
 
         variant = Variant(self.end_token, self.surface, self.timestamps, self.encoder_window, self.language)
         recipe = Recipe(
-            self.objective, self.modules or MODULES, self.learning_rate, self.warmup, self.schedule, self.epochs,
-            self.batch_size, from_scratch=self.from_scratch, seed=self.seed, precision=self.dtype, variant=variant,
-        )  # fmt: skip
+            self.objective,
+            self.modules or MODULES,
+            self.learning_rate,
+            self.warmup,
+            self.schedule,
+            self.epochs,
+            self.batch_size,
+            from_scratch=self.from_scratch,
+            seed=self.seed,
+            precision=self.dtype,
+            variant=variant,
+        )
         given: dict[str, Any] = {
-            "by_target": self.target_disjoint, "device": self.device, "overwrite": self.overwrite,
-            "keep_checkpoints": self.keep_checkpoints, "progress": progress,
-        }  # fmt: skip
+            "by_target": self.target_disjoint,
+            "device": self.device,
+            "overwrite": self.overwrite,
+            "keep_checkpoints": self.keep_checkpoints,
+            "progress": progress,
+        }
         points: list[tuple[str, Any]] = []
         if self.grid:
             _, tuned = search_grid(
@@ -719,13 +783,20 @@ class Listeners(Task):
                 Table(title, ["run", "best epoch", "dev"], [[name, run.best.epoch, run.best.dev] for name, run in best])
             )
         rows = [
-            [one.epoch, one.step, "" if one.loss is None else f"{one.loss:.3f}", one.dev, "kept" if one == tuned.best else ""]
+            [
+                one.epoch,
+                one.step,
+                "" if one.loss is None else f"{one.loss:.3f}",
+                one.dev,
+                "kept" if one == tuned.best else "",
+            ]
             for one in tuned.history
-        ]  # fmt: skip
+        ]
         tables.append(Table(None, ["epoch", "step", "training loss", "dev", ""], rows))
         if tuned.best.dev < tuned.history[0].dev:
             notes.append(
-                "no epoch is better than the model was before: what was kept is worse; try another --learning-rate or --epochs"
+                "no epoch is better than the model was before: what was kept is worse; try another --learning-rate or "
+                "--epochs"
             )
         if not tuned.was_there:
             notes.append(
@@ -751,7 +822,8 @@ def _read(corpus: Corpus | Path | str) -> Corpus:
 
 
 def _made(done) -> str:
-    return f"{done.folder}: {count(len(done.models), 'model')}{' (the run was finished already)' if done.was_there else ''}"
+    finished = " (the run was finished already)" if done.was_there else ""
+    return f"{done.folder}: {count(len(done.models), 'model')}{finished}"
 
 
 def _next(done, pattern: str, corpus: object) -> list[str]:

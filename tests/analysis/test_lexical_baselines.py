@@ -14,10 +14,10 @@ from layertool import Corpus
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import cmudict_words
 from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.corpora import eccc
 from layertool.errors import UsageError
-from layertool.feed.lexical import IMPOSSIBLE, Task, baseline_rows
+from layertool.layerwise.lexical_rows import IMPOSSIBLE, Task, baseline_rows
 
 METRICS = ("log-likelihood", "Kendall tau-b", "top-1 accuracy", "top-n coverage")
 SURPLUS = "frequency minus probability of the target"

@@ -8,7 +8,7 @@ import pytest
 
 from layertool import Corpus
 from layertool.analysis.lexical.stimuli import Stimulus, relative_frequency, stimuli_of, top_response
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.corpora import eccc
 from layertool.errors import CorpusError, UsageError
 

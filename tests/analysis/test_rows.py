@@ -13,7 +13,7 @@ import small
 
 import layertool
 from layertool.analysis import rows
-from layertool.analysis.rows import Condition, Rows, Sampling, parse_where
+from layertool.layerwise.rows import Condition, Rows, Sampling, parse_where
 from layertool.errors import UsageError
 from layertool.store.layout import NO_LABEL, ROW_DTYPE
 

@@ -7,8 +7,8 @@ import small
 
 import layertool
 from layertool.analysis import rows, views
-from layertool.analysis.rows import Rows
-from layertool.analysis.views import LayerView, TableView, pair
+from layertool.layerwise.rows import Rows
+from layertool.layerwise.views import LayerView, TableView, pair
 from layertool.errors import UsageError
 from layertool.store.layout import MASKED_ROW_DTYPE, NO_LABEL, ROW_DTYPE
 

@@ -13,10 +13,10 @@ from scipy import stats
 import layertool
 from layertool import FeatureStore
 from layertool.analysis import speat
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.errors import UsageError
-from layertool.feed.bias import Options, parse_groups, speat_rows
-from layertool.results import PARAMETERS
+from layertool.layerwise.speat import Options, parse_groups, speat_rows
+from layertool.result_rows import PARAMETERS
 
 N, N_TARGETS = 40, 22
 BLOCKS = ["T0", "T1", "T2", "T3"]

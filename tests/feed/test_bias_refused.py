@@ -11,9 +11,9 @@ import pytest
 
 import layertool
 from layertool import FeatureStore
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.errors import FeatureError, LayertoolError, UsageError
-from layertool.feed.bias import Options, parse_groups, speat_rows
+from layertool.layerwise.speat import Options, parse_groups, speat_rows
 
 N, N_TARGETS = 18, 10
 GENDER, VALENCE = "gender=female:male", "valence=positive:negative"

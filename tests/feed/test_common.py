@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layertool.feed.common import step_of
+from layertool.layerwise.stores import step_of
 
 
 @pytest.mark.parametrize(

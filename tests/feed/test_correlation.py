@@ -18,12 +18,12 @@ from scipy import stats
 import layertool
 from layertool.analysis import cca, folds, protocols, rows, views
 from layertool.analysis.moments import FoldMoments
-from layertool.analysis.rows import ALL, Sampling, parse_where
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
 from layertool.errors import UsageError
 from layertool.feed import correlation, information
-from layertool.feed.correlation import EmbeddingTarget, LabelTarget, LayerTarget, Options, cca_rows
+from layertool.layerwise.cca import EmbeddingTarget, LabelTarget, LayerTarget, Options, cca_rows
 
 N, N_FOLDS, N_TRIALS = 20, 5, 2
 UNITS = ("frame", "phone", "word", "utterance")

@@ -14,10 +14,10 @@ from scipy import stats
 import layertool
 from layertool import FeatureStore
 from layertool.analysis import folds, mi, rows
-from layertool.analysis.rows import Sampling, parse_where
-from layertool.analysis.views import LayerView
+from layertool.layerwise.rows import Sampling, parse_where
+from layertool.layerwise.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.information import Options, mi_rows
+from layertool.layerwise.mi import Options, mi_rows
 
 N = 16
 UNITS = ("frame", "phone", "word", "utterance")
@@ -292,7 +292,7 @@ def test_frames_and_their_phones(store):
 
 def test_layers_of_two_frame_rates_are_scored_on_the_same_utterances(store):
     """Else a difference between C1 and T1 could be one between two halves of the corpus."""
-    from layertool.feed.information import _sets
+    from layertool.layerwise.mi import _sets
 
     scored = [
         set(_sets(store, store, "frame", layer, "phone", Options(), 0)[1].rows.table["utterance"].tolist())

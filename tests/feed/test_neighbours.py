@@ -10,9 +10,9 @@ import pytest
 import spread
 
 from layertool.analysis import folds
-from layertool.analysis.rows import ALL, Sampling, parse_where
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.errors import FeatureError, UsageError
-from layertool.feed.neighbours import MAJORITY, Options, neighbour_rows
+from layertool.layerwise.neighbours import MAJORITY, Options, neighbour_rows
 
 N = 10
 LAYERS = {"C1": 160, "T0": 320, "T1": 320}

@@ -5,15 +5,15 @@ import planted
 import pytest
 
 from layertool.errors import RowError
-from layertool.feed.correlation import LabelTarget, LayerTarget, cca_rows
-from layertool.feed.correlation import Options as CorrelationOptions
-from layertool.feed.discrimination import Options as DiscriminationOptions
-from layertool.feed.discrimination import discrimination_rows
-from layertool.feed.information import Options as InformationOptions
-from layertool.feed.information import mi_rows
-from layertool.feed.neighbours import neighbour_rows
-from layertool.feed.similarity import Options as SimilarityOptions
-from layertool.feed.similarity import similarity_rows
+from layertool.layerwise.cca import LabelTarget, LayerTarget, cca_rows
+from layertool.layerwise.cca import Options as CorrelationOptions
+from layertool.layerwise.discrimination import Options as DiscriminationOptions
+from layertool.layerwise.discrimination import discrimination_rows
+from layertool.layerwise.mi import Options as InformationOptions
+from layertool.layerwise.mi import mi_rows
+from layertool.layerwise.neighbours import neighbour_rows
+from layertool.layerwise.cka import Options as SimilarityOptions
+from layertool.layerwise.cka import similarity_rows
 
 N, PHONES = 12, 6
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 
 from layertool.errors import FeatureError, UsageError
 from layertool.feed import parallel
-from layertool.feed.parallel import each_layer
+from layertool.layerwise.engine import each_layer
 
 LAYERS = [f"T{k}" for k in range(6)]
 

@@ -7,9 +7,9 @@ import planted
 import pytest
 from scipy.stats import spearmanr
 
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.errors import CorpusError, FeatureError, UsageError
-from layertool.feed.word_similarity import COVERAGE, MACRO, MICRO, Options, word_similarity_rows
+from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO, Options, word_similarity_rows
 from layertool.probes.word_similarity import read
 
 LABELS = ["The", "SIL", "cat", "dog", "the", "sun", "moon", "<unk>", "boat", "once", "car",

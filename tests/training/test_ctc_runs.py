@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import layertool
-from layertool.analysis.rows import parse_where
+from layertool.layerwise.rows import parse_where
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
 from layertool.training import ctc_models

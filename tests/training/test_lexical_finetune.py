@@ -12,8 +12,8 @@ import tuning
 
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.errors import CorpusError
-from layertool.feed.lexical import LIKELIHOOD, Task, listener_rows
-from layertool.feed.listening import Listener
+from layertool.layerwise.lexical_rows import LIKELIHOOD, Task, listener_rows
+from layertool.layerwise.listening import Listener
 from layertool.training.lexical import fine_tune
 
 pytestmark = pytest.mark.slow  # networks are run, or trained

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import ALL, Condition, Rows, Sampling
-from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.geometry import SAMPLE_RATE, Pooling
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.frames import FrameRows
+from layertool.layerwise.rows import ALL, Condition, Rows, Sampling
+from layertool.layerwise.stores import (
     Progress,
     Say,
     conditions_of,
@@ -22,11 +24,9 @@ from layertool.feed.common import (
     silent,
     unit_of,
 )
-from layertool.feed.frames import FrameRows
-from layertool.feed.parallel import each_layer
-from layertool.geometry import SAMPLE_RATE, Pooling
+from layertool.layerwise.views import LayerView
 from layertool.probes import word_discrimination
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "word discrimination"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from layertool.store.layout import NO_LABEL
 _SHOWN = 8  # values named in an error
 _TIMES = ("start", "end")
 _LONGEST = 10**9  # seconds
+TIERS = ("phone", "word")  # other labels are columns
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
         negated = column.rstrip().endswith("!")
         alternatives.setdefault((column.rstrip("! ").strip(), negated), []).append(value.strip())
     return [Condition(column, tuple(values), negated) for (column, negated), values in alternatives.items()]
+
+
+def conditions(given: Condition | str | Iterable[Condition | str]) -> tuple[Condition, ...]:
+    """Conditions as somebody gives them: texts ``COLUMN=VALUE``, ready ones, or both."""
+    parts = [given] if isinstance(given, (str, Condition)) else list(given)
+    ready = [part for part in parts if isinstance(part, Condition)]
+    return (*ready, *parse_where([part for part in parts if isinstance(part, str)]))
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,15 @@ def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
             "leave them out with --where"
         )
     return values.astype(str)
+
+
+def known(store: FeatureStore, unit: str, rows: Rows, name: str) -> Rows:
+    """The rows that have a value of a column. UsageError when none is left."""
+    missing = pd.isna(column(store, unit, rows, name))
+    rows = rows.of(~missing, f"left out: {int(missing.sum())} {unit} rows without {name}" if missing.any() else "")
+    if not len(rows):
+        raise UsageError(f"{store.path}: no {unit} row has a value of {name}")
+    return rows
 
 
 def written(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool.analysis import cka, folds, matrix, similarity
-from layertool.analysis import rows as row_rules
 from layertool.analysis.cca import InSampleCCA
-from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.analysis.views import LayerView, pair
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.rows import Condition, Rows, Sampling
+from layertool.layerwise.stores import (
     Progress,
     Say,
     check_comparable,
@@ -28,7 +27,8 @@ from layertool.feed.common import (
     silent,
     unit_of,
 )
-from layertool.results import Result
+from layertool.layerwise.views import LayerView, pair
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 MEASURES = ("cka", "cka-rbf", "procrustes", "rsa", "cca")

@@ -1,22 +1,20 @@
-"""What every analysis of a store needs: which unit, which layers, comparable stores, the result row."""
+"""What every analysis of a store needs: which stores, unit and layers, whether stores compare, what rows say of a store."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from layertool import layers as layer_names
-from layertool.analysis.rows import Condition, Sampling
-from layertool.errors import UsageError
-from layertool.results import BASELINE, Result
-from layertool.store import FeatureStore
+from layertool.errors import UsageError, tell
+from layertool.result_rows import BASELINE, Result
+from layertool.store import FeatureStore, matching
 
-Say = Callable[[str], object]  # a note for the person
-Progress = Callable[[float, float], object]  # (done, total)
 # Where names say a training step: checkpoint-4000 (Hugging Face), checkpoint_3_25000.pt (fairseq, after the epoch),
 # step_100k, states-200000.ckpt (s3prl). Not checkpoint10.pt, an epoch, nor iter2, a model trained on another's labels.
 _NUMBER = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?(?:e\d+)?)([km]?)(?![\da-z])"
@@ -26,8 +24,21 @@ _STEP = re.compile(
 )
 
 
-def silent(_text: str) -> None:
-    """Say nothing."""
+def opened(stores: str | Path | FeatureStore | Sequence[str | Path | FeatureStore]) -> list[FeatureStore]:
+    """The stores that somebody names, each once: paths, patterns such as ``series/*`` in natural order, open stores."""
+    asked = [stores] if isinstance(stores, (str, Path, FeatureStore)) else list(stores)
+    known: dict[Path, FeatureStore] = {}
+    for one in asked:
+        for store in [one] if isinstance(one, FeatureStore) else map(FeatureStore, matching([one])):
+            known.setdefault(store.path.resolve(), store)
+    if not known:
+        raise UsageError("no store is named: give one or several")
+    return list(known.values())
+
+
+def one_store(given: str | Path | FeatureStore) -> FeatureStore:
+    """The store that an option names."""
+    return opened(given)[0]
 
 
 def unit_of(store: FeatureStore, asked: str | None, usual: str, only: bool = False) -> str:
@@ -82,11 +93,11 @@ def check_same_model(store: FeatureStore, fit: FeatureStore, what: str) -> None:
         )
 
 
-def check_pooling(first: FeatureStore, second: FeatureStore, unit: str, say: Say) -> None:
+def check_pooling(first: FeatureStore, second: FeatureStore, unit: str) -> None:
     """Tell when the rows of two stores are pooled differently: it is allowed, and it is part of the answer."""
     pooled = [store.configuration["units"].get(unit) for store in (first, second)]
     if pooled[0] != pooled[1]:
-        say(f"{unit} rows are pooled by {pooled[0]} in {first.path} and by {pooled[1]} in {second.path}")
+        tell(f"{unit} rows are pooled by {pooled[0]} in {first.path} and by {pooled[1]} in {second.path}")
 
 
 def model_name(model: Mapping, masked: bool = False) -> str:
@@ -114,19 +125,16 @@ def step_of(model: Mapping) -> int | None:
     return None
 
 
-def result(store: FeatureStore, unit: str, layer: str, layer_index: int | None = None, **fields) -> Result:
-    """A result row with everything that the store knows filled in; ``layer_index``: of what is no layer of the store."""
-    return Result(
-        model=model_name(store.configuration["model"], store.is_masked),
-        revision=store.configuration["model"].get("revision"),
-        step=step_of(store.configuration["model"]),
-        corpus=store.about["corpus"]["name"],
-        unit=unit,
-        layer=layer,
-        layer_index=store.layers.index(layer) if layer_index is None else layer_index,
-        store=str(store.path),
-        **fields,
-    )
+def facts(store: FeatureStore) -> dict[str, Any]:
+    """What rows say of a store."""
+    model = store.configuration["model"]
+    return {
+        "model": model_name(model, store.is_masked),
+        "revision": model.get("revision"),
+        "step": step_of(model),
+        "corpus": store.about["corpus"]["name"],
+        "store": str(store.path),
+    }
 
 
 def merged(rows: Sequence[Result]) -> list[Result]:
@@ -149,42 +157,7 @@ def merged(rows: Sequence[Result]) -> list[Result]:
     return out
 
 
-def baseline(store: FeatureStore, unit: str, name: str, **fields) -> Result:
-    """A row of what is compared with all layers of a store; see ``merged``."""
-    return Result(
-        model=name, corpus=store.about["corpus"]["name"], unit=unit, layer=BASELINE, layer_index=0, store=str(store.path),
-        **fields,
-    )  # fmt: skip
-
-
-def said_once(say: Say) -> Say:
-    """The same, but no note twice."""
-    told: set[str] = set()
-
-    def once(text: str) -> None:
-        if text not in told:
-            told.add(text)
-            say(text)
-
-    return once
-
-
 def speech_of(store: FeatureStore) -> np.ndarray:
     """What tells each utterance of a store (n_utterances,) from others, in any store: its name and its length."""
     utterances = store.utterances
     return (utterances["utterance"] + "/" + utterances["n_samples"].astype(str)).to_numpy(str)
-
-
-def conditions_of(where: Sequence[Condition]) -> str:
-    """The conditions on rows, as part of a variant's name."""
-    return f"where {' and '.join(map(str, where))}" if where else ""
-
-
-def sampling_of(sampling: Sampling | None) -> str:
-    """How rows were drawn, as part of a variant's name."""
-    return "published sampling" if sampling is None else str(sampling)
-
-
-def joined(parts: Iterable[str]) -> str:
-    """The parts of a variant's name that are not empty."""
-    return ", ".join(part for part in parts if part)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool import columns, resampling
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import PUBLISHED, Condition, Rows, Sampling
-from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.frames import FrameRows
+from layertool.layerwise.rows import PUBLISHED, Condition, Rows, Sampling
+from layertool.layerwise.stores import (
     Progress,
     Say,
     check_same_model,
@@ -25,12 +26,11 @@ from layertool.feed.common import (
     speech_of,
     unit_of,
 )
-from layertool.feed.frames import FrameRows
-from layertool.feed.parallel import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.non_speech import NOISE, is_speech, non_speech
 from layertool.probes import segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "word segmentation"

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from layertool.analysis import embeddings
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import Condition, Rows, Sampling
-from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.rows import Condition, Rows, Sampling
+from layertool.layerwise.stores import (
     Progress,
     Say,
     baseline,
@@ -27,9 +27,9 @@ from layertool.feed.common import (
     silent,
     unit_of,
 )
-from layertool.feed.parallel import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.probes import word_similarity as probe
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "word similarity"

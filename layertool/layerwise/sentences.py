@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from layertool.analysis import rows as row_rules
-from layertool.analysis.rows import Condition
-from layertool.analysis.views import LayerView
 from layertool.errors import UsageError
-from layertool.feed.common import (
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.rows import Condition
+from layertool.layerwise.stores import (
     Progress,
     Say,
     conditions_of,
@@ -23,9 +23,9 @@ from layertool.feed.common import (
     silent,
     unit_of,
 )
-from layertool.feed.parallel import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.probes import sentence_similarity as probe
-from layertool.results import Result
+from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 ANALYSIS = "sentence similarity"

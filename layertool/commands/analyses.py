@@ -1,0 +1,58 @@
+"""The command of every analysis, made from its declaration."""
+
+from __future__ import annotations
+
+import click
+
+from layertool.commands import delivery, output
+from layertool.commands.declared import click_option
+from layertool.commands.options import HELP, engine_options
+from layertool.declared import options_of
+from layertool.layerwise import ANALYSES, declared
+
+
+def command(words: str) -> click.Command:
+    """The click command of an analysis: its fields are the options, its docstring is the help."""
+    analysis = declared(words)
+    arguments = [
+        click.Argument(
+            [name.strip(".[]").lower()],
+            nargs=-1 if "..." in name else 1,
+            required=True,
+            metavar=name,
+            type=click.Path(),
+        )
+        for name in analysis.inputs
+    ]
+
+    def run(engine, address, workers, **asked) -> None:
+        where = {name: asked.pop(name) for name in delivery.OPTIONS}
+        delivery.check_places(where["out"], where["plot"])
+        inputs = [asked.pop(str(argument.name)) for argument in arguments]
+        call = analysis(**{name: value for name, value in asked.items() if value != ()})
+        with output.progress_bar(where["quiet"], analysis.counted) as show:
+            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show)
+        delivery.deliver(rows, **where)
+
+    own = [click_option(one) for one in options_of(analysis)]
+    run = delivery.options(engine_options(run))
+    common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
+    return click.Command(
+        words.split()[-1],
+        params=[*arguments, *own, *common],
+        callback=run,
+        help=analysis.__doc__,
+        context_settings=HELP,
+    )
+
+
+class Group(click.Group):
+    """The analyses of one group, e.g. ``probe``, and what else is added to it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = [words.partition(" ")[2] for words in ANALYSES if words.startswith(f"{self.name} ")]
+        return [*own, *(name for name in super().list_commands(ctx) if name not in own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        words = f"{self.name} {cmd_name}"
+        return command(words) if words in ANALYSES else super().get_command(ctx, cmd_name)
