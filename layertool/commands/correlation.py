@@ -141,7 +141,8 @@ def _target(text: str, store):
 def _acoustic_target(name: str, store, unit: str | None, options, quiet: bool) -> Iterator:
     """Acoustic frames of the utterances that will be drawn, in a store that is gone afterwards."""
     import layertool
-    from layertool.corpora.corpus import Corpus, no_segments
+    from layertool.corpora.corpus import Corpus
+    from layertool.corpora.segments import no_segments
     from layertool.feed.correlation import LayerTarget, utterances_drawn
 
     if unit not in (None, "frame"):
