@@ -250,7 +250,8 @@ class CCA(Drawn, Analysis):
         if not isinstance(target, AcousticTarget):
             yield target
             return
-        from layertool.corpora.corpus import Corpus, no_segments
+        from layertool.corpora.corpus import Corpus
+        from layertool.corpora.segments import no_segments
         from layertool.extractors.run import extract
 
         if self.unit not in (None, "frame"):
