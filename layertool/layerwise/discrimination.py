@@ -115,7 +115,8 @@ class Discrimination(Drawn, Analysis):
         rows, first = pieces[0][1].rows, outcomes[0]
         n, n_words = len(rows), len(np.unique(rows.table["label"]))
         tell(
-            f"{store.path}: {first.n_pairs} pairs of {n} tokens of {n_words} {unit}s, {first.n_same} of them of one {unit}"
+            f"{store.path}: {first.n_pairs} pairs of {n} tokens of {n_words} {unit}s, {first.n_same} of them of "
+            f"one {unit}"
         )
         for (view, problem), one in zip(pieces, outcomes, strict=True):
             score = Score("average precision", one.value, one.ci_low, one.ci_high, one.chance, n, target=f"same {unit}")

@@ -1,4 +1,4 @@
-"""Word segmentation of every layer of a store: boundaries where frames differ, tuned on other speech than they are scored on."""
+"""Word segmentation of every layer of a store: boundaries where frames differ, tuned on other speech than is scored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layertool.layerwise.frames import FrameRows, check_frames
 from layertool.layerwise.rows import Condition, Sampling
 from layertool.layerwise.stores import check_same_model, opened, speech_of, unit_of
 from layertool.layerwise.views import LayerView
-from layertool.non_speech import NOISE, is_speech, non_speech
+from layertool.non_speech import NOISE, non_speech
 from layertool.probes import segmentation as probe
 from layertool.probes.segmentation import Cell, Counts, Speech
 from layertool.store import FeatureStore
@@ -111,7 +111,7 @@ class Segmentation(Analysis):
         return found if self.tune_on is not None else found | {"tune_on": "the other half of the utterances"}
 
     def pieces(self, store: FeatureStore, unit: str, layers: Sequence[str]) -> list[tuple]:
-        """Utterances without words, or with words that are not known (``spn``, ``<unk>``), are left out, frames and words alike."""
+        """Of utterances with words, all of them known (not ``spn`` or ``<unk>``): their frames and their words."""
         unit_of(store, "word", "word")
         tune = self.tune_on
         if tune is not None:
@@ -137,19 +137,17 @@ class Segmentation(Analysis):
     def _utterances(self, store: FeatureStore, where: Sequence[Condition]) -> np.ndarray:
         """Codes of the utterances that are scored, in order: those with words, all of them known."""
         rows = row_rules.select(store, "word", None, where)
-        unknown = np.array(
-            [non_speech("word", name) == NOISE for name in store.labels["word"]] + [False]
-        )  # -1: no label
-        asked = np.unique(rows.table["utterance"])
         table = store.row_table("word")  # all words of an utterance, whichever were asked for
-        bad = np.intersect1d(asked, table["utterance"][unknown[table["label"]]])
+        # label -1 is the last: no label
+        unknown = np.array([non_speech("word", name) == NOISE for name in store.labels["word"]] + [False])
+        with_unknown = np.unique(table["utterance"][unknown[table["label"]]])
+        bad = np.intersect1d(rows.table["utterance"], with_unknown)
         if len(bad):
             tell(f"left out: {len(bad)} utterances of {store.path} with words that are not known (spn, <unk>)")
+        with_words = np.union1d(_words(store)["utterance"], with_unknown)
+        if n_without := len(store.utterances) - len(with_words):
+            tell(f"left out: {n_without} utterances of {store.path} without words")
         of_speech = row_rules.of_speech(store, "word", rows)
-        is_word = ~_silent(store)[table["label"]] | unknown[table["label"]]
-        without = len(store.utterances) - len(np.unique(table["utterance"][is_word]))
-        if without:
-            tell(f"left out: {without} utterances of {store.path} without words")
         of_speech = of_speech.of(~np.isin(of_speech.table["utterance"], bad))
         drawn = row_rules.draw(of_speech, Sampling(utterances=self.max_utterances), self.seed)
         for note in drawn.notes:
@@ -223,23 +221,23 @@ def _unscored(tune: FeatureStore, tune_codes: np.ndarray, store: FeatureStore, c
     both = np.isin(speech_of(tune)[tune_codes], speech_of(store)[codes])
     if both.all():
         raise UsageError(
-            f"{tune.path}: all utterances to tune on are scored in {store.path}: give another corpus, or leave --tune-on "
-            "out, which tunes on one half and scores the other"
+            f"{tune.path}: all utterances to tune on are scored in {store.path}: give another corpus, or leave "
+            "--tune-on out, which tunes on one half and scores the other"
         )
     if both.any():
         tell(f"{int(both.sum())} utterances of {tune.path} are scored, and not tuned on")
     return tune_codes[~both]
 
 
-def _silent(store: FeatureStore) -> np.ndarray:
-    """Of each label code whether it stands for no word; code -1 is the last: no label."""
-    return np.array([not is_speech("word", name) for name in store.labels["word"]] + [True])
+def _words(store: FeatureStore) -> np.ndarray:
+    """The row table of all words that are said."""
+    return row_rules.of_speech(store, "word", row_rules.select(store, "word", None)).table
 
 
 def _heard(store: FeatureStore, layers: Sequence[str], codes: np.ndarray) -> dict[str, tuple[LayerView, Speech]]:
     """By layer: its frames of these utterances, and what is said there, which layers of one rate share."""
-    words = store.row_table("word")
-    words = words[np.isin(words["utterance"], codes) & ~_silent(store)[words["label"]]]
+    words = _words(store)
+    words = words[np.isin(words["utterance"], codes)]
     words = words[np.lexsort((words["start"], words["utterance"]))]
     spoken = np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]])
     tables: dict[str, tuple[np.ndarray, Speech]] = {}
@@ -278,8 +276,8 @@ def _sums(counts: Counts, times: np.ndarray) -> Counts:
 
 
 def _tuned_anew(found: Counts, halves: np.ndarray, drawn: np.ndarray, criterion: str) -> Counts:
-    """Sums (n_resamples,) of utterances as often as they are drawn (n_resamples, n_utterances), each half of them with the
-    cell that is best on what is drawn of the other."""
+    """Sums (n_resamples,) of utterances as often as they are drawn (n_resamples, n_utterances), each half of them with
+    the cell that is best on what is drawn of the other."""
     sums = [_sums(found, drawn * (halves == half) * 1.0) for half in (0, 1)]  # floats: products of integers are slow
     parts = []
     for own, other in (sums, sums[::-1]):

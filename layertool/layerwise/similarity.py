@@ -37,8 +37,10 @@ def _each(given: Any) -> Sequence[Any]:
 
 @dataclass(frozen=True)
 class Said(Problem):
-    """``tasks`` as they were given, ``left``: those of their pairs that were said; ``words`` (n_words,) of the pairs of the
-    tasks that suffice. The label codes of the rows are places in ``words``."""
+    """``tasks``, ``left``: each with those of its pairs that were said; ``words`` (n_words,) of the tasks that suffice.
+
+    The label codes of the rows are places in ``words``.
+    """
 
     tasks: Sequence[probe.Task]
     left: Sequence[probe.Task]
