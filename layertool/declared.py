@@ -101,10 +101,9 @@ class Option:
             )
             raise UsageError(f"{self.flag} takes {what}{', separated by commas' if self.many else ''}, not '{given}'")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
-            bounds = " and ".join(
-                filter(None, (low is not None and f"{low:g} or more", high is not None and f"{high:g} or less"))
-            )
-            raise UsageError(f"{self.flag} {given} cannot be: it is {bounds}")
+            ends = ((low, "more"), (high, "less"))
+            bounds = [f"{end:g} or {side}" for end, side in ends if end is not None]
+            raise UsageError(f"{self.flag} {given} cannot be: it is {' and '.join(bounds)}")
         return number
 
 
@@ -122,7 +121,7 @@ def listed(given: Any) -> Iterator[Any]:
 
 
 @cache
-def options_of(declared: type) -> tuple[Option, ...]:
+def options_of(declared: Any) -> tuple[Option, ...]:
     """The options that a class declares: its own first, then those of its bases, each in their order."""
     hints, bases = typing.get_type_hints(declared), declared.__mro__
     known = {one.name: one for one in fields(declared) if "decides" in one.metadata}
@@ -136,7 +135,7 @@ class Declared:
     """Base of classes whose fields are options: each value is checked, and brought to its type, when one is made."""
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
+        for one in options_of(self.__class__):
             object.__setattr__(self, one.name, one.value(getattr(self, one.name)))
         self.check()
 

@@ -6,6 +6,7 @@ Commands and Python functions are made from this list, whose classes are importe
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 ANALYSES = {  # the words of the command: the module and class that declare it
     "cca": "cca:CCA",
@@ -24,7 +25,7 @@ ANALYSES = {  # the words of the command: the module and class that declare it
 }
 
 
-def declared(command: str) -> type:
+def declared(command: str) -> Any:
     """The declaration of the analysis that a command names."""
     module, name = ANALYSES[command].split(":")
     return getattr(import_module(f"layertool.layerwise.{module}"), name)

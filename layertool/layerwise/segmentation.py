@@ -16,7 +16,7 @@ from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score
 from layertool.layerwise.frames import FrameRows, check_frames
 from layertool.layerwise.rows import Condition, Sampling
-from layertool.layerwise.stores import check_same_model, opened, speech_of, unit_of
+from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
 from layertool.layerwise.views import LayerView
 from layertool.non_speech import NOISE, non_speech
 from layertool.probes import segmentation as probe
@@ -57,7 +57,7 @@ class Segmentation(Analysis):
         "Store of the same model and another corpus that the grid is tuned on.",
         metavar="STORE2",
         usual="the other half of the utterances",
-        parse=lambda given: opened(given)[0],
+        parse=one_store,
     )
     tune_for: Literal["F1", "R-value", "lenient F1", "token F1"] = option(
         "F1", "What the best cell of the grid has most of."
