@@ -37,7 +37,7 @@ COMMANDS = {
     "pretrain": "layertool.commands.pretrain:pretrain",
     "compress": "layertool.commands.compress:compress",
     "finetune": "layertool.commands.finetune:finetune",
-    "compare": "layertool.commands.similarity:compare",
+    "compare": "layertool.commands.compare:compare",
     "report": "layertool.commands.report:report",
     "recipe": "layertool.commands.recipe:recipe",
     "demo": "layertool.commands.demo:demo",
