@@ -45,6 +45,7 @@ class Comparison(CKA):
     target: str | None = option(None, "Target whose rows of result files to take.", metavar="NAME")
     same_layer: bool = option(False, "Compare only layers of the same name of stores, as curves.")
 
+    command = "compare"
     inputs = ("RESULTS...|STORES...",)
 
     def check(self) -> None:

@@ -13,9 +13,13 @@ from layertool.declared import MISSING, Option, options_of
 from layertool.layerwise import ANALYSES, declared
 
 
-def command(words: str) -> click.Command:
-    """The click command of an analysis: its fields are the options, its docstring is the help."""
-    analysis = declared(words)
+def named(words: str) -> click.Command:
+    """The command of the analysis that words such as "probe neighbours" name."""
+    return command(declared(words))
+
+
+def command(analysis: Any) -> click.Command:
+    """The click command of a declared analysis: its fields are the options, its docstring is the help."""
     arguments = [
         click.Argument(
             [name.strip(".[]").lower()],
@@ -39,16 +43,20 @@ def command(words: str) -> click.Command:
             rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show)
         delivery.deliver(rows, **where)
 
-    return made(words.split()[-1], analysis, arguments, run)
+    return made(analysis, arguments, run)
 
 
-def made(name: str, declaration: type, arguments: Sequence[click.Parameter], run: Callable[..., None]) -> click.Command:
+def made(declaration: Any, arguments: Sequence[click.Parameter], run: Callable[..., None]) -> click.Command:
     """A command of what is declared, with ``arguments`` before its options and those of every analysis after them."""
     own = [click_option(one) for one in options_of(declaration)]
     run = delivery.options(engine_options(run))
     common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
     return click.Command(
-        name, params=[*arguments, *own, *common], callback=run, help=declaration.__doc__, context_settings=HELP
+        declaration.command.split()[-1],
+        params=[*arguments, *own, *common],
+        callback=run,
+        help=declaration.__doc__,
+        context_settings=HELP,
     )
 
 
@@ -91,4 +99,4 @@ class Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         words = f"{self.name} {cmd_name}"
-        return command(words) if words in ANALYSES else super().get_command(ctx, cmd_name)
+        return named(words) if words in ANALYSES else super().get_command(ctx, cmd_name)

@@ -29,4 +29,4 @@ _ARGUMENTS = (
     click.Argument(["inputs"], nargs=-1, required=True, metavar="RESULTS...|STORES...", type=click.Path()),
     click.Option(["--variant"], hidden=True),
 )
-compare = made("compare", Comparison, _ARGUMENTS, _run)
+compare = made(Comparison, _ARGUMENTS, _run)
