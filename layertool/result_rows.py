@@ -40,6 +40,12 @@ FORMERLY = {
     "adjusted MI": "adjusted mi",
     "corrected MI (nats)": "corrected mi",
     "V-measure": "v-measure",
+    "linear CKA": "linear cka",
+    "RBF CKA": "rbf cka",
+    "orthogonal Procrustes distance": "procrustes distance",
+    "RSA": "rsa",
+    "p (Bonferroni)": "p bonferroni",
+    "p (Benjamini-Hochberg)": "p benjamini-hochberg",
 }
 
 

@@ -20,11 +20,12 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    In a notebook it shows itself as table and figure.
+    In a notebook it shows itself as table and figure. ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
-    def __init__(self, rows: Iterable[Result] | pd.DataFrame):
+    def __init__(self, rows: Iterable[Result] | pd.DataFrame, **shown: Any):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.shown = shown
 
     @classmethod
     def read(cls, files: Path | str | Sequence[Path | str]) -> Results:
@@ -42,9 +43,19 @@ class Results:
 
         return tables.html(self.rows) + figures.svg(self.rows)
 
+    def over(self, **how: Any) -> Results:
+        """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
+        how = {**self.shown, **how}
+        if how.get("x") != "parameters":
+            return Results(self.rows, **how)
+        from layertool.comparison import with_sizes
+
+        return Results(with_sizes(self.rows), **how)
+
     def text(self, brief: bool = False, **how: Any) -> str:
         """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""
-        return tables.text(self.rows, brief, **how)
+        asked = self.over(**how)
+        return tables.text(asked.rows, brief, **asked.shown)
 
     def write(self, file: Path | str) -> Path:
         """Write the rows as .csv, .parquet or .json, whole or not at all."""
@@ -58,7 +69,8 @@ class Results:
         """
         from layertool import figures
 
-        return figures.draw(self.rows, file, **how)
+        asked = self.over(**how)
+        return figures.draw(asked.rows, file, **asked.shown)
 
     def report(self, file: Path | str) -> Path:
         """One HTML page of the rows: figures, tables, methods and provenance."""

@@ -34,6 +34,14 @@ def check_places(out: Path | None, plot: Path | None) -> None:
         check_place(path)
 
 
+def check_axis(x: str, reference: Path | None) -> None:
+    """Refuse a reference that nothing is removed from."""
+    if reference is not None and x != "parameters":
+        raise UsageError(
+            "--reference is the model that parameters are removed from: add --x parameters, or leave it out"
+        )
+
+
 def check_table(path: Path) -> None:
     """The same for a table beside the rows."""
     if path.suffix not in TABLES:
@@ -148,7 +156,7 @@ def deliver(
     from layertool.results import Results
 
     results = rows if isinstance(rows, Results) else Results(rows)
-    how = {"x": x, "reference": reference, "names": list(listed(names)) if names else None}
+    results = results.over(x=x, reference=reference, names=list(listed(names)) if names else None)
     try:
         if out is not None:
             results.write(out)
@@ -159,9 +167,9 @@ def deliver(
             for account in show(results.rows):
                 output.show(account)
         else:
-            output.shown(results.text(brief, **how))
+            output.shown(results.text(brief))
     if out is not None:
         output.note(f"{output.count(len(results), 'row')} in {out}", quiet)
     if plot is not None:
-        results.plot(plot, **how)
+        results.plot(plot)
         output.note(f"figure in {plot}", quiet)

@@ -254,13 +254,13 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
 
-def unit_option() -> Any:
-    """The option of analyses that can take rows of several units."""
+def unit_option(usual: str = "that of what is asked") -> Any:
+    """The option of analyses that can take rows of several units; ``usual``: as help says it."""
     return option(
         None,
         "Rows to take: frame, phone, word or utterance.",
         metavar="UNIT",
-        usual="that of what is asked",
+        usual=usual,
         decides=False,
     )
 
