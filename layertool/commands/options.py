@@ -59,6 +59,7 @@ OLD: dict[str, dict[str, str]] = {
     "compress weights": {"--total-steps": "--steps", "--warm-up": "--first-pruning"},
     "compress distill": {"--layers": "--blocks", "--targets": "--teacher-layers"},
     "finetune ctc": {"--units": "--tokens"},
+    "probe neighbours": {"--folds": "--n-folds"},
     "lexical finetune": {"--train": "--modules", "--warmup": "--warmup-share"},
 }
 
