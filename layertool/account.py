@@ -20,7 +20,9 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """``title`` above ``facts`` (name, value); ``tables``; ``lines`` below them; ``notes``, which are no results.
+    """``title`` above ``facts`` (name, value); ``tables``; ``lines`` below them.
+
+    ``notes`` are no results, and nor are ``warnings``, which are told to those who want no notes, too.
 
     ``data``: the same for programs, where it is not only ``facts``.
     """
@@ -30,6 +32,7 @@ class Account:
     tables: Sequence[Table] = ()
     lines: Sequence[str] = ()
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     data: dict = field(default_factory=dict)
 
 

@@ -165,9 +165,9 @@ class Root(click.Group):
 
 def _versions(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        from layertool.commands.installed import version_lines
+        from layertool.doctor import versions
 
-        output.echo(*version_lines())
+        output.echo(*(f"{name} {number}" for name, number in versions().items()))
         context.exit()
 
 

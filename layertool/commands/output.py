@@ -79,8 +79,13 @@ def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     echo(title, *(f"  {name:<{width}}  {value}" for name, value in pairs))
 
 
-def show(account: Account, quiet: bool = False) -> None:
-    """Print what there is to say of something; its notes on stderr, unless ``quiet``."""
+def show(account: Account, quiet: bool = False, data: bool = False) -> None:
+    """Print what there is to say of something; its notes on stderr, unless ``quiet``. ``data``: as JSON instead."""
+    if data:
+        as_json(account.data)
+        return
+    for text in account.warnings:
+        note(text)
     if account.facts:
         facts(account.title, account.facts)
     elif account.title:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool.account import Account
 from layertool.errors import StoreError, UsageError
 from layertool.layers import summary
 from layertool.spelling import natural
@@ -227,6 +228,28 @@ class FeatureStore:
             extra = extra.rename(columns={c: f"utterance_{c}" for c in table.columns if c in extra})
             table = pd.concat([table, extra.iloc[codes["utterance"]].reset_index(drop=True)], axis=1)
         return table
+
+    def export(
+        self,
+        out: Path | str,
+        layout: str = "npy",
+        units: Sequence[str] = (),
+        layers: Sequence[str] | str = (),
+        overwrite: bool = False,
+        progress: Callable[[float, float], object] | None = None,
+    ) -> Account:
+        """Write layers as files of other programs: ``npy`` (Pasad et al.'s code), ``npz``, or ``fastabx``.
+
+        ``units``, ``layers``: none for all there are. Returns what was written, a path a line. Raises StoreError where
+        something is there already, UsageError where nothing of what is asked is in the store.
+        """
+        from layertool.store import abx, export
+
+        writers = {"npy": export.export_npy, "npz": export.export_npz, "fastabx": abx.export_fastabx}
+        written = writers[layout](self, Path(out), units or None, layers or None, overwrite, progress)
+        return Account(
+            "", lines=list(map(str, written)), notes=abx.next_steps(Path(out)) if layout == "fastabx" else []
+        )
 
     def _check_same(self, entry: dict | None = None) -> None:
         """Raise StoreError where the store, or its line about a shard, is not the one that was opened."""
