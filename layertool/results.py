@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,12 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    In a notebook it shows itself as table and figure.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure.
     """
 
-    def __init__(self, rows: Iterable[Result] | pd.DataFrame):
+    def __init__(self, rows: Iterable[Result] | pd.DataFrame, tables: Mapping[str, list[dict[str, Any]]] | None = None):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
 
     @classmethod
     def read(cls, files: Path | str | Sequence[Path | str]) -> Results:

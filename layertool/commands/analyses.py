@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,21 +27,30 @@ def command(words: str) -> click.Command:
         for name in analysis.inputs
     ]
 
+    beside = [
+        click.Option([f"--{name}"], type=click.Path(path_type=Path), metavar="FILE", help=text)
+        for name, text in analysis.tables.items()
+    ]
+
     def run(engine, address, workers, **asked) -> None:
+        from layertool.results import Results
+
         where = {name: asked.pop(name) for name in delivery.OPTIONS}
-        delivery.check_places(where["out"], where["plot"])
+        files = {name: asked.pop(name) for name in analysis.tables}
+        delivery.check_places(where["out"], where["plot"], *files.values())
         inputs = [asked.pop(str(argument.name)) for argument in arguments]
         call = analysis(**{name: value for name, value in asked.items() if value != ()})
+        tables: dict[str, list] = {}
         with output.progress_bar(where["quiet"], analysis.counted) as show:
-            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show)
-        delivery.deliver(rows, **where)
+            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show, tables=tables)
+        delivery.deliver(Results(rows, tables), **where, files=files)
 
     own = [click_option(one) for one in options_of(analysis)]
     run = delivery.options(engine_options(run))
     common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
     return click.Command(
         words.split()[-1],
-        params=[*arguments, *own, *common],
+        params=[*arguments, *own, *beside, *common],
         callback=run,
         help=analysis.__doc__,
         context_settings=HELP,
@@ -64,8 +74,11 @@ def click_option(one: Option) -> click.Option:
     if listed and not usual and one.default not in (MISSING, None, ()):
         usual = ",".join(map(str, one.default))
     is_flag = one.kind is bool and not one.many
+    flags = list(one.flags)
+    if is_flag and one.default is True:
+        flags[-1] += f"/--no-{flags[-1].removeprefix('--')}"
     return click.Option(
-        [*one.flags, one.name],
+        [*flags, one.name],
         type=None if is_flag else kind,
         is_flag=is_flag,
         multiple=one.many,

@@ -5,15 +5,24 @@ from __future__ import annotations
 import click
 
 from layertool.commands import output
-from layertool.commands.lexical_options import corpus_argument, device_option, variant_of, variant_options
+from layertool.commands.analyses import click_option
 from layertool.commands.options import HELP, names, output_folder, quiet_option, typed
 from layertool.commands.training_options import require
+from layertool.declared import options_of
 from layertool.errors import UsageError
+from layertool.layerwise.lexical import Reading
+
+
+def variant_options(command):
+    """The options of how a model reads words."""
+    for one in reversed(options_of(Reading)):
+        command.__dict__.setdefault("__click_params__", []).append(click_option(one))
+    return command
 
 
 @click.command(context_settings=HELP)
 @click.argument("model")
-@corpus_argument
+@click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Model")
 @click.option("--objective", type=click.Choice(["all", "top"]), default="all", show_default=True,
               help="The distribution of all responses, or the most common one.")  # fmt: skip
@@ -37,7 +46,7 @@ from layertool.errors import UsageError
 @click.option("--grid", is_flag=True, help="All 60 points of the paper's search space, into folders of their own.")
 @click.option("--target-disjoint", is_flag=True, help="Of the split in which no target word is in two parts.")
 @variant_options
-@device_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N or mps.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
               help="Of the computation; the weights stay in float32.")  # fmt: skip
 @click.option(
@@ -70,7 +79,7 @@ def finetune(
         raise UsageError(f"--grid tries several values of {twice[0]}: leave one of the two out")
     recipe = Recipe(
         objective, modules or ("decoder", "encoder", "convolutions"), learning_rate, warmup, schedule, epochs, batch_size,
-        from_scratch=from_scratch, seed=seed, precision=dtype, variant=variant_of(asked),
+        from_scratch=from_scratch, seed=seed, precision=dtype, variant=Reading(**asked).variant,
     )  # fmt: skip
     there = Corpus.read(corpus)
     options = {

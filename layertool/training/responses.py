@@ -12,7 +12,7 @@ from layertool import audio
 from layertool.analysis.lexical.lexicon import in_tokens
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import forms_log_p
-from layertool.analysis.lexical.stimuli import Stimulus, top_response
+from layertool.layerwise.stimuli import Stimulus, top_response
 from layertool.corpora.corpus import Corpus
 from layertool.models import whisper
 

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import pandas as pd
 
-from layertool.layerwise.rows import Condition, holds
+from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
+from layertool.layerwise.rows import Condition, holds
 
 _REQUIRED = ("responses", "counts")
-
-
-class Corpus(Protocol):
-    """What is needed of a corpus: a layertool.Corpus is one."""
-
-    utterances: pd.DataFrame
-    name: str
-    provenance: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -93,8 +82,8 @@ def _stimulus(place: int, utterance: str, cells: dict) -> Stimulus:
         raise CorpusError(f"utterance '{utterance}' has a response twice: add their counts up in one")
     if len(parts) != len(responses) or not all(part.isdecimal() and int(part) for part in parts):
         raise CorpusError(
-            f"utterance '{utterance}' has {len(responses)} response{'s' * (len(responses) != 1)} and the counts '{given['counts']}': give a whole "
-            "number above 0 for each response"
+            f"utterance '{utterance}' has {len(responses)} response{'s' * (len(responses) != 1)} and the counts "
+            f"'{given['counts']}': give a whole number above 0 for each response"
         )
     return Stimulus(
         place, utterance, responses, tuple(map(int, parts)), given["masker"], given["target"].strip() or None
