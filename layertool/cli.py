@@ -127,9 +127,9 @@ class Root(click.Group):
         if cmd_name not in COMMANDS:
             return None
         if cmd_name in ANALYSES:
-            from layertool.commands.analyses import command
+            from layertool.commands.analyses import named
 
-            return command(cmd_name)
+            return named(cmd_name)
         module, attribute = COMMANDS[cmd_name].split(":")
         return getattr(importlib.import_module(module), attribute)
 

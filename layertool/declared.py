@@ -101,7 +101,8 @@ class Option:
             )
             raise UsageError(f"{self.flag} takes {what}{', separated by commas' if self.many else ''}, not '{given}'")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
-            bounds = [f"{low:g} or more"] * (low is not None) + [f"{high:g} or less"] * (high is not None)
+            ends = ((low, "more"), (high, "less"))
+            bounds = [f"{end:g} or {side}" for end, side in ends if end is not None]
             raise UsageError(f"{self.flag} {given} cannot be: it is {' and '.join(bounds)}")
         return number
 
@@ -134,7 +135,7 @@ class Declared:
     """Base of classes whose fields are options: each value is checked, and brought to its type, when one is made."""
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
+        for one in options_of(self.__class__):
             object.__setattr__(self, one.name, one.value(getattr(self, one.name)))
         self.check()
 

@@ -20,7 +20,8 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure.
+    ``tables``: those that an analysis gives beside its rows, by name.
+    In a notebook it shows itself as table and figure.
     """
 
     def __init__(self, rows: Iterable[Result] | pd.DataFrame, tables: Mapping[str, list[dict[str, Any]]] | None = None):

@@ -18,6 +18,8 @@ from layertool.training.pretraining_recipes import Recipe
 from layertool.training.schedules import Trigger
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 QUICK = ("--device", "cpu", "--batch-size", "2", "--max-seconds", "0.5", "--min-frames", "5", "--learning-rate", "1e-3")
 
 

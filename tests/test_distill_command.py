@@ -13,6 +13,8 @@ from layertool.errors import LayertoolError, UsageError
 
 pytest.importorskip("accelerate")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

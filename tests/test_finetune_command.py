@@ -13,6 +13,8 @@ from commands import run, succeeds
 
 pytest.importorskip("accelerate")
 pytest.importorskip("jiwer")
+
+pytestmark = pytest.mark.slow
 SPLITS = ["train"] * 4 + ["dev"] * 2 + ["test"] * 2
 QUICK = ("--steps", 4, "--save-steps", 2, "--batch-size", 2, "--device", "cpu")
 FROZEN = ("--units", "phone", "--freeze", "--weighted-sum")

@@ -16,6 +16,8 @@ from layertool.training.pretraining_networks import Sizes
 from layertool.training.pretraining_recipes import MODELS, SETTINGS, Recipe
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 TINY = ("--blocks", "1", "--width", "32", "--ffn", "48", "--heads", "4", "--device", "cpu")
 QUICK = (*TINY, "--steps", "4", "--save-steps", "2", "--batch-size", "2", "--max-seconds", "0.5", "--min-frames", "10", "--learning-rate", "1e-3")  # fmt: skip
 
@@ -115,7 +117,6 @@ def test_without_accelerate(folder, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
 def test_two_stages_and_a_series(folder, tmp_path):
     done = succeeds("pretrain", folder, "-o", tmp_path / "run", *QUICK, "--clusters", "7")
     assert "1 of 4 utterances are left out: shorter than 10 frames (--min-frames)" in done.stderr
@@ -190,7 +191,6 @@ def test_two_stages_and_a_series(folder, tmp_path):
     assert on.stderr == ""
 
 
-@pytest.mark.slow
 def test_the_other_networks(folder, tmp_path):
     for model, more in (("hubert", ("--clusters", "7")), ("wav2vec2", ())):
         done = succeeds(

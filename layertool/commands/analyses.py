@@ -13,9 +13,13 @@ from layertool.declared import MISSING, Option, options_of
 from layertool.layerwise import ANALYSES, declared
 
 
-def command(words: str) -> click.Command:
-    """The click command of an analysis: its fields are the options, its docstring is the help."""
-    analysis = declared(words)
+def named(words: str) -> click.Command:
+    """The command of the analysis that words such as "probe neighbours" name."""
+    return command(declared(words))
+
+
+def command(analysis: Any) -> click.Command:
+    """The click command of a declared analysis: its fields are the options, its docstring is the help."""
     arguments = [
         click.Argument(
             [name.strip(".[]").lower()],
@@ -49,7 +53,7 @@ def command(words: str) -> click.Command:
     run = delivery.options(engine_options(run))
     common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
     return click.Command(
-        words.split()[-1],
+        analysis.command.split()[-1],
         params=[*arguments, *own, *beside, *common],
         callback=run,
         help=analysis.__doc__,
@@ -99,4 +103,4 @@ class Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         words = f"{self.name} {cmd_name}"
-        return command(words) if words in ANALYSES else super().get_command(ctx, cmd_name)
+        return named(words) if words in ANALYSES else super().get_command(ctx, cmd_name)

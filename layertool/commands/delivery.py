@@ -18,7 +18,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def check_places(out: Path | None, plot: Path | None, *tables: Path | None) -> None:
-    """Refuse a format or a place that cannot be written before the work: of rows, of a figure, of tables beside the rows."""
+    """Refuse a format or a place that cannot be written before the work: of rows, of a figure, of other tables."""
     from layertool import result_rows as results
 
     if out is not None and out.suffix not in results.FORMATS:

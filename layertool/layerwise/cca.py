@@ -79,10 +79,14 @@ class AcousticTarget:
 Target = LayerTarget | LabelTarget | EmbeddingTarget
 
 
-def target_of(text: str, store: FeatureStore) -> Target | AcousticTarget:
-    """What a text names to correlate a store with. Raises UsageError for what is nothing."""
+def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target | AcousticTarget:
+    """What a text or an open store names to correlate a store with. Raises UsageError for what is nothing."""
     from layertool.extractors import acoustic
 
+    if isinstance(text, FeatureStore):
+        return LayerTarget(text, None, text.path.resolve().name)
+    if not isinstance(text, str):
+        return text
     if text in TIERS:
         return LabelTarget(text)
     if text.startswith("embedding:"):
@@ -149,11 +153,12 @@ class CCA(Drawn, Analysis):
       layertool cca w2v2 --with embedding:glove.txt --folds type-disjoint
     """
 
-    target: tuple[str, ...] = option(
+    target: tuple[str | FeatureStore | Target, ...] = option(
         help="What to correlate with: mel, fbank or another acoustic feature; a layer (C7, T0); phone, word; embedding:FILE; STORE2 or "
         "STORE2:LAYER. Repeatable.",
         flags=("--with",),
         metavar="TARGET",
+        parse=lambda given: tuple(dict.fromkeys(given if isinstance(given, (list, tuple)) else [given])),
         decides=False,
     )
     protocol: Literal["held-out", "in-sample"] = option(

@@ -18,7 +18,10 @@ Progress = Callable[[float, float], object]  # (done, total)
 
 @dataclass(frozen=True)
 class Watch:
-    """How a run goes: so many pieces ``at_once`` (None: one a core), who is told of its ``progress``, and ``tables`` beside rows."""
+    """How a run goes: so many pieces ``at_once`` (None: one a core), and who is told of its ``progress``.
+
+    ``tables``: what it gives beside its rows, by name.
+    """
 
     at_once: int | None = None
     progress: Progress | None = None

@@ -55,7 +55,8 @@ class Reading(Declared):
 class Task:
     """What models are asked: the stimuli of a corpus.
 
-    ``words``: to guess among, with those of the corpus, and to rank; ``lexicon``: whose they are; ``settings``: of the part.
+    ``words``: to rank; ``lexicon``: whose they are; ``vocabulary``: those and the words of the corpus, to guess among;
+    ``settings``: of the part.
     """
 
     corpus: Corpus
@@ -92,13 +93,12 @@ class Lexical(Reading, AnyAnalysis):
     counted = "stimuli"
     at_once = 1
     in_threads = False  # one network, whose sums take all cores
-    most_prefixes: ClassVar[int] = 0  # of searches for top words
     items: ClassVar[bool] = True  # numbers of each stimulus, too
 
     @property
-    def ranks(self) -> bool:
-        """Whether words are ranked."""
-        return False
+    def searched(self) -> int:
+        """How many prefixes are opened at most to rank words; 0: none are ranked."""
+        return 0
 
     def check(self) -> None:
         if self.target_disjoint and self.split == "all":
@@ -152,7 +152,7 @@ class Lexical(Reading, AnyAnalysis):
             "states": None if kept == "float32" else kept,
             "learned": f"{n_learned} of the stimuli" if n_learned else None,
         }
-        search = {"lexicon": f"{len(task.words)} words of {task.lexicon}", "most_prefixes": self.most_prefixes}
+        search = {"lexicon": f"{len(task.words)} words of {task.lexicon}", "most_prefixes": self.searched}
         facts = {"revision": _revision(scorer.provenance), "step": step_of(scorer.provenance)}
         facts["store"] = str(store.path) if store else None
         rows = []
@@ -187,7 +187,7 @@ class Lexical(Reading, AnyAnalysis):
         return [scorer.output_layer]
 
     def listener(self, task: Task, model: str, alike: bool, watch: Watch | None = None) -> Listener:
-        """A model that goes through the stimuli; the store of its states is made where it is not there, or not whole."""
+        """A model that goes through the stimuli. A store of its states is made where it is not."""
         from layertool.analysis.lexical.scorer import WhisperScorer
         from layertool.layerwise.listener import Listener, States
 
@@ -198,19 +198,18 @@ class Lexical(Reading, AnyAnalysis):
         if self.states is not None:
             layers = self.layers_of(scorer, model)
             needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
-            self._keep_states(task, model, needed, watch or Watch())
-            states = States(FeatureStore(self.states), scorer, task.corpus, needed)
-        lexicon = scorer.lexicon(task.words) if self.ranks else None
-        return Listener(scorer, task.corpus, lexicon, states, self.most_prefixes)
+            states = States(self._kept(self.states, task, model, needed, watch or Watch()), scorer, task.corpus, needed)
+        lexicon = scorer.lexicon(task.words) if self.searched else None
+        return Listener(scorer, task.corpus, lexicon, states, self.searched)
 
-    def _keep_states(self, task: Task, model: str, layers: Sequence[str], watch: Watch) -> None:
+    def _kept(self, path: Path, task: Task, model: str, layers: Sequence[str], watch: Watch) -> FeatureStore:
+        """The store of the encoder's states, which is made, or made whole, where it is not."""
         from layertool.extractors.run import extract
 
-        path = self.states
         if path.exists() and FeatureStore(path, allow_unfinished=True).finished:
-            return
+            return FeatureStore(path)
         tell(f"keeping the encoder's states of {task.corpus.name} in {path}")
-        extract(
+        return extract(
             model,
             task.corpus,
             path,
@@ -225,7 +224,7 @@ class Lexical(Reading, AnyAnalysis):
 
     @staticmethod
     def _learned(task: Task, model: str, scorer: WhisperScorer) -> int:
-        """How many of the stimuli a fine-tuned model was trained on; that is told, and how it was trained where it differs."""
+        """How many of the stimuli a fine-tuned model was trained on: told, as is another way of reading words."""
         record = Path(model) / "finetune.json"
         if not record.is_file() or scorer.provenance.get("random_init") is not None:  # drawn anew
             return 0
@@ -243,14 +242,12 @@ class Lexical(Reading, AnyAnalysis):
     def _tell_of_search(name: str, listener: Listener, outcomes: Sequence[Outcome]) -> None:
         opened = sorted(one.n_opened for one in outcomes if one.n_opened is not None)
         if listener.lexicon is not None and opened:
-            of = listener.lexicon.n_prefixes
-            tell(
-                f"{name}: {opened[len(opened) // 2]} of {of} prefixes opened for a stimulus (median; at most {opened[-1]})"
-            )
+            middle, of = opened[len(opened) // 2], listener.lexicon.n_prefixes
+            tell(f"{name}: {middle} of {of} prefixes opened for a stimulus (median; at most {opened[-1]})")
 
 
 def _revision(model: Mapping) -> str | None:
-    """The revision of a hub's model; of a local one the beginning of its weights' sha256, as many are called 'tuned'."""
+    """The revision of a hub's model; of a local one, as many are called 'tuned', the beginning of its weights' sha256."""
     return model.get("revision") or (f"sha256:{model['sha256'][:12]}" if model.get("sha256") else None)
 
 
@@ -274,8 +271,8 @@ class Ranked(Lexical):
     )
 
     @property
-    def ranks(self) -> bool:
-        return True
+    def searched(self) -> int:
+        return self.most_prefixes
 
     def lexicon_words(self) -> tuple[Sequence[str], str]:
         """Lists of one name are told apart by their words."""

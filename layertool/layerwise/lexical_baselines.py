@@ -1,4 +1,4 @@
-"""The paper's table: models between predictors that do not listen and one that knows (Cuervo and Marxer; spec lexical.md 6)."""
+"""The paper's table: models between predictors that do not listen and one that knows (spec lexical.md 6)."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class Uniform:
 class Multinomial:
     """How often listeners gave each word in the training stimuli, whatever they heard.
 
-    ``smoothing`` is added to the count of every word of the vocabulary: 1 is add-one (Laplace); with 0, a word that nobody
-    gave has probability 0. The paper does not say how it smoothed.
+    ``smoothing`` is added to the count of every word of the vocabulary: 1 is add-one (Laplace); with 0, a word that
+    nobody gave has probability 0. The paper does not say how it smoothed.
     """
 
     def __init__(self, training: Iterable[Stimulus], vocabulary: Sequence[str], smoothing: float = 1.0):

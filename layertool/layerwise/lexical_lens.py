@@ -37,8 +37,8 @@ class LexicalLens(Ranked):
     items = False
 
     @property
-    def ranks(self) -> bool:
-        return self.rank
+    def searched(self) -> int:
+        return self.most_prefixes if self.rank else 0
 
     def layers_of(self, scorer: WhisperScorer, model: str) -> list[str]:
         return scorer.layers if self.layers == "all" else select(self.layers, scorer.layers, model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from layertool.layerwise.lexical import Ranked
 
@@ -24,7 +24,7 @@ class LexicalRank(Ranked):
     """
 
     command = "lexical rank"
-    tables = {"words": "Write the ranked words, too (.csv, .parquet)."}
+    tables: ClassVar = {"words": "Write the ranked words, too (.csv, .parquet)."}
 
     def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """The ranked words."""

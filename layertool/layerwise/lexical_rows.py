@@ -44,7 +44,7 @@ class _Measure:
 def scores(
     outcomes: Sequence[Outcome], n_words: int, search: Mapping[str, Any], seed: int, items: bool = True
 ) -> Iterator[Score]:
-    """Means over all stimuli, and over those of each masker where there are several; then, with ``items``, each stimulus.
+    """Means over all stimuli, and those of each masker where there are several; then, with ``items``, each stimulus.
 
     Log-likelihood and Kendall's tau-b; with ranked words top-1 accuracy and top-n coverage; where targets are known the
     listeners' relative frequency of the target minus its probability. Intervals: percentile bootstrap over stimuli.
@@ -149,9 +149,9 @@ def _or_none(value: float) -> float | None:
 def bootstrap_mean(
     values: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of ``values`` (n,) over resamples, as ``resampling.tail`` says; None for fewer than two.
+    """95 % interval of the mean of ``values`` (n,) over resamples, as ``resampling.tail`` says.
 
-    -inf among them makes means of -inf, and so perhaps an end of the interval.
+    None for fewer than two. -inf among them makes means of -inf, and so perhaps an end of the interval.
     """
     if len(values) < 2:
         return None, None

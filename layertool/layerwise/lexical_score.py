@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from layertool.layerwise.lexical import Lexical
 
@@ -23,7 +23,7 @@ class LexicalScore(Lexical):
     """
 
     command = "lexical score"
-    tables = {"responses": "Write the log-probability of each response, too (.csv, .parquet)."}
+    tables: ClassVar = {"responses": "Write the log-probability of each response, too (.csv, .parquet)."}
 
     def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """How often each response was given, and what the model thinks of it."""

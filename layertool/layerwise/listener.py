@@ -30,9 +30,9 @@ AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}  # clips in one encoder batch
 class Outcome:
     """What a model says to one stimulus.
 
-    ``log_p`` of each response; ``target_p``: probability of the word that was spoken, nan where none is known; ``top``: as
-    many words as there are responses, the most likely ones, None where nothing was ranked; ``exact``: they are surely;
-    ``n_opened``: prefixes that were opened to find them.
+    ``log_p`` of each response; ``target_p``: probability of the word that was spoken, nan where none is known;
+    ``top``: as many words as there are responses, the most likely ones, None where nothing was ranked; ``exact``: they
+    are surely; ``n_opened``: prefixes that were opened to find them.
     """
 
     stimulus: Stimulus
@@ -65,8 +65,8 @@ class States:
         for key in ("id", "revision", "random_init", *(() if drawn else ("sha256",))):
             if made.get(key) != scorer.provenance.get(key):
                 raise UsageError(
-                    f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): give the "
-                    "store of this one, or a new folder"
+                    f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): "
+                    "give the store of this one, or a new folder"
                 )
         dtype = str(scorer.dtype).removeprefix("torch.")
         if store.configuration["dtype"] != dtype:
@@ -85,8 +85,8 @@ class States:
         lacking = [layer for layer in layers if layer not in there]
         if lacking:
             raise UsageError(
-                f"{store.path} has no frames of layer {lacking[0]} (it has {', '.join(there) or 'none'}): extract again with "
-                f"--units frame --layers {','.join(layers)}, or give a new folder"
+                f"{store.path} has no frames of layer {lacking[0]} (it has {', '.join(there) or 'none'}): extract "
+                f"again with --units frame --layers {','.join(layers)}, or give a new folder"
             )
         codes = store.row_table("frame", there[0])["utterance"]
         names = store.utterances["utterance"].to_numpy()

@@ -133,6 +133,8 @@ class MI(Analysis):
     def settings(self) -> dict[str, Any]:
         unit = self.unit or self.usual_unit
         drawn = {} if self.only_unit else {"sample": None}
+        if self.fit_on is None and not self.fit_where:
+            drawn["fit_on"] = "half of the utterances"
         return super().settings() | drawn | {"chance": _control_name(unit, self.labels)}
 
     def pieces(self, store: FeatureStore, unit: str, layers: Sequence[str]) -> list[tuple]:
@@ -192,8 +194,8 @@ class MI(Analysis):
             scores.setdefault(view.layer, []).append(one)
         self._tell_time(store, scores)
         how = pieces[0][-1]
-        settings = {"clusters": how.n_clusters, "batch_size": how.batch_size, "fitted_on": self._fitted_on(store)}
-        settings["groups"] = how.n_groups if how.n_groups > 1 else None
+        settings: dict[str, Any] = {"clusters": how.n_clusters, "batch_size": how.batch_size}
+        settings["interval_groups"] = how.n_groups if how.n_groups > 1 else None
         fits_elsewhere = self.fit_on is not None or bool(self.fit_where)
         for layer, parts in scores.items():
             for name, (value_of, chance_of) in NUMBERS.items():
@@ -279,12 +281,6 @@ class MI(Analysis):
                 "cluster; choose with --clusters"
             )
         return min(usual, most)
-
-    def _fitted_on(self, store: FeatureStore) -> str:
-        where = " and ".join(map(str, self.fit_where))
-        if self.fit_on is not None and self.fit_on is not store:
-            return f"{self.fit_on.about['corpus']['name']}" + (f" where {where}" if where else "")
-        return f"rows where {where}" if where else "the other half of the utterances"
 
 
 def _groups(store: FeatureStore, scored: Sequence[Rows], seed: int) -> tuple[np.ndarray, int]:

@@ -39,16 +39,16 @@ def stimuli_of(
 ) -> list[Stimulus]:
     """The stimuli of a corpus, in its order.
 
-    The corpus has the columns responses (joined by ``|``) and counts (joined by spaces), and may have masker and target.
-    ``split``: train, dev or test, of the column split, or with ``by_target`` split_by_target. Raises CorpusError for rows
-    that contradict themselves, UsageError for parts and conditions that nothing meets.
+    The corpus has the columns responses (joined by ``|``) and counts (joined by spaces), and may have masker and
+    target. ``split``: train, dev or test, of the column split, or with ``by_target`` split_by_target. Raises
+    CorpusError for rows that contradict themselves, UsageError for parts and conditions that nothing meets.
     """
     table = corpus.utterances
     for column in _REQUIRED:
         if column not in table:
             raise CorpusError(
-                f"the corpus {corpus.name} has no column '{column}', so it holds no listeners' responses: make one with "
-                "'layertool corpus eccc', or add responses (joined by |) and counts (joined by spaces)"
+                f"the corpus {corpus.name} has no column '{column}', so it holds no listeners' responses: make one "
+                "with 'layertool corpus eccc', or add responses (joined by |) and counts (joined by spaces)"
             )
     conditions = list(where)
     if split is not None:

@@ -18,10 +18,10 @@ import torch
 import layertool
 from layertool import results
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
-from layertool.layerwise.rows import parse_where
 from layertool.errors import AudioError, UsageError
 from layertool.layerwise.lexical_rows import Task, bootstrap_mean, listener_rows
 from layertool.layerwise.listening import Listener, States
+from layertool.layerwise.rows import parse_where
 from layertool.result_rows import is_stimulus
 
 pytestmark = pytest.mark.slow  # networks are run, or trained

@@ -9,28 +9,35 @@ import models
 import numpy as np
 import planted
 import pytest
+from running import asked, run, settings
 from scipy import stats
 
 import layertool
 from layertool import FeatureStore
-from layertool.analysis import folds, mi, rows
+from layertool.analysis import folds, mi
+from layertool.errors import UsageError
+from layertool.layerwise import rows
+from layertool.layerwise.mi import MI
 from layertool.layerwise.rows import Sampling, parse_where
 from layertool.layerwise.views import LayerView
-from layertool.errors import UsageError
-from layertool.layerwise.mi import Options, mi_rows
 
 N = 16
 UNITS = ("frame", "phone", "word", "utterance")
 LAYERS = "C1,C7,T0-T1"
 NAMES = {
-    "MI (nats)": lambda s: (s.nats, s.permuted),
-    "MI/H(label)": lambda s: (s.nats / s.label_entropy, s.permuted / s.label_entropy),
-    "adjusted MI": lambda s: (s.adjusted, 0),
-    "corrected MI (nats)": lambda s: (s.nats - s.permuted, 0),
+    "mi": lambda s: (s.nats, s.permuted),
+    "normalized mi": lambda s: (s.nats / s.label_entropy, s.permuted / s.label_entropy),
+    "adjusted mi": lambda s: (s.adjusted, 0),
+    "corrected mi": lambda s: (s.nats - s.permuted, 0),
     "label purity": lambda s: (s.phone_purity, s.permuted_phone_purity),
     "cluster purity": lambda s: (s.cluster_purity, s.permuted_cluster_purity),
-    "V-measure": lambda s: (s.v_measure, 2 * s.permuted / (s.label_entropy + s.cluster_entropy)),
+    "v-measure": lambda s: (s.v_measure, 2 * s.permuted / (s.label_entropy + s.cluster_entropy)),
 }
+
+
+def mi_rows(store, labels, unit=None, layers="all", options=None, say=None, progress=None):
+    """Rows of one store and one kind of labels."""
+    return run(MI(labels=labels, unit=unit, layers=layers, **(options or {})), store, say=say, progress=progress)
 
 
 def make(folder, seed, instead=()):
@@ -110,7 +117,7 @@ def agree(found, parts, controls=None):
 
     ``controls``: scores with labels turned by half of the rows, whose values are the chance levels then.
     """
-    assert [row.variant.split(", k-means")[0] for row in found] == list(NAMES)
+    assert [row.metric for row in found] == list(NAMES)
     for row, numbers in zip(found, NAMES.values(), strict=True):
         values, chances = zip(*(numbers(part) for part, _ in parts), strict=True)
         if controls is not None:
@@ -125,7 +132,7 @@ def agree(found, parts, controls=None):
             variance = r / (r + 1) * variance + np.var(values, ddof=1) / r
         reach = stats.t.ppf(0.975, g - 1) * math.sqrt(variance)
         assert (row.ci_low, row.ci_high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-10)
-        assert f"interval over {g} groups of utterances" in row.variant
+        assert settings(row)["interval_groups"] == g
 
 
 def half_of(store, unit, kept, which):
@@ -141,7 +148,7 @@ def half_of(store, unit, kept, which):
 @pytest.mark.parametrize("layer", ["C7", "T1"])
 def test_halves_of_the_utterances(store, layer):
     kept = spoken(store, "phone")
-    found = mi_rows(store, "phone", layers=layer, options=Options(n_clusters=20))
+    found = mi_rows(store, "phone", layers=layer, options=asked(n_clusters=20))
     parts = scores_by_hand(
         store, half_of(store, "phone", kept, 0), store, half_of(store, "phone", kept, 1),
         store.rows("phone")["label"].to_numpy(), layer, "phone", 20, mi.PHONE_BATCH_SIZE, (0, 1, 2),
@@ -151,7 +158,7 @@ def test_halves_of_the_utterances(store, layer):
     assert {(row.analysis, row.layer, row.target, row.unit, row.seed) for row in found} == {
         ("mi", layer, "phone", "phone", 0)
     }
-    assert "20 clusters, fitted on the other half of the utterances, 3 repeats" in found[0].variant
+    assert {"clusters": 20, "fit_on": "half of the utterances", "repeats": 3}.items() <= settings(found[0]).items()
 
 
 @pytest.mark.parametrize("seed", [0, 6])
@@ -165,7 +172,7 @@ def test_words_are_drawn_as_published(store, seed):
         return rows.draw(table, Sampling(per_label=15), seed).index
 
     labels = store.rows("word")["label"].to_numpy()
-    options = Options(n_clusters=8, batch_size=50, repeats=1, seed=seed)
+    options = asked(n_clusters=8, batch_size=50, repeats=1, seed=seed)
     parts = scores_by_hand(store, half_of(store, "word", kept, 0), store, scored, labels, "C7", "word", 8, 50, (seed,))
     agree(mi_rows(store, "word", layers="C7", options=options), parts)
 
@@ -173,7 +180,7 @@ def test_words_are_drawn_as_published(store, seed):
 def test_everything_is_scored_when_asked(store):
     kept = np.arange(store.n_rows("word"))
     labels = store.rows("word")["label"].to_numpy()
-    options = Options(n_clusters=8, repeats=1, published_sampling=False)
+    options = asked(n_clusters=8, repeats=1, sample="all")
     halves = [half_of(store, "word", kept, which) for which in (0, 1)]
     agree(
         mi_rows(store, "word", layers="C7", options=options),
@@ -191,21 +198,19 @@ def test_clusters_of_another_corpus(store, train, unit):
     assert 0 < len(kept) < len(spoken(store, unit))
     if unit == "word":
         kept = rows.draw(rows.select(store, unit, None).of(kept), Sampling(per_label=15), 0).index
-    options = Options(n_clusters=12, batch_size=100, repeats=1, fit_store=train)
+    options = asked(n_clusters=12, batch_size=100, repeats=1, fit_on=train)
     found = mi_rows(store, unit, layers="T1", options=options)
     fitted = spoken(train, unit)
     parts = scores_by_hand(train, lambda _: fitted, store, lambda _: kept, labels, "T1", unit, 12, 100)
     agree(found, parts)
     assert found[0].store == str(store.path)
-    assert "fitted on synthetic" in found[0].variant
+    assert settings(found[0])["fit_on"] == "synthetic"
 
 
 def test_other_rows_of_the_same_store(store):
     splits = store.rows("phone")["split"].to_numpy()
     kept = spoken(store, "phone")
-    options = Options(
-        n_clusters=12, repeats=1, fit_where=parse_where(["split=train"]), where=parse_where(["split=dev"])
-    )
+    options = asked(n_clusters=12, repeats=1, fit_where=parse_where(["split=train"]), where=parse_where(["split=dev"]))
     told = []
     found = mi_rows(store, "phone", layers="T0", options=options, say=told.append)
     labels = store.rows("phone")["label"].to_numpy()
@@ -213,13 +218,13 @@ def test_other_rows_of_the_same_store(store):
     parts = scores_by_hand(store, lambda _: fitted, store, lambda _: scored, labels, "T0", "phone", 12, 1500)
     agree(found, parts)
     assert told == []
-    assert "fitted on rows where split=train" in found[0].variant
-    assert ", where split=dev, chance: labels permuted" in found[0].variant
+    assert settings(found[0])["fit_where"] == ["split=train"]
+    assert (settings(found[0])["where"], settings(found[0])["chance"]) == (["split=dev"], "labels permuted")
 
 
 def test_utterances_that_are_fitted_on_are_not_scored(store):
     told = []
-    options = Options(n_clusters=12, repeats=1, fit_where=parse_where(["split=train"]))
+    options = asked(n_clusters=12, repeats=1, fit_where=parse_where(["split=train"]))
     found = mi_rows(store, "phone", layers="T0", options=options, say=told.append)
     kept = spoken(store, "phone")
     in_train = (store.rows("phone")["split"] == "train").to_numpy()[kept]
@@ -227,7 +232,7 @@ def test_utterances_that_are_fitted_on_are_not_scored(store):
     assert {row.n for row in found} == {(~in_train).sum()}
     with pytest.raises(UsageError, match="every utterance that is scored is also fitted on: say with --where"):
         mi_rows(
-            store, "phone", options=Options(fit_where=parse_where(["split=train"]), where=parse_where(["speaker=s0", "split=train"]))
+            store, "phone", options=asked(fit_where=parse_where(["split=train"]), where=parse_where(["speaker=s0", "split=train"]))
         )  # fmt: skip
 
 
@@ -240,29 +245,29 @@ def test_the_same_speech_is_never_fitted_on_and_scored(store, tmp_path, way):
         "a copy": lambda: FeatureStore(shutil.copytree(store.path, tmp_path / "copy")),
     }[way]()
     with pytest.raises(UsageError, match="every utterance that is scored is also fitted on"):
-        mi_rows(store, "phone", layers="T0", options=Options(n_clusters=12, repeats=1, fit_store=fit))
+        mi_rows(store, "phone", layers="T0", options=asked(n_clusters=12, repeats=1, fit_on=fit))
 
 
 def test_too_few_rows_lower_the_default_number_of_clusters(store):
     """Five rows a cluster, which a note says once for all layers; a number that was asked for stays."""
     told = []
-    found = mi_rows(store, "phone", layers="T0-T1", options=Options(repeats=1), say=told.append)
+    found = mi_rows(store, "phone", layers="T0-T1", options=asked(repeats=1), say=told.append)
     kept = spoken(store, "phone")
     n_fit = len(half_of(store, "phone", kept, 0)(0))
     assert told == [
         f"{n_fit // 5} clusters instead of 500: they are fitted on {n_fit} rows, 5 a cluster; choose with --clusters"
     ]
-    assert all(f"k-means, {n_fit // 5} clusters" in row.variant for row in found)
-    found = mi_rows(store, "phone", layers="T0", options=Options(repeats=1, n_clusters=n_fit), say=told.append)
-    assert f"k-means, {n_fit} clusters" in found[0].variant
+    assert all(settings(row)["clusters"] == n_fit // 5 for row in found)
+    found = mi_rows(store, "phone", layers="T0", options=asked(repeats=1, n_clusters=n_fit), say=told.append)
+    assert settings(found[0])["clusters"] == n_fit
     assert len(told) == 1
     with pytest.raises(UsageError, match=f"{n_fit + 1} clusters need at least as many rows, but there are {n_fit}"):
-        mi_rows(store, "phone", layers="T0", options=Options(repeats=1, n_clusters=n_fit + 1))
+        mi_rows(store, "phone", layers="T0", options=asked(repeats=1, n_clusters=n_fit + 1))
 
 
 def test_repeats_reproduce_and_differ(store):
     def values(seed, repeats=1):
-        options = Options(n_clusters=20, repeats=repeats, seed=seed)
+        options = asked(n_clusters=20, repeats=repeats, seed=seed)
         return [row.value for row in mi_rows(store, "phone", layers="T1", options=options)]
 
     assert values(3) == values(3)
@@ -272,7 +277,7 @@ def test_repeats_reproduce_and_differ(store):
 
 def test_frames_and_their_phones(store):
     """The label of a frame is that of the segment at its centre."""
-    options = Options(n_clusters=15, repeats=1, published_sampling=False)
+    options = asked(n_clusters=15, repeats=1, sample="all")
     found = mi_rows(store, "phone", "frame", "T1", options)
     labelled = rows.with_labels(store, "phone", rows.labelled(store, "frame", "T1", "phone"))
     segments = store.row_table("phone")
@@ -287,23 +292,19 @@ def test_frames_and_their_phones(store):
         for turned in (False, True)
     )
     agree(found, parts, controls)
-    assert found[0].variant.endswith("chance: labels turned by half of the rows")
+    assert settings(found[0])["chance"] == "labels turned by half of the rows"
 
 
 def test_layers_of_two_frame_rates_are_scored_on_the_same_utterances(store):
     """Else a difference between C1 and T1 could be one between two halves of the corpus."""
-    from layertool.layerwise.mi import _sets
-
-    scored = [
-        set(_sets(store, store, "frame", layer, "phone", Options(), 0)[1].rows.table["utterance"].tolist())
-        for layer in ("C1", "T1")
-    ]
+    pieces = MI(labels="phone", unit="frame", repeats=1).pieces(store, "frame", ["C1", "T1"])
+    scored = [set(labelled.rows.table["utterance"].tolist()) for _, _, labelled, *_ in pieces]
     assert scored[0] == scored[1]
 
 
 def test_labels_from_the_metadata(store):
     """Of utterance rows unless a unit is named; whole utterances are on one side."""
-    found = mi_rows(store, "speaker", layers="T1", options=Options(n_clusters=3, repeats=1))
+    found = mi_rows(store, "speaker", layers="T1", options=asked(n_clusters=3, repeats=1))
     assert {(row.unit, row.target) for row in found} == {("utterance", "speaker")}
     table = store.row_table("utterance")
     speakers = store.utterances["speaker"].to_numpy()[table["utterance"]]
@@ -311,14 +312,14 @@ def test_labels_from_the_metadata(store):
     fitted, scored = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
     parts = scores_by_hand(store, lambda _: fitted, store, lambda _: scored, speakers, "T1", "utterance", 3, 1500)
     agree(found, parts)
-    assert mi_rows(store, "speaker", "word", "T1", Options(n_clusters=3, repeats=1))[0].unit == "word"
+    assert mi_rows(store, "speaker", "word", "T1", asked(n_clusters=3, repeats=1))[0].unit == "word"
 
 
 def test_missing_metadata_is_left_out(corpus, model, tmp_path):
     corpus = layertool.Corpus(corpus.utterances.copy(), corpus.segments, corpus.name)
     corpus.utterances["town"] = [None if k % 3 == 0 else f"t{k % 2}" for k in range(N)]
     store = layertool.extract(model, corpus, tmp_path / "s", ("word",), "T0")
-    found = mi_rows(store, "town", "word", options=Options(n_clusters=4, repeats=1))
+    found = mi_rows(store, "town", "word", options=asked(n_clusters=4, repeats=1))
     table = store.row_table("word")
     known = store.rows("word")["town"].notna().to_numpy()
     towns = store.rows("word")["town"][known].astype(str).to_numpy()
@@ -330,8 +331,8 @@ def test_missing_metadata_is_left_out(corpus, model, tmp_path):
 def test_the_mask_as_a_label(corpus, model, tmp_path):
     """The embedding that stands at masked frames makes T0 tell which they are."""
     masked = layertool.extract(model, corpus, tmp_path / "m", ("frame",), "C7,T0", mask_seed=0)
-    found = mi_rows(masked, "masked", "frame", options=Options(n_clusters=20, repeats=1))
-    value = {row.layer: row.value for row in found if row.variant.startswith("adjusted MI")}
+    found = mi_rows(masked, "masked", "frame", options=asked(n_clusters=20, repeats=1))
+    value = {row.layer: row.value for row in found if row.metric == "adjusted mi"}
     assert value["T0"] > 0.3 > abs(value["C7"])
 
 
@@ -340,18 +341,18 @@ def test_the_mask_as_a_label(corpus, model, tmp_path):
 
 def refused(match, *arguments, **options):
     with pytest.raises(UsageError, match=match):
-        mi_rows(*arguments, options=Options(repeats=1, **options))
+        mi_rows(*arguments, options=asked(repeats=1, **options))
 
 
 def test_clusters_of_another_model(store, corpus, tmp_path):
     second = str(models.save("wav2vec2-base", tmp_path / "second", seed=9))
     other = layertool.extract(second, corpus, tmp_path / "s", ("phone",), "T0")
-    refused("hold different models .*: clusters of one say nothing about the other", store, "phone", fit_store=other)
+    refused("hold different models .*: clusters of one say nothing about the other", store, "phone", fit_on=other)
 
 
 def test_clusters_of_acoustic_features(store, corpus, tmp_path):
     refused(
-        "hold different models", store, "phone", fit_store=layertool.extract("mel", corpus, tmp_path / "m", ("phone",))
+        "hold different models", store, "phone", fit_on=layertool.extract("mel", corpus, tmp_path / "m", ("phone",))
     )
 
 
@@ -361,15 +362,15 @@ def test_clusters_of_rows_that_are_pooled_otherwise(store, corpus, model, tmp_pa
         "pooled by mean in .* and by centre-third in .*: extract both with one --pooling",
         store,
         "phone",
-        fit_store=other,
+        fit_on=other,
     )
 
 
 def test_clusters_of_layers_and_units_that_are_not_there(store, model, tmp_path):
     corpus = make(tmp_path / "c", 3)
     other = layertool.extract(model, corpus, tmp_path / "s", ("phone",), "T0")
-    refused("has no layer C1 at unit phone: type --layers without it", store, "phone", fit_store=other)
-    refused("has no word rows .*extract again with --units word,phone", store, "word", fit_store=other)
+    refused("has no layer C1 at unit phone: type --layers without it", store, "phone", fit_on=other)
+    refused("has no word rows .*extract again with --units word,phone", store, "word", fit_on=other)
 
 
 def test_clusters_of_a_masked_run(store, model, tmp_path):
@@ -377,7 +378,7 @@ def test_clusters_of_a_masked_run(store, model, tmp_path):
     masked = layertool.extract(model, make(tmp_path / "c", 3), tmp_path / "m", ("phone",), LAYERS, mask_seed=0)
     told = []
     try:
-        mi_rows(store, "phone", options=Options(repeats=1, fit_store=masked, n_clusters=5), say=told.append)
+        mi_rows(store, "phone", options=asked(repeats=1, fit_on=masked, n_clusters=5), say=told.append)
     except UsageError as error:
         told.append(str(error))
     assert any("mask" in text for text in told)
@@ -394,7 +395,7 @@ def test_labels_that_are_not_there(store):
 def test_one_utterance_has_no_halves(store):
     """The remedy is one of this command: it has neither folds nor --n-folds."""
     with pytest.raises(UsageError) as error:
-        mi_rows(store, "phone", options=Options(where=parse_where(["utterance=u3"]), repeats=1))
+        mi_rows(store, "phone", options=asked(where=parse_where(["utterance=u3"]), repeats=1))
     assert "folds" not in str(error.value)
 
 
@@ -416,8 +417,8 @@ def test_independent_features_that_change_slowly_are_at_chance(corpus, tmp_path)
         kept: dict = {}
         patch.setattr(LayerView, "read", lambda v: kept.setdefault("x", smooth(v.store, v.unit, v.layer))[v.index])
         patch.setattr(LayerView, "blocks", lambda v: iter([v.read()]))
-        found = mi_rows(store, "phone", "frame", options=Options(n_clusters=30, repeats=6))
-    adjusted = next(row for row in found if row.variant.startswith("adjusted"))
+        found = mi_rows(store, "phone", "frame", options=asked(n_clusters=30, repeats=6))
+    adjusted = next(row for row in found if row.metric == "adjusted mi")
     assert adjusted.value > 0.02  # far above what permuted labels would give
     assert adjusted.chance == pytest.approx(adjusted.value, abs=0.5 * adjusted.value)
 
@@ -427,7 +428,7 @@ def test_independent_features_that_change_slowly_are_at_chance(corpus, tmp_path)
 
 def test_repeats_on_another_corpus_add_what_their_seeds_change(store, train):
     """They score the same rows, so what differs between them is no other speech."""
-    options = Options(n_clusters=12, batch_size=100, repeats=4, fit_store=train)
+    options = asked(n_clusters=12, batch_size=100, repeats=4, fit_on=train)
     found = mi_rows(store, "phone", layers="T1", options=options)
     known = set(train.rows("phone")["label"])
     labels = store.rows("phone")["label"].to_numpy()
@@ -448,7 +449,7 @@ def test_no_interval_where_a_label_is_of_one_group(tmp_path):
     rows_of = np.random.default_rng(0).standard_normal((24, 3))
     segments = [(u, "phone", 1600 * k, 1600 * (k + 1), "ab"[u % 2]) for u in range(4) for k in range(6)]
     store = planted.store(tmp_path / "s", [16_000] * 4, segments, rows={"phone": {"T1": rows_of}})
-    found = mi_rows(store, "phone", options=Options(n_clusters=2, repeats=1))
+    found = mi_rows(store, "phone", options=asked(n_clusters=2, repeats=1))
     assert {(row.ci_low, row.ci_high) for row in found} == {(None, None)}
 
 
@@ -468,18 +469,18 @@ def with_the_time(folder, model, marked=50.0, n=24):
 def test_clusters_of_the_time_in_the_clip_are_told(tmp_path):
     store = with_the_time(tmp_path / "s", "org/net")
     told = []
-    plain = mi_rows(store, "phone", options=Options(n_clusters=12), say=told.append)
+    plain = mi_rows(store, "phone", options=asked(n_clusters=12), say=told.append)
     (note,) = [text for text in told if "time in the clip" in text]
     assert "the clusters of T1 tell the time in the clip better than phone (adjusted MI of T1 " in note
     assert note.endswith("ask again with --standardise")
     told.clear()
-    even = mi_rows(store, "phone", options=Options(n_clusters=12, standardise=True), say=told.append)
+    even = mi_rows(store, "phone", options=asked(n_clusters=12, standardise=True), say=told.append)
     assert not [text for text in told if "time in the clip" in text]
-    of = [{row.layer: row for row in found if row.variant.startswith("adjusted")} for found in (plain, even)]
+    of = [{row.layer: row for row in found if row.metric == "adjusted mi"} for found in (plain, even)]
     assert of[0]["T1"].value < 0.1 < of[0]["T2"].value
     assert of[1]["T1"].value > of[0]["T1"].value + 0.1
-    assert "columns standardised" in of[1]["T1"].variant
-    assert "standardised" not in of[0]["T1"].variant
+    assert settings(of[1]["T1"])["standardise"] is True
+    assert settings(of[0]["T1"])["standardise"] is False
     # in the very numbers: scores of the half seconds, as scikit-learn makes them
     parts = scores_by_hand(
         store, half_of(store, "phone", np.arange(288), 0), store, half_of(store, "phone", np.arange(288), 1),
@@ -490,7 +491,7 @@ def test_clusters_of_the_time_in_the_clip_are_told(tmp_path):
 
 def test_standardised_rows_are_those_of_standardised_clusters(store):
     kept = spoken(store, "phone")
-    found = mi_rows(store, "phone", layers="T1", options=Options(n_clusters=20, standardise=True))
+    found = mi_rows(store, "phone", layers="T1", options=asked(n_clusters=20, standardise=True))
     halves = [half_of(store, "phone", kept, which) for which in (0, 1)]
     agree(found, scores_by_hand(
         store, halves[0], store, halves[1], store.rows("phone")["label"].to_numpy(), "T1", "phone", 20, 1500, (0, 1, 2), standardise=True,
@@ -507,6 +508,6 @@ def test_clusters_that_tell_the_time_however_scaled(tmp_path):
         rows={"phone": {"T1": place + 0.1 * planted.matrix(288, 3)}},
     )  # fmt: skip
     told = []
-    mi_rows(other, "phone", options=Options(n_clusters=12, standardise=True), say=told.append)
+    mi_rows(other, "phone", options=asked(n_clusters=12, standardise=True), say=told.append)
     (note,) = [text for text in told if "time in the clip" in text]
     assert note.endswith(f"ask 'layertool probe neighbours {other.path} --labels phone' what else these layers tell")

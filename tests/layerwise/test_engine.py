@@ -7,10 +7,10 @@ import time
 
 import planted
 import pytest
+from layertool.feed import parallel
 from threadpoolctl import threadpool_info
 
 from layertool.errors import FeatureError, UsageError
-from layertool.feed import parallel
 from layertool.layerwise.engine import each_layer
 
 LAYERS = [f"T{k}" for k in range(6)]

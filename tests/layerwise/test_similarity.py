@@ -10,9 +10,9 @@ from scipy import stats
 
 import layertool
 from layertool.analysis import cca, cka, folds, rows, similarity
-from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.errors import UsageError
 from layertool.layerwise.cka import MEASURES, Options, similarity_rows
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 
 N = 12
 UNITS = ("frame", "phone", "word")

@@ -12,8 +12,8 @@ from scipy.signal import find_peaks
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.errors import FeatureError, UsageError
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.layerwise.segmentation import CHOSEN, Options, segmentation_rows
 from layertool.probes.segmentation import Cell, grid
 

@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from columns import standardised
+from running import asked, run, settings
 from scipy import stats
 
 import layertool
-from layertool.analysis import cca, folds, protocols, rows, views
+from layertool.analysis import cca, folds, protocols
 from layertool.analysis.moments import FoldMoments
-from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.cli import cli
 from layertool.corpora import folder as folder_reader
 from layertool.errors import UsageError
-from layertool.feed import correlation, information
-from layertool.layerwise.cca import EmbeddingTarget, LabelTarget, LayerTarget, Options, cca_rows
+from layertool.layerwise import rows, views
+from layertool.layerwise.cca import CCA, EmbeddingTarget, LabelTarget, LayerTarget, Problems
+from layertool.layerwise.mi import MI
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 
 N, N_FOLDS, N_TRIALS = 20, 5, 2
 UNITS = ("frame", "phone", "word", "utterance")
@@ -31,6 +33,12 @@ LAYERS = "C1,C7,T0-T2"
 FEW = {"n_folds": N_FOLDS, "n_trials": N_TRIALS}
 VARIANTS = ("pwcca", "pwcca-x", "pwcca-y", "mean", "mean-square")
 EXACT = {"rel": 1e-6, "abs": 1e-8}  # two routes through the same float64 arithmetic
+
+
+def cca_rows(store, target, unit=None, layers="all", options=None, say=None, progress=None):
+    """Rows of one store and one target."""
+    how = {"unit": unit, "layers": layers, **(options or {})}
+    return run(CCA(target=[target], **how), store, say=say, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +164,7 @@ def frames_by_hand(first, layer, second, other_layer, keep=None, variant="pwcca"
 @pytest.mark.parametrize(("layer", "target"), [("T2", "T0"), ("T1", "C7"), ("T0", "C1"), ("C1", "T1"), ("C1", "C7")])
 def test_a_layer_of_the_same_store(store, layer, target):
     """Also of another frame rate: 10 ms frames are those that begin with a 20 ms frame."""
-    found = one(cca_rows(store, LayerTarget(store, target, target), layers=layer, options=Options(**FEW)))
+    found = one(cca_rows(store, LayerTarget(store, target, target), layers=layer, options=asked(**FEW)))
     agrees(found, *frames_by_hand(store, layer, store, target))
     assert (found.analysis, found.layer, found.target, found.unit) == ("cca", layer, target, "frame")
     assert found.layer_index == store.layers.index(layer)
@@ -165,12 +173,12 @@ def test_a_layer_of_the_same_store(store, layer, target):
 
 
 def test_a_layer_is_not_compared_with_itself(store):
-    found = cca_rows(store, LayerTarget(store, "T1", "T1"), options=Options(**FEW))
+    found = cca_rows(store, LayerTarget(store, "T1", "T1"), options=asked(**FEW))
     assert [row.layer for row in found] == ["C1", "C7", "T0", "T2"]
 
 
 def test_layers_of_the_same_name_in_another_store(store, other):
-    found = cca_rows(store, LayerTarget(other, None, "two"), options=Options(**FEW))
+    found = cca_rows(store, LayerTarget(other, None, "two"), options=asked(**FEW))
     assert [row.layer for row in found] == store.layers
     for row in found:
         agrees(row, *frames_by_hand(store, row.layer, other, row.layer))
@@ -178,7 +186,7 @@ def test_layers_of_the_same_name_in_another_store(store, other):
 
 
 def test_one_layer_of_another_store(store, other):
-    found = cca_rows(store, LayerTarget(other, "T1", "two:T1"), layers="C1,T2", options=Options(**FEW))
+    found = cca_rows(store, LayerTarget(other, "T1", "two:T1"), layers="C1,T2", options=asked(**FEW))
     for row in found:
         agrees(row, *frames_by_hand(store, row.layer, other, "T1"))
 
@@ -187,9 +195,9 @@ def test_one_layer_of_another_store(store, other):
 def test_layers_at_segments(store, other, unit):
     """All rows but those without speech; balanced in labels."""
     found = one(
-        cca_rows(store, LayerTarget(other, None, "two"), unit, "T1", Options(sampling=Sampling(per_label=10_000), **FEW))
+        cca_rows(store, LayerTarget(other, None, "two"), unit, "T1", asked(sampling=Sampling(per_label=10_000), **FEW))
         if unit == "phone"
-        else cca_rows(store, LayerTarget(other, None, "two"), unit, "C7", Options(sampling=ALL, **FEW))
+        else cca_rows(store, LayerTarget(other, None, "two"), unit, "C7", asked(sampling=ALL, **FEW))
     )  # fmt: skip
     table = store.rows(unit)
     kept = (table["label"] != "SIL").to_numpy()
@@ -201,9 +209,9 @@ def test_layers_at_segments(store, other, unit):
 
 
 def test_layers_at_segments_with_everything_keep_silence(store, other):
-    found = one(cca_rows(store, LayerTarget(other, None, "two"), "phone", "T1", Options(sampling=ALL, **FEW)))
+    found = one(cca_rows(store, LayerTarget(other, None, "two"), "phone", "T1", asked(sampling=ALL, **FEW)))
     assert found.n == store.n_rows("phone")
-    assert "all rows" in found.variant
+    assert settings(found)["sampling"] == "all rows"
 
 
 def command(*arguments):
@@ -234,9 +242,7 @@ def test_derived_frames_of_drawn_utterances_equal_extracted_ones(store, mel):
     derived = command("cca", store.path, "--with", "mel", *few)
     extracted = command("cca", store.path, "--with", f"{mel.path}:mel", *few)
     assert [{**row, "target": ""} for row in derived] == [{**row, "target": ""} for row in extracted]
-    drawn = correlation.utterances_drawn(
-        store, "frame", Options(sampling=Sampling(9), samples=2, where=parse_where(["speaker!=s0"]))
-    )
+    drawn = CCA(target="mel", max_utterances=9, samples=2, where=["speaker!=s0"])._utterances_drawn(store)
     assert 9 <= len(drawn) <= 16
     assert not (store.utterances["speaker"].iloc[drawn] == "s0").any()
 
@@ -257,7 +263,7 @@ def labelled_by_hand(store, tier, layer, kept, seed=0, variant="pwcca"):
 def test_one_hot_phones(store):
     """Silence and the label that occurs once are left out; fewer than 200 rows of each are all taken."""
     told = []
-    found = cca_rows(store, LabelTarget("phone"), layers="C1,T1", options=Options(**FEW), say=told.append)
+    found = cca_rows(store, LabelTarget("phone"), layers="C1,T1", options=asked(**FEW), say=told.append)
     labels = store.rows("phone")["label"].to_numpy()
     kept = (labels != "SIL") & (labels != "alone")
     assert 0 < kept.sum() < len(kept)
@@ -270,7 +276,7 @@ def test_one_hot_phones(store):
 def test_one_hot_words_are_drawn(store, seed):
     """15 rows of each of the words, as published, which the seed decides."""
     told = []
-    found = one(cca_rows(store, LabelTarget("word"), layers="C7", options=Options(seed=seed, **FEW), say=told.append))
+    found = one(cca_rows(store, LabelTarget("word"), layers="C7", options=asked(seed=seed, **FEW), say=told.append))
     chosen = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), seed).index
     assert found.n == len(chosen) == 5 * 15 < store.n_rows("word")
     agrees(found, *labelled_by_hand(store, "word", "C7", chosen, seed))
@@ -281,8 +287,8 @@ def test_one_hot_words_are_drawn(store, seed):
 def test_several_variants_are_those_of_single_runs(store):
     labels = store.rows("phone")["label"].to_numpy()
     kept = (labels != "SIL") & (labels != "alone")
-    found = cca_rows(store, LabelTarget("phone"), layers="T1", options=Options(variants=VARIANTS, **FEW))
-    assert [row.variant.split(", held-out")[0] for row in found] == [protocols.NAMES[name] for name in VARIANTS]
+    found = cca_rows(store, LabelTarget("phone"), layers="T1", options=asked(variants=VARIANTS, **FEW))
+    assert [row.metric for row in found] == [protocols.NAMES[name] for name in VARIANTS]
     for name, row in zip(VARIANTS, found, strict=True):
         agrees(row, *labelled_by_hand(store, "phone", "T1", kept, variant=name))
     assert len({row.value for row in found}) == len(VARIANTS)
@@ -312,7 +318,7 @@ def test_frames_are_labelled_by_the_segment_at_their_centre(store, layer, tier):
 def test_one_hot_phones_of_frames(store):
     told = []
     found = one(
-        cca_rows(store, LabelTarget("phone"), "frame", "T1", Options(sampling=Sampling(per_label=10_000), **FEW), told.append)
+        cca_rows(store, LabelTarget("phone"), "frame", "T1", asked(sampling=Sampling(per_label=10_000), **FEW), told.append)
     )  # fmt: skip
     labels = frames_in_segments(store, "T1", "phone")
     counts = {label: (labels == label).sum() for label in set(labels)}
@@ -351,9 +357,7 @@ def glove(vectors, tmp_path):
 @pytest.mark.parametrize("how", ["utterance-disjoint", "random"])
 def test_word_embeddings(store, glove, vectors, how):
     told = []
-    found = one(
-        cca_rows(store, EmbeddingTarget(glove), layers="C7", options=Options(folds=how, **FEW), say=told.append)
-    )
+    found = one(cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(folds=how, **FEW), say=told.append))
     drawn = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), 0).index
     names = store.rows("word")["label"].to_numpy()
     chosen = drawn[names[drawn] != "w3"]
@@ -369,13 +373,12 @@ def test_word_embeddings(store, glove, vectors, how):
     agrees(found, *by_hand(store.read("word", "C7")[chosen], y, control, dealt), 60)
     assert found.target == "embedding:glove.txt"
     assert told[-1] == "4 of 5 words and 80.0% of 75 rows have an embedding in embedding:glove.txt (not: w3)"
-    assert "a random vector for each word" in found.variant
+    assert settings(found)["chance"] == "a random vector for each word"
 
 
 def test_type_disjoint_folds_keep_every_word_on_one_side(store, glove):
-    problems = correlation.Problems(
-        store, EmbeddingTarget(glove), "word", Options(folds="type-disjoint", n_folds=4, n_trials=1), 0, print
-    )
+    target = EmbeddingTarget(glove)
+    problems = Problems(CCA(target=[target], folds="type-disjoint", n_folds=4, trials=1), store, target, "word", 0)
     problem = problems.of("C7")
     labels = store.row_table("word")["label"][problem.x.index]
     assert sorted({(int(label), int(fold)) for label, fold in zip(labels, problem.folds, strict=True)}) == sorted(
@@ -395,7 +398,7 @@ def test_word_attributes(store, tmp_path):
         "w4": {"a": 1},
     }
     path.write_text("".join(f"{word}\t{json.dumps(given)}\n" for word, given in weights.items()))
-    found = one(cca_rows(store, EmbeddingTarget(path), layers="C7", options=Options(**FEW)))
+    found = one(cca_rows(store, EmbeddingTarget(path), layers="C7", options=asked(**FEW)))
     names = store.rows("word")["label"]
     y = np.array([[weights[name].get(key, 0.0) for key in "abc"] for name in names])
     table = store.row_table("word")
@@ -406,13 +409,13 @@ def test_word_attributes(store, tmp_path):
 
 def test_embeddings_that_cover_too_little(store, glove):
     with pytest.raises(UsageError, match=r"only 4 of 5 words and 80\.0% of 75 rows .* --min-coverage 0\.8$"):
-        cca_rows(store, EmbeddingTarget(glove), layers="C7", options=Options(min_coverage=0.9, **FEW))
-    assert cca_rows(store, EmbeddingTarget(glove), layers="C7", options=Options(min_coverage=0.8, **FEW))
+        cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(min_coverage=0.9, **FEW))
+    assert cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(min_coverage=0.8, **FEW))
 
 
 def test_embeddings_belong_to_words(store, glove):
     with pytest.raises(UsageError, match="belongs to word rows: leave out --unit phone"):
-        cca_rows(store, EmbeddingTarget(glove), "phone", options=Options(**FEW))
+        cca_rows(store, EmbeddingTarget(glove), "phone", options=asked(**FEW))
 
 
 # --- protocols --------------------------------------------------------------------------------------------
@@ -420,7 +423,7 @@ def test_embeddings_belong_to_words(store, glove):
 
 def test_in_sample_scores_are_of_the_rows_of_the_fit(store):
     found = one(
-        cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=Options(protocol="in-sample", **FEW))
+        cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=asked(protocol="in-sample", **FEW))
     )
     keys, a, b = frame_pairs(store, "T1", store, "C7")
     x, y = store.read("frame", "T1")[a].astype(float), store.read("frame", "C7")[b].astype(float)
@@ -443,7 +446,7 @@ def test_in_sample_intervals_of_several_samples_still_come_from_groups_of_rows(s
     """Draws that take all rows are the same draw: they say nothing about how far the score could be off."""
     options = {"protocol": "in-sample", **FEW}
     once, twice = (
-        one(cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=Options(samples=n, **options)))
+        one(cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=asked(samples=n, **options)))
         for n in (1, 2)
     )
     assert twice.value == pytest.approx(once.value)
@@ -452,14 +455,14 @@ def test_in_sample_intervals_of_several_samples_still_come_from_groups_of_rows(s
 
 def test_seeds_reproduce(store):
     def run(seed):
-        return cca_rows(store, LabelTarget("word"), layers="C7", options=Options(seed=seed, **FEW))
+        return cca_rows(store, LabelTarget("word"), layers="C7", options=asked(seed=seed, **FEW))
 
     assert run(4) == run(4)
     assert run(4)[0].value != run(5)[0].value
 
 
 def test_samples_pool_their_trials(store):
-    pooled = one(cca_rows(store, LabelTarget("word"), layers="C7", options=Options(seed=2, samples=3, **FEW)))
+    pooled = one(cca_rows(store, LabelTarget("word"), layers="C7", options=asked(seed=2, samples=3, **FEW)))
     values, chances = [], []
     for seed in (2, 3, 4):
         chosen = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), seed).index
@@ -468,20 +471,20 @@ def test_samples_pool_their_trials(store):
         chances += theirs
     assert len(values) == 3 * N_TRIALS
     agrees(pooled, values, chances, 75)
-    assert "3 samples" in pooled.variant
+    assert settings(pooled)["samples"] == 3
 
 
 def test_blocks_of_rows_change_nothing(store, monkeypatch):
-    whole = cca_rows(store, LayerTarget(store, "C1", "C1"), options=Options(**FEW))
+    whole = cca_rows(store, LayerTarget(store, "C1", "C1"), options=asked(**FEW))
     monkeypatch.setattr(views, "BLOCK_ROWS", 37)
-    parts = cca_rows(store, LayerTarget(store, "C1", "C1"), options=Options(**FEW))
+    parts = cca_rows(store, LayerTarget(store, "C1", "C1"), options=asked(**FEW))
     for mine, theirs in zip(whole, parts, strict=True):
         assert mine.value == pytest.approx(theirs.value, **EXACT)
         assert mine.chance == pytest.approx(theirs.chance, **EXACT)
 
 
 def problem_of(store, target, unit, layer, **options):
-    problem = correlation.Problems(store, target, unit, Options(**FEW, **options), 0, lambda text: None).of(layer)
+    problem = Problems(CCA(target=[target], **asked(**FEW, **options)), store, target, unit, 0).of(layer)
     return problem, store.row_table(unit, layer)[problem.x.index]
 
 
@@ -552,7 +555,7 @@ def test_disjoint_folds(store, how):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_conditions_on_phones(store, where, keep):
-    found = one(cca_rows(store, LabelTarget("phone"), layers="C7", options=Options(where=parse_where(where), **FEW)))
+    found = one(cca_rows(store, LabelTarget("phone"), layers="C7", options=asked(where=parse_where(where), **FEW)))
     kept = keep(store.rows("phone")).to_numpy()
     agrees(found, *labelled_by_hand(store, "phone", "C7", kept))
     assert "where " in found.variant
@@ -560,7 +563,7 @@ def test_conditions_on_phones(store, where, keep):
 
 
 def test_conditions_on_frames(store, other):
-    options = Options(where=parse_where(["speaker=s1", "speaker=s2"]), **FEW)
+    options = asked(where=parse_where(["speaker=s1", "speaker=s2"]), **FEW)
     found = one(cca_rows(store, LayerTarget(other, None, "two"), layers="T1", options=options))
     chosen = np.flatnonzero(store.utterances["speaker"].isin(["s1", "s2"]))
     agrees(found, *frames_by_hand(store, "T1", other, "T1", keep=lambda rows: np.isin(rows["utterance"], chosen)))
@@ -569,7 +572,7 @@ def test_conditions_on_frames(store, other):
 @pytest.mark.parametrize("truth", ["true", "false"])
 @pytest.mark.parametrize("layer", ["C1", "T2"])
 def test_masked_frames_only(masked, truth, layer):
-    options = Options(where=parse_where([f"masked={truth}"]), **FEW)
+    options = asked(where=parse_where([f"masked={truth}"]), **FEW)
     found = one(cca_rows(masked, LayerTarget(masked, "C7", "C7"), layers=layer, options=options))
     assert found.model.endswith("(time mask on)")
     wanted = masked.rows("frame", layer)["masked"].to_numpy() == (truth == "true")
@@ -578,7 +581,7 @@ def test_masked_frames_only(masked, truth, layer):
 
 
 def test_masked_phones_of_frames(masked):
-    options = Options(where=parse_where(["masked=true"]), sampling=Sampling(per_label=10_000), **FEW)
+    options = asked(where=parse_where(["masked=true"]), sampling=Sampling(per_label=10_000), **FEW)
     found = one(cca_rows(masked, LabelTarget("phone"), "frame", "T1", options))
     labels = frames_in_segments(masked, "T1", "phone")
     labels[~masked.rows("frame", "T1")["masked"].to_numpy()] = None
@@ -590,12 +593,12 @@ def test_masked_phones_of_frames(masked):
 def test_a_masked_store_with_an_unmasked_one(store, masked, turned):
     """The rows are the same frames; that one side also says which are masked does not matter."""
     first, second = (masked, store) if turned else (store, masked)
-    found = one(cca_rows(first, LayerTarget(second, "T1", "x"), layers="T1", options=Options(**FEW)))
+    found = one(cca_rows(first, LayerTarget(second, "T1", "x"), layers="T1", options=asked(**FEW)))
     agrees(found, *frames_by_hand(first, "T1", second, "T1"))
 
 
 def test_masked_frames_of_two_stores(store, masked):
-    options = Options(where=parse_where(["masked=true"]), **FEW)
+    options = asked(where=parse_where(["masked=true"]), **FEW)
     found = one(cca_rows(masked, LayerTarget(store, None, "one"), layers="C7", options=options))
     assert found.value == pytest.approx(1, abs=1e-6)  # the convolutions do not see the mask
     assert found.n == masked.rows("frame", "C7")["masked"].sum()
@@ -656,7 +659,7 @@ def test_phone_information_rises_to_the_middle(whisper, record_property):
 
 @pytest.mark.slow
 def test_a_plain_classifier_of_the_same_rows_agrees(whisper, record_property):
-    problem = correlation.Problems(whisper, LabelTarget("phone"), "phone", Options(), 0, lambda text: None).of("T0")
+    problem = Problems(CCA(target="phone"), whisper, LabelTarget("phone"), "phone", 0).of("T0")
     index = problem.x.index
     names = whisper.rows("phone")["label"].to_numpy()[index]
     accuracy = {layer: ridge_accuracy(whisper, layer, index, names) for layer in ("T0", "T1", "T2", "T3")}
@@ -671,7 +674,7 @@ def test_a_plain_classifier_of_the_same_rows_agrees(whisper, record_property):
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["T1", "T3"])
 def test_real_neurons_at_other_scales(whisper, layer):
-    problem = correlation.Problems(whisper, LabelTarget("phone"), "phone", Options(), 0, lambda text: None).of(layer)
+    problem = Problems(CCA(target="phone"), whisper, LabelTarget("phone"), "phone", 0).of(layer)
     x, y, control = (np.concatenate(list(v.blocks())).astype(float) for v in (problem.x, problem.y, problem.control))
     by = 10.0 ** np.random.default_rng(0).uniform(-3, 3, x.shape[1])
     names = [name for name in protocols.NAMES if name != "svcca"]
@@ -687,7 +690,7 @@ def test_real_neurons_at_other_scales(whisper, layer):
 @pytest.mark.slow
 def test_in_sample_chance_is_far_above_held_out_chance(whisper):
     """1133 rows of 384 dimensions: about sqrt(384 / 1133) = .58."""
-    for row in cca_rows(whisper, LabelTarget("phone"), layers="T0,T3", options=Options(protocol="in-sample")):
+    for row in cca_rows(whisper, LabelTarget("phone"), layers="T0,T3", options=asked(protocol="in-sample")):
         assert row.chance == pytest.approx(np.sqrt(384 / 1133), abs=0.03)
         assert row.value > row.chance + 0.05
 
@@ -704,11 +707,7 @@ def test_frames_show_the_same_rise(whisper, record_property):
 
 @pytest.mark.slow
 def test_mutual_information_rises_to_the_middle(whisper, record_property):
-    found = {
-        row.layer: row
-        for row in information.mi_rows(whisper, "phone", layers="T0-T4")
-        if row.variant.startswith("adjusted MI")
-    }
+    found = {row.layer: row for row in run(MI(labels="phone", layers="T0-T4"), whisper) if row.metric == "adjusted mi"}
     value = {layer: row.value for layer, row in found.items()}
     record_property("adjusted", {layer: round(v, 3) for layer, v in value.items()})
     assert max(value[layer] for layer in FIRST) < 0.1

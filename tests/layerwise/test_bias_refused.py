@@ -11,8 +11,8 @@ import pytest
 
 import layertool
 from layertool import FeatureStore
-from layertool.layerwise.rows import parse_where
 from layertool.errors import FeatureError, LayertoolError, UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.layerwise.speat import Options, parse_groups, speat_rows
 
 N, N_TARGETS = 18, 10

@@ -8,15 +8,22 @@ import numpy as np
 import planted
 import pytest
 import spread
+from running import asked, run, settings
 
 from layertool.analysis import folds
-from layertool.layerwise.rows import ALL, Sampling, parse_where
 from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.neighbours import MAJORITY, Options, neighbour_rows
+from layertool.layerwise.neighbours import MAJORITY, Neighbours
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 
 N = 10
 LAYERS = {"C1": 160, "T0": 320, "T1": 320}
 EMOTIONS = ["glad", "sad", None, "glad", "sad", "sad", "sad", "glad", None, "glad"]
+
+
+def neighbour_rows(store, labels, unit=None, layers="all", options=None, say=None, progress=None):
+    """Rows of one store and one kind of labels."""
+    how = {"unit": unit, "layers": layers, **(options or {})}
+    return run(Neighbours(labels=labels, **how), store, say=say, progress=progress)
 
 
 def make(path, seed=0, **columns):
@@ -116,8 +123,7 @@ def expected(x, labels, groups, method="centroid", k_nearest=5, n_folds=5, seed=
 
 
 def agree(found, layer, value, n, method="centroid"):
-    name = "nearest centroid" if method == "centroid" else "nearest neighbours"
-    (row,) = [row for row in found if row.layer == layer and name in row.variant]
+    (row,) = [row for row in found if row.layer == layer and settings(row)["method"] == method]
     assert (row.value, row.ci_low, row.ci_high) == tuple(pytest.approx(v, abs=1e-9) for v in value)
     assert row.n == n
     return row
@@ -137,7 +143,7 @@ def majority(labels):
 @pytest.mark.parametrize("unit", ["phone", "word"])
 def test_segments_by_their_labels(store, unit):
     told = []
-    found = neighbour_rows(store, unit, options=Options(sampling=ALL, seed=4), say=told.append)
+    found = neighbour_rows(store, unit, options=asked(sampling=ALL, seed=4), say=told.append)
     kept, rows = spoken(store, unit), store.rows(unit)
     labels, groups = rows["label"].to_numpy()[kept], rows["utterance"].to_numpy()[kept]
     for layer in LAYERS:
@@ -145,7 +151,7 @@ def test_segments_by_their_labels(store, unit):
             value = expected(store.read(unit, layer)[kept], labels, groups, method, seed=4)
             row = agree(found, layer, value, len(kept), method)
             assert (row.target, row.unit, row.analysis, row.seed) == (unit, unit, "neighbours", 4)
-            assert "5 utterance-disjoint folds" in row.variant
+            assert (settings(row)["n_folds"], settings(row)["groups"]) == (5, "utterance")
             assert row.store == str(store.path)
     if unit == "phone":
         assert told == ["left out: a phone label that occurs once (rare)"]
@@ -153,27 +159,27 @@ def test_segments_by_their_labels(store, unit):
     assert [(row.model, row.value, row.n) for row in below] == [
         (MAJORITY, pytest.approx(majority(labels)), len(kept))
     ] * 2
-    assert {row.variant for row in below} == {row.variant for row in found if row.layer == "T0"}
-    assert {(row.chance, row.store, row.ci_low) for row in below} == {(None, str(store.path), None)}
+    assert {row.settings for row in below} == {row.settings for row in found if row.layer == "T0"}
+    assert {(row.chance, row.store, row.ci_low) for row in below} == {(None, None, None)}
 
 
 @pytest.mark.parametrize(("k_nearest", "n_folds"), [(1, 2), (3, 10), (8, 4)])
 def test_numbers_of_neighbours_and_folds(store, k_nearest, n_folds):
-    options = Options(("knn",), k_nearest, n_folds, sampling=ALL)
+    options = asked(method="knn", neighbours=k_nearest, n_folds=n_folds, sampling=ALL)
     found = neighbour_rows(store, "word", layers="T1", options=options)
     kept, rows = spoken(store, "word"), store.rows("word")
     value = expected(
         store.read("word", "T1")[kept], rows["label"][kept], rows["utterance"][kept], "knn", k_nearest, n_folds
     )
     row = agree(found, "T1", value, len(kept), "knn")
-    assert f"{k_nearest} nearest neighbours, accuracy, {n_folds} utterance-disjoint folds" in row.variant
+    assert {"neighbours": k_nearest, "n_folds": n_folds, "groups": "utterance"}.items() <= settings(row).items()
     assert len(found) == 2
 
 
 @pytest.mark.parametrize("layer", ["C1", "T1"])
 def test_frames_by_their_phones(store, layer):
     """The label of a frame is that of the segment at its centre."""
-    found = neighbour_rows(store, "phone", "frame", "C1,T1", Options(("centroid",), sampling=ALL))
+    found = neighbour_rows(store, "phone", "frame", "C1,T1", asked(method="centroid", sampling=ALL))
     segments, names = store.row_table("phone"), store.rows("phone")["label"]
     labels, owner = [], []
     for row in store.row_table("frame", layer):
@@ -199,27 +205,27 @@ def test_the_published_rows_and_others(store):
     assert max(counts.values()) > 20
 
     def n_of(sampling):
-        return neighbour_rows(store, "word", layers="T0", options=Options(("centroid",), sampling=sampling))[0]
+        return neighbour_rows(store, "word", layers="T0", options=asked(method="centroid", sampling=sampling))[0]
 
     assert n_of(None).n == sum(min(15, n) for n in counts.values())
-    assert "published sampling" in n_of(None).variant
+    assert settings(n_of(None))["sampling"] == "published"
     assert n_of(ALL).n == sum(counts.values())
     assert n_of(Sampling(per_label=4)).n == 16
-    assert "up to 4 rows a label" in n_of(Sampling(per_label=4)).variant
+    assert settings(n_of(Sampling(per_label=4)))["sampling"] == "up to 4 rows a label"
     assert n_of(Sampling(top_labels=2)).n == sum(n for _, n in counts.most_common(2))
 
 
 def test_columns_and_missing_values(store):
     """Utterances without an emotion are left out, which a note says; the same asked of words."""
     told = []
-    found = neighbour_rows(store, "emotion", options=Options(("centroid",)), say=told.append)
+    found = neighbour_rows(store, "emotion", options=asked(method="centroid"), say=told.append)
     kept = [k for k in range(N) if EMOTIONS[k]]
     labels = np.array([EMOTIONS[k] for k in kept])
     agree(found, "T1", expected(store.read("utterance", "T1")[kept], labels, [f"u{k}" for k in kept]), len(kept))
     assert told == ["left out: 2 utterance rows without emotion"]
     assert found[-1].value == 0.5
     assert {(row.unit, row.target) for row in found} == {("utterance", "emotion")}
-    found = neighbour_rows(store, "emotion", "word", "T1", Options(("centroid",)))
+    found = neighbour_rows(store, "emotion", "word", "T1", asked(method="centroid"))
     rows = store.rows("word")
     known = np.flatnonzero(rows["emotion"].notna())
     agree(
@@ -231,7 +237,7 @@ def test_columns_and_missing_values(store):
 
 
 def test_numbers_are_labels_too(store):
-    found = neighbour_rows(store, "age", layers="T0", options=Options(("centroid",)))
+    found = neighbour_rows(store, "age", layers="T0", options=asked(method="centroid"))
     ages = store.utterances["age"].astype(str)
     agree(found, "T0", expected(store.read("utterance", "T0"), ages, [f"u{k}" for k in range(N)]), N)
 
@@ -239,46 +245,48 @@ def test_numbers_are_labels_too(store):
 def test_usual_groups(store):
     """Speakers for what each has one of, utterances for who they are and what they say."""
     speakers, x = store.utterances["speaker"], store.read("utterance", "T1")
-    found = neighbour_rows(store, "gender", layers="T1", options=Options(("centroid",)))
+    found = neighbour_rows(store, "gender", layers="T1", options=asked(method="centroid"))
     row = agree(found, "T1", expected(x, store.utterances["gender"], speakers), N)
-    assert "5 speaker-disjoint folds" in row.variant
+    assert settings(row)["groups"] == "speaker"
     by_utterance = neighbour_rows(
-        store, "gender", layers="T1", options=Options(("centroid",), n_folds=10, groups="utterance")
+        store, "gender", layers="T1", options=asked(method="centroid", n_folds=10, groups="utterance")
     )
     names = [f"u{k}" for k in range(N)]
     assert agree(by_utterance, "T1", expected(x, store.utterances["gender"], names, n_folds=10), N).value > row.value
-    found = neighbour_rows(store, "speaker", layers="T1", options=Options(("centroid",)))
-    assert "utterance-disjoint" in agree(found, "T1", expected(x, speakers, names), N).variant
-    found = neighbour_rows(store, "phone", layers="T1", options=Options(("centroid",), groups="speaker", sampling=ALL))
+    found = neighbour_rows(store, "speaker", layers="T1", options=asked(method="centroid"))
+    assert settings(agree(found, "T1", expected(x, speakers, names), N))["groups"] == "utterance"
+    found = neighbour_rows(
+        store, "phone", layers="T1", options=asked(method="centroid", groups="speaker", sampling=ALL)
+    )
     kept, rows = spoken(store, "phone"), store.rows("phone")
     value = expected(store.read("phone", "T1")[kept], rows["label"][kept], rows["speaker"][kept])
-    assert "speaker-disjoint" in agree(found, "T1", value, len(kept)).variant
+    assert settings(agree(found, "T1", value, len(kept)))["groups"] == "speaker"
 
 
 def test_usual_groups_without_speakers(tmp_path):
     for name, speakers in (("none", None), ("some", [None, *("s1" for _ in range(N - 1))])):
         store = make(tmp_path / name, speaker=speakers)
-        (row, _) = neighbour_rows(store, "gender", layers="T1", options=Options(("centroid",)))
-        assert "utterance-disjoint" in row.variant
+        (row, _) = neighbour_rows(store, "gender", layers="T1", options=asked(method="centroid"))
+        assert settings(row)["groups"] == "utterance"
 
 
 def test_a_label_of_one_speaker_each_keeps_utterances_whole(tmp_path):
     """By speakers nothing could be found: no label has a second speaker."""
     store = make(tmp_path / "s", name=[f"name{k % 5}" for k in range(N)])
-    (row, _) = neighbour_rows(store, "name", layers="T1", options=Options(("centroid",)))
-    assert "utterance-disjoint" in row.variant
+    (row, _) = neighbour_rows(store, "name", layers="T1", options=asked(method="centroid"))
+    assert settings(row)["groups"] == "utterance"
     assert row.value > 0
 
 
 def test_chosen_rows(store):
-    options = Options(("centroid",), where=parse_where(["gender=f"]), sampling=ALL)
+    options = asked(method="centroid", where=parse_where(["gender=f"]), sampling=ALL)
     found = neighbour_rows(store, "word", layers="T0", options=options)
     rows = store.rows("word")
     kept = np.flatnonzero(rows["gender"] == "f")
     row = agree(
         found, "T0", expected(store.read("word", "T0")[kept], rows["label"][kept], rows["utterance"][kept]), len(kept)
     )
-    assert "where gender=f" in row.variant
+    assert settings(row)["where"] == ["gender=f"]
 
 
 def permuted(x, labels, groups, times, whole):
@@ -302,7 +310,7 @@ def test_chance_is_of_permuted_labels(store):
     x, labels, groups = store.read("phone", "T1")[kept], rows["label"][kept], rows["utterance"][kept]
     many = permuted(x, labels, groups, 40, False)
     found = [
-        neighbour_rows(store, "phone", layers="T1", options=Options(("centroid",), sampling=ALL, seed=s))[0]
+        neighbour_rows(store, "phone", layers="T1", options=asked(method="centroid", sampling=ALL, seed=s))[0]
         for s in range(4)
     ]
     for row in found:
@@ -317,7 +325,7 @@ def test_chance_of_labels_of_whole_groups(store):
     rows, x = store.rows("word"), store.read("word", "T1")
     whole, single = (permuted(x, rows["gender"], rows["speaker"], 40, way) for way in (True, False))
     chances = [
-        neighbour_rows(store, "gender", "word", "T1", Options(("centroid",), seed=s))[0].chance for s in range(12)
+        neighbour_rows(store, "gender", "word", "T1", asked(method="centroid", seed=s))[0].chance for s in range(12)
     ]
     assert abs(np.mean(chances) - whole.mean()) < 4 * whole.std() * np.sqrt(1 / 600 + 1 / 40)
     # means of 50 permutations each
@@ -330,17 +338,15 @@ def test_chance_of_labels_of_whole_groups(store):
 
 
 def test_layers_side_by_side_are_the_same(store):
-    one, three = (
-        neighbour_rows(store, "phone", "frame", options=Options(n_workers=n, sampling=Sampling(per_label=20)))
-        for n in (1, 3)
-    )
+    analysis = Neighbours(labels="phone", unit="frame", per_label=20)
+    one, three = (analysis.run(store, workers=n) for n in (1, 3))
     assert one == three
 
 
 def test_what_cannot_be(store, tmp_path):
     def refused(says, labels="phone", unit=None, store=store, error=UsageError, **options):
         with pytest.raises(error) as caught:
-            neighbour_rows(store, labels, unit, options=Options(**options))
+            neighbour_rows(store, labels, unit, options=asked(**options))
         assert all(part in str(caught.value) for part in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -352,8 +358,8 @@ def test_what_cannot_be(store, tmp_path):
     refused(["at least two"], "gender", where=parse_where(["gender=f"]))
     refused(["no utterance row has a value of emotion"], "emotion", where=parse_where(["emotion="]))
     refused(["--max-utterances"], "gender", sampling=Sampling(per_label=3))
-    refused(["'nearest' is no method"], methods=("nearest",))
-    refused(["at least 1 and 2"], n_neighbours=0)
+    refused(["'nearest'", "--method", "knn"], method="nearest")
+    refused(["--neighbours", "1 or more"], n_neighbours=0)
     refused(["fewer than two word labels"], "word", where=parse_where(["label=w"]))
     values = planted.matrix(6)
     values[3, 1] = np.inf
@@ -365,7 +371,7 @@ def test_what_cannot_be(store, tmp_path):
 def test_a_label_that_one_group_has_alone_is_told(store):
     told = []
     with pytest.raises(UsageError, match="each label of speaker stands in one speaker only"):
-        neighbour_rows(store, "speaker", layers="T1", options=Options(groups="speaker"), say=told.append)
+        neighbour_rows(store, "speaker", layers="T1", options=asked(groups="speaker"), say=told.append)
 
 
 def test_a_mistyped_label_does_not_let_voices_through(tmp_path):
@@ -374,6 +380,6 @@ def test_a_mistyped_label_does_not_let_voices_through(tmp_path):
     genders[0] = "x"
     told = []
     store = make(tmp_path / "s", gender=genders)
-    (row, _) = neighbour_rows(store, "gender", "word", "T1", Options(("centroid",)), told.append)
-    assert "speaker-disjoint" in row.variant
+    (row, _) = neighbour_rows(store, "gender", "word", "T1", asked(method="centroid"), told.append)
+    assert settings(row)["groups"] == "speaker"
     assert any("folds keep speakers whole" in text for text in told)

@@ -7,9 +7,9 @@ import small
 
 import layertool
 from layertool.analysis import rows, views
+from layertool.errors import UsageError
 from layertool.layerwise.rows import Rows
 from layertool.layerwise.views import LayerView, TableView, pair
-from layertool.errors import UsageError
 from layertool.store.layout import MASKED_ROW_DTYPE, NO_LABEL, ROW_DTYPE
 
 UNITS = ("frame", "phone", "word", "utterance")

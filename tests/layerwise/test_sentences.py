@@ -8,8 +8,8 @@ import pytest
 import spread
 from scipy.stats import rankdata, spearmanr
 
-from layertool.layerwise.rows import parse_where
 from layertool.errors import FeatureError, UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.layerwise.sentences import Options, sentence_rows
 
 LAYERS = ("T0", "T1")

@@ -13,8 +13,8 @@ from scipy import stats
 import layertool
 from layertool import FeatureStore
 from layertool.analysis import speat
-from layertool.layerwise.rows import parse_where
 from layertool.errors import UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.layerwise.speat import Options, parse_groups, speat_rows
 from layertool.result_rows import PARAMETERS
 

@@ -7,8 +7,8 @@ import planted
 import pytest
 from scipy.stats import spearmanr
 
-from layertool.layerwise.rows import parse_where
 from layertool.errors import CorpusError, FeatureError, UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO, Options, word_similarity_rows
 from layertool.probes.word_similarity import read
 

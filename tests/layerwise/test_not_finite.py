@@ -7,13 +7,13 @@ import pytest
 from layertool.errors import RowError
 from layertool.layerwise.cca import LabelTarget, LayerTarget, cca_rows
 from layertool.layerwise.cca import Options as CorrelationOptions
+from layertool.layerwise.cka import Options as SimilarityOptions
+from layertool.layerwise.cka import similarity_rows
 from layertool.layerwise.discrimination import Options as DiscriminationOptions
 from layertool.layerwise.discrimination import discrimination_rows
 from layertool.layerwise.mi import Options as InformationOptions
 from layertool.layerwise.mi import mi_rows
 from layertool.layerwise.neighbours import neighbour_rows
-from layertool.layerwise.cka import Options as SimilarityOptions
-from layertool.layerwise.cka import similarity_rows
 
 N, PHONES = 12, 6
 

@@ -10,9 +10,9 @@ import planted
 import pytest
 import spread
 
-from layertool.layerwise.rows import Sampling, parse_where
 from layertool.errors import FeatureError, UsageError
 from layertool.layerwise.discrimination import Options, discrimination_rows
+from layertool.layerwise.rows import Sampling, parse_where
 
 EVERY = {"min_characters": 0, "min_seconds": 0.0}
 N, LAYERS = 9, ("C7", "T0", "T1")

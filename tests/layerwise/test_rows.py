@@ -13,8 +13,8 @@ import small
 
 import layertool
 from layertool.analysis import rows
-from layertool.layerwise.rows import Condition, Rows, Sampling, parse_where
 from layertool.errors import UsageError
+from layertool.layerwise.rows import Condition, Rows, Sampling, parse_where
 from layertool.store.layout import NO_LABEL, ROW_DTYPE
 
 UNITS = ("frame", "phone", "word", "utterance")
