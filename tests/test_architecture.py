@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
-    {"errors", "spelling"},
+    {"errors", "spelling", "account", "declared"},
     {
         "files",
         "kinds",

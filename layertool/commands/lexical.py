@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from layertool.commands.analyses import Group
-from layertool.commands.lexical_training import finetune
 from layertool.commands.options import HELP
+from layertool.commands.training import lexical_finetune
 
 
 @click.group(cls=Group, context_settings=HELP)
@@ -19,4 +19,4 @@ def lexical() -> None:
     """
 
 
-lexical.add_command(finetune)
+lexical.add_command(lexical_finetune)

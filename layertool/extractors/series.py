@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import glob
-import re
 from pathlib import Path
 
 from layertool.errors import ModelError
 from layertool.models.checkpoint_files import split_kind
+from layertool.spelling import natural
 
 ENDINGS = (".pt", ".ckpt", ".pth", ".bin")
-_PATTERN = re.compile(r"[*?\[]")
 
 
 def members(model: str) -> list[tuple[str | None, str]]:
@@ -20,10 +19,10 @@ def members(model: str) -> list[tuple[str | None, str]]:
     folders. Raises ModelError where nothing has such a name.
     """
     kind, pattern = split_kind(model)
-    if not _PATTERN.search(pattern) or Path(pattern).exists():
+    if not glob.has_magic(pattern) or Path(pattern).exists():
         return [(None, model)]
     found = [path for path in map(Path, glob.glob(pattern)) if path.is_dir() == (kind is None)]
-    found.sort(key=lambda path: _natural(str(path)))
+    found.sort(key=lambda path: natural(str(path)))
     if not found:
         raise ModelError(f"no checkpoint is called {pattern}: check the pattern, and keep it in quotes")
     return [(name, f"{kind}:{path}" if kind else str(path)) for name, path in zip(_names(found), found, strict=True)]
@@ -36,8 +35,3 @@ def _names(found: list[Path]) -> list[str]:
     parts = [[part for part in path.resolve().parts if part != path.anchor] for path in found]
     candidates += [["-".join(own[-k:]) for own in parts] for k in range(2, max(map(len, parts)) + 1)]
     return next(names for names in candidates if len(set(names)) == len(names))
-
-
-def _natural(text: str) -> list:
-    """Sorts step 900 before step 1000."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text) if part]

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool.analysis import cka, folds, matrix, similarity
-from layertool.layerwise import rows as row_rules
 from layertool.analysis.cca import InSampleCCA
-from layertool.layerwise.rows import Condition, Rows, Sampling
-from layertool.layerwise.views import LayerView, pair
 from layertool.errors import UsageError
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.rows import Condition, Rows, Sampling
 from layertool.layerwise.stores import (
     Progress,
     Say,
@@ -28,6 +27,7 @@ from layertool.layerwise.stores import (
     silent,
     unit_of,
 )
+from layertool.layerwise.views import LayerView, pair
 from layertool.result_rows import Result
 from layertool.store import FeatureStore
 

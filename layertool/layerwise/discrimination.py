@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.layerwise import rows as row_rules
-from layertool.layerwise.rows import ALL, Condition, Rows, Sampling
-from layertool.layerwise.views import LayerView
 from layertool.errors import UsageError
+from layertool.geometry import SAMPLE_RATE, Pooling
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.frames import FrameRows
+from layertool.layerwise.rows import ALL, Condition, Rows, Sampling
 from layertool.layerwise.stores import (
     Progress,
     Say,
@@ -22,9 +24,7 @@ from layertool.layerwise.stores import (
     silent,
     unit_of,
 )
-from layertool.layerwise.frames import FrameRows
-from layertool.layerwise.engine import each_layer
-from layertool.geometry import SAMPLE_RATE, Pooling
+from layertool.layerwise.views import LayerView
 from layertool.probes import word_discrimination
 from layertool.result_rows import Result
 from layertool.store import FeatureStore

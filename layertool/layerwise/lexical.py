@@ -10,45 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from layertool.analysis.lexical.lexicon import cmudict_words, read_words, unique
 from layertool.corpora.corpus import Corpus
-from layertool.declared import Declared, option
+from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.files import read_json
 from layertool.layerwise.analysis import AnyAnalysis
 from layertool.layerwise.engine import Watch
 from layertool.layerwise.lexical_rows import METRICS, scores
+from layertool.layerwise.reading import Reading
 from layertool.layerwise.stimuli import Stimulus, stimuli_of
 from layertool.layerwise.stores import model_name, step_of
 from layertool.result_rows import Result
 from layertool.store import FeatureStore
 
 if TYPE_CHECKING:
-    from layertool.analysis.lexical.scorer import Variant, WhisperScorer
+    from layertool.analysis.lexical.scorer import WhisperScorer
     from layertool.layerwise.listener import Listener, Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading(Declared):
-    """How a model reads words: what decides their probabilities."""
-
-    end_token: bool = option(
-        True,
-        "Whether P(word) has the probability that the word ends there.",
-    )
-    surface: Literal["lower", "capitalised", "sentence", "marginal"] = option(
-        "lower", "How words are written: drink, Drink, Drink., or the sum of the three."
-    )
-    timestamps: bool = option(False, "Leave <|notimestamps|> out of the prefix.")
-    encoder_window: Literal["30s", "clip", "exact"] = option(
-        "30s", "30 s seen by encoder and decoder; by the encoder only; only the clip (fast, other numbers)."
-    )
-    language: str | None = option(None, "Language in the prefix of multilingual models.", usual="en")
-
-    @property
-    def variant(self) -> Variant:
-        """How words are read."""
-        from layertool.analysis.lexical.scorer import Variant
-
-        return Variant(self.end_token, self.surface, self.timestamps, self.encoder_window, self.language)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from layertool.declared import option, options_of
 from layertool.errors import UsageError, tell
 from layertool.layerwise.engine import Watch
-from layertool.layerwise.lexical import Ranked, Reading, Task
+from layertool.layerwise.lexical import Ranked, Task
+from layertool.layerwise.reading import Reading
 from layertool.layerwise.stimuli import Stimulus, relative_frequency, stimuli_of
 from layertool.result_rows import Result
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool import columns, resampling
-from layertool.layerwise import rows as row_rules
-from layertool.layerwise.rows import PUBLISHED, Condition, Rows, Sampling
-from layertool.layerwise.views import LayerView
 from layertool.errors import UsageError
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.frames import FrameRows
+from layertool.layerwise.rows import PUBLISHED, Condition, Rows, Sampling
 from layertool.layerwise.stores import (
     Progress,
     Say,
@@ -25,8 +26,7 @@ from layertool.layerwise.stores import (
     speech_of,
     unit_of,
 )
-from layertool.layerwise.frames import FrameRows
-from layertool.layerwise.engine import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.non_speech import NOISE, is_speech, non_speech
 from layertool.probes import segmentation
 from layertool.probes.segmentation import Cell, Counts, Speech

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from layertool.layerwise import rows as row_rules
-from layertool.layerwise.rows import Condition
-from layertool.layerwise.views import LayerView
 from layertool.errors import UsageError
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.rows import Condition
 from layertool.layerwise.stores import (
     Progress,
     Say,
@@ -23,7 +23,7 @@ from layertool.layerwise.stores import (
     silent,
     unit_of,
 )
-from layertool.layerwise.engine import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.probes import sentence_similarity as probe
 from layertool.result_rows import Result
 from layertool.store import FeatureStore

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from layertool.analysis import embeddings
-from layertool.layerwise import rows as row_rules
-from layertool.layerwise.rows import Condition, Rows, Sampling
-from layertool.layerwise.views import LayerView
 from layertool.errors import UsageError
+from layertool.layerwise import rows as row_rules
+from layertool.layerwise.engine import each_layer
+from layertool.layerwise.rows import Condition, Rows, Sampling
 from layertool.layerwise.stores import (
     Progress,
     Say,
@@ -27,7 +27,7 @@ from layertool.layerwise.stores import (
     silent,
     unit_of,
 )
-from layertool.layerwise.engine import each_layer
+from layertool.layerwise.views import LayerView
 from layertool.probes import word_similarity as probe
 from layertool.result_rows import Result
 from layertool.store import FeatureStore

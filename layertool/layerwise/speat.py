@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from layertool.analysis import layer_sets, speat
+from layertool.errors import FeatureError, UsageError
+from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.rows import Condition, Rows
-from layertool.layerwise.views import LayerView
-from layertool.errors import FeatureError, UsageError
 from layertool.layerwise.stores import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
-from layertool.layers import summary
+from layertool.layerwise.views import LayerView
 from layertool.result_rows import PARAMETERS, Result
 from layertool.spelling import nfc
 from layertool.store import FeatureStore

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from layertool.errors import StoreError, UsageError
+from layertool.layers import summary
+from layertool.spelling import natural
 from layertool.store import layout, schema
 from layertool.store.shards import DAMAGE, dataset_problem, misplaced
 
@@ -61,7 +64,9 @@ class FeatureStore:
             )
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.path)!r}: {self.model}, units {', '.join(self.units)}, layers {', '.join(self.layers)})"
+        units = ", ".join(self.units)
+        of = f"{self.model} on {self.about['corpus']['name']}, units {units}, layers {summary(self.layers)}"
+        return f"FeatureStore({str(self.path)!r}: {of})"
 
     @property
     def configuration(self) -> dict:
@@ -283,3 +288,21 @@ class FeatureStore:
     def contents(self) -> dict[str, schema.Content]:
         """What every shard holds: datasets by their names."""
         return schema.contents(self.about)
+
+
+def matching(texts: Path | str | Iterable[Path | str]) -> list[Path]:
+    """The folders of stores that paths and patterns name, each once; those of a pattern in natural order.
+
+    ``series/*`` has ``step-2`` before ``step-10``, and of what it finds only stores count. A path without a pattern, or that is
+    there, stands for itself, whatever it is. Raises StoreError for a pattern that no store matches.
+    """
+    folders: list[Path] = []
+    for text in [texts] if isinstance(texts, (str, Path)) else texts:
+        if not glob.has_magic(str(text)) or Path(text).exists():
+            folders.append(Path(text))
+            continue
+        stores = [path for path in map(Path, glob.glob(str(text))) if (path / layout.ABOUT).is_file()]
+        if not stores:
+            raise StoreError(f"no feature store is called {text}: check the pattern, and keep it in quotes")
+        folders += sorted(stores, key=lambda path: natural(str(path)))
+    return list(dict.fromkeys(folders))
