@@ -1,4 +1,4 @@
-"""Options that are declared once: fields of a frozen dataclass, which checks them and which commands make their options of."""
+"""Options that are declared once: fields of a frozen dataclass, which checks them; commands make their options of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares: its Python ``name``, the ``flags`` of the command line, the ``kind`` of one value, whether it takes ``many``."""
+    """What a field declares: its Python ``name``, the command line's ``flags``, the ``kind`` of a value, whether there are ``many``."""
 
     name: str
     flags: tuple[str, ...]
@@ -108,7 +108,7 @@ class Option:
 
 
 def _members(hint: Any) -> tuple:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def listed(given: Any) -> Iterator[Any]:
@@ -120,14 +120,16 @@ def listed(given: Any) -> Iterator[Any]:
             yield part
 
 
-@cache
-def options_of(declared: Any) -> tuple[Option, ...]:
+def _options_of(declared: type) -> tuple[Option, ...]:
     """The options that a class declares: its own first, then those of its bases, each in their order."""
     hints, bases = typing.get_type_hints(declared), declared.__mro__
     known = {one.name: one for one in fields(declared) if "decides" in one.metadata}
     home = {name: k for k, base in reversed([*enumerate(bases)]) for name in inspect.get_annotations(base)}
     names = sorted(known, key=lambda name: home[name])
     return tuple(Option.of(known[name], hints[name]) for name in names)
+
+
+options_of: Callable[[type], tuple[Option, ...]] = cache(_options_of)
 
 
 @dataclass(frozen=True, kw_only=True)

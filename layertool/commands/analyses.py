@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from layertool.commands import delivery, output
+from layertool.commands.declared import click_option
 from layertool.commands.options import HELP, engine_options
-from layertool.declared import MISSING, Option, options_of
+from layertool.declared import options_of
 from layertool.layerwise import ANALYSES, declared
 
 
@@ -57,36 +58,6 @@ def made(declaration: Any, arguments: Sequence[click.Parameter], run: Callable[.
         callback=run,
         help=declaration.__doc__,
         context_settings=HELP,
-    )
-
-
-def click_option(one: Option) -> click.Option:
-    """The click option of a declared one; what it cannot say is left to the declaration, which is asked afterwards."""
-    low, high = one.about["low"], one.about["high"]
-    kind: Any = str
-    if one.many or one.about["parse"]:
-        kind = str  # a list in one word, or something of its own
-    elif one.choices:
-        kind = click.Choice(one.choices)
-    elif one.kind in (int, float) and (low, high) != (None, None):
-        kind = (click.IntRange if one.kind is int else click.FloatRange)(low, high)
-    elif one.kind in (int, float):
-        kind = one.kind
-    listed = one.many and not one.about["parse"]
-    usual = one.about["usual"]
-    if listed and not usual and one.default not in (MISSING, None, ()):
-        usual = ",".join(map(str, one.default))
-    is_flag = one.kind is bool and not one.many
-    return click.Option(
-        [*one.flags, one.name],
-        type=None if is_flag else kind,
-        is_flag=is_flag,
-        multiple=one.many,
-        required=one.default is MISSING,
-        default=None if one.default is MISSING or one.many else one.default,
-        metavar=one.about["metavar"],
-        show_default=not usual and one.default not in (MISSING, None, (), False),
-        help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),
     )
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from layertool.account import Account
 from layertool.commands import output
 from layertool.commands.options import bundle, json_option, quiet_option
 from layertool.errors import StoreError, UsageError
 from layertool.kinds import kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
@@ -142,8 +148,9 @@ def deliver(
     brief: bool = False,
     as_json: bool = False,
     quiet: bool = False,
+    show: Callable[[pd.DataFrame], Iterable[Account]] | None = None,
 ) -> None:
-    """Write results first, so that they are not lost, then print and draw them."""
+    """Write results first, so that they are not lost, then print and draw them. ``show``: says the rows in a way of its own."""
     from layertool.declared import listed
     from layertool.result_rows import records
     from layertool.results import Results
@@ -156,6 +163,9 @@ def deliver(
     finally:  # numbers that a full disk has no room for are seen, at least
         if as_json:
             output.as_json(records(results.rows))
+        elif show:
+            for account in show(results.rows):
+                output.show(account)
         else:
             output.shown(results.text(brief))
     if out is not None:

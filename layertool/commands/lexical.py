@@ -21,8 +21,8 @@ from layertool.commands.lexical_options import (
     variant_of,
     variant_options,
 )
-from layertool.commands.lexical_training import finetune
 from layertool.commands.options import HELP, on_an_engine, place_options, seed_option, where_option
+from layertool.commands.training import lexical_finetune as finetune
 from layertool.errors import UsageError
 
 

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from layertool.cluster import ENGINES
+from layertool.declared import listed
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -43,16 +44,37 @@ where_option = click.option(
     "same column again is an alternative, another column has to hold too.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of folds and samples."
 )
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="Where products are computed: auto, cpu or cuda:N."
+    "--device", default="auto", show_default=True, help="Device that computes products: auto, cpu or cuda:N."
 )
+
+
+# Spellings of before that mean something else elsewhere: of each command, what is typed now.
+OLD: dict[str, dict[str, str]] = {
+    "pretrain": {"--frames": "--frame-ms"},
+    "compress heads": {"--total-steps": "--steps"},
+    "compress rows": {"--total-steps": "--steps"},
+    "compress weights": {"--total-steps": "--steps", "--warm-up": "--first-pruning"},
+    "compress distill": {"--layers": "--blocks", "--targets": "--teacher-layers"},
+    "finetune ctc": {"--units": "--tokens"},
+    "probe neighbours": {"--folds": "--n-folds"},
+    "lexical finetune": {"--train": "--modules", "--warmup": "--warmup-share"},
+}
+
+
+def renamed(error: click.NoSuchOption) -> click.UsageError:
+    """The error of an option that has another name now, which says that one; any other as it is."""
+    command = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+    new = OLD.get(command, {}).get(error.option_name)
+    said = f"'layertool {command}' has no {error.option_name} any more: type {new}"
+    return click.UsageError(said, error.ctx) if new else error
 
 
 def names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of an option that takes names separated by commas and may be given again: each once."""
-    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+    return tuple(dict.fromkeys(listed(values)))
 
 
 def typed(names: set[str]) -> list[str]:

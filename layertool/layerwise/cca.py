@@ -130,10 +130,11 @@ class Problem:
 
 
 def _eps(given: Any) -> str | tuple[float, ...]:
-    if given == "published":
-        return given
+    parts = list(listed(given))
+    if parts == ["published"]:
+        return "published"
     try:
-        eps = tuple(float(part) for part in listed(given))
+        eps = tuple(map(float, parts))
     except (TypeError, ValueError):
         raise UsageError(f"--eps takes numbers separated by commas, or 'published', not '{given}'") from None
     if not eps or not all(0 < one < np.inf for one in eps):
@@ -249,7 +250,8 @@ class CCA(Drawn, Analysis):
         if not isinstance(target, AcousticTarget):
             yield target
             return
-        from layertool.corpora.corpus import Corpus, no_segments
+        from layertool.corpora.corpus import Corpus
+        from layertool.corpora.segments import no_segments
         from layertool.extractors.run import extract
 
         if self.unit not in (None, "frame"):

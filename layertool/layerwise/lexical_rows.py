@@ -13,10 +13,10 @@ from layertool.analysis.lexical import metrics
 from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Pronunciations, unique
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus, relative_frequency, stimuli_of
-from layertool.layerwise.rows import Condition
 from layertool.cluster import current
-from layertool.layerwise.stores import Progress, conditions_of, joined, model_name, step_of
 from layertool.layerwise.listening import Listener, Outcome, answers, listen_on
+from layertool.layerwise.rows import Condition
+from layertool.layerwise.stores import Progress, conditions_of, joined, model_name, step_of
 from layertool.result_rows import (
     EVERYTHING,
     IMPOSSIBLE,

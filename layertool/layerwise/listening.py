@@ -18,8 +18,8 @@ from layertool.analysis.lexical.search import MOST_PREFIXES
 from layertool.analysis.lexical.stimuli import Corpus, Stimulus
 from layertool.cluster import Cluster
 from layertool.errors import AudioError, UsageError
-from layertool.layerwise.stores import Progress
 from layertool.geometry import SAMPLE_RATE
+from layertool.layerwise.stores import Progress
 from layertool.models.whisper import WINDOW_SAMPLES, Reading
 from layertool.store import FeatureStore
 

@@ -7,6 +7,7 @@ docs/advanced/slicing.rst and its src/fastabx/dataset.py; see docs/store.md.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,8 +20,9 @@ import xxhash
 
 from layertool import columns
 from layertool import layers as layer_names
+from layertool.account import count
 from layertool.errors import StoreError, UsageError
-from layertool.files import whole_file, write_json
+from layertool.files import read_json, whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
 from layertool.spelling import percent
@@ -61,7 +63,7 @@ def export_fastabx(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -125,6 +127,20 @@ def export_fastabx(
     return written
 
 
+def next_steps(out: Path) -> list[str]:
+    """What an export left out, and the command that scores its last layer."""
+    about, notes = read_json(out / DESCRIPTION, "the description of an export"), []
+    for tier, counts in about["items"].items():
+        short = counts["left_out_too_short"]
+        left_out = f"; {count(short, tier)} shorter than a frame left out" if short else ""
+        notes.append(f"{tier}: {count(counts['n_items'], 'item')}{left_out}")
+    layer, facts = list(about["layers"].items())[-1]
+    if isinstance(facts["frequency"], int):  # its command line takes no other
+        files = shlex.join([str(out / f"{next(iter(about['items']))}.item"), str(out / layer)])
+        notes.append(f"score a layer with: fastabx {files} --frequency {facts['frequency']} --max-size-group 10")
+    return notes
+
+
 def file_name(utterance: str) -> str:
     """The id as a file name and as the column #file: what is no letter, digit, dot, dash or underscore as %XX.
 
@@ -158,7 +174,7 @@ def _tiers(store: FeatureStore, units: Sequence[str] | None) -> list[str]:
     return tiers
 
 
-def _layers(store: FeatureStore, layers: str | None) -> list[str]:
+def _layers(store: FeatureStore, layers: str | Sequence[str] | None) -> list[str]:
     there = store.layers_of("frame")
     names = layer_names.select(layers, store.layers, str(store.path)) if layers else there
     chosen = [name for name in there if name in names]
@@ -208,13 +224,13 @@ def _utterances(store: FeatureStore, layer: str, counts: np.ndarray) -> Iterator
     """The frames of one utterance after the other, float32 (frames, width); one block and one utterance in memory."""
     blocks = store.blocks("frame", layer)
     left = np.empty((0, store.width(layer)), np.float32)
-    for count in counts:
+    for n_rows in counts:
         parts = [left]
-        while sum(map(len, parts)) < count:
+        while sum(map(len, parts)) < n_rows:
             parts.append(next(blocks))
         rows = np.concatenate(parts)
-        left = rows[count:]
-        yield rows[:count].astype(np.float32)  # a copy: torch.save would write the whole block with a view
+        left = rows[n_rows:]
+        yield rows[:n_rows].astype(np.float32)  # a copy: torch.save would write the whole block with a view
 
 
 def _items(

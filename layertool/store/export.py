@@ -14,6 +14,7 @@ from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import saying_no_room, whole_file
 from layertool.folders import OutputFolder
+from layertool.kinds import kind
 from layertool.spelling import percent
 from layertool.store import layout
 from layertool.store.layout import configuration_hash
@@ -29,7 +30,7 @@ def export_npy(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -68,6 +69,9 @@ class ExportFolder(OutputFolder):
     """
 
     def __init__(self, store: FeatureStore, out: Path, paths: Sequence[Path], overwrite: bool):
+        if out.is_file() or kind(out):
+            what = "a file" if out.is_file() else f"a {kind(out)}"
+            raise UsageError(f"{out} is {what}: arrays go into a folder of their own, choose another -o")
         asked = {"store": store.about["configuration_hash"], "paths": [str(path.relative_to(out)) for path in paths]}
         lock = f".export-{configuration_hash(asked)[:8]}.lock"  # there as long as the export is not
         super().__init__(out, "folder of exports", lock, None, lock)
@@ -106,7 +110,7 @@ def export_npz(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -164,7 +168,9 @@ def _write_layer(store: FeatureStore, unit: str, layer: str, file, dtype: np.dty
             file.write(block.astype(dtype, copy=False).tobytes())
 
 
-def _chosen(store: FeatureStore, units: Sequence[str] | None, layers: str | None) -> list[tuple[str, list[str]]]:
+def _chosen(
+    store: FeatureStore, units: Sequence[str] | None, layers: str | Sequence[str] | None
+) -> list[tuple[str, list[str]]]:
     names = layer_names.select(layers, store.layers, str(store.path)) if layers else store.layers
     chosen = []
     for unit in units or store.units:

@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from layertool.account import count, size
 from layertool.errors import StoreError
 from layertool.store import layout, schema
 from layertool.store.concluding import fill_view
@@ -65,6 +66,17 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
             )
     problems += _check_view(store)
     return problems
+
+
+def verdict(store: FeatureStore, problems: list[str]) -> str:
+    """A sentence for a store in which nothing was found. Raises StoreError where something was."""
+    if problems:
+        raise StoreError(
+            f"{store.path} has {count(len(problems), 'problem')} (above): run the same extract command again, it writes just "
+            "these shards anew"
+        )
+    n_bytes = size(sum(entry["size"] for entry in store.index.values()))
+    return f"{store.path} is sound: {count(len(store.index), 'shard')}, {n_bytes}, every checksum right"
 
 
 def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:

@@ -132,8 +132,8 @@ CASES: dict[str, str] = {
     "neighbours phone": "probe neighbours {planted}/one {planted}/two --labels phone",
     "neighbours word": "probe neighbours {planted}/one --labels word --method knn -k 1 --top-labels 5",
     "neighbours speaker": "probe neighbours {planted}/one --labels speaker --unit utterance",
-    "neighbours groups": "probe neighbours {planted}/one --labels gender --groups speaker --method centroid --folds 2",
-    "neighbours sampling": "probe neighbours {planted}/one --labels phone --per-label 15 --max-utterances 20 --folds 3"
+    "neighbours groups": "probe neighbours {planted}/one --labels gender --groups speaker --method centroid --n-folds 2",
+    "neighbours sampling": "probe neighbours {planted}/one --labels phone --per-label 15 --max-utterances 20 --n-folds 3"
     " --seed 6 --where speaker!=s2 -k 3",
     "neighbours frames": "probe neighbours {planted}/one --labels phone --unit frame --max-utterances 6 --layers T2",
     "neighbours all": "probe neighbours {networks}/one --labels phone --sample all",

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from layertool.layerwise.rows import Condition, holds
 from layertool.errors import CorpusError, UsageError
+from layertool.layerwise.rows import Condition, holds
 
 _REQUIRED = ("responses", "counts")
 
