@@ -38,7 +38,7 @@ COMMANDS = {
     "pretrain": "layertool.commands.training:pretrain",
     "compress": "layertool.commands.training:compress",
     "finetune": "layertool.commands.training:finetune",
-    "compare": "layertool.commands.similarity:compare",
+    "compare": "layertool.commands.compare:compare",
     "report": "layertool.commands.report:report",
     "recipe": "layertool.commands.recipe:recipe",
     "demo": "layertool.commands.demo:demo",

@@ -93,6 +93,63 @@ def number(text: str) -> Decimal | None:
     return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
+def named(table: Iterable, names: Sequence[str]) -> str | None:
+    """The first of ``names`` that is a column of ``table`` (whatever iterates over its columns), in any case."""
+    known = {str(column).casefold(): column for column in reversed(list(table))}
+    return next((name if name in known.values() else known[name] for name in names if name in known), None)
+
+
+def one_of(table: Iterable, names: Sequence[str], what: str, remedy: str = "add or rename it") -> str:
+    """The same. Raises CorpusError, with a ``remedy``, where ``what`` the table is has none of them."""
+    name = named(table, names)
+    if name is None:
+        raise _lacking(table, names, what, remedy)
+    return name
+
+
+def require(table: Iterable, names: Iterable[str], what: str, remedy: str = "add or rename it") -> None:
+    """Raise CorpusError, with a ``remedy``, where ``what`` the table is lacks a column."""
+    there = list(table)
+    for name in names:
+        if name not in there:
+            raise _lacking(there, [f"'{name}'"], what, remedy)
+
+
+def _lacking(table: Iterable, names: Sequence[str], what: str, remedy: str) -> CorpusError:
+    wanted = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return CorpusError(
+        f"{what} has no column {wanted} (columns there: {', '.join(map(str, table)) or 'none'}): {remedy}"
+    )
+
+
+def require_filled(
+    table: pd.DataFrame, names: Iterable[str], what: str, remedy: str = "fill it in or take the row out"
+) -> None:
+    """Raise CorpusError, with a ``remedy``, where a cell of a column is empty."""
+    for name in names:
+        empty = (table[name].isna() | (table[name] == "")).to_numpy(bool)
+        if empty.any():
+            raise CorpusError(
+                f"{what} has no '{name}' in row {int(empty.argmax()) + 1} ({int(empty.sum())} such rows): {remedy}"
+            )
+
+
+def seconds(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The table with ``start`` and ``end``, where it has them, as floats. Raises CorpusError for what is no time."""
+    for name in ("start", "end"):
+        if name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+            wrong = (numbers.isna() & table[name].notna()).to_numpy()
+            if wrong.any():
+                row = table.iloc[int(wrong.argmax())]
+                raise CorpusError(
+                    f"{what}, utterance '{row['utterance']}': the {name} '{row[name]}' is no time in seconds; "
+                    "write numbers from 0 like 12.34"
+                )
+            table = table.assign(**{name: numbers})
+    return table
+
+
 def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
     """A table from rows or columns with the very values they hold: pandas would make floats of integers with gaps."""
     return table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else pd.DataFrame(table, dtype=object)

@@ -20,14 +20,6 @@ _LAYER = re.compile(r"[CTD]\d+|final")
 BASELINE = "baseline"  # the layer of rows of what is compared with all layers of models: a line across figures
 PARAMETERS = "parameters"  # the metric of rows that say how large a model is
 CHOSEN = "chosen"  # the key of settings that holds what was found for this number alone, e.g. its eps
-# Metrics of lexical rows.
-LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"
-TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
-SURPLUS = "frequency minus probability of the target"
-IMPOSSIBLE = "stimuli with a response of probability 0"
-UNFINISHED = "stimuli whose search for top words was ended"
-EVERYTHING = "all"  # the target of rows over all stimuli
-SEPARATOR = ": "  # of masker and stimulus in the target of a row of one stimulus
 FORMATS = (".csv", ".parquet", ".json")
 # Metrics that 0.1.0 named otherwise, in the first part of its variants.
 FORMERLY = {
@@ -40,6 +32,12 @@ FORMERLY = {
     "adjusted MI": "adjusted mi",
     "corrected MI (nats)": "corrected mi",
     "V-measure": "v-measure",
+    "linear CKA": "linear cka",
+    "RBF CKA": "rbf cka",
+    "orthogonal Procrustes distance": "procrustes distance",
+    "RSA": "rsa",
+    "p (Bonferroni)": "p bonferroni",
+    "p (Benjamini-Hochberg)": "p benjamini-hochberg",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,19 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    In a notebook it shows itself as table and figure.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure;
+    ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
-    def __init__(self, rows: Iterable[Result] | pd.DataFrame):
+    def __init__(
+        self,
+        rows: Iterable[Result] | pd.DataFrame,
+        tables: Mapping[str, list[dict[str, Any]]] | None = None,
+        **shown: Any,
+    ):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
+        self.shown = shown
 
     @classmethod
     def read(cls, files: Path | str | Sequence[Path | str]) -> Results:
@@ -42,9 +50,22 @@ class Results:
 
         return tables.html(self.rows) + figures.svg(self.rows)
 
+    def over(self, **how: Any) -> Results:
+        """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
+        how = {**self.shown, **how}
+        rows = self.rows
+        if how.get("x") == "parameters":
+            from layertool.comparison import with_sizes
+
+            rows = with_sizes(rows)
+        found = Results(rows, **how)
+        found.tables = self.tables
+        return found
+
     def text(self, brief: bool = False, **how: Any) -> str:
         """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""
-        return tables.text(self.rows, brief, **how)
+        asked = self.over(**how)
+        return tables.text(asked.rows, brief, **asked.shown)
 
     def write(self, file: Path | str) -> Path:
         """Write the rows as .csv, .parquet or .json, whole or not at all."""
@@ -58,7 +79,8 @@ class Results:
         """
         from layertool import figures
 
-        return figures.draw(self.rows, file, **how)
+        asked = self.over(**how)
+        return figures.draw(asked.rows, file, **asked.shown)
 
     def report(self, file: Path | str) -> Path:
         """One HTML page of the rows: figures, tables, methods and provenance."""

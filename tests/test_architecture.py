@@ -25,7 +25,7 @@ FLOORS = [
         "resampling",
         "waveforms",
     },
-    {"folders"},
+    {"folders", "conditions"},
     {"audio", "store", "results", "models"},
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from layertool.corpora import label_files, source_files, textgrid
-from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
+from layertool.corpora.alignments import Stretch, Voice, read_text
+from layertool.corpora.segments import Entry
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
 

@@ -16,10 +16,11 @@ import pandas as pd
 
 from layertool import audio
 from layertool.corpora import label_files
-from layertool.corpora.alignments import Entry, Progress, Stretch, Voice, read_all, read_text
+from layertool.corpora.alignments import Progress, Stretch, Voice, read_all, read_text
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
-from layertool.corpora.source_files import files_below, unread
+from layertool.corpora.segments import Entry
+from layertool.corpora.source_files import files_below, unread, without
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE, seconds_to_samples
 
@@ -99,26 +100,16 @@ def read(
             raise CorpusError(
                 f"no recording in {source} has words: put .words files beside the audio, or take --whole-files"
             )
-    segments, named = rules.apply(segments)
-    notes = unread(files, source, {path for own in spoken.values() for path in own.values()})
     provenance = {
         "reader": "buckeye",
         "source": str(source.resolve()),
         "recordings": len(spoken),
         "utterances_are": "whole files" if whole_files else f"stretches between pauses of {pause:g} s",
-        **named,
-        **{f"without_{kind[1:]}": sum(kind not in own for own in spoken.values()) for kind in _PIECES.values()},
+        **without(spoken, _PIECES.values()),
         "lines_that_run_backwards": dict(backwards),
-        "notes": [*notes, *named.get("notes", ())],
+        "notes": unread(files, source, {path for own in spoken.values() for path in own.values()}),
     }
-    return Corpus.build(
-        table,
-        segments,
-        name=name or "buckeye",
-        provenance=provenance,
-        max_failures=max_failures,
-        left_out=found.unusable,
-    )
+    return Corpus.build(table, segments, name or "buckeye", provenance, max_failures, found.unusable, rules=rules)
 
 
 def is_spoken(tier: str, label: str) -> bool:

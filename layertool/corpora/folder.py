@@ -38,12 +38,12 @@ def read(
     gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the files
     of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are
     kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio that is no label file gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose
-    id, file name or path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns
-    are joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see
-    ``metadata.of_key``. ``tiers``: by our name, that of a tier of the TextGrids (``textgrid.voices``), or the suffix of label
-    files (``.phn``). ``rules``: what is done to labels. ``channel`` is set for all files.
-    Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
+    audio that is no label file gives the column ``text``. ``metadata`` has a row for each file that belongs to the
+    corpus, whose id, file name or path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is
+    there); its other columns are joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other
+    keys, one each: see ``metadata.of_key``. ``tiers``: by our name, that of a tier of the TextGrids
+    (``textgrid.voices``), or the suffix of label files (``.phn``). ``rules``: what is done to labels. ``channel`` is set
+    for all files. Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
     Raises UsageError, CorpusError, and AudioError for a file that is no audio.
     """
     source = Path(source)
@@ -60,14 +60,9 @@ def read(
     if tables and tables[0][1] is None:
         described = of_files(tables.pop(0)[0], id_column, list(recordings), source, text_column)
         recordings = {utterance: recordings[utterance] for utterance in described.columns.index}
-
     labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
     found = read_all(labels.sources, progress, max_failures)
-    segments, named = rules.apply(found.segments)
-    notes = [*labels.notes, *named.pop("notes", ())]
-    provenance |= labels.provenance | named
-    if found.without_tier:
-        provenance["textgrids_without_tier"] = found.without_tier
+    provenance |= labels.provenance
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
@@ -76,15 +71,15 @@ def read(
         provenance["without_transcript"] = len(recordings) - len(labels.texts)
     if described is not None:
         utterances = described.added(utterances, provenance)
-    utterances, told = found.utterances(utterances)
-    provenance["notes"] = [*provenance.get("notes", ()), *told, *notes]
-    utterances = of_keys(utterances, tables, source, provenance)
+    utterances = of_keys(found.utterances(utterances, provenance), tables, source, provenance)
+    provenance["notes"] = [*provenance.get("notes", ()), *labels.notes]
     return Corpus.build(
         utterances,
-        segments,
-        name=name or source.resolve().name,
-        provenance=provenance,
-        max_failures=max_failures,
-        left_out=labels.unusable | found.unusable,
-        stretches=found.stretches,
+        found.segments,
+        name or source.resolve().name,
+        provenance,
+        max_failures,
+        labels.unusable | found.unusable,
+        found.stretches,
+        rules,
     )

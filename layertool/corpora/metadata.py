@@ -13,7 +13,7 @@ import pandas as pd
 from layertool import audio, columns
 from layertool.corpora.corpus import AUDIO_COLUMNS
 from layertool.corpora.source_files import UNREADABLE
-from layertool.corpora.table_files import ID_NAMES, named, read_table, with_text
+from layertool.corpora.table_files import ID_NAMES, read_table, with_text
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
 
@@ -69,7 +69,7 @@ def of_files(
     id_column = None if id_column is None else nfc(id_column)
     if id_column is not None and id_column not in table.columns:
         raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
-    id_column = id_column or named(table, ID_NAMES)
+    id_column = id_column or columns.named(table, ID_NAMES)
     if id_column is None:
         raise CorpusError(
             f"{path} has no column {', '.join(ID_NAMES[:-1])} or {ID_NAMES[-1]} (columns there: {there}): "

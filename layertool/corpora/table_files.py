@@ -94,12 +94,6 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
         ) from error
 
 
-def named(table: pd.DataFrame, names: Sequence[str]) -> str | None:
-    """The first of ``names`` that a table has as a column, in whatever case."""
-    there = {str(column).casefold(): column for column in reversed(table.columns)}
-    return next((name if name in table.columns else there[name] for name in names if name in there), None)
-
-
 def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
     """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
     if column is None or (column := nfc(column)) == "text":

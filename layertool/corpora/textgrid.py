@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from layertool.corpora.alignments import Entry, Stretch, Voice, read_text
+from layertool.corpora.alignments import Stretch, Voice, read_text
+from layertool.corpora.segments import Entry
 from layertool.errors import CorpusError
 from layertool.spelling import nfc
 

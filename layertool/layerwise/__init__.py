@@ -18,10 +18,10 @@ ANALYSES = {  # the words of the command: the module and class that declare it
     "probe sentences": "sentences:Sentences",
     "probe neighbours": "neighbours:Neighbours",
     "speat": "speat:SpEAT",
-    "lexical score": "lexical_score:Score",
-    "lexical rank": "lexical_rank:Rank",
-    "lexical baselines": "lexical_baselines:Baselines",
-    "lexical lens": "lexical_lens:Lens",
+    "lexical score": "lexical_score:LexicalScore",
+    "lexical rank": "lexical_rank:LexicalRank",
+    "lexical baselines": "lexical_baselines:LexicalBaselines",
+    "lexical lens": "lexical_lens:LexicalLens",
 }
 
 

@@ -18,7 +18,7 @@ from layertool.errors import UsageError, tell
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, Score, naming, unit_option
 from layertool.layerwise.engine import Watch, place_of
-from layertool.layerwise.folds import PERMUTED, TURNED, deal
+from layertool.layerwise.folds import PERMUTED, TARGET_TURNED, TURNED, deal
 from layertool.layerwise.rows import TIERS, Rows
 from layertool.layerwise.stores import check_comparable, check_pooling, layers_of, unit_of
 from layertool.layerwise.views import LayerView, TableView, View, pair, turned
@@ -250,7 +250,8 @@ class CCA(Drawn, Analysis):
         if not isinstance(target, AcousticTarget):
             yield target
             return
-        from layertool.corpora.corpus import Corpus, no_segments
+        from layertool.corpora.corpus import Corpus
+        from layertool.corpora.segments import no_segments
         from layertool.extractors.run import extract
 
         if self.unit not in (None, "frame"):
@@ -372,7 +373,7 @@ class Problems:
             view,
             view.rolled(),
             dealt,
-            "target turned by half of the rows",
+            TARGET_TURNED,
         )
 
     def _labelled(self, layer: str, target: LabelTarget | EmbeddingTarget) -> tuple:

@@ -12,6 +12,7 @@ from layertool.layerwise.rows import Rows
 from layertool.store import FeatureStore
 
 PERMUTED, TURNED = "labels permuted", "labels turned by half of the rows"  # controls, as variants name them
+TARGET_TURNED = "target turned by half of the rows"  # the same of what is no labels
 
 
 def deal(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from layertool.account import Account, Table, count, number
 from layertool.declared import Declared, listed, option, options_of
 from layertool.errors import MissingExtraError, UsageError
+from layertool.layerwise.reading import Reading
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
@@ -680,7 +681,7 @@ def _parts(given: Any) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listeners(Task):
+class Listeners(Reading, Task):
     """Fine-tune a Whisper model on the listeners' responses; the epoch with the best dev part is kept.
 
     \b
@@ -705,15 +706,6 @@ class Listeners(Task):
     batch_size: int = option(16, "Stimuli in a step.", low=1)
     grid: bool = option(False, "All 60 points of the paper's search space, into folders of their own.")
     target_disjoint: bool = option(False, "Take the split in which no target word is in two parts.")
-    end_token: bool = option(True, "Whether P(word) has the probability that the word ends there.")
-    surface: Literal["lower", "capitalised", "sentence", "marginal"] = option(
-        "lower", "How words are written: drink, Drink, Drink., or the sum of the three."
-    )
-    timestamps: bool = option(False, "Leave <|notimestamps|> out of the prefix.")
-    encoder_window: Literal["30s", "clip", "exact"] = option(
-        "30s", "30 s seen by encoder and decoder; by the encoder only; only the clip (fast, other numbers)."
-    )
-    language: str | None = option(None, "Language in the prefix of multilingual models.", usual="en")
     seed: int = option(0, "Seed of the order, and of new weights.", low=0)
     keep_checkpoints: bool = option(False, "Keep the model of every epoch, not only the best.")
     purpose: ClassVar[str] = "fine-tuning"
@@ -735,12 +727,10 @@ class Listeners(Task):
         Returns the best run, and (name, run or error) of each point of the grid.
         """
         self.require()
-        from layertool.analysis.lexical.scorer import Variant
         from layertool.training.lexical import Recipe, fine_tune
         from layertool.training.lexical_grid import search_grid
         from layertool.training.responses import MODULES
 
-        variant = Variant(self.end_token, self.surface, self.timestamps, self.encoder_window, self.language)
         recipe = Recipe(
             self.objective,
             self.modules or MODULES,
@@ -752,7 +742,7 @@ class Listeners(Task):
             from_scratch=self.from_scratch,
             seed=self.seed,
             precision=self.dtype,
-            variant=variant,
+            variant=self.variant,
         )
         given: dict[str, Any] = {
             "by_target": self.target_disjoint,

@@ -90,7 +90,7 @@ CASES: dict[str, str] = {
     "compare same layer": "compare {planted}/checkpoint-1000 {planted}/checkpoint-2000 {planted}/checkpoint-4000"
     " --same-layer --unit word --measure procrustes --device cpu",
     "compare files": "compare {files}/mi.csv {files}/cca.json",
-    "compare files, chosen": "compare {files}/mi.csv {files}/cca.json --analysis mi --target phone --variant nats",
+    "compare files, chosen": "compare {files}/mi.csv {files}/cca.json --analysis mi --target phone --metric mi",
     # information
     "mi phone": f"{_MI} --labels phone",
     "mi phone, usual clusters": "mi {networks}/one --labels phone --layers C7,T1",

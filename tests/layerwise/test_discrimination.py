@@ -9,9 +9,10 @@ import numpy as np
 import planted
 import pytest
 import spread
+from running import asked, run, settings
 
 from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.discrimination import Options, discrimination_rows
+from layertool.layerwise.discrimination import Discrimination
 from layertool.layerwise.rows import Sampling, parse_where
 
 EVERY = {"min_characters": 0, "min_seconds": 0.0}
@@ -52,6 +53,11 @@ def make(path, seed=0, **columns):
     return planted.store(
         path, lengths, segments, frames, {"word": words, "utterance": {"T1": planted.matrix(N, 6)}}, **columns
     )
+
+
+def discrimination_rows(store, unit=None, layers="all", options=None, say=None, workers=None):
+    analysis = Discrimination(unit=unit, layers=layers, **(options or {}))
+    return run(analysis, store, say=say, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +143,7 @@ def test_half_a_second_is_long_enough(store):
     assert (length == 8_000).any()
     assert (length == 7_999).any()
     for samples in (8_000, 7_999):
-        (row,) = discrimination_rows(store, layers="T1", options=Options(min_seconds=samples / 16_000))
+        (row,) = discrimination_rows(store, layers="T1", options=asked(min_seconds=samples / 16_000))
         assert row.n == len(tokens(store, 5, samples))
     assert len(tokens(store, 5, 8_000)) < len(tokens(store, 5, 7_999))
 
@@ -145,28 +151,27 @@ def test_half_a_second_is_long_enough(store):
 @pytest.mark.parametrize(("characters", "seconds"), [(0, 0), (6, 0), (0, 0.42), (6, 0.45)])
 def test_other_lengths(store, characters, seconds):
     (row,) = discrimination_rows(
-        store, layers="T0", options=Options(min_characters=characters, min_seconds=seconds, resample="none")
+        store, layers="T0", options=asked(min_characters=characters, min_seconds=seconds, resample="none")
     )
     kept = tokens(store, characters, seconds * 16_000)
     assert (row.value, row.chance) == pytest.approx(expected(store, "T0", kept)[:2], abs=1e-9)
     assert row.n == len(kept)
     assert (row.ci_low, row.ci_high) == (None, None)
-    assert (f"words of {characters}+ characters" in row.variant) == (characters > 1)
-    assert (f"{seconds:g}+ s" in row.variant) == (seconds > 0)
+    assert (settings(row)["min_characters"], settings(row)["min_seconds"]) == (characters, seconds)
 
 
 def test_pairs_of_different_speakers(store):
-    (row,) = discrimination_rows(store, layers="T1", options=Options(cross_speaker=True, **EVERY))
+    (row,) = discrimination_rows(store, layers="T1", options=asked(cross_speaker=True, **EVERY))
     value, chance, *_ = expected(store, "T1", tokens(store, 0, 0), across=True)
     assert (row.value, row.chance) == pytest.approx((value, chance), abs=1e-9)
-    assert "pairs of different speakers" in row.variant
+    assert settings(row)["cross_speaker"]
     assert abs(value - expected(store, "T1", tokens(store, 0, 0))[0]) > 1e-4
 
 
 @pytest.mark.parametrize("across", [False, True])
 def test_frames_are_warped(store, across):
     """Those of the word itself: an utterance or a frame more or less gives another number."""
-    options = Options(distance="dtw", cross_speaker=across, resample="none", min_characters=6, min_seconds=0)
+    options = asked(distance="dtw", cross_speaker=across, resample="none", min_characters=6, min_seconds=0)
     found = discrimination_rows(store, layers="T0,T1", options=options)
     kept = tokens(store, 6, 0)
     for row in found:
@@ -175,7 +180,7 @@ def test_frames_are_warped(store, across):
         assert (row.value, row.chance) == pytest.approx((value, chance), abs=1e-6)
         shifted = frames_of(store, row.layer)[1:] + things[:1]
         assert abs(expected(store, row.layer, kept, warped, across, shifted)[0] - value) > 0.01
-    assert "DTW of frames by cosine" in found[0].variant
+    assert (settings(found[0])["distance"], "pooling" in settings(found[0])) == ("dtw", False)
 
 
 def test_frames_of_another_rate_and_of_failed_utterances(tmp_path):
@@ -195,7 +200,7 @@ def test_frames_of_another_rate_and_of_failed_utterances(tmp_path):
         tmp_path / "s", lengths, segments, frames, {"word": words}, {"C1": 160, "T0": 320}, without=[1, 3]
     )
     assert set(store.row_table("word")["utterance"]) == {0, 2, 4}
-    found = discrimination_rows(store, options=Options(distance="dtw", resample="none", **EVERY))
+    found = discrimination_rows(store, options=asked(distance="dtw", resample="none", **EVERY))
     for row, hop in zip(found, (160, 320), strict=True):
         things = [
             frames[row.layer][r["utterance"]][r["start"] // hop : math.ceil(r["end"] / hop)]
@@ -213,16 +218,16 @@ def test_words_that_end_with_the_audio(tmp_path):
         for a, b, w in ((0, 4_000, "a"), (4_000, 8_000, "b"), (7_900, 8_000, "c"))
     ]
     store = planted.store(tmp_path / "s", [8_000] * 3, segments, frames, {"word": {"T0": planted.matrix(9, 3)}})
-    (row,) = discrimination_rows(store, options=Options(distance="dtw", resample="none", **EVERY))
+    (row,) = discrimination_rows(store, options=asked(distance="dtw", resample="none", **EVERY))
     things = [clip[part] for clip in frames["T0"] for part in (slice(0, 13), slice(12, 24), slice(23, 24))]
     assert row.value == pytest.approx(expected(store, "T0", range(9), warped, things=things)[0], abs=1e-6)
 
 
 def test_chosen_rows(store):
-    (row,) = discrimination_rows(store, layers="T1", options=Options(where=parse_where(["split=dev"]), **EVERY))
+    (row,) = discrimination_rows(store, layers="T1", options=asked(where=parse_where(["split=dev"]), **EVERY))
     kept = [k for k in tokens(store, 0, 0) if store.rows("word")["split"][k] == "dev"]
     assert (row.value, row.chance) == pytest.approx(expected(store, "T1", kept)[:2], abs=1e-9)
-    assert "where split=dev" in row.variant
+    assert settings(row)["where"] == ["split=dev"]
 
 
 def test_drawn_rows(store):
@@ -234,17 +239,17 @@ def test_drawn_rows(store):
         (Sampling(top_labels=2), common.iloc[:2].sum()),
     ):
         first, again = (
-            discrimination_rows(store, layers="T1", options=Options(sampling=sampling, seed=5))[0] for _ in range(2)
+            discrimination_rows(store, layers="T1", options=asked(sampling=sampling, seed=5))[0] for _ in range(2)
         )
         assert first == again
         assert first.n == n
-        assert str(sampling) in first.variant
+        assert settings(first)["sampling"] == str(sampling)
     some = [
-        discrimination_rows(store, layers="T1", options=Options(sampling=Sampling(per_label=3), seed=s))[0]
+        discrimination_rows(store, layers="T1", options=asked(sampling=Sampling(per_label=3), seed=s))[0]
         for s in (1, 2)
     ]
     assert some[0].value != some[1].value
-    whole = discrimination_rows(store, layers="T1", options=Options(sampling=Sampling(utterances=4), seed=1))[0]
+    whole = discrimination_rows(store, layers="T1", options=asked(sampling=Sampling(utterances=4), seed=1))[0]
     per_utterance = rows["utterance"][kept].value_counts()
     assert whole.n in {sum(per_utterance[list(four)]) for four in combinations(per_utterance.index, 4)}
 
@@ -270,7 +275,7 @@ def resampled(store, layer, kept, names, seed):
 @pytest.mark.parametrize("what", ["words", "speakers"])
 def test_intervals(store, what):
     """Those of the clusters that were asked for, by the definition, but for the bins of the fast one."""
-    options = Options(resample=what, seed=7, min_characters=5, min_seconds=0.4)
+    options = asked(resample=what, seed=7, min_characters=5, min_seconds=0.4)
     (row,) = discrimination_rows(store, layers="T1", options=options)
     rows = store.rows("word")
     both = {"words": rows["label"], "speakers": rows["speaker"]}
@@ -280,28 +285,28 @@ def test_intervals(store, what):
     other = discrimination_rows(
         store,
         layers="T1",
-        options=Options(resample="speakers" if what == "words" else "words", seed=7, min_characters=5, min_seconds=0.4),
+        options=asked(resample="speakers" if what == "words" else "words", seed=7, min_characters=5, min_seconds=0.4),
     )[0]
     assert max(abs(row.ci_low - other.ci_low), abs(row.ci_high - other.ci_high)) > 0.04
 
 
 @pytest.mark.parametrize("distance", ["cosine", "dtw"])
 def test_layers_side_by_side_are_the_same(store, distance):
-    one, three = (discrimination_rows(store, options=Options(distance=distance, n_workers=n, **EVERY)) for n in (1, 3))
+    one, three = (discrimination_rows(store, options=asked(distance=distance, **EVERY), workers=n) for n in (1, 3))
     assert one == three
 
 
 def refused(store, says, unit=None, layers="all", **options):
     with pytest.raises((UsageError, FeatureError)) as error:
-        discrimination_rows(store, unit, layers, Options(**options))
+        discrimination_rows(store, unit, layers, asked(**options))
     text = str(error.value)
     assert all(part in text for part in says), text
     assert "\n" not in text
 
 
 def test_what_cannot_be(store, tmp_path):
-    refused(store, ["'cosin' is no distance", "cosine or dtw"], distance="cosin")
-    refused(store, ["'rows' cannot be resampled", "words, speakers, none"], resample="rows")
+    refused(store, ["'cosin'", "--distance", "cosine, dtw"], distance="cosin")
+    refused(store, ["'rows'", "--resample", "words, speakers, none"], resample="rows")
     refused(store, ["no labels", "frame"], unit="frame")
     refused(store, ["no labels", "utterance"], unit="utterance")
     refused(store, ["no phone rows", "extract again"], unit="phone")
@@ -323,7 +328,7 @@ def test_what_cannot_be(store, tmp_path):
         tmp_path / "part", [9_000] * 4, segments, frames, {"word": {"T0": planted.matrix(4), "D0": planted.matrix(4)}}
     )
     refused(part, ["no frames of D0", "--layers"], distance="dtw")
-    assert discrimination_rows(part, layers="T0", options=Options(distance="dtw"))[0].n == 4
+    assert discrimination_rows(part, layers="T0", options=asked(distance="dtw"))[0].n == 4
     zero = planted.store(
         tmp_path / "zero", [9_000] * 4, segments, rows={"word": {"T0": np.eye(4), "T1": np.eye(4) * [1, 1, 0, 1]}}
     )

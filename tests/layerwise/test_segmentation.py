@@ -8,13 +8,14 @@ import numpy as np
 import planted
 import pytest
 import spread
+from running import asked, run, settings
 from scipy.signal import find_peaks
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.rows import ALL, Sampling, parse_where
-from layertool.layerwise.segmentation import CHOSEN, Options, segmentation_rows
+from layertool.layerwise.rows import parse_where
+from layertool.layerwise.segmentation import Segmentation
 from layertool.probes.segmentation import Cell, grid
 
 TOLERANCE = 320
@@ -23,7 +24,8 @@ N = 11
 SILENT = ("SIL", "<p:>")
 BAD, EMPTY = (2, 5, 6), (0, 7)  # with spn, <unk>, <laugh>; with silence only, without a segment
 GOOD = [k for k in range(N) if k not in (*BAD, *EMPTY)]
-CELLS = grid(("euclidean", "cosine"), (1, 2, 4), (0, 0.1, 0.5, 1))
+GRID = {"distance": ("euclidean", "cosine"), "window": (1, 2, 4), "prominence": (0, 0.1, 0.5, 1)}
+CELLS = grid(*GRID.values())
 SCORES = [
     "F1", "precision", "recall", "over-segmentation", "R-value", "lenient F1", "lenient precision", "lenient recall",
     "token F1", "token precision", "token recall",
@@ -64,6 +66,15 @@ def make(path, seed=0, noise=1.0, without=(), model="org/net", layers=tuple(HOPS
         path, lengths, made, frames, {"word": {"T0": planted.matrix(len(made), 5)}}, HOPS, model=model, without=without,
         **{"speaker": [f"s{k % 3}" for k in range(N)], "split": [("dev", "test")[k % 5 < 2] for k in range(N)], **columns},
     )  # fmt: skip
+
+
+def segmentation_rows(store, layers="all", options=None, say=None, workers=None):
+    return run(Segmentation(layers=layers, **(options or {})), store, say=say, workers=workers)
+
+
+def only(cell):
+    """Options that leave no other cell."""
+    return {name: [value] for name, value in vars(cell).items()}
 
 
 @pytest.fixture(scope="module")
@@ -175,26 +186,22 @@ def best(found, which, criterion="F1"):
 
 
 def values(rows, layer):
-    """Scores and chance of a layer by name, and the numbers of the chosen cells."""
-    mine = [row for row in rows if row.layer == layer]
-    numbers = [row.value for row in mine if row.variant.startswith(CHOSEN)]
-    scored = [row for row in mine if not row.variant.startswith(CHOSEN)]
-    assert [row.variant.split(", ")[0] for row in scored] == SCORES
-    return {row.variant.split(", ")[0]: row for row in scored}, numbers
-
-
-def numbers_of(*cells):
-    return [x for c in cells for x in (c.prominence, c.window, float(c.distance == "cosine"))]
+    """Scores and chance of a layer by name, and the cells that were chosen, of each half."""
+    of_layer = [row for row in rows if row.layer == layer]
+    assert [row.metric for row in of_layer] == SCORES
+    (chosen,) = {str(settings(row).get("chosen", {})): settings(row).get("chosen", {}) for row in of_layer}.values()
+    both = [value if isinstance(value, list) else [value, value] for value in chosen.values()]
+    return {row.metric: row for row in of_layer}, [Cell(*cell) for cell in zip(*both, strict=True)]
 
 
 def agree(rows, layer, total, turned, n_references):
-    found, numbers = values(rows, layer)
+    found, cells = values(rows, layer)
     for name, value in scores(total).items():
         assert found[name].value == pytest.approx(value, abs=1e-9), name
         assert found[name].chance == pytest.approx(scores(turned)[name], abs=1e-9), name
         assert found[name].n == n_references
         assert (found[name].unit, found[name].target) == ("frame", "word boundaries")
-    return numbers
+    return cells
 
 
 ONE = Cell("cosine", 2, 0.1)
@@ -205,12 +212,13 @@ ONE = Cell("cosine", 2, 0.1)
 def test_one_cell(store, layer, cell):
     """Utterances that are not scored move nobody: the boundaries of the others meet their own words."""
     told = []
-    found = segmentation_rows(store, layer, Options(cells=[cell]), say=told.append)
+    found = segmentation_rows(store, layer, only(cell), say=told.append)
     assert scorable(store) == GOOD
     both = tables(store, layer, GOOD, [cell])
     total, turned = both[:, 0].sum(1)
     assert agree(found, layer, total, turned, total[1]) == []  # nothing is chosen
-    assert str(cell) in found[0].variant
+    assert {name: settings(found[0])[name] for name in GRID} == only(cell)
+    assert "tune_on" not in settings(found[0])
     assert told[0].startswith("left out: 3 utterances of")
     # the words of other utterances, as in the published code, would be another number
     clips, lengths = clips_of(store, layer, GOOD), store.utterances["n_samples"]
@@ -224,38 +232,38 @@ def test_one_cell(store, layer, cell):
 
 
 def test_layers_of_two_rates_at_once(store):
-    found = segmentation_rows(store, options=Options(cells=[ONE], n_workers=3))
+    found = segmentation_rows(store, options=only(ONE), workers=3)
     assert list(dict.fromkeys(row.layer for row in found)) == list(HOPS)
     for layer in HOPS:
         total, turned = tables(store, layer, GOOD, [ONE])[:, 0].sum(1)
         agree(found, layer, total, turned, total[1])
-    assert found == segmentation_rows(store, options=Options(cells=[ONE], n_workers=1))
+    assert found == segmentation_rows(store, options=only(ONE), workers=1)
 
 
 @pytest.mark.parametrize("tolerance", [0, 160, 640])
 def test_tolerances(store, tolerance):
-    found = segmentation_rows(store, "T0", Options(cells=[ONE], tolerance=tolerance))
+    found = segmentation_rows(store, "T0", asked(**only(ONE), tolerance=tolerance // 16))
     total, turned = tables(store, "T0", GOOD, [ONE], tolerance)[:, 0].sum(1)
     agree(found, "T0", total, turned, total[1])
-    assert f"±{tolerance / 16:g} ms" in found[0].variant
+    assert settings(found[0])["tolerance"] == f"{tolerance // 16} ms"
 
 
 def test_failed_utterances(tmp_path):
     """Rows of an utterance that failed are nowhere; the others keep their places."""
     store = make(tmp_path / "s", without=(1, 4))
     good = [k for k in GOOD if k not in (1, 4)]
-    found = segmentation_rows(store, "T0", Options(cells=[ONE]))
+    found = segmentation_rows(store, "T0", only(ONE))
     total, turned = tables(store, "T0", good, [ONE])[:, 0].sum(1)
     agree(found, "T0", total, turned, total[1])
 
 
 def test_chosen_utterances(store):
-    found = segmentation_rows(store, "T0", Options(cells=[ONE], where=parse_where(["split=dev"])))
+    found = segmentation_rows(store, "T0", asked(**only(ONE), where=parse_where(["split=dev"])))
     dev = [k for k in GOOD if store.utterances["split"][k] == "dev"]
     assert 2 <= len(dev) < len(GOOD)
     total, turned = tables(store, "T0", dev, [ONE])[:, 0].sum(1)
     agree(found, "T0", total, turned, total[1])
-    assert "where split=dev" in found[0].variant
+    assert settings(found[0])["where"] == ["split=dev"]
 
 
 def test_some_utterances_are_drawn(store):
@@ -267,7 +275,7 @@ def test_some_utterances_are_drawn(store):
     values = set()
     for seed in range(4):
         told = []
-        options = Options(cells=[ONE], sampling=Sampling(utterances=3), seed=seed)
+        options = asked(**only(ONE), max_utterances=3, seed=seed)
         row = segmentation_rows(store, "T0", options, told.append)[0]
         assert possible[round(row.value, 9)] == row.n
         assert f"3 of {len(GOOD)} utterances were drawn" in told
@@ -290,49 +298,39 @@ def test_each_half_is_scored_with_the_cell_of_the_other(store, layer):
         mine, theirs = best(both[0], half), best(both[0], ~half)
         for cells, book in (((theirs, mine), right), ((mine, theirs), None)):
             total, turned = (table[cells[0]][half].sum(0) + table[cells[1]][~half].sum(0) for table in both)
-            key = (round(scores(total)["F1"], 9), tuple(numbers_of(CELLS[cells[0]], CELLS[cells[1]])))
+            key = (round(scores(total)["F1"], 9), CELLS[cells[0]], CELLS[cells[1]])
             if book is None:
                 leaking.add(key)
             else:
                 book.setdefault(key, []).append((total, turned))
     keys = set()
     for seed in range(5):
-        found = segmentation_rows(store, layer, Options(cells=CELLS, seed=seed))
-        by_name, numbers = values(found, layer)
-        straight = (round(by_name["F1"].value, 9), tuple(numbers))
-        swapped = (straight[0], (*numbers[3:], *numbers[:3]))
+        found = segmentation_rows(store, layer, asked(**GRID, seed=seed))
+        by_name, (first, second) = values(found, layer)
+        straight = (round(by_name["F1"].value, 9), first, second)
+        swapped = (straight[0], second, first)
         key = straight if straight in right else swapped
         assert key in right
         keys.add(key)
         chance = by_name["F1"].chance  # cuts may differ in it only
         total, turned = min(right[key], key=lambda pair: abs(scores(pair[1])["F1"] - chance))
         agree(found, layer, total, turned, total[1])
-        assert "tuned on the other half of the utterances for F1 over 24 cells" in found[0].variant
+        tuned = {"tune_on": "the other half of the utterances", "tune_for": "F1", "window": [1, 2, 4]}
+        assert tuned.items() <= settings(found[0]).items()
     assert len(keys) > 1
     assert not keys <= leaking
-    assert any(key[1][:3] != key[1][3:] for key in keys)
-
-
-def test_rows_of_the_chosen_cells(store):
-    rows = segmentation_rows(store, "T0,T1", Options(cells=CELLS))
-    chosen = [row for row in rows if row.variant.startswith(CHOSEN)]
-    names = ["prominence", "frames of smoothing", "distance (0 euclidean or 1 cosine)"]
-    wanted = [
-        (layer, f"chosen {name}, half {half}, ±20 ms") for layer in ("T0", "T1") for half in (1, 2) for name in names
-    ]
-    assert [(row.layer, row.variant.split(", tuned")[0]) for row in chosen] == wanted
-    assert {(row.n, row.chance, row.ci_low) for row in chosen} == {(len(GOOD), None, None)}
+    assert any(key[1] != key[2] for key in keys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["F1", "R-value", "lenient F1", "token F1"])
 def test_tuned_on_another_store(store, other, criterion):
-    found = segmentation_rows(store, "T0", Options(cells=CELLS, tune_store=other, criterion=criterion))
+    found = segmentation_rows(store, "T0", asked(**GRID, tune_on=other, tune_for=criterion))
     theirs = tables(other, "T0", scorable(other), CELLS)[0]
     cell = CELLS[best(theirs, slice(None), criterion)]
     total, turned = tables(store, "T0", GOOD, [cell])[:, 0].sum(1)
-    assert agree(found, "T0", total, turned, total[1]) == numbers_of(cell)
-    assert f"tuned on planted for {criterion} over 24 cells" in found[0].variant
+    assert agree(found, "T0", total, turned, total[1]) == [cell, cell]
+    assert {"tune_on": "planted", "tune_for": criterion}.items() <= settings(found[0]).items()
     assert found[0].store == str(store.path)
 
 
@@ -346,20 +344,20 @@ def test_criteria_take_different_cells(store, other):
 def test_conditions_are_not_of_the_store_that_is_tuned_on(store, other):
     """Its utterances have no such value."""
     where = parse_where(["split=dev"])
-    found = segmentation_rows(store, "T0", Options(cells=CELLS, tune_store=other, where=where))
+    found = segmentation_rows(store, "T0", asked(**GRID, tune_on=other, where=where))
     theirs = tables(other, "T0", scorable(other), CELLS)[0]
-    assert values(found, "T0")[1] == numbers_of(CELLS[best(theirs, slice(None))])
+    assert values(found, "T0")[1] == [CELLS[best(theirs, slice(None))]] * 2
 
 
 def test_the_published_grid_is_the_default(store):
-    (row, *_) = segmentation_rows(store, "T0", Options(sampling=ALL, resample="none"))
-    assert "over 180 cells" in row.variant
+    (row, *_) = segmentation_rows(store, "T0", asked(resample="none"))
+    assert np.prod([len(settings(row)[name]) for name in GRID]) == len(grid()) == 180
 
 
 @pytest.mark.parametrize("what", ["utterances", "speakers", "none"])
 def test_intervals(store, what):
     """Percentiles of the scores of resampled clusters."""
-    found, _ = values(segmentation_rows(store, "T0", Options(cells=[ONE], resample=what, seed=3)), "T0")
+    found, _ = values(segmentation_rows(store, "T0", asked(**only(ONE), resample=what, seed=3)), "T0")
     if what == "none":
         assert {(row.ci_low, row.ci_high) for row in found.values()} == {(None, None)}
         return
@@ -377,7 +375,7 @@ def test_intervals(store, what):
 def test_every_utterance_that_is_left_out_is_told(store):
     """Three with unknown words, one with nothing but silence, one without segments."""
     told = []
-    segmentation_rows(store, "T0", Options(cells=[ONE]), say=told.append)
+    segmentation_rows(store, "T0", only(ONE), say=told.append)
     assert [text.split(": ")[1].split(" ")[0] for text in told] == ["3", "2"]
     assert "without words" in told[1]
 
@@ -385,16 +383,16 @@ def test_every_utterance_that_is_left_out_is_told(store):
 def test_what_cannot_be(store, other, tmp_path):
     def refused(says, store=store, layers="T0", error=UsageError, **options):
         with pytest.raises(error) as caught:
-            segmentation_rows(store, layers, Options(**{"cells": CELLS, **options}))
+            segmentation_rows(store, layers, asked(**GRID, **options))
         assert all(part in str(caught.value) for part in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
-    refused(["'F2' is nothing to tune for", "R-value"], criterion="F2")
-    refused(["'words' cannot be resampled"], resample="words")
+    refused(["'F2'", "--tune-for", "R-value"], tune_for="F2")
+    refused(["'words'", "--resample"], resample="words")
     another = make(tmp_path / "another", model="org/other")
-    refused(["hold different models", "org/other", "tuned boundaries"], tune_store=another)
+    refused(["hold different models", "org/other", "tuned boundaries"], tune_on=another)
     few = make(tmp_path / "few", layers=("T0",))
-    refused(["has no frames of T1", "--layers"], layers="T0,T1", tune_store=few)
+    refused(["has no frames of T1", "--layers"], layers="T0,T1", tune_on=few)
     refused(["have no speaker", "--resample utterances"], store=other, resample="speakers")
     refused(["no word row has split=nothing"], where=parse_where(["split=nothing"]))
     refused(["one utterance has no half to tune on", "--tune-on"], where=parse_where(["utterance=u1"]))
@@ -414,7 +412,7 @@ def test_what_cannot_be(store, other, tmp_path):
 @pytest.mark.parametrize("what", ["utterances", "speakers"])
 def test_halves_are_tuned_anew_in_each_resample(store, what):
     """From the definition, resample by resample: the cell that is best on what was drawn of one half, counted on the other."""
-    options = Options(cells=CELLS, resample=what, seed=1)
+    options = asked(**GRID, resample=what, seed=1)
     found, _ = values(segmentation_rows(store, "T0", options), "T0")
     names = [str(k) if what == "utterances" else store.utterances["speaker"][k] for k in GOOD]
     clusters = list(dict.fromkeys(sorted(names) if what == "speakers" else names))

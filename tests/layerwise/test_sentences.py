@@ -6,11 +6,12 @@ import numpy as np
 import planted
 import pytest
 import spread
+from running import asked, run, settings
 from scipy.stats import rankdata, spearmanr
 
 from layertool.errors import FeatureError, UsageError
 from layertool.layerwise.rows import parse_where
-from layertool.layerwise.sentences import Options, sentence_rows
+from layertool.layerwise.sentences import Sentences
 
 LAYERS = ("T0", "T1")
 
@@ -47,6 +48,10 @@ def make(path, said=None, seed=0, n_pairs=12, names=("pair", "side", "similarity
     )
 
 
+def sentence_rows(store, layers="all", options=None, say=None, workers=None):
+    return run(Sentences(layers=layers, **(options or {})), store, say=say, workers=workers)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return make(tmp_path_factory.mktemp("sentences") / "store")
@@ -79,7 +84,7 @@ def expected(store, layer, across=False, keep=lambda row: True, names=("pair", "
 @pytest.mark.parametrize("across", [False, True])
 def test_every_combination_of_speakers(store, across):
     told = []
-    found = sentence_rows(store, options=Options(across_speakers=across), say=told.append)
+    found = sentence_rows(store, options=asked(across_speakers=across), say=told.append)
     assert [row.layer for row in found] == list(LAYERS)
     for row in found:
         value, n, counts = expected(store, row.layer, across)
@@ -93,14 +98,13 @@ def test_every_combination_of_speakers(store, across):
         )
     number = f"{min(counts)} to {max(counts)}"
     assert f"{n} pairs, each the mean of {number} combinations of speakers" in told[-1]
-    assert f"mean cosine over {number} combinations" in found[0].variant
-    assert ("none of a speaker with himself" in found[0].variant) == across
-    assert "utterances pooled by mean" in found[0].variant
+    about = {"combinations of speakers": number, "across_speakers": across, "pooling": "mean"}
+    assert about.items() <= settings(found[0]).items()
     assert len(set(counts)) > 1
 
 
 def test_speakers_with_themselves_change_the_number(store):
-    plain, across = (sentence_rows(store, layers="T0", options=Options(across_speakers=x))[0] for x in (False, True))
+    plain, across = (sentence_rows(store, layers="T0", options=asked(across_speakers=x))[0] for x in (False, True))
     assert plain.value != across.value
 
 
@@ -110,7 +114,7 @@ def test_pairs_without_both_sentences(tmp_path):
     said += [("lonely", "a", 3.0, "s0"), ("same", "a", 2.0, "s1"), ("same", "b", 2.0, "s1")]
     store = make(tmp_path / "s", said)
     told = []
-    (row,) = sentence_rows(store, layers="T1", options=Options(across_speakers=True), say=told.append)
+    (row,) = sentence_rows(store, layers="T1", options=asked(across_speakers=True), say=told.append)
     value, n, _ = expected(store, "T1", True)
     assert (row.value, row.n, n) == (pytest.approx(value, abs=1e-9), 6, 6)
     assert told[0] == "left out: 2 pairs that have no combination of two utterances (lonely, same)"
@@ -123,17 +127,17 @@ def test_pairs_without_both_sentences(tmp_path):
 
 
 def test_chosen_rows(store):
-    (row,) = sentence_rows(store, layers="T0", options=Options(where=parse_where(["split=dev"])))
+    (row,) = sentence_rows(store, layers="T0", options=asked(where=parse_where(["split=dev"])))
     value, n, _ = expected(store, "T0", keep=lambda r: r["split"] == "dev")
     assert (row.value, row.n) == (pytest.approx(value, abs=1e-9), n)
     assert value != expected(store, "T0")[0]
-    assert "where split=dev" in row.variant
+    assert settings(row)["where"] == ["split=dev"]
 
 
 def test_other_columns(tmp_path):
     names = ("item", "half", "score", "who")
     store = make(tmp_path / "s", names=names)
-    options = Options("item", "half", "score", "who", across_speakers=True)
+    options = asked(**dict(zip(("pair", "side", "rating", "speaker"), names, strict=True)), across_speakers=True)
     (row,) = sentence_rows(store, layers="T1", options=options)
     assert row.value == pytest.approx(expected(store, "T1", True, names=names)[0], abs=1e-9)
     assert row.target == "score"
@@ -152,7 +156,7 @@ def test_ratings_that_are_text(tmp_path):
 @pytest.mark.parametrize(("what", "across"), [("pairs", False), ("pairs", True), ("speakers", False), ("none", False)])
 def test_intervals(store, what, across):
     """A combination counts as often as both its speakers are drawn, one of a speaker with himself as often as he is."""
-    (row,) = sentence_rows(store, layers="T1", options=Options(resample=what, seed=2, across_speakers=across))
+    (row,) = sentence_rows(store, layers="T1", options=asked(resample=what, seed=2, across_speakers=across))
     if what == "none":
         assert (row.ci_low, row.ci_high) == (None, None)
         return
@@ -185,17 +189,17 @@ def test_intervals(store, what, across):
 
 
 def test_layers_side_by_side_are_the_same(store):
-    assert sentence_rows(store, options=Options(n_workers=1)) == sentence_rows(store, options=Options(n_workers=2))
+    assert sentence_rows(store, workers=1) == sentence_rows(store, workers=2)
 
 
 def test_what_cannot_be(store, tmp_path):
     def refused(says, store=store, error=UsageError, **options):
         with pytest.raises(error) as caught:
-            sentence_rows(store, options=Options(**options))
+            sentence_rows(store, options=asked(**options))
         assert all(part in str(caught.value) for part in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
-    refused(["'words' cannot be resampled", "pairs, speakers, none"], resample="words")
+    refused(["'words'", "--resample", "pairs, speakers, none"], resample="words")
     refused(["no column 'item'", "layertool corpus spoken-sts", "--pair"], pair="item")
     refused(["no column 'half'"], side="half")
     refused(["no column 'score'"], rating="score")

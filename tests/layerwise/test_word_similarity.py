@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import planted
 import pytest
+from running import asked, run, settings
 from scipy.stats import spearmanr
 
 from layertool.errors import CorpusError, FeatureError, UsageError
 from layertool.layerwise.rows import parse_where
-from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO, Options, word_similarity_rows
+from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO, Similarity
 from layertool.probes.word_similarity import read
 
 LABELS = ["The", "SIL", "cat", "dog", "the", "sun", "moon", "<unk>", "boat", "once", "car",
@@ -43,6 +44,11 @@ def task(folder, name, pairs):
     path = folder / f"{name}.csv"
     path.write_text("word1,word2,similarity\n" + "".join(f"{a},{b},{r}\n" for a, b, r in pairs))
     return path
+
+
+def word_similarity_rows(store, benchmark, unit=None, layers="all", options=None, say=None, workers=None):
+    analysis = Similarity(benchmark=benchmark, unit=unit, layers=layers, **(options or {}))
+    return run(analysis, store, say=say, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,7 @@ def rho(pairs, of_word):
 
 
 def of(rows, layer, target):
-    (row,) = [row for row in rows if row.layer == layer and row.target == target and row.variant != COVERAGE]
+    (row,) = [row for row in rows if row.layer == layer and row.target == target and row.metric != COVERAGE]
     return row
 
 
@@ -108,8 +114,9 @@ def test_means_of_all_tokens(store, tasks):
         meet(found, layer, {word: np.mean(some, axis=0) for word, some in vectors(store, layer).items()})
     assert of(found, "T0", "first").value != of(found, "T1", "first").value
     assert told[0] == "left out: tasks with fewer than 3 pairs whose words were said (few: 2 of 4)"
-    assert not [row for row in found if row.target == "few" and row.variant != COVERAGE]
-    assert "mean over all tokens" in found[0].variant
+    assert not [row for row in found if row.target == "few" and row.metric != COVERAGE]
+    assert {row.item for row in found if row.metric != COVERAGE} == {None, "first", "second"}
+    assert settings(found[0])["benchmark"] == ["few", "first", "second"]
     assert found[0].store == str(store.path)
 
 
@@ -124,7 +131,8 @@ def test_capitals_are_one_word(store, tasks):
 
 
 def test_coverage(store, tasks):
-    rows = [row for row in word_similarity_rows(store, tasks, layers="T1") if row.variant == COVERAGE]
+    rows = [row for row in word_similarity_rows(store, tasks, layers="T1") if row.metric == COVERAGE]
+    assert all(row.item == row.target for row in rows)
     assert [(row.target, row.value, row.n) for row in rows] == [
         ("few", 0.5, 2),
         ("first", 27 / 28, 27),
@@ -136,11 +144,11 @@ def test_coverage(store, tasks):
 
 def test_chosen_rows(store, tasks):
     where = parse_where(["split=dev"])
-    found = word_similarity_rows(store, tasks, options=Options(where=where))
+    found = word_similarity_rows(store, tasks, options=asked(where=where))
     means = {w: np.mean(v, axis=0) for w, v in vectors(store, "T1", lambda row: row["split"] == "dev").items()}
     parts = rho(FIRST, means)
     assert (of(found, "T1", "first").value, of(found, "T1", "first").n) == (pytest.approx(parts[0], abs=1e-9), parts[1])
-    assert "where split=dev" in found[0].variant
+    assert settings(found[0])["where"] == ["split=dev"]
     assert parts[1] < 27
 
 
@@ -148,13 +156,13 @@ def test_words_that_were_said_often_enough(store, tasks):
     """``once`` is not; of the two spellings of "the" each for itself has to be."""
     counts = store.rows("word")["label"].value_counts()
     assert counts["once"] == 1
-    found = word_similarity_rows(store, tasks, options=Options(min_tokens=2))
+    found = word_similarity_rows(store, tasks, options=asked(min_tokens=2))
     means = {w: np.mean(v, axis=0) for w, v in vectors(store, "T0").items() if len(v) >= 2}
     value, n = rho(FIRST, means)
     assert n == 26
     assert (of(found, "T0", "first").value, of(found, "T0", "first").n) == (pytest.approx(value, abs=1e-9), n)
-    assert "of 2 or more" in found[0].variant
-    (row,) = [row for row in found if row.variant == COVERAGE and row.target == "first"]
+    assert settings(found[0])["min_tokens"] == 2
+    (row,) = [row for row in found if row.metric == COVERAGE and row.target == "first"]
     assert (row.n, row.value) == (26, 26 / 28)
 
 
@@ -166,7 +174,7 @@ def test_tokens_of_both_spellings_are_counted_together(tmp_path):
         rows={"word": {"T0": planted.matrix(8)}},
     )  # fmt: skip
     tasks = read(task(tmp_path, "t", [("the", "a", 1), ("a", "b", 2), ("b", "c", 3), ("the", "c", 4)]))
-    found = word_similarity_rows(store, tasks, options=Options(min_tokens=2))
+    found = word_similarity_rows(store, tasks, options=asked(min_tokens=2))
     assert of(found, "T0", "t").n == 4
 
 
@@ -197,12 +205,12 @@ def test_some_tokens_are_drawn(tmp_path):
             )
             for taken in product(*(combinations(mine, min(n_tokens, len(mine))) for mine in places))
         }
-        options = [Options(max_tokens=n_tokens, seed=seed) for seed in range(6)]
+        options = [asked(max_tokens=n_tokens, seed=seed) for seed in range(6)]
         found = [of(word_similarity_rows(store, tasks, options=each), "T0", "t").value for each in options]
         assert {round(value, 6) for value in found} <= possible
         assert len(set(found)) > 1
         assert found[0] == of(word_similarity_rows(store, tasks, options=options[0]), "T0", "t").value
-    every = of(word_similarity_rows(store, tasks, options=Options(max_tokens=4)), "T0", "t").value
+    every = of(word_similarity_rows(store, tasks, options=asked(max_tokens=4)), "T0", "t").value
     assert every == of(word_similarity_rows(store, tasks), "T0", "t").value
 
 
@@ -224,7 +232,7 @@ def test_a_capped_word_of_two_spellings(tmp_path):
     }
     tasks = read(task(tmp_path, "t", pairs))
     for seed in range(8):
-        found = of(word_similarity_rows(store, tasks, options=Options(max_tokens=2, seed=seed)), "T0", "t").value
+        found = of(word_similarity_rows(store, tasks, options=asked(max_tokens=2, seed=seed)), "T0", "t").value
         assert round(found, 6) in possible
 
 
@@ -265,7 +273,7 @@ def test_baselines(store, tasks, tmp_path):
     path = tmp_path / "glove.txt"
     path.write_text("".join(f"{w} {' '.join(map(str, v))}\n" for w, v in [*given.items(), ("other", given["cat"])]))
     told = []
-    found = word_similarity_rows(store, tasks, options=Options(embeddings=[path]), say=told.append)
+    found = word_similarity_rows(store, tasks, options=asked(embeddings=[path]), say=told.append)
     said = set(vectors(store, "T0"))
     for name, pairs in (("first", FIRST), ("second", SECOND)):
         there = [(a.lower(), b.lower(), r) for a, b, r in pairs if {a.lower(), b.lower()} <= said]
@@ -287,7 +295,7 @@ def test_one_place_for_each_word_of_embeddings(store, tasks, tmp_path):
     given = dict(zip(words, planted.matrix(len(words), 5, 3).round(4), strict=True))
     path = tmp_path / "v.txt"
     path.write_text("".join(f"{w} {' '.join(map(str, v))}\n" for w, v in given.items()))
-    found = word_similarity_rows(store, tasks, options=Options(embeddings=[path]))
+    found = word_similarity_rows(store, tasks, options=asked(embeddings=[path]))
     for name, pairs in (("first", FIRST), ("second", SECOND)):
         value, n = rho(pairs, {w: v.astype(float) for w, v in given.items()})
         assert baseline(found, "v.txt", name).value == pytest.approx(value, abs=1e-6)
@@ -295,15 +303,13 @@ def test_one_place_for_each_word_of_embeddings(store, tasks, tmp_path):
 
 
 def test_layers_side_by_side_are_the_same(store, tasks):
-    assert word_similarity_rows(store, tasks, options=Options(n_workers=1)) == word_similarity_rows(
-        store, tasks, options=Options(n_workers=4)
-    )
+    assert word_similarity_rows(store, tasks, workers=1) == word_similarity_rows(store, tasks, workers=4)
 
 
 def test_what_cannot_be(store, tasks, tmp_path):
     def refused(says, store=store, tasks=tasks, error=UsageError, unit=None, **options):
         with pytest.raises(error) as caught:
-            word_similarity_rows(store, tasks, unit, options=Options(**options))
+            word_similarity_rows(store, tasks, unit, options=asked(**options))
         assert all(part in str(caught.value) for part in says), str(caught.value)
         assert "\n" not in str(caught.value)
 

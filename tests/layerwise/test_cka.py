@@ -6,12 +6,14 @@ import models
 import numpy as np
 import pytest
 from columns import standardised
+from running import asked, run, settings
 from scipy import stats
 
 import layertool
-from layertool.analysis import cca, cka, folds, rows, similarity
+from layertool.analysis import cca, cka, folds, similarity
 from layertool.errors import UsageError
-from layertool.layerwise.cka import MEASURES, Options, similarity_rows
+from layertool.layerwise import rows
+from layertool.layerwise.cka import CKA, METRICS
 from layertool.layerwise.rows import ALL, Sampling, parse_where
 
 N = 12
@@ -32,6 +34,12 @@ PURE = {
 }
 
 
+def similarity_rows(store, other=None, unit=None, layers="all", other_layers=None, options=None, say=None, **how):
+    """Rows of ``CKA``, on the CPU."""
+    cka_of = CKA(unit=unit, layers=layers, other_layers=other_layers, device="cpu", **(options or {}))
+    return run(cka_of, store, other, say=say, **how)
+
+
 def in_sample_pwcca(x, y):
     return cca.fit(x, y, 1e-10, 1e-10).score(x, y).pwcca
 
@@ -40,8 +48,8 @@ def options_of(name, **more):
     for measure in ("cka-rbf", "cka", "rsa", "procrustes", "cca"):
         if name == measure or name.startswith(f"{measure}-"):
             rest = name.removeprefix(measure).strip("-")
-            asked = {"debiased": False} if rest == "biased" else {"distance": rest} if rest else {}
-            return Options(measure=measure, **asked, **more)
+            form = {"biased": True} if rest == "biased" else {"distance": rest} if rest else {}
+            return asked(measure=measure, **form, **more)
     raise ValueError(name)
 
 
@@ -133,7 +141,7 @@ def test_intervals_leave_out_groups_of_utterances(store, name):
     parts = [PURE[name](x[groups != g], y[groups != g]) for g in range(groups.max() + 1)]
     row = found["C7", "T1"]
     assert (row.ci_low, row.ci_high) == pytest.approx(jackknife(row.value, parts), rel=1e-5, abs=1e-8)
-    assert f"interval over {groups.max() + 1} groups of utterances" in row.variant
+    assert settings(row)["interval"] == f"over {groups.max() + 1} groups of utterances"
 
 
 def mean_over_permutations(k, kernel):
@@ -167,9 +175,9 @@ def test_segments_without_silence(store):
     for (a, b), row in found.items():
         assert row.value == pytest.approx(cka.linear(views[a], views[b]), **EXACT)
         assert row.n == kept.sum() < len(kept)
-    everything = similarity_rows(store, None, "phone", "T2", options=Options(sampling=ALL))
+    everything = similarity_rows(store, None, "phone", "T2", options=asked(sampling=ALL))
     assert everything[0].n == len(kept)
-    assert "all rows" in everything[0].variant
+    assert settings(everything[0])["sampling"] == "all rows"
 
 
 @pytest.mark.parametrize("where", [["speaker=s1"], ["utterance!=u0", "utterance!=u3"], ["label=p1", "label=p2"]])
@@ -181,17 +189,17 @@ def test_conditions(store, where):
         "l": table["label"].isin(["p1", "p2"]),
     }[where[0][0]]
     kept = (keep & (table["label"] != "SIL")).to_numpy()
-    found = grid(similarity_rows(store, None, "phone", "C7,T1", options=Options(where=parse_where(where))))
+    found = grid(similarity_rows(store, None, "phone", "C7,T1", options=asked(where=parse_where(where))))
     views = [store.read("phone", layer)[kept].astype(float) for layer in ("C7", "T1")]
     assert found["C7", "T1"].value == pytest.approx(cka.linear(*views), **EXACT)
     assert found["C7", "T1"].n == kept.sum()
-    assert "where " in found["C7", "T1"].variant
+    assert settings(found["C7", "T1"])["where"] == [str(one) for one in parse_where(where)]
 
 
 def test_rows_of_one_label(store):
     """Within a phone there is something to compare as well."""
     kept = (store.rows("phone")["label"] == "p1").to_numpy()
-    found = grid(similarity_rows(store, None, "phone", "C7,T1", options=Options(where=parse_where(["label=p1"]))))
+    found = grid(similarity_rows(store, None, "phone", "C7,T1", options=asked(where=parse_where(["label=p1"]))))
     views = [store.read("phone", layer)[kept].astype(float) for layer in ("C7", "T1")]
     assert found["C7", "T1"].value == pytest.approx(cka.linear(*views), **EXACT)
 
@@ -199,7 +207,7 @@ def test_rows_of_one_label(store):
 def test_words_are_drawn_as_published(store):
     drawn = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), 7).index
     told = []
-    found = grid(similarity_rows(store, None, "word", "C7,T1", options=Options(seed=7, measure="rsa"), say=told.append))
+    found = grid(similarity_rows(store, None, "word", "C7,T1", options=asked(seed=7, measure="rsa"), say=told.append))
     views = [store.read("word", layer)[drawn].astype(float) for layer in ("C7", "T1")]
     assert found["C7", "T1"].value == pytest.approx(similarity.rsa(*views), **EXACT)
     assert (found["C7", "T1"].n, found["C7", "T1"].seed) == (len(drawn), 7)
@@ -211,24 +219,24 @@ def test_words_are_drawn_as_published(store):
 def test_measures_of_all_pairs_take_a_sample(store, measure):
     told = []
     n = store.n_rows("frame", "T0")
-    options = Options(measure=measure, max_rows=100, seed=3)
+    options = asked(measure=measure, max_rows=100, seed=3)
     found = grid(similarity_rows(store, None, "frame", "C1,T1", options=options, say=told.append))
     kept = np.sort(np.random.default_rng(3).permutation(n)[:100])
     row = found["C1", "T1"]
     assert row.value == pytest.approx(PURE[measure](frames(store, "C1")[kept], frames(store, "T1")[kept]), **EXACT)
     assert row.n == 100
     assert told == [f"100 of {n} rows were drawn"]
-    assert "100 rows drawn" in row.variant
+    assert settings(row)["max_rows"] == 100
     assert (
         row.value
-        != grid(similarity_rows(store, None, "frame", "C1,T1", options=Options(measure=measure)))["C1", "T1"].value
+        != grid(similarity_rows(store, None, "frame", "C1,T1", options=asked(measure=measure)))["C1", "T1"].value
     )
 
 
 @pytest.mark.parametrize("measure", ["cka", "procrustes", "cca"])
 def test_measures_of_products_take_all_rows(store, measure):
     told = []
-    options = Options(measure=measure, max_rows=100)
+    options = asked(measure=measure, max_rows=100)
     found = similarity_rows(store, None, "frame", "T1", options=options, say=told.append)
     assert found[0].n == store.n_rows("frame", "T1")
     assert told == []
@@ -238,7 +246,7 @@ def test_measures_of_products_take_all_rows(store, measure):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MEASURES, "cka-biased"])
+@pytest.mark.parametrize("name", [*METRICS, "cka-biased"])
 def test_layers_of_two_stores(store, other, name):
     found = grid(similarity_rows(store, other, "frame", "C1,T0-T1", options=options_of(name)))
     layers = ("C1", "T0", "T1")
@@ -287,7 +295,7 @@ def test_acoustic_frames_beside_layers(store, corpus, tmp_path):
 
 @pytest.mark.parametrize("truth", ["true", "false"])
 def test_masked_frames_only(masked, truth):
-    options = Options(where=parse_where([f"masked={truth}"]))
+    options = asked(where=parse_where([f"masked={truth}"]))
     found = grid(similarity_rows(masked, None, "frame", "C1,T1", options=options))
     flags = masked.rows("frame", "T0")["masked"].to_numpy() == (truth == "true")
     x, y = frames(masked, "C1")[flags], frames(masked, "T1")[flags]
@@ -310,7 +318,7 @@ def test_a_masked_store_beside_an_unmasked_one(store, masked, turned):
 def test_two_models_are_compared_on_the_same_rows(store, other):
     """A sample of frames is the same sample for each store."""
     told = [], []
-    options = Options(measure="rsa", max_rows=50, seed=1)
+    options = asked(measure="rsa", max_rows=50, seed=1)
     for s, notes in zip((store, other), told, strict=True):
         similarity_rows(s, None, "frame", "T0", options=options, say=notes.append)
     assert told[0] == told[1]
@@ -328,9 +336,68 @@ def test_other_pooling_is_told(store, corpus, networks, tmp_path):
 
 
 def test_one_utterance_has_no_interval(store):
-    (row,) = similarity_rows(store, None, "phone", "T1", options=Options(where=parse_where(["utterance=u1"])))
+    (row,) = similarity_rows(store, None, "phone", "T1", options=asked(where=parse_where(["utterance=u1"])))
     assert (row.ci_low, row.ci_high) == (None, None)
-    assert "no interval" in row.variant
+    assert settings(row)["interval"] == "none"
+
+
+# --- how it is called ---------------------------------------------------------------------------------------
+
+
+def numbers(rows):
+    names = ("layer", "target", "value", "ci_low", "ci_high", "chance", "settings")
+    return [tuple(getattr(row, name) for name in names) for row in rows]
+
+
+def test_two_stores_are_one_list_or_two_arguments(store, other):
+    how = {"unit": "phone", "layers": "T0,T1", "device": "cpu"}
+    expected = similarity_rows(store, other, "phone", "T0,T1")
+    for inputs in ((store, other), ([store, other],), (str(store.path), str(other.path)), ([store.path], other.path)):
+        assert numbers(layertool.cka(*inputs, **how).rows.itertuples()) == numbers(expected)
+    assert len(layertool.cka(store, store, **how)) == len(layertool.cka(store, **how)) == 4
+
+
+@pytest.mark.parametrize("measure", METRICS)
+@pytest.mark.parametrize("workers", [2, 9])
+def test_workers_change_no_number(store, other, measure, workers):
+    """The matrix is computed in parts then; that of one store is symmetric all the same."""
+    for second, unit in ((None, "frame"), (other, "phone")):
+        asked_for = (store, second, unit, "C7,T0,T1", None, asked(measure=measure, max_rows=200))
+        alone, several = similarity_rows(*asked_for), similarity_rows(*asked_for, workers=workers)
+        assert [row.target for row in several] == [row.target for row in alone]
+        for one, many in zip(alone, several, strict=True):
+            kept = (one.ci_low, one.ci_high, one.chance, one.settings)
+            assert many.value == pytest.approx(one.value, rel=1e-12, abs=1e-12)
+            assert (many.ci_low, many.ci_high, many.chance) == pytest.approx(kept[:3], rel=1e-9, abs=1e-12)
+            assert many.settings == kept[-1]
+        if second is None:
+            found = grid(several)
+            assert all(row.value == found[b, a].value for (a, b), row in found.items())
+
+
+def test_progress_counts_rows(store):
+    told = []
+    similarity_rows(store, None, "frame", "T0,T1", progress=lambda done, total: told.append((done, total)))
+    assert (store.n_rows("frame", "T0"),) * 2 in told
+    assert told[-1] == (1, 1)
+
+
+def test_rows_say_what_they_are(store):
+    """The analysis as in 0.1.0, the number's name, and what decided it."""
+    expected = {
+        "cka": ("cka", "linear cka", {"estimator": "debiased"}),
+        "cka-rbf": ("cka", "rbf cka", {"estimator": "debiased", "threshold": 1, "max_rows": 2000}),
+        "procrustes": ("procrustes", "procrustes distance", {"chance": "target turned by half of the rows"}),
+        "rsa": ("rsa", "rsa", {"distance": "correlation", "correlation": "Spearman", "max_rows": 2000}),
+        "cca": ("cca", "pwcca", {"protocol": "in-sample", "eps": [1e-10], "columns": "standardised"}),
+    }
+    for measure, (analysis, metric, own) in expected.items():
+        (row,) = similarity_rows(store, None, "frame", "T1", options={"measure": measure})
+        decided = settings(row)
+        assert (row.analysis, row.metric) == (analysis, metric)
+        assert decided.items() >= own.items()
+        assert decided["sampling"] == "published"
+        assert set(decided) - set(own) <= {"sampling", "interval", "where", "chance", "chosen"}
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -349,11 +416,23 @@ def test_what_cannot_be_compared(store, other, networks, tmp_path):
             similarity_rows(*arguments)
 
 
-def test_options_that_nothing_satisfies(store):
-    with pytest.raises(UsageError, match=r"'cosine' is no measure: choose among " + ", ".join(MEASURES)):
-        similarity_rows(store, options=Options(measure="cosine"))
-    with pytest.raises(UsageError, match="'manhattan' is no distance"):
-        similarity_rows(store, options=Options(measure="rsa", distance="manhattan"))
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"measure": "cosine"}, "choose cka, cka-rbf, procrustes, rsa, cca"),
+        ({"measure": "rsa", "distance": "manhattan"}, "choose correlation, cosine, euclidean"),
+        ({"measure": "rsa", "biased": True}, "rsa has no biased form: leave --biased out"),
+        ({"max_rows": 3}, "--max-rows 3 cannot be: it is 4 or more"),
+    ],
+)
+def test_options_that_nothing_satisfies(options, says):
+    with pytest.raises(UsageError, match=says):
+        CKA(**options)
+
+
+def test_three_stores_are_for_compare(store, other, masked):
+    with pytest.raises(UsageError, match="with itself or with one other, not 3: 'layertool compare' takes more"):
+        layertool.cka([store, other, masked])
 
 
 def test_too_few_rows(store):
@@ -362,13 +441,13 @@ def test_too_few_rows(store):
     n = (table["utterance"].isin(["u1", "u2"]) & (table["label"] != "SIL")).sum()
     assert n <= 24
     with pytest.raises(UsageError, match=f"{n} rows of 24 dimensions"):
-        similarity_rows(store, None, "phone", "C7", options=Options(measure="cca", where=where))
+        similarity_rows(store, None, "phone", "C7", options=asked(measure="cca", where=where))
 
 
 def test_the_remedy_for_too_few_rows_is_one_that_there_is(store):
     """Similarities have no --variant; the layer is named as a person knows it."""
     with pytest.raises(UsageError) as error:
-        similarity_rows(store, None, "word", "T1", options=Options(measure="cca", where=parse_where(["speaker=s0"])))
+        similarity_rows(store, None, "word", "T1", options=asked(measure="cca", where=parse_where(["speaker=s0"])))
     assert "--variant" not in str(error.value)
     assert "side x" not in str(error.value)
 
@@ -377,5 +456,5 @@ def test_more_rows_than_rsa_compares(store, monkeypatch):
     monkeypatch.setattr(similarity, "MAX_RSA_ROWS", 200)
     n = store.n_rows("frame", "T0")
     with pytest.raises(UsageError, match=f"at most 200 of them, not {n}") as error:
-        similarity_rows(store, None, "frame", "T0", options=Options(measure="rsa", max_rows=10_000))
+        similarity_rows(store, None, "frame", "T0", options=asked(measure="rsa", max_rows=10_000))
     assert "--max-rows" in str(error.value)
