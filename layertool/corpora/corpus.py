@@ -309,6 +309,21 @@ class Corpus:
         """Seconds of audio in all utterances."""
         return float(self.utterances["n_samples"].sum()) / SAMPLE_RATE
 
+    def facts(self) -> dict:
+        """What there is to say of it, for programs: counts, values of metadata, fingerprint, provenance."""
+        segments = self.segments.groupby("tier", observed=True)["label"].agg(["size", "nunique"])
+        return {
+            "name": self.name,
+            "utterances": len(self.utterances),
+            "seconds": self.seconds,
+            "segments": {
+                tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()
+            },
+            "metadata": {c: int(self.utterances[c].nunique()) for c in self.metadata_columns},
+            "fingerprint": self.fingerprint,
+            "provenance": dict(self.provenance),
+        }
+
     @property
     def fingerprint(self) -> str:
         """Hash of what decides the rows of a store: ids, lengths, cuts, and the segments with their labels.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,7 @@ import pandas as pd
 
 from layertool.errors import CorpusError
 from layertool.files import file_checksum, read_json, remove, sync_folder, whole_file, write_json
-from layertool.folders import OutputFolder
+from layertool.folders import OutputFolder, check_outside
 from layertool.kinds import STORE, kind
 
 RECORD, LOCK, AUDIO = "corpus.json", ".corpus.lock", "audio"
@@ -74,6 +74,18 @@ def is_corpus(folder: Path) -> bool:
     if about is None:
         return (folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder)
     return _of_lock(folder)[1] != _all_seals(about.get("tables"))
+
+
+def check_free(out: Path, overwrite: bool, read: Iterable[Path] = ()) -> None:
+    """Raise CorpusError where a corpus would be replaced unasked; an unfinished one is finished.
+
+    ``read``: corpora that it is made of; UsageError where one of them is, or lies in, ``out``.
+    """
+    for folder in read:
+        check_outside(out, f"the corpus {folder}", folder)
+    CorpusFolder(out)
+    if is_corpus(out) and not overwrite:
+        raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
 
 
 def _of_lock(folder: Path) -> tuple[str, str]:

@@ -37,8 +37,13 @@ _TEXT = _TIMES | {*ID_NAMES, "tier", "label", "text", "channel", "speaker"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".psv": "|"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _LOOKED_AT = 1 << 16  # characters that tell the separator
-_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
-          (b"\xfe\xff", "utf-16"))  # fmt: skip
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 _BOOKS = (".xlsx", ".xlsm")
 _OTHERS = {
     ".xls": "an old workbook",
@@ -64,12 +69,12 @@ def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | N
     return None if path is None else read_table(path, coded, say)
 
 
-def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame:
+def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None, as_text: bool = False) -> pd.DataFrame:
     """Read a table; a column holds numbers only where writing them gives back every cell, and else text.
 
     So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the blanks around them and in
     Unicode's composed form (paths of files as they stand); empty cells are missing. ``coded`` columns of .parquet come as
-    categories. ``say`` is told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be
+    categories. ``as_text``: of a text file all columns are text. ``say`` is told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be
     read, and MissingExtraError for a workbook without the package openpyxl.
     """
     path = Path(path)
@@ -86,7 +91,7 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
             return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(_AS_WRITTEN)})
         if suffix in _BOOKS:
             return first_sheet(path, say)
-        return _read_text(path, suffix, say)
+        return _read_text(path, suffix, say, as_text)
     except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise CorpusError(
@@ -117,7 +122,7 @@ def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found, copy=False)
 
 
-def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
+def _read_text(path: Path, suffix: str, say: Say, as_text: bool) -> pd.DataFrame:
     content = _utf8(path)
     announced = re.match(rb'"?sep=([,;|\t])"?\r?\n', content)  # what Excel writes for itself
     content = content[announced.end() :] if announced else content
@@ -129,7 +134,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
         for number, row in enumerate(rows):
             if len(row) != len(rows[0]):
                 raise _ragged(path, number, len(row), len(rows[0]), separator)
-        return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say)
+        return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say, as_text)
     header = next(filter(None, _lines(content, separator)))
     if len(header) == 1 and all(len(line.split()) > 1 for line in content.splitlines() if line.strip()):
         raise CorpusError(
@@ -144,7 +149,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
 
     try:
         cells = pyarrow.csv.read_csv(  # fast, but lenient with quotation marks
-            io.BytesIO(content),
+            io.BytesIO(content if b"\n" in content else content + b"\n"),
             pyarrow.csv.ReadOptions(
                 use_threads=False, block_size=min(len(content) + 1, 2**30), autogenerate_column_names=True
             ),
@@ -158,7 +163,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
             raise
         first = ragged[0]
         raise _ragged(path, first.number - 1, first.actual_columns, first.expected_columns, separator) from error
-    return _typed(path, header, cells.slice(1).columns, separator, say)
+    return _typed(path, header, cells.slice(1).columns, separator, say, as_text)
 
 
 def _quoted(content: bytes, separator: str) -> Iterator[list[str]]:
@@ -254,7 +259,9 @@ def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
     return _typed(path, header, [*zip(*rows, strict=True)], ",", say)
 
 
-def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator: str, say: Say) -> pd.DataFrame:
+def _typed(
+    path: Path, header: Sequence[str | None], cells: Sequence, separator: str, say: Say, as_text: bool = False
+) -> pd.DataFrame:
     """Columns of texts as a table: names and cells without blanks around them, numbers where they are nothing else."""
     names = [nfc((name or "").strip()) for name in header]
     found: dict[str, pyarrow.ChunkedArray] = {}
@@ -273,6 +280,9 @@ def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator:
     with_commas = []
     for name, texts in found.items():
         texts = texts.slice(0, n_rows)
+        if as_text:
+            table[name] = nfc_values(texts.to_pandas())
+            continue
         if separator != "," and name.casefold() not in _TEXT - _TIMES and _has_decimal_commas(texts, name, path, say):
             texts = pyarrow.compute.replace_substring(texts, ",", ".")
             with_commas.append(name)
