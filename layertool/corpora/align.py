@@ -68,10 +68,10 @@ def align(
 ) -> Corpus:
     """Give every utterance the segments of the words in its ``text`` and of their phones.
 
-    The tiers ``word`` and ``phone`` of the corpus are replaced, which is an error unless ``replacing``, other tiers stay. Words are the
-    text's own, in lower case; phones are the 39 of CMUdict plus SIL for silence; times are multiples
-    of 10 ms. The result does not depend on ``jobs`` or on the order of the utterances. Forced
-    alignment trusts the text: words that were never said are mostly placed somewhere all the same.
+    The tiers ``word`` and ``phone`` of the corpus are replaced, which is an error unless ``replacing``, other tiers
+    stay. Words are the text's own, in lower case; phones are the 39 of CMUdict plus SIL for silence; times are
+    multiples of 10 ms. The result does not depend on ``jobs`` or on the order of the utterances. Forced alignment
+    trusts the text: words that were never said are mostly placed somewhere all the same.
 
     ``dictionary``: a file of pronunciations in CMUdict format (``word  P H ON ES``, alternatives as
     further lines) for words that pocketsphinx does not know, or says differently. ``max_failures``:

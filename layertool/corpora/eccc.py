@@ -105,7 +105,8 @@ def _locate(source: Path) -> Path:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows as they stand there, all text ("null" is a word), empty where nothing stands; each with an ID of its own."""
+    """The rows as they stand there, all text ("null" is a word), empty where nothing stands; each with an ID of its
+    own."""
     table = read_table(path, as_text=True)
     columns.require(table, COLUMNS, str(path), "unpack the archive again")
     columns.require_filled(table, ["ID"], str(path))

@@ -192,10 +192,10 @@ def make_corpus(
 
 
 def in_a_room(samples: np.ndarray, level_db: float, name: str) -> np.ndarray:
-    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, the same for the same ``name``.
+    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, one for each ``name``.
 
-    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean, variance
-    and cluster of log energies.
+    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean,
+    variance and cluster of log energies.
     """
     noise = np.random.default_rng([SEED, zlib.crc32(name.encode())]).normal(
         scale=32768 * 10 ** (level_db / 20), size=len(samples)

@@ -35,16 +35,16 @@ def read(
     The utterance id is the path below ``source`` without its suffix (``speaker1/take 3``); utterances
     are ordered by it. TextGrids have the same path, beside the audio or below the folder
     ``textgrids``, where the same file name is enough if it occurs once; a TextGrid with the tiers of several speakers
-    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the files
-    of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are
-    kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio that is no label file gives the column ``text``. ``metadata`` has a row for each file that belongs to the
-    corpus, whose id, file name or path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is
-    there); its other columns are joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other
-    keys, one each: see ``metadata.of_key``. ``tiers``: by our name, or as texts ``phone=NAME``,
-    that of a tier of the TextGrids (``textgrid.voices``), or the suffix of label files (``.phn``). ``rules``: what is done to labels. ``channel`` is set
-    for all files. Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
-    Raises UsageError, CorpusError, and AudioError for a file that is no audio.
+    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the
+    files of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are kept and
+    counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the audio that is no label file
+    gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose id, file name or
+    path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns are
+    joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see
+    ``metadata.of_key``. ``tiers``: by our name, or as texts ``phone=NAME``, that of a tier of the TextGrids
+    (``textgrid.voices``), or the suffix of label files (``.phn``). ``rules``: what is done to labels. ``channel`` is
+    set for all files. Up to ``max_failures`` recordings whose audio or labels cannot be used are left out. Raises
+    UsageError, CorpusError, and AudioError for a file that is no audio.
     """
     source, tiers = Path(source), _tiers(tiers or ())
     files = source_files.files_below(source)

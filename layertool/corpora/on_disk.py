@@ -69,7 +69,8 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is made again."""
+    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is
+    made again."""
     about = read_record(folder)
     if about is None:
         return (folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder)
@@ -89,7 +90,8 @@ def check_free(out: Path, overwrite: bool, read: Iterable[Path] = ()) -> None:
 
 
 def _of_lock(folder: Path) -> tuple[str, str]:
-    """What the lock says of the command that took it: the folder that it fills with audio, and the tables that it wrote."""
+    """What the lock says of the command that took it: the folder that it fills with audio, and the tables that it
+    wrote."""
     lock = folder / LOCK
     lines = lock.read_text(encoding="utf-8", errors="replace").splitlines() if lock.exists() else []
     audio, seals, *_ = [*lines, "", ""]
@@ -103,7 +105,9 @@ def _all_seals(tables: object) -> str:
 class CorpusFolder(OutputFolder):
     """One process's hold on the folder of a corpus, in which its audio may lie too.
 
-    A process may take it twice; where it has written audio it holds the folder until it has written the tables, too. Raises CorpusError for a feature store, which has a table of utterances too, and StoreError while another process writes.
+    A process may take it twice; where it has written audio it holds the folder until it has written the tables, too.
+    Raises CorpusError for a feature store, which has a table of utterances too, and StoreError while another process
+    writes.
     """
 
     _mine: ClassVar[dict[Path, CorpusFolder]] = {}  # held by this process

@@ -1,4 +1,5 @@
-"""The readers of corpora: what each is called, what it takes, what it says of itself. Commands are made of this table."""
+"""The readers of corpora: what each is called, what it takes, what it says of itself. Commands are made of this
+table."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class Option:
     """An option of a reader: ``--n-per-speaker`` is ``n_per_speaker``, and the keyword of the reader's function.
 
-    ``kind``: text, path, flag, choice, seconds, seed (from 0), count (from 1), failures (from 0); or texts, paths and names
-    (separated by commas), which may be given again. ``keyword``: of the function, where it is another.
+    ``kind``: text, path, flag, choice, seconds, seed (from 0), count (from 1), failures (from 0); or texts, paths and
+    names (separated by commas), which may be given again. ``keyword``: of the function, where it is another.
     """
 
     name: str
@@ -71,8 +72,9 @@ SEED = Option("seed", "Seed of whatever is drawn.", "seed")
 class Reader:
     """A layout of corpora.
 
-    ``function``: MODULE below ``layertool.corpora``, and its function; imported when it is called. ``counted``: what its
-    progress counts, empty where it has none. ``writes_audio``: whether it brings audio into the folder of the corpus.
+    ``function``: MODULE below ``layertool.corpora``, and its function; imported when it is called. ``counted``: what
+    its progress counts, empty where it has none. ``writes_audio``: whether it brings audio into the folder of the
+    corpus.
     """
 
     function: str

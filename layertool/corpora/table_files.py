@@ -1,6 +1,7 @@
 """Tables on the disk: .parquet, text with separators (.csv, .tsv, .txt) and the first sheet of a workbook (.xlsx).
 
-What a person may have typed is read the same way everywhere: one decision about separators, blanks, encodings, names and types.
+What a person may have typed is read the same way everywhere: one decision about separators, blanks, encodings, names
+and types.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ _THOUSANDS = r"^-?[1-9]\d{0,2}(,\d{3})*$"  # 12,500 is one number in London and 
 
 
 def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame | None:
-    """The table NAME.parquet, NAME.csv, NAME.tsv or NAME.xlsx of a folder, the first that is there; errors as ``read_table``."""
+    """The table NAME.parquet, NAME.csv, NAME.tsv or NAME.xlsx of a folder, the first that is there; errors as
+    ``read_table``."""
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.stem == name}
     path = next((there[name + suffix] for suffix in SUFFIXES if name + suffix in there), None)
     return None if path is None else read_table(path, coded, say)
@@ -72,10 +74,11 @@ def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | N
 def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None, as_text: bool = False) -> pd.DataFrame:
     """Read a table; a column holds numbers only where writing them gives back every cell, and else text.
 
-    So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the blanks around them and in
-    Unicode's composed form (paths of files as they stand); empty cells are missing. ``coded`` columns of .parquet come as
-    categories. ``as_text``: of a text file all columns are text. ``say`` is told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be
-    read, and MissingExtraError for a workbook without the package openpyxl.
+    So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the
+    blanks around them and in Unicode's composed form (paths of files as they stand); empty cells are missing.
+    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``say`` is
+    told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be read,
+    and MissingExtraError for a workbook without the package openpyxl.
     """
     path = Path(path)
     if not path.exists():
@@ -100,7 +103,8 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None, as
 
 
 def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
-    """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
+    """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a
+    text already."""
     if column is None or (column := nfc(column)) == "text":
         return table
     if column not in table or "text" in table:
@@ -196,7 +200,8 @@ def _utf8(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         letter = content[error.start : error.start + 1].decode("cp1252", "replace")
         raise CorpusError(
-            f"{path}, line {_line(content, error.start)} is not UTF-8 (byte {content[error.start]:#x}, '{letter}' in Windows' "
+            f"{path}, line {_line(content, error.start)} is not UTF-8 (byte {content[error.start]:#x}, '{letter}' in "
+            "Windows' "
             "Western encoding): save the table as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
         ) from error
     return content
@@ -218,7 +223,7 @@ def _lines(content: bytes, separator: str, strict: bool = False) -> Any:
 
 
 def _separator(content: bytes, usual: str) -> str:
-    """What separates cells: the usual one where it gives every line as many cells as the header, else another that does.
+    """What separates cells: the usual one where it gives all lines as many cells as the header, else another.
 
     Where none does, the one that the header has most of: which row is ragged is said later.
     """
@@ -239,7 +244,8 @@ def _ragged(path: Path, number: int, n_cells: int, n_names: int, separator: str)
         "complete the row" if n_cells < n_names else f"quote cells that hold the separator ({_NAMES[separator]} here)"
     )
     return CorpusError(
-        f"{path}, row {number} has {'fewer' if n_cells < n_names else 'more'} cells than its header ({n_cells} for {n_names} names): "
+        f"{path}, row {number} has {'fewer' if n_cells < n_names else 'more'} cells than its header ({n_cells} for "
+        f"{n_names} names): "
         f"{remedy}"
     )
 
@@ -253,7 +259,8 @@ def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
     chosen = (having or list(sheets))[0]
     if len(sheets) > 1:
         say(
-            f"{path}: the sheet '{chosen}' is read, {len(sheets) - 1} others are not: save another one as .csv if you mean it"
+            f"{path}: the sheet '{chosen}' is read, {len(sheets) - 1} others are not: save another one as .csv if "
+            "you mean it"
         )
     header, *rows = sheets[chosen]
     return _typed(path, header, [*zip(*rows, strict=True)], ",", say)
@@ -289,7 +296,8 @@ def _typed(
         table[name] = _column(texts, name)
         if gaps := _gaps(texts, table[name]):
             say(
-                f"{path}: {name} would be numbers but for {', '.join(map(repr, gaps))}, so it stays text: leave cells without a value empty"
+                f"{path}: {name} would be numbers but for {', '.join(map(repr, gaps))}, so it stays text: leave "
+                "cells without a value empty"
             )
     if with_commas:
         say(f"{path}: decimal commas are read as points in {', '.join(with_commas)} (1,5 is 1.5)")
@@ -297,7 +305,8 @@ def _typed(
 
 
 def _has_decimal_commas(texts: pyarrow.ChunkedArray, name: str, path: Path, say: Say) -> bool:
-    """Whether all cells are numbers, some with a decimal comma; where it may separate thousands the column is left and told."""
+    """Whether all cells are numbers, some with a decimal comma; where it may separate thousands the column is left
+    and told."""
     if not _are(texts, _COMMA) or _are(texts, _WHOLE):
         return False
     is_ambiguous = _are(texts, _THOUSANDS)
