@@ -17,11 +17,7 @@ import pandas as pd
 
 from layertool.errors import CorpusError
 from layertool.files import file_checksum, read_json, remove, sync_folder, whole_file, write_json
-<<<<<<< HEAD
-from layertool.folders import OutputFolder, sweep
-=======
-from layertool.folders import OutputFolder, check_outside
->>>>>>> corpora
+from layertool.folders import OutputFolder, check_outside, sweep
 from layertool.kinds import STORE, kind
 
 RECORD, LOCK, AUDIO = "corpus.json", ".corpus.lock", "audio"
