@@ -23,7 +23,7 @@ import torch
 
 from layertool import audio
 from layertool.analysis.lexical import WhisperScorer, cmudict_words
-from layertool.analysis.lexical.stimuli import stimuli_of
+from layertool.layerwise.stimuli import stimuli_of
 from layertool.corpora import eccc
 
 TOP = 10

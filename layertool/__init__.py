@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from layertool.layerwise import ANALYSES
+
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus as Corpus
     from layertool.extractors.run import extract as extract
@@ -26,7 +28,7 @@ _HOMES = {
     "compare": "layertool.comparison",
     "extract": "layertool.extractors.run",
 }
-_ANALYSES = ("cca", "cka", "mi", "speat")
+_ANALYSES = tuple(words for words in ANALYSES if " " not in words)
 _GROUPS = ("probe", "lexical")  # of analyses: layertool.probe.neighbours
 
 __all__ = ["__version__", *_ANALYSES, *_GROUPS, *_HOMES]
@@ -36,7 +38,7 @@ def __getattr__(name: str):
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _ANALYSES:
-        return import_module("layertool.functions").function(name)
+        return import_module("layertool.functions").named(name)
     if name in _GROUPS:
         return import_module(f"layertool.{name}")
     raise AttributeError(f"module 'layertool' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Options that are declared once: fields of a frozen dataclass, which checks them and which commands make their options of."""
+"""Options that are declared once: fields of a frozen dataclass, which checks them; commands make their options of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares: its Python ``name``, the ``flags`` of the command line, the ``kind`` of one value, whether it takes ``many``."""
+    """What a field declares: its Python ``name``, the command line's ``flags``, the ``kind`` of a value, whether there are ``many``."""
 
     name: str
     flags: tuple[str, ...]
@@ -101,15 +101,14 @@ class Option:
             )
             raise UsageError(f"{self.flag} takes {what}{', separated by commas' if self.many else ''}, not '{given}'")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
-            bounds = " and ".join(
-                filter(None, (low is not None and f"{low:g} or more", high is not None and f"{high:g} or less"))
-            )
-            raise UsageError(f"{self.flag} {given} cannot be: it is {bounds}")
+            ends = ((low, "more"), (high, "less"))
+            bounds = [f"{end:g} or {side}" for end, side in ends if end is not None]
+            raise UsageError(f"{self.flag} {given} cannot be: it is {' and '.join(bounds)}")
         return number
 
 
 def _members(hint: Any) -> tuple:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def listed(given: Any) -> Iterator[Any]:
@@ -121,8 +120,7 @@ def listed(given: Any) -> Iterator[Any]:
             yield part
 
 
-@cache
-def options_of(declared: type) -> tuple[Option, ...]:
+def _options_of(declared: type) -> tuple[Option, ...]:
     """The options that a class declares: its own first, then those of its bases, each in their order."""
     hints, bases = typing.get_type_hints(declared), declared.__mro__
     known = {one.name: one for one in fields(declared) if "decides" in one.metadata}
@@ -131,12 +129,15 @@ def options_of(declared: type) -> tuple[Option, ...]:
     return tuple(Option.of(known[name], hints[name]) for name in names)
 
 
+options_of: Callable[[type], tuple[Option, ...]] = cache(_options_of)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declared:
     """Base of classes whose fields are options: each value is checked, and brought to its type, when one is made."""
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
+        for one in options_of(self.__class__):
             object.__setattr__(self, one.name, one.value(getattr(self, one.name)))
         self.check()
 

@@ -13,8 +13,13 @@ COMMON = {"engine": "local", "address": None, "workers": None, "progress": None}
 
 
 @cache
-def function(command: str) -> Callable[..., Any]:
-    """The function of the analysis that ``command`` names; it returns ``Results`` and raises LayertoolError in one sentence.
+def named(command: str) -> Callable[..., Any]:
+    """The function of the analysis that a command names, e.g. "probe neighbours"."""
+    return function(declared(command))
+
+
+def function(analysis: Any) -> Callable[..., Any]:
+    """The function of a declared analysis; it returns ``Results`` and raises LayertoolError, in one sentence.
 
     Besides the options of the declaration it takes ``engine`` (local or ray), ``address`` of a Ray cluster, ``workers``
     (pieces of work at once) and ``progress``, called with (done, total).
@@ -22,11 +27,10 @@ def function(command: str) -> Callable[..., Any]:
     from layertool.declared import MISSING, options_of
     from layertool.results import Results
 
-    analysis = declared(command)
-
     def call(*inputs: Any, **options: Any) -> Results:
         common = {name: options.pop(name, usual) for name, usual in COMMON.items()}
-        return Results(analysis(**options).run(*inputs, **common))
+        tables: dict[str, list] = {}
+        return Results(analysis(**options).run(*inputs, **common, tables=tables), tables)
 
     kinds = inspect.Parameter
     inputs = [kinds(name.strip(".[]").lower(), kinds.POSITIONAL_ONLY) for name in analysis.inputs]
@@ -36,7 +40,7 @@ def function(command: str) -> Callable[..., Any]:
     ]
     common = [kinds(name, kinds.KEYWORD_ONLY, default=usual) for name, usual in COMMON.items()]
     call.__signature__ = inspect.Signature([*inputs, *own, *common])  # type: ignore[attr-defined]
-    call.__name__ = call.__qualname__ = command.split()[-1]
+    call.__name__ = call.__qualname__ = analysis.command.split()[-1]
     call.__doc__ = inspect.cleandoc(analysis.__doc__ or "").replace("\b\n", "") + "\n\nOptions:\n"
     call.__doc__ += "\n".join(f"    {one.name}: {one.about['help']}" for one in options_of(analysis))
     return call
@@ -48,7 +52,7 @@ def of_group(group: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
 
     def get(name: str) -> Any:
         if name in names:
-            return function(names[name])
+            return named(names[name])
         raise AttributeError(f"layertool.{group} has no '{name}': it has {', '.join(names)}")
 
     return get, lambda: sorted(names)

@@ -23,15 +23,7 @@ WORDS = "as"  # the key of settings of rows of 0.1.0, which said everything in o
 CHOSEN = "chosen"  # the key of settings that holds what was found for this number alone, e.g. its eps
 # Metrics of association tests, and of those corrected for several tests, the milder one first.
 EFFECT, P = "d", "p"
-CORRECTED = ("p (Benjamini-Hochberg)", "p (Bonferroni)")
-# Metrics of lexical rows.
-LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"
-TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
-SURPLUS = "frequency minus probability of the target"
-IMPOSSIBLE = "stimuli with a response of probability 0"
-UNFINISHED = "stimuli whose search for top words was ended"
-EVERYTHING = "all"  # the target of rows over all stimuli
-SEPARATOR = ": "  # of masker and stimulus in the target of a row of one stimulus
+CORRECTED = ("p benjamini-hochberg", "p bonferroni")
 FORMATS = (".csv", ".parquet", ".json")
 # Metrics that 0.1.0 named otherwise, in the first part of its variants.
 FORMERLY = {
@@ -39,7 +31,17 @@ FORMERLY = {
     "parameters that are not 0": PARAMETERS,
     "mean CCA": "mean cca",
     "mean squared CCA": "mean squared cca",
-    "SVCCA": "svcca",
+    "MI (nats)": "mi",
+    "MI/H(label)": "normalized mi",
+    "adjusted MI": "adjusted mi",
+    "corrected MI (nats)": "corrected mi",
+    "V-measure": "v-measure",
+    "linear CKA": "linear cka",
+    "RBF CKA": "rbf cka",
+    "orthogonal Procrustes distance": "procrustes distance",
+    "RSA": "rsa",
+    "p (Bonferroni)": "p bonferroni",
+    "p (Benjamini-Hochberg)": "p benjamini-hochberg",
 }
 
 
@@ -194,21 +196,29 @@ def _of_today(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of any version in the columns of this one: of 0.1.0, metric and settings stand in the variant's words."""
     if "metric" in rows:
         return rows
-    first, _, rest = (
-        zip(*(str(text).partition(", ") for text in rows["variant"]), strict=True) if len(rows) else ((), (), ())
-    )
+    parts = [_named_in(str(text), analysis) for text, analysis in zip(rows["variant"], rows["analysis"], strict=True)]
     own = rows["settings"] if "settings" in rows else [None] * len(rows)
     settings = [
         json.dumps(({WORDS: words} if words else {}) | ({CHOSEN: json.loads(text)} if isinstance(text, str) else {}))
-        for words, text in zip(rest, own, strict=True)
+        for (_, words), text in zip(parts, own, strict=True)
     ]
-    rows = rows.assign(metric=[FORMERLY.get(name, name) for name in first], settings=settings)
+    rows = rows.assign(metric=[metric for metric, _ in parts], settings=settings)
     lexical = rows["analysis"].str.startswith("lexical", na=False)
     if lexical.any():  # "all", "SSN", "SSN: T_1"
         group, _, item = zip(*(str(text).partition(": ") for text in rows["target"]), strict=True)
         rows["group"] = [name if of and name != "all" else None for name, of in zip(group, lexical, strict=True)]
         rows["item"] = [name if of and name else None for name, of in zip(item, lexical, strict=True)]
     return rows
+
+
+def _named_in(variant: str, analysis: str) -> tuple[str, str]:
+    """Metric and the other words of a variant of 0.1.0."""
+    if analysis == "neighbours":  # "5 nearest neighbours, accuracy, …"
+        return "accuracy", variant
+    first, _, rest = variant.partition(", ")
+    if first.startswith("SVCCA"):  # "SVCCA (0.99 of the variance)"
+        return "svcca", variant
+    return FORMERLY.get(first, first), rest
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,19 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    In a notebook it shows itself as table and figure.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure;
+    ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
-    def __init__(self, rows: Iterable[Result] | pd.DataFrame):
+    def __init__(
+        self,
+        rows: Iterable[Result] | pd.DataFrame,
+        tables: Mapping[str, list[dict[str, Any]]] | None = None,
+        **shown: Any,
+    ):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
+        self.shown = shown
 
     @classmethod
     def read(cls, files: Path | str | Sequence[Path | str]) -> Results:
@@ -42,32 +50,37 @@ class Results:
 
         return tables.html(self.rows) + figures.svg(self.rows)
 
-    def text(self, brief: bool = False, **axis: Any) -> str:
-        """The rows as tables of 80 columns for a terminal.
+    def over(self, **how: Any) -> Results:
+        """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
+        how = {**self.shown, **how}
+        rows = self.rows
+        if how.get("x") == "parameters":
+            from layertool.comparison import with_sizes
 
-        ``brief``: the main metrics, without intervals; ``axis``: ``x``, ``reference`` and ``names`` as ``plot`` has them.
-        """
-        return tables.text(self.rows, brief, **axis)
+            rows = with_sizes(rows)
+        found = Results(rows, **how)
+        found.tables = self.tables
+        return found
+
+    def text(self, brief: bool = False, **how: Any) -> str:
+        """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""
+        asked = self.over(**how)
+        return tables.text(asked.rows, brief, **asked.shown)
 
     def write(self, file: Path | str) -> Path:
         """Write the rows as .csv, .parquet or .json, whole or not at all."""
         return result_rows.write(self.rows, file)
 
-    def plot(
-        self,
-        file: Path | str | None = None,
-        x: str = "layer",
-        reference: Path | str | None = None,
-        names: Sequence[str] | None = None,
-    ) -> Figure:
+    def plot(self, file: Path | str | None = None, **how: Any) -> Figure:
         """The figure; with ``file`` it is written, too, as .png, .pdf or .svg.
 
-        ``x``: the axis: "layer", "depth", "step", or "parameters", removed from the store ``reference`` (default: the
-        largest); ``names``: labels of the stores, in their order. Raises UsageError for rows without that axis.
+        ``how``: ``x`` is the axis ("layer", "depth", "step" or "parameters" removed from the store ``reference``), ``names`` are
+        labels of the stores, in their order.
         """
         from layertool import figures
 
-        return figures.draw(self.rows, file, x, reference, names)
+        asked = self.over(**how)
+        return figures.draw(asked.rows, file, **asked.shown)
 
     def report(self, file: Path | str) -> Path:
         """One HTML page of the rows: figures, tables, methods and provenance."""

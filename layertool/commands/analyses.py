@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from layertool.commands import delivery, output
+from layertool.commands.declared import click_option
 from layertool.commands.options import HELP, engine_options
-from layertool.declared import MISSING, Option, options_of
+from layertool.declared import options_of
 from layertool.layerwise import ANALYSES, declared
 
 
-def command(words: str) -> click.Command:
-    """The click command of an analysis: its fields are the options, its docstring is the help."""
-    analysis = declared(words)
+def named(words: str) -> click.Command:
+    """The command of the analysis that words such as "probe neighbours" name."""
+    return command(declared(words))
+
+
+def command(analysis: Any) -> click.Command:
+    """The click command of a declared analysis: its fields are the options, its docstring is the help."""
     arguments = [
         click.Argument(
             [name.strip(".[]").lower()],
             nargs=-1 if "..." in name else 1,
-            required=True,
+            required=not name.startswith("["),
             metavar=name,
             type=click.Path(),
         )
         for name in analysis.inputs
     ]
 
-    def run(engine, address, workers, **asked) -> None:
-        where = {name: asked.pop(name) for name in delivery.OPTIONS}
-        delivery.check_places(where["out"], where["plot"])
-        inputs = [asked.pop(str(argument.name)) for argument in arguments]
-        call = analysis(**{name: value for name, value in asked.items() if value != ()})
-        with output.progress_bar(where["quiet"], analysis.counted) as show:
-            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show)
-        delivery.deliver(rows, **where)
+    beside = [
+        click.Option([f"--{name}"], type=click.Path(path_type=Path), metavar="FILE", help=text)
+        for name, text in analysis.tables.items()
+    ]
 
-    own = [click_option(one) for one in options_of(analysis)]
+    def run(engine, address, workers, **asked) -> None:
+        from layertool.results import Results
+
+        where = {name: asked.pop(name) for name in delivery.OPTIONS}
+        files = {name: asked.pop(name) for name in analysis.tables}
+        delivery.check_places(where["out"], where["plot"], *files.values())
+        delivery.check_axis(where["x"], where["reference"])
+        inputs = [asked.pop(str(argument.name)) for argument in arguments]
+        if where["reference"] is not None:
+            inputs[0] = (where["reference"], *inputs[0])  # it is drawn, too
+        call = analysis(**{name: value for name, value in asked.items() if value != ()})
+        tables: dict[str, list] = {}
+        with output.progress_bar(where["quiet"], analysis.counted) as show:
+            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show, tables=tables)
+        delivery.deliver(Results(rows, tables), **where, files=files)
+
+    return made(analysis, arguments, run, beside)
+
+
+def made(
+    declaration: Any,
+    arguments: Sequence[click.Parameter],
+    run: Callable[..., None],
+    beside: Sequence[click.Parameter] = (),
+) -> click.Command:
+    """A command of what is declared, with ``arguments`` before its options and those of every analysis after them."""
+    own = [click_option(one) for one in options_of(declaration)]
     run = delivery.options(engine_options(run))
     common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
     return click.Command(
-        words.split()[-1],
-        params=[*arguments, *own, *common],
+        declaration.command.split()[-1],
+        params=[*arguments, *own, *beside, *common],
         callback=run,
-        help=analysis.__doc__,
+        help=declaration.__doc__,
         context_settings=HELP,
-    )
-
-
-def click_option(one: Option) -> click.Option:
-    """The click option of a declared one; what it cannot say is left to the declaration, which is asked afterwards."""
-    low, high = one.about["low"], one.about["high"]
-    kind: Any = str
-    if one.many or one.about["parse"]:
-        kind = str  # a list in one word, or something of its own
-    elif one.choices:
-        kind = click.Choice(one.choices)
-    elif one.kind in (int, float) and (low, high) != (None, None):
-        kind = (click.IntRange if one.kind is int else click.FloatRange)(low, high)
-    elif one.kind in (int, float):
-        kind = one.kind
-    listed = one.many and not one.about["parse"]
-    usual = one.about["usual"]
-    if listed and not usual and one.default not in (MISSING, None, ()):
-        usual = ",".join(map(str, one.default))
-    is_flag = one.kind is bool and not one.many
-    return click.Option(
-        [*one.flags, one.name],
-        type=None if is_flag else kind,
-        is_flag=is_flag,
-        multiple=one.many,
-        required=one.default is MISSING,
-        default=None if one.default is MISSING or one.many else one.default,
-        metavar=one.about["metavar"],
-        show_default=not usual and one.default not in (MISSING, None, (), False),
-        help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),
     )
 
 
@@ -86,4 +85,4 @@ class Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         words = f"{self.name} {cmd_name}"
-        return command(words) if words in ANALYSES else super().get_command(ctx, cmd_name)
+        return named(words) if words in ANALYSES else super().get_command(ctx, cmd_name)

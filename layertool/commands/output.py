@@ -14,6 +14,11 @@ from contextlib import contextmanager
 
 import click
 
+from layertool.account import Account
+from layertool.account import count as count
+from layertool.account import duration as duration
+from layertool.account import number as number
+from layertool.account import size as size
 from layertool.spelling import visible
 
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
@@ -73,18 +78,23 @@ def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     echo(title, *(f"  {name:<{width}}  {value}" for name, value in pairs))
 
 
-def number(cell) -> str:
-    """A cell as text: thousands apart, three digits after the point."""
-    if isinstance(cell, bool) or cell is None:
-        return {True: "yes", False: "no", None: ""}[cell]
-    if isinstance(cell, int):
-        return f"{cell:,}".replace(",", " ")
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
-
-
-def count(n: int, thing: str) -> str:
-    """A number and its noun: 1 shard, 12 shards."""
-    return f"{number(n)} {thing}{'' if n == 1 else 's'}"
+def show(account: Account, quiet: bool = False, data: bool = False) -> None:
+    """Print what there is to say of something; its notes on stderr, unless ``quiet``. ``data``: as JSON instead."""
+    if data:
+        as_json(account.data)
+        return
+    for text in account.warnings:
+        note(text)
+    if account.facts:
+        facts(account.title, account.facts)
+    elif account.title:
+        echo(account.title)
+    for one in account.tables:
+        table(*one)
+    if account.lines:
+        echo(*account.lines)
+    for text in account.notes:
+        note(text, quiet)
 
 
 def as_json(value) -> None:
@@ -96,25 +106,6 @@ def note(text: str, quiet: bool = False) -> None:
     """A line for the person, on stderr."""
     if not quiet:
         echo(text, err=True)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for a person, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds of audio for a person: 12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager

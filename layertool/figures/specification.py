@@ -19,7 +19,7 @@ from layertool import outline
 from layertool.errors import UsageError
 from layertool.layerwise import measure, of_rows
 from layertool.outline import AXES, NUMBERS, PANEL, layer_order, only_once
-from layertool.result_rows import EVERYTHING, TOP_1, TOP_N, UNFINISHED
+from layertool.layerwise.lexical_rows import EVERYTHING, TOP_1, TOP_N, UNFINISHED
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in greyscale print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -289,7 +289,7 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
                 series.append(_curve(mark, across, wide, wide["layer"], "level"))
                 continue
             points = points.loc[_order(points, axis)]
-            hollow = [(row.label, row.layer) in ended and row.metric in (TOP_1, TOP_N) for row in points.itertuples()]
+            hollow = [(row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name) for row in points.itertuples()]
             one = _curve(mark, where[points.index], points, points["layer"])
             series.append(Series(one.kind, mark, one.x, one.y, points, one.names, hollow))
         series = [*_chances(series, limits, across), *series]
@@ -316,7 +316,7 @@ def _axis_layers(rows: pd.DataFrame, part: pd.DataFrame, is_level: pd.Series) ->
 
 def _ended(rows: pd.DataFrame) -> set[tuple[str, str]]:
     """Store and layer of numbers whose search for top words was cut short for some stimuli."""
-    cut = rows[(rows["metric"] == UNFINISHED) & (rows["group"] == "")]
+    cut = rows[(rows["metric"] == UNFINISHED.name) & (rows["group"] == "")]
     return set(cut[["label", "layer"]].itertuples(index=False, name=None))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layertool.layerwise.analysis import Metric
@@ -23,14 +23,14 @@ ANALYSES = {  # the words of the command: the module and class that declare it
     "probe sentences": "sentences:Sentences",
     "probe neighbours": "neighbours:Neighbours",
     "speat": "speat:SpEAT",
-    "lexical score": "lexical_score:Score",
-    "lexical rank": "lexical_rank:Rank",
-    "lexical baselines": "lexical_baselines:Baselines",
-    "lexical lens": "lexical_lens:Lens",
+    "lexical score": "lexical_score:LexicalScore",
+    "lexical rank": "lexical_rank:LexicalRank",
+    "lexical baselines": "lexical_baselines:LexicalBaselines",
+    "lexical lens": "lexical_lens:LexicalLens",
 }
 
 
-def declared(command: str) -> type:
+def declared(command: str) -> Any:
     """The declaration of the analysis that a command names."""
     module, name = ANALYSES[command].split(":")
     return getattr(import_module(f"layertool.layerwise.{module}"), name)
@@ -43,10 +43,7 @@ def of_rows(analysis: str) -> type | None:
     What has run is looked at first: the others need not be imported then.
     """
     for command in sorted(ANALYSES, key=lambda words: f"{__name__}.{ANALYSES[words].split(':')[0]}" not in sys.modules):
-        try:
-            one = declared(command)
-        except (ImportError, AttributeError):  # not converted yet
-            continue
+        one = declared(command)
         if analysis in (one.name, *getattr(one, "names", ())):
             return one
     return None

@@ -18,7 +18,7 @@ from layertool.errors import UsageError, tell
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, Score, naming, unit_option
 from layertool.layerwise.engine import Watch, place_of
-from layertool.layerwise.folds import PERMUTED, TURNED, deal
+from layertool.layerwise.folds import PERMUTED, TARGET_TURNED, TURNED, deal
 from layertool.layerwise.rows import TIERS, Rows
 from layertool.layerwise.stores import check_comparable, check_pooling, layers_of, unit_of
 from layertool.layerwise.views import LayerView, TableView, View, pair, turned
@@ -79,10 +79,14 @@ class AcousticTarget:
 Target = LayerTarget | LabelTarget | EmbeddingTarget
 
 
-def target_of(text: str, store: FeatureStore) -> Target | AcousticTarget:
-    """What a text names to correlate a store with. Raises UsageError for what is nothing."""
+def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target | AcousticTarget:
+    """What a text or an open store names to correlate a store with. Raises UsageError for what is nothing."""
     from layertool.extractors import acoustic
 
+    if isinstance(text, FeatureStore):
+        return LayerTarget(text, None, text.path.resolve().name)
+    if not isinstance(text, str):
+        return text
     if text in TIERS:
         return LabelTarget(text)
     if text.startswith("embedding:"):
@@ -126,10 +130,11 @@ class Problem:
 
 
 def _eps(given: Any) -> str | tuple[float, ...]:
-    if given == "published":
-        return given
+    parts = list(listed(given))
+    if parts == ["published"]:
+        return "published"
     try:
-        eps = tuple(float(part) for part in listed(given))
+        eps = tuple(map(float, parts))
     except (TypeError, ValueError):
         raise UsageError(f"--eps takes numbers separated by commas, or 'published', not '{given}'") from None
     if not eps or not all(0 < one < np.inf for one in eps):
@@ -149,11 +154,12 @@ class CCA(Drawn, Analysis):
       layertool cca w2v2 --with embedding:glove.txt --folds type-disjoint
     """
 
-    target: tuple[str, ...] = option(
+    target: tuple[str | FeatureStore | Target, ...] = option(
         help="What to correlate with: mel, fbank or another acoustic feature; a layer (C7, T0); phone, word; embedding:FILE; STORE2 or "
         "STORE2:LAYER. Repeatable.",
         flags=("--with",),
         metavar="TARGET",
+        parse=lambda given: tuple(dict.fromkeys(given if isinstance(given, (list, tuple)) else [given])),
         decides=False,
     )
     protocol: Literal["held-out", "in-sample"] = option(
@@ -244,7 +250,8 @@ class CCA(Drawn, Analysis):
         if not isinstance(target, AcousticTarget):
             yield target
             return
-        from layertool.corpora.corpus import Corpus, no_segments
+        from layertool.corpora.corpus import Corpus
+        from layertool.corpora.segments import no_segments
         from layertool.extractors.run import extract
 
         if self.unit not in (None, "frame"):
@@ -366,7 +373,7 @@ class Problems:
             view,
             view.rolled(),
             dealt,
-            "target turned by half of the rows",
+            TARGET_TURNED,
         )
 
     def _labelled(self, layer: str, target: LabelTarget | EmbeddingTarget) -> tuple:

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from layertool.analysis import folds
+from layertool.errors import UsageError
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.rows import Rows
-from layertool.errors import UsageError
 from layertool.store import FeatureStore
 
 PERMUTED, TURNED = "labels permuted", "labels turned by half of the rows"  # controls, as variants name them
+TARGET_TURNED = "target turned by half of the rows"  # the same of what is no labels
 
 
 def deal(

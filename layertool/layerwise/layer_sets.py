@@ -6,39 +6,63 @@ of large norm weigh more; the alternatives have names of their own, which result
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from layertool import layers as layer_names
-from layertool.errors import UsageError
+from layertool.errors import UsageError, tell
+from layertool.layerwise.stores import layers_of
 from layertool.store import FeatureStore
 
-OVER = " over layers "  # between what is made of layers, and which
-AGGREGATIONS = {
-    "mean": "mean",
-    "normalized-mean": "mean at length 1",
-    "max": "largest",
-    "min": "smallest",
-    "concat": "joined",
-    "last": "last layer",
-    "speat-compat": "mean as in the SpEAT code",
-    "each": "one layer",
-}
-Say = Callable[[str], object]
+Aggregation = Literal["mean", "normalized-mean", "max", "min", "last", "concat", "speat-compat", "each"]
+ONE_LAYER = ("each", "last")  # nothing is put together
 
 
-def check(how: str) -> None:
-    """Raise UsageError for an aggregation that there is not."""
-    if how not in AGGREGATIONS:
-        raise UsageError(f"'{how}' is no aggregation over layers: choose {', '.join(AGGREGATIONS)}")
+@dataclass(frozen=True)
+class LayerSet:
+    """One embedding made of ``layers``, as often as each stands there; ``name`` and ``index``: the layer of result rows."""
+
+    aggregation: str
+    name: str
+    index: int
+    layers: Sequence[str]
+
+    @property
+    def over(self) -> str | None:
+        """Which layers were put together."""
+        return None if self.aggregation in ONE_LAYER else self.name
+
+    def together(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings (n, width) from (n, width) of each layer."""
+        if self.aggregation == "concat":
+            return np.concatenate(parts, axis=1)
+        stack = np.stack(parts)
+        if self.aggregation == "normalized-mean":
+            stack = stack / np.sqrt((stack**2).sum(-1, keepdims=True))
+        if self.aggregation in ("max", "min"):
+            return stack.max(0) if self.aggregation == "max" else stack.min(0)
+        return stack.mean(0)
 
 
-def describe(how: str, layers: str) -> str:
-    """What an aggregation is, for the variant of a result; ``layers``: their names."""
-    if how in ("last", "each"):
-        return AGGREGATIONS[how]
-    return AGGREGATIONS[how] + OVER + layers.replace(", ", " ")
+def layer_sets(store: FeatureStore, names: Sequence[str], aggregation: str) -> list[LayerSet]:
+    """The sets that an aggregation makes of layers, given in network order: ``each`` one for every layer, others one in all.
+
+    UsageError for layers of different widths where they are added or compared.
+    """
+    if aggregation in ONE_LAYER:
+        chosen = names if aggregation == "each" else names[-1:]
+        return [LayerSet(aggregation, name, store.layers.index(name), [name]) for name in chosen]
+    span = layer_names.summary(names)
+    widths = sorted({store.width(name) for name in names})
+    if len(widths) > 1 and aggregation != "concat":
+        raise UsageError(
+            f"{span} of {store.path} have widths {', '.join(map(str, widths))}: only concat puts such layers together"
+        )
+    layers = _original(list(names), store) if aggregation == "speat-compat" else names
+    return [LayerSet(aggregation, span, len(store.layers), layers)]
 
 
 def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
@@ -46,9 +70,9 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
 
     Raises UsageError when the store lacks one of T0 to TL, as the mean over the rest would be another number.
     """
-    there = store.layers_of(unit)
+    there = layers_of(store, unit, asked)
     if asked != "all":
-        return layer_names.select(asked, there, f"{store.path} at unit {unit}")
+        return there
     blocks = layer_names.blocks(there)
     if not blocks:
         if len(there) == 1:
@@ -60,8 +84,8 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
     missing = [layer for layer in whole if layer not in blocks]
     if missing:
         raise UsageError(
-            f"{store.path} lacks {layer_names.summary(missing)} of {whole[0]} to {whole[-1]}, so a mean over layers would not be that of all: "
-            f"extract them, or say --layers {','.join(blocks)}"
+            f"{store.path} lacks {layer_names.summary(missing)} of {whole[0]} to {whole[-1]}, so a mean over layers would not be that "
+            f"of all: extract them, or say --layers {','.join(blocks)}"
         )
     return blocks
 
@@ -73,45 +97,7 @@ def network_blocks(store: FeatureStore) -> list[str]:
     return known or [f"T{k}" for k in range(highest + 1)]
 
 
-def aggregate(
-    held: Mapping[str, np.ndarray], how: str, store: FeatureStore, say: Say
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(name, place among layers, embeddings (n, width)) from layers (n, width) each, in network order.
-
-    ``each`` gives one for every layer, others give one in all. UsageError for layers of different widths where they
-    are added or compared.
-    """
-    names = list(held)
-    if how == "each":
-        for name in names:
-            yield name, store.layers.index(name), held[name]
-        return
-    place = len(store.layers)
-    span = layer_names.summary(names)
-    if how == "last":
-        yield names[-1], store.layers.index(names[-1]), held[names[-1]]
-        return
-    if how == "speat-compat":
-        names = _original(names, store, say)
-        how = "mean"
-    if how == "concat":
-        yield span, place, np.concatenate([held[name] for name in names], axis=1)
-        return
-    widths = {held[name].shape[1] for name in names}
-    if len(widths) > 1:
-        raise UsageError(
-            f"{span} of {store.path} have widths {', '.join(map(str, sorted(widths)))}: only concat puts such layers together"
-        )
-    stack = np.stack([held[name] for name in names])
-    if how == "normalized-mean":
-        stack = stack / np.sqrt((stack**2).sum(-1, keepdims=True))
-    if how in ("max", "min"):
-        yield span, place, stack.max(0) if how == "max" else stack.min(0)
-    else:
-        yield span, place, stack.mean(0)
-
-
-def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
+def _original(names: list[str], store: FeatureStore) -> list[str]:
     """The layer list of the original code (spec speat.md 1.5): for HuBERT, its first file holds the last layer."""
     family, whole = store.configuration["model"]["family"], network_blocks(store)
     if family not in ("HuBERT", "wav2vec 2.0", "WavLM", "Whisper", "acoustic"):
@@ -125,7 +111,7 @@ def _original(names: list[str], store: FeatureStore, say: Say) -> list[str]:
     if family == "HuBERT":
         return [names[-1], *names[1:]]
     if family == "wav2vec 2.0":
-        say(
+        tell(
             "speat-compat of wav2vec 2.0: the original's first layer is the projection before positions are added, "
             "which stores do not hold; T0 stands in its place"
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from layertool import columns
+from layertool.conditions import SHOWN, Condition, conditions, equal, holds, parse_where
 from layertool.errors import UsageError
 from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.non_speech import is_speech
@@ -16,44 +17,11 @@ from layertool.spelling import nfc
 from layertool.store import FeatureStore
 from layertool.store.layout import NO_LABEL
 
-_SHOWN = 8  # values named in an error
+__all__ = ["Condition", "conditions", "holds", "parse_where"]  # of layertool.conditions
+
 _TIMES = ("start", "end")
 _LONGEST = 10**9  # seconds
 TIERS = ("phone", "word")  # other labels are columns
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Rows whose ``column`` has one of ``values``; none of them, when ``negated``."""
-
-    column: str
-    values: tuple[str, ...]
-    negated: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.column}{'!=' if self.negated else '='}{' or '.join(self.values)}"
-
-
-def parse_where(texts: Sequence[str]) -> list[Condition]:
-    """Conditions from ``COLUMN=VALUE`` and ``COLUMN!=VALUE``. Raises UsageError for anything else.
-
-    Several values of one column are alternatives; conditions on different columns hold together.
-    """
-    alternatives: dict[tuple[str, bool], list[str]] = {}
-    for text in texts:
-        column, equals, value = nfc(text).partition("=")
-        if not equals or not column.strip("! "):
-            raise UsageError(f"'{text}' is no condition: type --where COLUMN=VALUE or COLUMN!=VALUE")
-        negated = column.rstrip().endswith("!")
-        alternatives.setdefault((column.rstrip("! ").strip(), negated), []).append(value.strip())
-    return [Condition(column, tuple(values), negated) for (column, negated), values in alternatives.items()]
-
-
-def conditions(given: Condition | str | Iterable[Condition | str]) -> tuple[Condition, ...]:
-    """Conditions as somebody gives them: texts ``COLUMN=VALUE``, ready ones, or both."""
-    parts = [given] if isinstance(given, (str, Condition)) else list(given)
-    ready = [part for part in parts if isinstance(part, Condition)]
-    return (*ready, *parse_where([part for part in parts if isinstance(part, str)]))
 
 
 @dataclass(frozen=True)
@@ -129,35 +97,16 @@ def select(store: FeatureStore, unit: str, layer: str | None, where: Sequence[Co
         wanted = condition.values
         if condition.column in _TIMES and condition.column in (table.dtype.names or ()):
             wanted = tuple(_sample_time(text) for text in wanted)
-        meets = _equal(values, wanted)[codes]
+        meets = equal(values, wanted)[codes]
         meets = meets if not condition.negated else ~meets
         if not meets.any():
-            there = columns.shown(values[np.unique(codes)], _SHOWN)
+            there = columns.shown(values[np.unique(codes)], SHOWN)
             raise UsageError(f"{store.path}: no {unit} row has {condition} (values of {condition.column}: {there})")
         rows = rows.of(meets[rows.index])
     if not len(rows):
         what = " and ".join(map(str, where)) or "a label"
         raise UsageError(f"{store.path}: no {unit} row has {what}: nothing is left to analyse")
     return rows
-
-
-def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndarray:
-    """Which rows of a table of utterances meet all conditions, a mask; ``what`` they are of, for errors.
-
-    Raises UsageError for a column that is not there, and when nothing is left.
-    """
-    chosen = np.ones(len(table), bool)
-    for condition in where:
-        if condition.column not in table:
-            raise UsageError(f"{what} has no column '{condition.column}': it has {', '.join(map(str, table.columns))}")
-        values = columns.exact(table[condition.column])
-        meets = _equal(values, condition.values)
-        chosen &= ~meets if condition.negated else meets
-        if not chosen.any():
-            there = columns.shown(values, _SHOWN)
-            wanted = " and ".join(map(str, where))
-            raise UsageError(f"no utterance of {what} has {wanted} (values of {condition.column}: {there})")
-    return chosen
 
 
 def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -189,11 +138,6 @@ def _sample_time(text: str) -> str:
     if seconds is None or abs(seconds) > _LONGEST:
         return text  # which no row has
     return str(samples_to_seconds(seconds_to_samples(float(seconds))))
-
-
-def _equal(values: np.ndarray, wanted: Sequence[str]) -> np.ndarray:
-    """Which values a person means by these texts."""
-    return np.any([columns.equal(values, text) for text in wanted], axis=0)
 
 
 def column(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from layertool.analysis import layer_sets, speat
+from layertool.analysis import speat
+from layertool.declared import option
+from layertool.errors import FeatureError, UsageError, tell
+from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
+from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
+from layertool.layerwise.engine import Watch
+from layertool.layerwise.layer_sets import Aggregation, LayerSet, default_layers, layer_sets
 from layertool.layerwise.rows import Condition, Rows
 from layertool.layerwise.views import LayerView
-from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.stores import Progress, Say, conditions_of, joined, result, said_once, silent, unit_of
-from layertool.layers import summary
-from layertool.result_rows import PARAMETERS, Result
+from layertool.result_rows import Result
 from layertool.spelling import nfc
 from layertool.store import FeatureStore
 
-RESAMPLED = ("targets", "all", "none")
 N_PERMUTATIONS = 100_000
 
 
@@ -68,160 +71,247 @@ def _ids(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
-@dataclass(frozen=True)
-class Options:
-    """How SpEAT is computed; see ``speat_rows``."""
-
-    aggregate: Sequence[str] = ("mean", "each")
-    alternative: str = "greater"
-    n_permutations: int = N_PERMUTATIONS
-    resample: str = "targets"
-    n_resamples: int = speat.N_RESAMPLES
-    strata: str | None = None
-    pairs: str | None = None
-    where: Sequence[Condition] = ()
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise UsageError for options that no data could satisfy."""
-        for how in self.aggregate:
-            layer_sets.check(how)
-        if self.alternative not in speat.ALTERNATIVES:
-            raise UsageError(f"'{self.alternative}' is no alternative: choose {', '.join(speat.ALTERNATIVES)}")
-        if self.resample not in RESAMPLED:
-            raise UsageError(f"'{self.resample}' cannot be resampled: choose {', '.join(RESAMPLED)}")
+def groups_of(given: str | Groups | Sequence[str | Groups]) -> tuple[Groups, ...]:
+    """Pairs of groups as somebody gives them: one or several texts, ready ones, or both; each once."""
+    parts = [given] if isinstance(given, (str, Groups)) else given
+    return tuple(dict.fromkeys(part if isinstance(part, Groups) else parse_groups(part) for part in parts))
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What the tests of one store and one pair of groups gave for one aggregation or layer."""
+class Prepared:
+    """One test of one store: the rows of X, Y, A and B, what is made of its layers, and the stratum (n,) of each target."""
 
     store: FeatureStore
-    target: str
-    how: str
-    layer: str
-    layer_index: int
+    unit: str
+    names: tuple[Groups, Groups]
+    members: Sequence[Rows]
+    sets: Sequence[LayerSet]
+    strata: np.ndarray | None
+
+    @property
+    def target(self) -> str:
+        return ", ".join(map(str, self.names))
+
+    @property
+    def n_x(self) -> int:
+        return len(self.members[0])
+
+    @property
+    def n(self) -> int:
+        """How many targets there are."""
+        return self.n_x + len(self.members[1])
+
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Embeddings of the targets, X first, of A and of B, for each set of layers."""
+        index = np.concatenate([rows.index for rows in self.members])
+        layers = dict.fromkeys(name for one in self.sets for name in one.layers)
+        held = {
+            name: LayerView(self.store, self.unit, name, index, as_directions=True).read().astype(np.float64)
+            for name in layers
+        }
+        stacks = [one.together([held[name] for name in one.layers]) for one in self.sets]
+        first_of_b = self.n + len(self.members[2])
+        return [(rows[: self.n], rows[self.n : first_of_b], rows[first_of_b:]) for rows in stacks]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a test gave for one set of layers."""
+
     d: float
     interval: speat.Interval | None
     p: float
     exact: bool
     n_permutations: int
-    n: int
 
 
-def speat_rows(
-    stores: Sequence[FeatureStore],
-    targets: Sequence[Groups],
-    attributes: Sequence[Groups],
-    unit: str | None = None,
-    layers: str = "all",
-    options: Options | None = None,
-    say: Say = silent,
-    progress: Progress | None = None,
-    with_sizes: bool = False,
-) -> list[Result]:
-    """SpEAT of every store, pair of targets and pair of attributes: d, p and p corrected for many tests.
+@dataclass(frozen=True, kw_only=True)
+class SpEAT(Analysis):
+    """Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?
 
-    ``targets``: X and Y; ``attributes``: A (pleasant) and B. ``layers``: "all" means T0 to TL (or the only layer).
-    ``options.aggregate``: see ``layer_sets``; ``each`` gives every layer a test of its own. Tests with one
-    aggregation are one family, for Bonferroni and for Benjamini and Hochberg. d > 0: X is nearer to A.
-    ``with_sizes``: rows that say how many parameters each model has, too.
-
-    Raises UsageError, in one sentence, for groups that are empty, too small or overlap, and stores that lack
-    layers or the unit; FeatureError for embeddings that have no direction.
+    \b
+    d > 0: X is nearer to A; 0.2 is small, 0.5 medium, 0.8 large. One store holds targets and attributes
+    (layertool corpus join); several stores give one table.
+    Examples:
+      layertool speat w2v2 --target gender=female:male --attribute valence=positive:negative
+      layertool speat w2v2 hubert mel --target age_group=young:old --target gender=female:male \\
+          --attribute valence=positive:negative -o bias.csv --plot layers.pdf
+      layertool speat checkpoint-* --target gender=female:male --attribute valence=positive:negative --x step
+      layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
     """
-    options = options or Options()
-    options.check()
-    say = said_once(say)
-    # a test that is asked twice would make the family larger than it is
-    once: dict[Path, FeatureStore] = {}
-    for store in stores:
-        once.setdefault(store.path.resolve(), store)
-    stores = list(once.values())
-    targets, attributes = list(dict.fromkeys(targets)), list(dict.fromkeys(attributes))
-    names = [str(groups) for groups in (*targets, *attributes)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two different pairs of groups are called '{name}': give one of them another NAME")
-    work = [(store, x_y, a_b) for store in stores for x_y in targets for a_b in attributes]
-    found: list[_Outcome] = []
-    for done, (store, x_y, a_b) in enumerate(work):
-        if progress:
-            progress(done, len(work))
-        try:
-            found += _tests(store, x_y, a_b, unit_of(store, unit, "utterance"), layers, options, say)
-        except FeatureError as error:
-            raise FeatureError(f"{store.path}, {x_y} with {a_b}: {error}") from error
-    if progress:
-        progress(1, 1)
-    return [
-        *_rows(found, unit or "utterance", options),
-        *(size_rows(stores, unit or "utterance") if with_sizes else []),
-    ]
 
+    target: tuple[Groups, ...] = option(
+        help="Two groups of speakers, e.g. gender=female:male; or NAME=@FILE:@FILE, ids in text files. Repeatable.",
+        metavar="COLUMN=X:Y",
+        parse=lambda given: groups_of(given),
+        decides=False,
+    )
+    attribute: tuple[Groups, ...] = option(
+        help="Pleasant and unpleasant speech, e.g. valence=positive:negative. Repeatable.",
+        metavar="COLUMN=A:B",
+        parse=lambda given: groups_of(given),
+        decides=False,
+    )
+    aggregate: tuple[Aggregation, ...] = option(
+        ("mean", "each"),
+        "What to make of the layers: mean, normalized-mean, max, min, last, concat, speat-compat, each.",
+        metavar="NAMES",
+        decides=False,
+    )
+    alternative: Literal["greater", "less", "two-sided"] = option(
+        "greater", "What p is of: X nearer to A, nearer to B, or either.", decides=False
+    )
+    permutations: int = option(
+        N_PERMUTATIONS,
+        "Relabellings for p; all of them where there are fewer. The SpEAT paper drew 1000000.",
+        low=1,
+        decides=False,
+    )
+    resample: Literal["targets", "all", "none"] = option(
+        "targets", "What the bootstrap intervals resample; all: attributes too.", decides=False
+    )
+    resamples: int = option(10_000, "How often the bootstrap resamples.", low=100, decides=False)
+    strata: str | None = option(
+        None, "Column within whose values the bootstrap resamples, e.g. sex.", metavar="COLUMN", decides=False
+    )
+    pairs: str | None = option(
+        None,
+        "Column that pairs an X with the Y of the same value, which are resampled together.",
+        metavar="COLUMN",
+        decides=False,
+    )
+    unit: str | None = unit_option("utterance")
 
-def size_rows(stores: Sequence[FeatureStore], unit: str) -> list[Result]:
-    """How many parameters each store's model has; stores of acoustic features have none, older ones do not say."""
-    out = []
-    for store in stores:
-        n_nonzero = (store.about.get("parameters") or {}).get("nonzero")
-        if n_nonzero is not None:
-            size = {"analysis": "speat", "variant": PARAMETERS, "target": "model", "value": float(n_nonzero)}
-            out.append(result(store, unit, "model", len(store.layers), **size))
-    return out
+    name = command = "speat"
+    metrics = (
+        Metric("d", "SpEAT d", better=""),
+        Metric("p", "p", better="lower", is_share=True, drawn=False),
+        Metric("p bonferroni", "p (Bonferroni)", better="lower", is_share=True, drawn=False),
+        Metric("p benjamini-hochberg", "p (Benjamini-Hochberg)", better="lower", is_share=True, drawn=False),
+    )
+    cites = ("slaughter2023", "lin2024")
+    counted = "tests"
+    at_once = 1  # all layers of a test are in memory
 
+    def check(self) -> None:
+        names = [str(groups) for groups in (*self.target, *self.attribute)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"two different pairs of groups are called '{name}': give one of them another NAME")
 
-def _tests(
-    store: FeatureStore, x_y: Groups, a_b: Groups, unit: str, layers: str, options: Options, say: Say
-) -> list[_Outcome]:
-    _refuse_noise(store, unit)
-    names = layer_sets.default_layers(store, unit, layers)
-    if len({store.table_of(unit, layer) for layer in names}) > 1:
-        raise UsageError(
-            f"{summary(names)} of {store.path} have frames of different rates, which are different rows: choose layers of "
-            "one rate with --layers, or take --unit utterance"
-        )
-    members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, options.where, say)]
-    _check_members(store, members, x_y, a_b)
-    if options.pairs is not None:
-        try:
-            members[:2] = _in_pairs(store, unit, members[0], members[1], options.pairs)
-        except UsageError as error:
-            raise UsageError(f"{x_y} are no pairs: {error}") from error
-    if "speaker" in store.utterances:
-        speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members[:2]])]
-        if n_again := int(speakers.dropna().duplicated().sum()):
-            say(
-                f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
-                "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
+    @property
+    def usual_unit(self) -> str:
+        return "utterance"
+
+    @property
+    def only_unit(self) -> bool:
+        return False
+
+    def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
+        """d, p, and p corrected for many tests, of every store, pair of targets and pair of attributes.
+
+        Tests with one aggregation are one family, for Bonferroni and for Benjamini and Hochberg.
+        """
+        tests = [self._prepared(store, x_y, a_b) for store in stores for x_y in self.target for a_b in self.attribute]
+        outcomes = watch.each(self.compute, [(test,) for test in tests], "a test")
+        found = [
+            (test, layers, outcome)
+            for test, of_test in zip(tests, outcomes, strict=True)
+            for layers, outcome in zip(test.sets, of_test, strict=True)
+        ]
+        rows = []
+        for aggregation in self.aggregate:
+            family = [one for one in found if one[1].aggregation == aggregation]
+            for one, *corrected in zip(family, *speat.corrected([outcome.p for *_, outcome in family]), strict=True):
+                rows += self._rows(*one, corrected, len(family))
+        return rows
+
+    def _prepared(self, store: FeatureStore, x_y: Groups, a_b: Groups) -> Prepared:
+        """Everything that can be refused before the work."""
+        unit = self.unit_of(store)
+        _refuse_noise(store, unit)
+        names = default_layers(store, unit, self.layers)
+        if len({store.table_of(unit, layer) for layer in names}) > 1:
+            raise UsageError(
+                f"{summary(names)} of {store.path} have frames of different rates, which are different rows: choose layers of "
+                "one rate with --layers, or take --unit utterance"
             )
-    sizes = [len(rows) for rows in members]
-    index = np.concatenate([rows.index for rows in members])
-    held = {
-        layer: LayerView(store, unit, layer, index, as_directions=True).read().astype(np.float64) for layer in names
-    }
-    sets = [(how, *made) for how in options.aggregate for made in layer_sets.aggregate(held, how, store, say)]
-    n_x, n = sizes[0], sizes[0] + sizes[1]
-    parts = [(rows[:n], rows[n : n + sizes[2]], rows[n + sizes[2] :]) for _, _, _, rows in sets]
-    s = np.stack([speat.associations(*part) for part in parts])
-    d = speat.effect_sizes(s, n_x, [f"layer {label}: " for _, label, _, _ in sets])
-    p, exact, n_permutations = speat.permutation_p(s, n_x, options.n_permutations, options.alternative, options.seed)
-    strata = None
-    if options.strata is not None:
-        strata = np.concatenate([row_rules.filled(store, unit, rows, options.strata) for rows in members[:2]])
-    intervals: list[speat.Interval] | list[None] = [None] * len(sets)
-    how_drawn = (n_x, options.n_resamples, options.seed, strata, options.pairs is not None)
-    if options.resample == "targets":
-        intervals = speat.bootstrap(s, *how_drawn)
-    elif options.resample == "all":
-        w, a, b = zip(*parts, strict=True)
-        intervals = speat.bootstrap_all(w, a, b, *how_drawn)
-    return [
-        _Outcome(
-            store, f"{x_y}, {a_b}", how, label, place, float(d[k]), intervals[k], float(p[k]), exact, n_permutations, n
+        members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, self.where)]
+        _check_members(store, members, x_y, a_b)
+        if self.pairs is not None:
+            try:
+                members[:2] = _in_pairs(store, unit, members[0], members[1], self.pairs)
+            except UsageError as error:
+                raise UsageError(f"{x_y} are no pairs: {error}") from error
+        _tell_of_speakers(store, members[:2], x_y)
+        strata = None
+        if self.strata is not None:
+            strata = np.concatenate([row_rules.filled(store, unit, rows, self.strata) for rows in members[:2]])
+        sets = [one for aggregation in self.aggregate for one in layer_sets(store, names, aggregation)]
+        return Prepared(store, unit, (x_y, a_b), members, sets, strata)
+
+    def compute(self, test: Prepared) -> list[Outcome]:
+        """The outcome of each set of layers of a test."""
+        try:
+            return self._outcomes(test, test.parts())
+        except FeatureError as error:
+            x_y, a_b = test.names
+            raise FeatureError(f"{test.store.path}, {x_y} with {a_b}: {error}") from error
+
+    def _outcomes(self, test: Prepared, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Outcome]:
+        s = np.stack([speat.associations(*part) for part in parts])
+        d = speat.effect_sizes(s, test.n_x, [f"layer {one.name}: " for one in test.sets])
+        p, exact, n_permutations = speat.permutation_p(s, test.n_x, self.permutations, self.alternative, self.seed)
+        drawn = (test.n_x, self.resamples, self.seed, test.strata, self.pairs is not None)
+        intervals: Sequence[speat.Interval | None] = [None] * len(parts)
+        if self.resample == "targets":
+            intervals = speat.bootstrap(s, *drawn)
+        elif self.resample == "all":
+            w, a, b = zip(*parts, strict=True)
+            intervals = speat.bootstrap_all(w, a, b, *drawn)
+        return [
+            Outcome(float(one_d), interval, float(one_p), exact, n_permutations)
+            for one_d, interval, one_p in zip(d, intervals, p, strict=True)
+        ]
+
+    def _rows(
+        self, test: Prepared, layers: LayerSet, outcome: Outcome, corrected: Sequence[float], n_tests: int
+    ) -> list[Result]:
+        """d, p, and p corrected for a family of ``n_tests``, of one set of layers."""
+        pooling = test.store.configuration["units"][test.unit]
+        context = {"aggregate": layers.aggregation, "over": layers.over, "pooling": f"{pooling} over time"}
+        relabelled = {
+            "alternative": speat.ALTERNATIVES[self.alternative],
+            "relabellings": outcome.n_permutations,
+            "exact": outcome.exact,
+        }
+        low, high = (outcome.interval.low, outcome.interval.high) if outcome.interval else (None, None)
+        scores = [Score("d", outcome.d, low, high, 0.0, settings=self._interval())]
+        for metric, p in zip(self.metrics[1:], (outcome.p, *corrected), strict=True):
+            family = {} if metric.name == "p" else {"tests": n_tests}
+            scores.append(Score(metric.name, p, settings=relabelled | family))
+        common: dict[str, Any] = {"target": test.target, "n": test.n, "layer_index": layers.index}
+        return [self.row(test.store, test.unit, layers.name, replace(score, **common), context) for score in scores]
+
+    def _interval(self) -> dict[str, Any]:
+        if self.resample == "none":
+            return {"interval": "none"}
+        what = "targets" if self.resample == "targets" else "targets and attributes"
+        pairs = f" in pairs of {self.pairs}" if self.pairs else ""
+        strata = f" within {self.strata}" if self.strata else ""
+        return {"interval": f"bootstrap of {what}{pairs}{strata}", "resamples": self.resamples}
+
+
+def _tell_of_speakers(store: FeatureStore, members: Sequence[Rows], x_y: Groups) -> None:
+    """The draws take items for independent, which recordings of one voice are not."""
+    if "speaker" not in store.utterances:
+        return
+    speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members])]
+    if n_again := int(speakers.dropna().duplicated().sum()):
+        tell(
+            f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
+            "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
         )
-        for k, (how, label, place, _) in enumerate(sets)
-    ]
 
 
 def _refuse_noise(store: FeatureStore, unit: str) -> None:
@@ -236,9 +326,7 @@ def _refuse_noise(store: FeatureStore, unit: str) -> None:
         )
 
 
-def _members(
-    store: FeatureStore, unit: str, layer: str, groups: Groups, where: Sequence[Condition], say: Say
-) -> list[Rows]:
+def _members(store: FeatureStore, unit: str, layer: str, groups: Groups, where: Sequence[Condition]) -> list[Rows]:
     """The rows of both groups. UsageError for a value that no row has, naming those there are."""
     if groups.column is not None:
         return [
@@ -251,7 +339,7 @@ def _members(
     for name, ids in zip(groups.values, groups.ids or ((), ()), strict=True):
         failed = [one["utterance"] for one in store.failures if one["utterance"] in ids]
         if failed:
-            say(f"{store.path} lacks {len(failed)} of the list '{name}', which could not be extracted ({failed[0]})")
+            tell(f"{store.path} lacks {len(failed)} of the list '{name}', which could not be extracted ({failed[0]})")
         there = {*known, *failed}
         missing = [one for one in ids if one not in there]
         if missing:
@@ -298,43 +386,4 @@ def _in_pairs(store: FeatureStore, unit: str, x: Rows, y: Rows, column: str) -> 
         raise UsageError(
             f"{column} '{alone[0]}' has nobody in the other group ({len(alone)} such): leave them out with --where"
         )
-    return [replace(rows, index=rows.index[order], table=rows.table[order])
-            for rows, order in ((x, np.argsort(names[0])), (y, np.argsort(names[1])))]  # fmt: skip
-
-
-def _rows(found: Sequence[_Outcome], unit: str, options: Options) -> list[Result]:
-    out = []
-    for how in dict.fromkeys(one.how for one in found):
-        family = [one for one in found if one.how == how]
-        bonferroni, fdr = speat.corrected([one.p for one in family])
-        for one, strict, mild in zip(family, bonferroni, fdr, strict=True):
-            pooling = one.store.configuration["units"][unit]
-            context = joined(
-                [layer_sets.describe(how, one.layer), f"{pooling} over time", conditions_of(options.where)]
-            )
-            count = (
-                f"exact over {one.n_permutations} relabellings" if one.exact else f"{one.n_permutations} relabellings"
-            )
-            test = f"{speat.ALTERNATIVES[options.alternative]}, {count}"
-            n_family = f"{len(family)} test{'s together' if len(family) > 1 else ''}"
-            common = {"analysis": "speat", "target": one.target, "n": one.n, "seed": options.seed}
-            made = {
-                f"SpEAT d, {context}, {_interval_name(options)}": (one.d, one.interval, 0.0),
-                f"p, {context}, {test}": (one.p, None, None),
-                f"p (Bonferroni), {context}, {test}, {n_family}": (float(strict), None, None),
-                f"p (Benjamini-Hochberg), {context}, {test}, {n_family}": (float(mild), None, None),
-            }
-            for variant, (value, interval, chance) in made.items():
-                ends = {"ci_low": interval.low, "ci_high": interval.high} if interval else {}
-                row = {"variant": variant, "value": value, "chance": chance, **ends, **common}
-                out.append(result(one.store, unit, one.layer, one.layer_index, **row))
-    return out
-
-
-def _interval_name(options: Options) -> str:
-    if options.resample == "none":
-        return "no interval"
-    what = "targets" if options.resample == "targets" else "targets and attributes"
-    pairs = f" in pairs of {options.pairs}" if options.pairs else ""
-    strata = f" within {options.strata}" if options.strata else ""
-    return f"bootstrap of {what}{pairs}{strata}"
+    return [rows.of(np.argsort(name)) for rows, name in zip((x, y), names, strict=True)]

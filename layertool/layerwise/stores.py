@@ -36,6 +36,11 @@ def opened(stores: str | Path | FeatureStore | Sequence[str | Path | FeatureStor
     return list(known.values())
 
 
+def one_store(given: str | Path | FeatureStore) -> FeatureStore:
+    """The store that an option names."""
+    return opened(given)[0]
+
+
 def unit_of(store: FeatureStore, asked: str | None, usual: str, only: bool = False) -> str:
     """The unit to analyse: the one asked for, else the usual one of the analysis.
 

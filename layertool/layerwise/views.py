@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from layertool.layerwise.rows import Rows
 from layertool.errors import RowError, UsageError
 from layertool.geometry import MODEL_HOP
+from layertool.layerwise.rows import Rows
 from layertool.store import FeatureStore
 
 _KEYS = ("utterance", "start", "end", "label")  # what tells rows apart; whether a frame is masked does not

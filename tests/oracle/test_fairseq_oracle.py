@@ -22,6 +22,8 @@ from layertool.extractors.huggingface import SpeechExtractor
 from layertool.geometry import Window
 from layertool.models import fairseq
 
+pytestmark = pytest.mark.slow
+
 PYTHON = os.environ.get("LAYERTOOL_FAIRSEQ_PYTHON")
 needs_fairseq = pytest.mark.skipif(
     not PYTHON, reason="the original fairseq is not here: set LAYERTOOL_FAIRSEQ_PYTHON=$(.ci/fairseq-env FOLDER)"
