@@ -136,7 +136,7 @@ class Lexical(Reading, AnyAnalysis):
             for table in self.tables:
                 watch.tables.setdefault(table, []).extend(line for one in outcomes for line in self.lines(name, one))
             of = {"layer": layer, "layer_index": scorer.layers.index(layer), **facts}
-            rows += self.rows(task, name, outcomes, settings, search, **of)
+            rows += self.rows(task, name, outcomes, {**settings, **self.of_layer(layer)}, search, **of)
         return rows
 
     def rows(
@@ -153,6 +153,10 @@ class Lexical(Reading, AnyAnalysis):
         facts = {"model": model, "corpus": task.corpus.name, "unit": "utterance", **facts}
         found = scores(outcomes, len(task.vocabulary), search, self.seed, self.items)
         return [self.result(score, settings, **facts, target=score.target) for score in found]
+
+    def of_layer(self, layer: str) -> dict[str, Any]:
+        """Settings of the rows of one layer."""
+        return {}
 
     def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """The lines of the table beside the rows that a stimulus gives."""
