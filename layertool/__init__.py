@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
     from layertool.extractors.run import extract
+    from layertool.models.open import Model
     from layertool.store import FeatureStore
 
 try:
@@ -16,12 +17,13 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Corpus", "FeatureStore", "__version__", "extract"]
+__all__ = ["Corpus", "FeatureStore", "Model", "__version__", "extract"]
 
 # Loaded on first use: `layertool --help` must not wait for pandas or torch.
 _HOMES = {
     "Corpus": "layertool.corpora.corpus",
     "FeatureStore": "layertool.store",
+    "Model": "layertool.models.open",
     "extract": "layertool.extractors.run",
 }
 

@@ -469,7 +469,7 @@ def test_an_input_of_another_kind_is_refused(tmp_path, said):
 def test_a_preprocessor_that_says_nothing_has_the_default_of_transformers(tmp_path):
     folder = models.save("wav2vec2-base", tmp_path / "m")
     write(folder / "preprocessor_config.json", sampling_rate=16_000)
-    result, said = told(lambda: normalises(str(folder), read_config(str(folder))))
+    result, said = told(lambda: normalises(str(folder), None, read_config(str(folder))))
     assert result is True
     assert "does not say do_normalize" in said[0]
 

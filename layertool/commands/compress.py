@@ -9,7 +9,7 @@ import click
 
 from layertool.commands import output
 from layertool.commands.distill import distill
-from layertool.commands.options import HELP, bundle, output_folder, quiet_option, typed
+from layertool.commands.options import HELP, ModelText, bundle, output_folder, quiet_option, typed
 from layertool.commands.pretrain import pretrain
 from layertool.commands.training_options import require
 from layertool.errors import UsageError
@@ -32,7 +32,7 @@ def _options_of_pretrain(command: click.Command) -> click.Command:
 def _common(amount: str, learning_rate: str, steps: str):
     """The options of all three; ``amount``: the option of how much is pruned, and their defaults in words."""
     return bundle(
-        click.argument("model"),
+        click.argument("model", type=ModelText()),
         click.argument("corpus", type=click.Path(path_type=Path), required=False),
         output_folder("Run"),
         click.option("--at", default=None, metavar="STEP[,STEP...]",

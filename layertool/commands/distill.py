@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, output_folder, quiet_option
+from layertool.commands.options import HELP, ModelText, output_folder, quiet_option
 from layertool.commands.training_options import require, settings_of, training_options, whole_numbers
 
 _SHOWN = 10  # losses in a terminal
 
 
 @click.command(context_settings=HELP)
-@click.argument("teacher")
+@click.argument("teacher", type=ModelText())
 @click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Run")
 @click.option("--layers", type=click.IntRange(min=1), default=2, show_default=True, help="Blocks of the student.")

@@ -14,10 +14,11 @@ import click
 
 from layertool.cluster import Cluster
 from layertool.commands import output
-from layertool.commands.options import HELP, engine_options, output_folder, quiet_option
+from layertool.commands.options import HELP, ModelText, engine_options, output_folder, quiet_option
 from layertool.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from layertool.models.open import Model
     from layertool.store import FeatureStore
     from layertool.store.writer import Part
 
@@ -37,7 +38,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 
 
 @click.command(context_settings=HELP)
-@click.argument("model")
+@click.argument("members", metavar="MODEL", type=ModelText(series=True))
 @click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Store")
 @click.option(
@@ -130,7 +131,7 @@ def _pairs(_ctx, _param, values: tuple[str, ...]) -> dict[str, str]:
 @click.option("--overwrite", is_flag=True, help="Start again.  [default: go on where an earlier run stopped]")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
 @quiet_option
-def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **options) -> None:
+def extract(members: list, corpus: Path, out: Path, quiet: bool, dry_run: bool, **options) -> None:
     """Run a model over a corpus once and write its layers into a store.
 
     \b
@@ -150,19 +151,16 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
       layertool extract facebook/wav2vec2-base corpus -o w2v2 --nshard 8 --rank 0
       layertool extract facebook/wav2vec2-base corpus -o w2v2 --engine ray --address auto
     """
-    from layertool.extractors.series import members
-
     # read at the first convolution; what a person has set counts
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
     part = _part(options.pop("nshard"), options.pop("rank"), options, quiet)
-    found = members(model)
-    if len(found) > 1 or found[0][0] is not None:
-        output.note(f"{output.count(len(found), 'checkpoint')}, each into a store of its own in {out}", quiet)
-    if len(found) > 1 and options["random_init"] is not None:
+    if len(members) > 1 or members[0][0] is not None:
+        output.note(f"{output.count(len(members), 'checkpoint')}, each into a store of its own in {out}", quiet)
+    if len(members) > 1 and options["random_init"] is not None:
         raise UsageError("--random-init draws the same weights for every checkpoint of a series: give one of them")
     failed = []
     with _cluster(dry_run, options) as cluster:
-        for name, member in found:
+        for name, member in members:
             try:
                 _extract(member, corpus, out if name is None else out / name, dry_run, quiet, options, part, cluster)
             except ModelError as error:
@@ -172,7 +170,7 @@ def extract(model: str, corpus: Path, out: Path, quiet: bool, dry_run: bool, **o
                 output.note(f"left out: {error}")
     if failed:
         raise ModelError(
-            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:5])}): restore or remove "
+            f"{len(failed)} of {len(members)} checkpoints could not be extracted ({', '.join(failed[:5])}): restore or remove "
             "them, and run the same command again; the others are done"
         )
 
@@ -206,7 +204,7 @@ def _cluster(dry_run: bool, options: dict) -> Iterator[Cluster | None]:
 
 
 def _extract(
-    model: str,
+    model: Model,
     corpus: Path,
     out: Path,
     dry_run: bool,
@@ -244,7 +242,7 @@ def _extract(
             threads = options["workers"] or READING_THREADS
             store = carry_out(prepared, out, options["batch_seconds"], threads, part=part, **common)
         elif cluster:
-            request = Request(model, decided, compute, options["batch_seconds"])
+            request = Request(model.text, decided, compute, options["batch_seconds"])
             read = Corpus.read(corpus, decided.channel)
             store = extract_on_cluster(cluster, request, read, out, say=output.note, **common)
     _say_what_is_there(
@@ -282,7 +280,7 @@ def _say_plan(prepared, out: Path, batch_seconds: float | None, part: Part | Non
 
     planned = prepared.plan
     most, there = needed(prepared, batch_seconds), there_is()
-    device = getattr(prepared.extractor, "device", "cpu")
+    device = prepared.extractor.device
     memory = f"about {output.size(most.process)}"
     if most.on_device:
         memory += f", and {output.size(most.on_device)} on {device}"

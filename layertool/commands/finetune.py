@@ -8,7 +8,7 @@ import click
 
 from layertool.commands import output
 from layertool.commands.finetune_tables import draw, show
-from layertool.commands.options import HELP, json_option, output_folder, quiet_option, typed
+from layertool.commands.options import HELP, ModelText, json_option, output_folder, quiet_option, typed
 from layertool.commands.training_options import require, settings_of, training_options, whole_numbers
 from layertool.errors import UsageError
 
@@ -25,7 +25,7 @@ def _where(part: str, default: str | None):
 
 
 @finetune.command(context_settings=HELP)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelText(series=True))
 @click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Run")
 @click.option("--units", type=click.Choice(["characters", "phone"]), default="characters", show_default=True,
@@ -80,7 +80,6 @@ def ctc(models, corpus, out, results, plot, as_json, quiet, freeze, weighted_sum
     check_places(results, plot)
     import layertool.results
     from layertool.corpora.corpus import Corpus
-    from layertool.extractors.series import members
     from layertool.training.ctc_data import Writing
     from layertool.training.ctc_results import rows, sweep_rows
     from layertool.training.ctc_runs import Recipe, assess_run, fine_tune, settings
@@ -91,7 +90,7 @@ def ctc(models, corpus, out, results, plot, as_json, quiet, freeze, weighted_sum
         writing=Writing(asked["units"], asked["case"]),
     )  # fmt: skip
     how, parts = settings(freeze, **settings_of(asked)), _parts(asked)
-    jobs = _jobs([member for model in models for member in members(model)], out)
+    jobs = _jobs([member for members in models for member in members], out)
     there = Corpus.read(corpus)
     options = {"overwrite": asked["overwrite"], "keep_models": asked["keep_models"], "cache_gb": asked["cache_gb"]}
     found: list = []
@@ -109,14 +108,14 @@ def ctc(models, corpus, out, results, plot, as_json, quiet, freeze, weighted_sum
                 chosen = tops if typed({"reinit_top"}) else None
                 swept = sweep(model, there, folder, chosen, *common, progress=progress, say=note, **options)
                 done += list(swept.runs.values())
-                found += sweep_rows(swept, there.name, model, how.seed)
+                found += sweep_rows(swept, there.name, model.text, how.seed)
                 if not swept.is_better:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
             tuned = fine_tune(model, there, folder, *common, progress=progress, say=note, **options)
         assessed = assess_run(tuned.folder, there, parts, model, asked["device"], recipe.unknown)
         done.append(tuned)
-        found += rows(tuned, assessed, there.name, model, how.seed)
+        found += rows(tuned, assessed, there.name, model.text, how.seed)
     table = layertool.results.table(found)
     hand_over(table, show, lambda path: draw(table, path), results, plot, as_json, quiet)
     for tuned in done:
@@ -146,14 +145,14 @@ def _parts(asked: dict):
     return Parts(**given)
 
 
-def _jobs(found: list[tuple[str | None, str]], out: Path) -> list[tuple[str, Path]]:
+def _jobs(found: list[tuple], out: Path) -> list[tuple]:
     """Each model with the folder of its run. Raises UsageError for two models of one name."""
     models = list(dict.fromkeys(model for _, model in found))
     if len(models) == 1:
         return [(models[0], out)]
-    names = {model: name or Path(model).name for name, model in found}
+    names = {model: name or Path(model.text).name for name, model in found}
     if len(set(names.values())) < len(names):  # run-a/step-100 and run-b/step-100
-        names = {model: "-".join(Path(model).parts[-2:]) for model in models}
+        names = {model: "-".join(Path(model.text).parts[-2:]) for model in models}
     twice = [name for name in names.values() if list(names.values()).count(name) > 1]
     if twice:
         raise UsageError(f"two models are called {twice[0]}, and so would their folders in {out}: run them one by one")

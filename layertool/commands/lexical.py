@@ -184,7 +184,7 @@ def _all_models(
 
     ``words``: to guess among and, with ``ranking``, to rank; ``name``: whose they are.
     """
-    from layertool.analysis.lexical.scorer import read_whisper_config
+    from layertool.analysis.lexical.scorer import open_whisper
     from layertool.feed.lexical import listener_rows
     from layertool.layers import select
 
@@ -192,7 +192,7 @@ def _all_models(
     if len(models) > 1 and asked["states"] is not None:
         raise UsageError("--states is a store of one model's states: give one MODEL")
     for model in models:  # what is wrong with the last one is said before the work on the first
-        read_whisper_config(model)
+        open_whisper(model)
     alike = len({Path(model).name for model in models}) < len(models)  # then their paths tell them apart
     chance, ranked = len(task.vocabulary(words)), f"{len(words)} words of {name}" if ranking else ""
     rows: list = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, output_folder, quiet_option, typed
+from layertool.commands.options import HELP, ModelText, output_folder, quiet_option, typed
 from layertool.commands.training_options import require
 from layertool.errors import UsageError
 
@@ -27,7 +27,13 @@ _SIZES = ("blocks", "width", "ffn", "heads", "convolution_width")
 @click.option("--heads", type=click.IntRange(min=1), default=None, help="Another number of heads.")
 @click.option("--conv-width", "convolution_width", type=click.IntRange(min=1), default=None,
               help="Channels of the convolutions of hubert and wav2vec2.  [default: 512]")  # fmt: skip
-@click.option("--init", metavar="MODEL", default=None, help="Go on with the weights of this MODEL, and with its sizes.")
+@click.option(
+    "--init",
+    type=ModelText(),
+    metavar="MODEL",
+    default=None,
+    help="Go on with the weights of this MODEL, and with its sizes.",
+)
 @click.option("--frames", "frame_ms", type=click.Choice(["10", "20"]), default="20", show_default=True,
               help="ms between frames of melhubert.")  # fmt: skip
 @click.option("--targets", default="mel", show_default=True, metavar="mel|STORE:LAYER",

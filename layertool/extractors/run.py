@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from layertool.extractors.ranks import part_of
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
+from layertool.models.open import Model
 from layertool.store import FeatureStore, StoreWriter
 from layertool.store.writer import Part
 
@@ -23,7 +25,7 @@ READING_THREADS = 2
 
 
 def extract(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
     units: Sequence[str] = ("word", "utterance"),
@@ -60,7 +62,7 @@ def extract(
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
 
-    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, or an Extractor.
+    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, a Model, or an Extractor.
     ``units``: among frame, phone, word, utterance. ``pooling``: unit -> pooling name (see
     geometry.Pooling); phones default to their centre third, words and utterances to the mean.
     ``dtype``: of the computation; ``store_dtype``: on the disk. ``max_failures``: how many utterances
@@ -95,7 +97,9 @@ def extract(
         raise UsageError("the workers of Ray open the model themselves: give its name, not an extractor")
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, channel)
-    request = Request(model, options, compute, batch_seconds)
+    if isinstance(model, Model):
+        compute |= asdict(model.asked)
+    request = Request(str(model), options, compute, batch_seconds)
     with Cluster.open(address, workers, gpus_per_worker) as cluster:
         return extract_on_cluster(cluster, request, corpus, out, overwrite, max_failures, progress, say)
 

@@ -25,11 +25,12 @@ import layertool
 from layertool.cli import cli
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.extractors import huggingface, masking
-from layertool.extractors.acoustic_run import AcousticExtractor
+from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.base import Item
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window, windows
+from layertool.models.open import Model
 from layertool.store import FeatureStore, layout, verify
 
 MODEL_FRAMES = FrameGeometry(320, 400)
@@ -541,7 +542,7 @@ def test_features_and_whisper_have_no_mask(corpus, tmp_path):
     with pytest.raises(UsageError, match="--mask-seed is for models; mel is an acoustic feature"):
         layertool.extract("mel", corpus, tmp_path / "store", ["frame"], mask_seed=0)
     with pytest.raises(UsageError, match=r"--mask-seed is for models of the wav2vec 2.0 kind.*mel is not one"):
-        layertool.extract(AcousticExtractor("mel"), corpus, tmp_path / "store", ["frame"], mask_seed=0)
+        layertool.extract(AcousticExtractor(Model.open("mel")), corpus, tmp_path / "store", ["frame"], mask_seed=0)
     whisper = str(models.whisper(tmp_path / "whisper"))
     with pytest.raises(UsageError, match=r"--mask-seed is for models of the wav2vec 2.0 kind.*type 'whisper'"):
         layertool.extract(whisper, corpus, tmp_path / "store", ["frame"], mask_seed=0)
