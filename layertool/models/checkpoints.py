@@ -28,7 +28,7 @@ from layertool.models.checkpoint_files import (
 )
 from layertool.models.computing import drawing
 from layertool.models.foreign import check_tensors, read_checkpoint
-from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, opening
+from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 UNUSED = ("masked_spec_embed",)
@@ -118,7 +118,6 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-@opening
 def load_network(name: str, revision: str | None, config: Any, head: str) -> tuple[Any, list[str]]:
     """The network of a checkpoint in evaluation mode and float32, and the parameters that it lacks: those hold random numbers.
 

@@ -23,6 +23,7 @@ from layertool.models.checkpoint_files import SOURCE, normalises
 from layertool.models.computing import drawing
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
+from layertool.models.strangers import opening
 from layertool.waveforms import Moments, standardised
 
 # Kinds of MODEL: those that are typed as KIND:FILE, and two that are not.
@@ -253,6 +254,7 @@ class Model:
             checkpoints.refuse_lacking(self.name, [key for key in self.lacking if not key.endswith(checkpoints.UNUSED)])
         return network
 
+    @opening
     def _read(self, head: str) -> Any:
         """A network; of a file also what it says, which is kept as ``configuration`` and ``facts``."""
         seed, known = self.asked.random_init, vars(self)

@@ -14,6 +14,7 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 from layertool.geometry import FrameGeometry
 from layertool.models import melhubert
+from layertool.models.open import EPSILON
 from layertool.models.padding import inside, padded
 from layertool.training.targets import Targets, check_count
 from layertool.waveforms import standardised
@@ -101,7 +102,7 @@ class MelExamples(Examples):
 class WaveformExamples(Examples):
     """Waveforms, of as many samples as their frames see."""
 
-    def __init__(self, *arguments, normalises: bool, epsilon: float, **options):
+    def __init__(self, *arguments, normalises: bool, epsilon: float = EPSILON, **options):
         super().__init__(*arguments, **options)
         self.normalises, self.epsilon = normalises, epsilon
 
