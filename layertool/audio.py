@@ -73,13 +73,16 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
 
     Raises AudioError when they do not lie in the file (1 ms beyond its end passes).
     """
-    first = 0 if start is None else round(start * info.sample_rate)
-    stop = info.n_frames if end is None else round(end * info.sample_rate)
+    given = zip((start, end), (0, info.n_frames), strict=True)
+    first, stop = (
+        usual if time is None else round(min(max(time * info.sample_rate, -1), UNKNOWN)) for time, usual in given
+    )
     if not 0 <= first < stop or first >= info.n_frames or stop > info.n_frames + info.sample_rate // 1000:
         lasts = ":" if info.n_frames == UNKNOWN else f" lasts {info.n_frames / info.sample_rate:.3f} s, but"
         raise AudioError(
             f"{path}{lasts} an utterance is given as "
-            f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start and end"
+            f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start "
+            "and end"
         )
     return first, min(stop, info.n_frames)
 

@@ -25,7 +25,8 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def exact(column: pd.Series) -> np.ndarray:
-    """The very values (n,) of a column: where some are missing, integers and truth values as objects, never as floats."""
+    """The very values (n,) of a column: where some are missing, integers and truth values as objects, never as
+    floats."""
     if column.dtype.kind in "biufmM" and isinstance(column.dtype, np.dtype):
         return column.to_numpy()
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -55,8 +56,9 @@ def texts(values: np.ndarray | pd.Series) -> np.ndarray:
 def equal(values: np.ndarray, text: str) -> np.ndarray:
     """Which values (n,) of ``exact`` a person means by ``text``, a mask.
 
-    Numbers are compared as numbers, to the last digit: 1000000000000000001 is not the float 1e18. Texts are compared as texts,
-    whatever they look like: 007 is not 7. True and false are also yes and no, 1 and 0. An empty text: what is missing.
+    Numbers are compared as numbers, to the last digit: 1000000000000000001 is not the float 1e18. Texts are compared
+    as texts, whatever they look like: 007 is not 7. True and false are also yes and no, 1 and 0. An empty text: what
+    is missing.
     """
     if text == "":
         return pd.isna(values)
@@ -93,6 +95,63 @@ def number(text: str) -> Decimal | None:
     return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
+def named(table: Iterable, names: Sequence[str]) -> str | None:
+    """The first of ``names`` that is a column of ``table`` (whatever iterates over its columns), in any case."""
+    known = {str(column).casefold(): column for column in reversed(list(table))}
+    return next((name if name in known.values() else known[name] for name in names if name in known), None)
+
+
+def one_of(table: Iterable, names: Sequence[str], what: str, remedy: str = "add or rename it") -> str:
+    """The same. Raises CorpusError, with a ``remedy``, where ``what`` the table is has none of them."""
+    name = named(table, names)
+    if name is None:
+        raise _lacking(table, names, what, remedy)
+    return name
+
+
+def require(table: Iterable, names: Iterable[str], what: str, remedy: str = "add or rename it") -> None:
+    """Raise CorpusError, with a ``remedy``, where ``what`` the table is lacks a column."""
+    there = list(table)
+    for name in names:
+        if name not in there:
+            raise _lacking(there, [f"'{name}'"], what, remedy)
+
+
+def _lacking(table: Iterable, names: Sequence[str], what: str, remedy: str) -> CorpusError:
+    wanted = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return CorpusError(
+        f"{what} has no column {wanted} (columns there: {', '.join(map(str, table)) or 'none'}): {remedy}"
+    )
+
+
+def require_filled(
+    table: pd.DataFrame, names: Iterable[str], what: str, remedy: str = "fill it in or take the row out"
+) -> None:
+    """Raise CorpusError, with a ``remedy``, where a cell of a column is empty."""
+    for name in names:
+        empty = (table[name].isna() | (table[name] == "")).to_numpy(bool)
+        if empty.any():
+            raise CorpusError(
+                f"{what} has no '{name}' in row {int(empty.argmax()) + 1} ({int(empty.sum())} such rows): {remedy}"
+            )
+
+
+def seconds(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The table with ``start`` and ``end``, where it has them, as floats. Raises CorpusError for what is no time."""
+    for name in ("start", "end"):
+        if name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce").astype(float)
+            wrong = (numbers.isna() & table[name].notna()).to_numpy()
+            if wrong.any():
+                row = table.iloc[int(wrong.argmax())]
+                raise CorpusError(
+                    f"{what}, utterance '{row['utterance']}': the {name} '{row[name]}' is no time in seconds; "
+                    "write numbers from 0 like 12.34"
+                )
+            table = table.assign(**{name: numbers})
+    return table
+
+
 def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
     """A table from rows or columns with the very values they hold: pandas would make floats of integers with gaps."""
     return table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else pd.DataFrame(table, dtype=object)
@@ -101,14 +160,15 @@ def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
 def settled(table: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """The table with columns of one type each, texts in NFC, and a sentence for each column that became text for it.
 
-    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of one name
-    and for cells that hold more than one value.
+    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of
+    one name and for cells that hold more than one value.
     """
     return stacked([table], what, leave)
 
 
 def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing there."""
+    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing
+    there."""
     tables = [_named(table, what) for table in tables]
     names = dict.fromkeys(name for table in tables for name in table.columns)
     columns, notes = {}, []
@@ -209,7 +269,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table so that it reads back: Python's csv before 3.13 leaves a carriage return bare, which ends a line."""
+    """Write a table so that it reads back: Python's csv before 3.13 leaves a carriage return bare, which ends a
+    line."""
     texts = (table[name].astype(str) for name in table.columns if table[name].dtype.kind == "O")
     breaks = any(text.str.contains("\r", regex=False).any() for text in texts)
     table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if breaks else csv.QUOTE_MINIMAL)

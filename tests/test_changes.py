@@ -193,7 +193,7 @@ def test_a_corpus_can_leave_bad_files_out(tmp_path):
     assert "bad: " in shown.stdout
     for k in range(3):
         (tmp_path / "a" / f"{k}.wav").unlink()
-    with pytest.raises(CorpusError, match="none of the 1 utterances can be used"):
+    with pytest.raises(CorpusError, match="none of the utterances can be used"):
         folder_reader.read(tmp_path / "a", max_failures=9)
 
 

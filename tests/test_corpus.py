@@ -16,7 +16,8 @@ import soundfile
 import xxhash
 
 from layertool.columns import texts
-from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
+from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.segments import SEGMENT_COLUMNS
 from layertool.corpora.table_files import read_table
 from layertool.errors import AudioError, CorpusError, StoreError, UsageError
 
@@ -195,7 +196,8 @@ def test_a_missing_column(source, column):
     rows = [{"speaker": "s", **{k: v for k, v in row.items() if k != column}} for row in utterances(source, "a")]
     there = "speaker, audio" if column == "utterance" else "speaker, utterance"
     with says(
-        CorpusError, f"the utterances of mine have no column '{column}' (columns there: {there}): add or rename it"
+        CorpusError,
+        f"the table of utterances of mine has no column '{column}' (columns there: {there}): add or rename it",
     ):
         Corpus.build(rows, name="mine")
 
@@ -204,7 +206,7 @@ def test_a_missing_column(source, column):
 def test_a_missing_column_of_segments(source, column):
     row = segment("a", 0, 1)
     del row[column]
-    with says(CorpusError, f"the segments of mine have no column '{column}' (columns there: {', '.join(row)})"):
+    with says(CorpusError, f"the table of segments of mine has no column '{column}' (columns there: {', '.join(row)})"):
         Corpus.build(utterances(source, "a"), [row], "mine")
 
 
@@ -312,11 +314,10 @@ def test_labels_stand_where_the_audio_is(source, stretch, first, told):
 def test_times_that_are_no_numbers(source, column):
     rows = utterances(source, "a")
     rows[0][column] = "soon"
-    with says(
-        CorpusError, f"the utterances' column '{column}' holds 'soon', which is no number of seconds: correct it"
-    ):
-        Corpus.build(rows)
-    with says(CorpusError, f"the segments' column '{column}' of mine holds 'soon', which is no number of seconds"):
+    told = f"of mine, utterance 'a': the {column} 'soon' is no time in seconds; write numbers from 0 like 12.34"
+    with says(CorpusError, f"the table of utterances {told}"):
+        Corpus.build(rows, name="mine")
+    with says(CorpusError, f"the table of segments {told}"):
         Corpus.build(utterances(source, "a"), [{**segment("a", 0, 1), column: "soon"}], "mine")
 
 
@@ -484,7 +485,7 @@ def test_a_table_without_rows_and_one_without_columns(source, tmp_path):
     with says(CorpusError, "has no utterances"):
         Corpus.read(tmp_path)
     (tmp_path / "utterances.csv").write_text("id,wav\na,a.wav\n")
-    with says(CorpusError, "have no column 'utterance' (columns there: id, wav): add or rename it"):
+    with says(CorpusError, "has no column 'utterance' (columns there: id, wav): add or rename it"):
         Corpus.read(tmp_path)
 
 
@@ -606,7 +607,7 @@ def plain_fingerprint(corpus):
 
 @pytest.mark.parametrize("block_rows", [1, 2, 3, 100])
 def test_the_fingerprint_is_that_of_its_definition(rich, block_rows, monkeypatch):
-    monkeypatch.setattr("layertool.corpora.corpus.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("layertool.corpora.segments.BLOCK_ROWS", block_rows)
     odd = pd.Series([1, True, 1.0], dtype=object)  # equal, and not the same text
     for one in (
         rich,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from layertool.feed import information, neighbours, similarity, word_similarity
 
 import layertool
 from layertool.analysis import protocols
 from layertool.cli import cli
-from layertool.feed import information, neighbours, similarity, word_similarity
 from layertool.probes import segmentation
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -15,6 +15,11 @@ from pathlib import Path
 
 import click
 
+from layertool.account import Account
+from layertool.account import count as count
+from layertool.account import duration as duration
+from layertool.account import number as number
+from layertool.account import size as size
 from layertool.spelling import visible
 
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
@@ -63,24 +68,34 @@ def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -
     _print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def shown(text: str) -> None:
+    """Print a table that was made elsewhere."""
+    _print(text)
+
+
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, one a line, under a title."""
     width = max(len(name) for name, _ in pairs)
     echo(title, *(f"  {name:<{width}}  {value}" for name, value in pairs))
 
 
-def number(cell) -> str:
-    """A cell as text: thousands apart, three digits after the point."""
-    if isinstance(cell, bool) or cell is None:
-        return {True: "yes", False: "no", None: ""}[cell]
-    if isinstance(cell, int):
-        return f"{cell:,}".replace(",", " ")
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
-
-
-def count(n: int, thing: str) -> str:
-    """A number and its noun: 1 shard, 12 shards."""
-    return f"{number(n)} {thing}{'' if n == 1 else 's'}"
+def show(account: Account, quiet: bool = False, data: bool = False) -> None:
+    """Print what there is to say of something; its notes on stderr, unless ``quiet``. ``data``: as JSON instead."""
+    if data:
+        as_json(account.data)
+        return
+    for text in account.warnings:
+        note(text)
+    if account.facts:
+        facts(account.title, account.facts)
+    elif account.title:
+        echo(account.title)
+    for one in account.tables:
+        table(*one)
+    if account.lines:
+        echo(*account.lines)
+    for text in account.notes:
+        note(text, quiet)
 
 
 def as_json(value) -> None:
@@ -92,25 +107,6 @@ def note(text: str, quiet: bool = False) -> None:
     """A line for the person, on stderr."""
     if not quiet:
         echo(text, err=True)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for a person, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds of audio for a person: 12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager
@@ -154,7 +150,7 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
 
 def scores(rows) -> None:
     """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
-    from layertool.results import is_matrix
+    from layertool.result_rows import is_matrix
 
     for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
         if is_matrix(part):
@@ -202,7 +198,7 @@ def _curves(title: str, rows) -> None:
 
 def without_baselines(rows) -> tuple:
     """The rows of layers, and a line for each of the others."""
-    from layertool.results import BASELINE
+    from layertool.result_rows import BASELINE
 
     are = rows["layer"] == BASELINE
     lines = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from layertool.commands import output
 from layertool.report.choosing import DRAWN_METRICS
-from layertool.results import BASELINE, metrics_of
+from layertool.result_rows import BASELINE, metrics_of
 
 SHOWN_METRICS = ("F1", "precision", "recall", "over-segmentation", "R-value", "lenient F1", "token F1")
 
@@ -26,7 +26,7 @@ def show(table) -> None:
 
 def _tasks(rows) -> None:
     """Means and tasks across; baselines and how many pairs there are below."""
-    from layertool.feed.word_similarity import COVERAGE, MACRO, MICRO
+    from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO
 
     covered = rows[rows["variant"] == COVERAGE]
     rows = rows[rows["variant"] != COVERAGE]
@@ -53,7 +53,7 @@ def _tasks(rows) -> None:
 
 def _metrics(rows) -> None:
     """Metrics across; the cells that tuning took, and chance."""
-    from layertool.feed.segmentation import CHOSEN
+    from layertool.layerwise.segmentation import CHOSEN
 
     rows = rows.assign(metric=metrics_of(rows))
     for (store, how), part in rows.groupby(["store", _how(rows)], sort=False):

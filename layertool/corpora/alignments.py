@@ -5,8 +5,6 @@ Every reader of a kind of file gives ``Voice``s; what follows from them is decid
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +13,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from layertool.corpora.corpus import SEGMENT_COLUMNS
+from layertool.corpora.failures import Failures
+from layertool.corpora.segments import SEGMENT_COLUMNS, Entry, SegmentRows
 from layertool.errors import CorpusError
 
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
-Entry = tuple[float, float, str]  # start and end in seconds, label
 Stretch = tuple[float, float]  # of time: start and end in seconds
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -28,8 +26,8 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class Voice(NamedTuple):
     """The labels of one speaker in one recording.
 
-    ``speaker``: None where the file does not say. ``tiers``: by our name of a tier (``word``, ``phone``), the stretch of time
-    that it says it covers (None: it does not say) and its labels, in seconds from the same zero.
+    ``speaker``: None where the file does not say. ``tiers``: by our name of a tier (``word``, ``phone``), the stretch
+    of time that it says it covers (None: it does not say) and its labels, in seconds from the same zero.
     """
 
     speaker: str | None
@@ -40,10 +38,10 @@ class Voice(NamedTuple):
 class Alignments:
     """The labels of many recordings.
 
-    ``segments``: the columns of ``Corpus.segments``, labels as in the files. ``stretches``: utterance, tier, start, end (seconds) of
-    what the files say they cover. ``speakers``: recording to the utterances in it, each with its speaker or None; recordings
-    without labels are not there. ``unusable``: recordings whose label files cannot be used, with the reason.
-    ``without_tier``: how many files lack a tier that others have.
+    ``segments``: the columns of ``Corpus.segments``, labels as in the files. ``stretches``: utterance, tier, start, end
+    (seconds) of what the files say they cover. ``speakers``: recording to the utterances in it, each with its speaker
+    or None; recordings without labels are not there. ``unusable``: recordings whose label files cannot be used, with
+    the reason. ``without_tier``: how many files lack a tier that others have.
     """
 
     segments: pd.DataFrame
@@ -52,16 +50,18 @@ class Alignments:
     unusable: dict[str, str]
     without_tier: dict[str, int]
 
-    def utterances(self, recordings: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-        """One row for each speaker of a recording, and sentences for the user.
+    def utterances(self, recordings: pd.DataFrame, provenance: dict) -> pd.DataFrame:
+        """One row for each speaker of a recording; what is to be told goes to the notes of the provenance.
 
-        ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as the utterances
-        ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is filled where label files name
-        the speakers.
+        ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as
+        the utterances ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is
+        filled where label files name the speakers.
         """
+        if self.without_tier:
+            provenance["textgrids_without_tier"] = self.without_tier
         named = {u: who for parts in self.speakers.values() for u, who in parts.items() if who is not None}
         if not named:
-            return recordings, []
+            return recordings
         parts = [list(self.speakers.get(one, {one: None})) for one in recordings["utterance"]]
         table = recordings.loc[recordings.index.repeat([len(part) for part in parts])].reset_index(drop=True)
         table["utterance"] = [one for part in parts for one in part]
@@ -73,14 +73,14 @@ class Alignments:
         ]
         if "text" in table:
             table["text"] = table["text"].mask(pd.Series(shared, table.index), None)
-        several = sum(len(part) > 1 for part in parts)
-        if not several:
-            return table, []
-        note = (
-            f"{several} recording{'s have' if several > 1 else ' has'} the labels of several speakers: each speaker became an "
-            f"utterance of the whole recording, like '{next(part[0] for part in parts if len(part) > 1)}', with the column speaker"
-        )
-        return table, [note]
+        several = [part[0] for part in parts if len(part) > 1]
+        if several:
+            provenance.setdefault("notes", []).append(
+                f"{len(several)} recording{'s have' if len(several) > 1 else ' has'} the labels of several speakers: "
+                "each "
+                f"speaker became an utterance of the whole recording, like '{several[0]}', with the column speaker"
+            )
+        return table
 
 
 def read_all(
@@ -91,49 +91,39 @@ def read_all(
     ``sources``: recording to a function that reads its labels. Raises the CorpusError of the first that cannot be used
     after ``max_failures`` of them.
     """
-    utterances, names, kept = [], [], []
-    starts, ends = array("d"), array("d")  # columns, not dicts: LibriSpeech has 40 million segments
+    segments = SegmentRows()
     stretches: list[tuple[str, str, float, float]] = []
     speakers: dict[str, dict[str, str | None]] = {}
-    unusable: dict[str, str] = {}
+    unusable = Failures(max_failures)
     n_with: Counter[str] = Counter()
     for n_read, (recording, source) in enumerate(sources.items(), start=1):
-        try:
+        voices: list[Voice] = []
+        with unusable.tolerated(recording):
             voices = source()
-        except CorpusError as error:
-            unusable[recording] = str(error)
-            if len(unusable) > max_failures:
-                raise
-            voices = []
         several = len(voices) > 1
-        speakers[recording] = {f"{recording}/{v.speaker}" if several else recording: v.speaker for v in voices}
-        for utterance, voice in zip(speakers[recording], voices, strict=True):
+        own = {f"{recording}/{voice.speaker}" if several else recording: voice.speaker for voice in voices}
+        if own:
+            speakers[recording] = own
+        for utterance, voice in zip(own, voices, strict=True):
             for tier, (stretch, entries) in voice.tiers.items():
                 n_with[tier] += 1
+                segments.add(utterance, tier, entries)
                 if stretch is not None:
                     stretches.append((utterance, tier, *stretch))
-                for start, end, label in entries:
-                    if not label:
-                        continue
-                    utterances.append(utterance)
-                    names.append(tier)
-                    starts.append(start)
-                    ends.append(end)
-                    kept.append(sys.intern(label))
         if progress:
             progress(n_read, len(sources))
-    n_voices = sum(len(parts) for parts in speakers.values())
+    n_voices = sum(map(len, speakers.values()))
     return Alignments(
-        pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (utterances, names, starts, ends, kept), strict=True))),
+        segments.table(),
         pd.DataFrame(stretches, columns=SEGMENT_COLUMNS[:-1]),
-        {recording: parts for recording, parts in speakers.items() if parts},
+        speakers,
         unusable,
         {tier: n_voices - n for tier, n in sorted(n_with.items()) if n < n_voices},
     )
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file, with line feeds; letters as they stand, for ``labels.Rules`` says which labels become one.
+    """The text of a label file, with line feeds; letters as they stand: ``labels.Rules`` says which become one.
 
     Raises CorpusError where it is no text.
     """

@@ -1,9 +1,11 @@
-"""Cells of a table's audio column, written as files: embedded files, arrays of samples, or files that are only named."""
+"""Cells of a table's audio column, written as files: embedded files, arrays of samples, or files that are only
+named."""
 
 from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +17,8 @@ import xxhash
 from scipy.io import wavfile
 
 from layertool import audio, audio_files
+from layertool.corpora.failures import Failures
+from layertool.corpora.on_disk import CorpusFolder
 from layertool.errors import AudioError, CorpusError
 from layertool.files import whole_file
 from layertool.spelling import on_disk
@@ -41,7 +45,36 @@ def file_stems(ids: list[str]) -> list[str]:
     return stems
 
 
-def write_audio(item: pa.Scalar, stem: Path, root: Path | None, where: str) -> Path:
+def write_all(
+    out: Path | str,
+    cells: Iterable[pa.Scalar],
+    ids: list[str],
+    source: str,
+    root: Path | None,
+    channel: str | None,
+    left_out: Failures,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, str]:
+    """Write the cells of the utterances ``ids`` into the new audio folder of the corpus ``out``: their paths by id.
+
+    What cannot be used goes to ``left_out``, as far as that shows now, before the last of all is written. ``root``: the
+    folder of a local dataset ``source``.
+    """
+    paths: dict[str, str] = {}
+    with CorpusFolder(out) as place:
+        folder = place.new_audio()
+        stems = file_stems(ids)
+        for n, (one, stem, cell) in enumerate(zip(ids, stems, cells, strict=True), 1):
+            with left_out.tolerated(one):
+                path = _write(cell, folder / stem, root, f"utterance '{one}' of {source}")
+                audio.require_channel(path, audio_files.header_of(path).info.channels, channel)
+                paths[one] = str(path)
+            if progress is not None:
+                progress(n, len(ids))
+    return paths
+
+
+def _write(item: pa.Scalar, stem: Path, root: Path | None, where: str) -> Path:
     """Write what a cell of an audio column holds as the file ``stem`` with a suffix; return its path.
 
     Embedded files are written unchanged, arrays as 32-bit float WAV; of a file that a local dataset, with the folder

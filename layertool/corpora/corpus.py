@@ -13,26 +13,27 @@ import xxhash
 
 from layertool import audio, columns
 from layertool.audio_files import resampled_length
+from layertool.conditions import Condition, holds, parse_where
 from layertool.corpora import on_disk
-from layertool.corpora.table_files import AUDIO_NAMES, named, read_one_of
-from layertool.corpora.times import fit_stretches
-from layertool.errors import AudioError, CorpusError
-from layertool.geometry import END_TOLERANCE, SAMPLE_RATE, seconds_to_samples
+from layertool.corpora import segments as of_segments
+from layertool.corpora.failures import Failures
+from layertool.corpora.labels import Rules
+from layertool.corpora.segments import CODED, SEGMENT_COLUMNS, blocks, no_segments, places
+from layertool.corpora.table_files import AUDIO_NAMES, read_one_of
+from layertool.errors import AudioError, CorpusError, UsageError
+from layertool.geometry import SAMPLE_RATE, seconds_to_samples
 from layertool.kinds import CORPUS, mistaken
 from layertool.non_speech import is_speech
 from layertool.spelling import nfc_values
 
 SCHEMA = 1
 _LOCATED = ("audio", "start", "end")  # columns whose types `build` sees to
-SEGMENT_COLUMNS = ["utterance", "tier", "start", "end", "label"]
 # Columns of `utterances` that say where the audio is; every other column is metadata.
 AUDIO_COLUMNS = ["utterance", "audio", "start", "end", "channel", "sample_rate", "n_samples"]
-_CODED = ["utterance", "tier"]  # columns of `segments` with few values, kept as categories: half of the memory
 _FEW_SEGMENTS = 1_000_000  # their fingerprint takes less than a second
-BLOCK_ROWS = 1 << 13  # segments that are looked at at a time: LibriSpeech has 44 million
 
 
-@dataclass
+@dataclass(repr=False)
 class Corpus:
     """Utterances with their audio and metadata, and the labelled segments inside them.
 
@@ -51,7 +52,11 @@ class Corpus:
     provenance: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.segments = _coded(self.segments)
+        self.segments = of_segments.coded(self.segments)
+
+    def __repr__(self) -> str:
+        tiers = f"tiers {', '.join(self.tiers)}" if self.tiers else "no segments"
+        return f"<Corpus '{self.name}': {len(self.utterances)} utterances, {self.seconds / 3600:.3g} h, {tiers}>"
 
     @classmethod
     def build(
@@ -63,40 +68,44 @@ class Corpus:
         max_failures: int = 0,
         left_out: Mapping[str, str] | None = None,
         stretches: pd.DataFrame | None = None,
+        rules: Rules | None = None,
     ) -> Corpus:
         """Make a corpus from tables or lists of dicts: probe the audio, order the segments, check both.
 
-        ``utterances`` needs ``utterance`` and ``audio``. Segments of zero length are left out and
-        counted in ``provenance["zero_length_segments"]``. Up to ``max_failures`` utterances are left out, with
-        their errors in ``provenance["left_out"]``: those with unusable audio or segments that are not in it, and before
-        them ``left_out``, which its reader found unusable (id to error; in ``utterances`` or not). ``stretches``: what label
-        files say they cover (``times.fit_stretches``). Utterances without ``text`` get it from their words
-        (``provenance["text_from_words"]``: how many). Raises CorpusError or AudioError.
+        ``utterances`` needs ``utterance`` and ``audio``. ``rules``: what is done to the labels, None for nothing.
+        Segments of zero length are left out and counted in ``provenance["zero_length_segments"]``. Up to
+        ``max_failures`` utterances are left out, with their errors in ``provenance["left_out"]``: those with unusable
+        audio or segments that are not in it, and before them ``left_out``, which its reader found unusable (id to
+        error; in ``utterances`` or not). ``stretches``: what label files say they cover (``segments.fit_stretches``).
+        Utterances without ``text`` get it from their words (``provenance["text_from_words"]``: how many).
+        Raises CorpusError or AudioError.
         """
-        utterances = columns.frame(utterances)
-        segments = pd.DataFrame(segments if segments is not None else [], columns=None)
-        if segments.empty:
-            segments = pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, "OOffO", strict=True)})
-        unusable = dict(left_out or {})
-        if len(unusable) > max_failures:
-            raise CorpusError(_too_many(unusable, max_failures))
+        utterances, known = columns.frame(utterances), dict(provenance or {})
+        segments = no_segments() if segments is None or not len(segments) else pd.DataFrame(segments)
+        what, what_segments = (f"the table of {table} of {name}" for table in on_disk.TABLES)
+        unusable = Failures(max_failures, left_out)
         if utterances.empty and not unusable:
             raise CorpusError(f"{name} has no utterances: check the source folder and the kind of corpus")
-        _some_are_left(utterances, unusable)
-        _require(utterances, ["utterance", "audio"], f"the utterances of {name}")
-        _require(segments, SEGMENT_COLUMNS, f"the segments of {name}")
-        _filled(utterances, ["utterance", "audio"], f"the utterances of {name}")
-        _filled(segments, ["utterance", "tier", "label"], f"the segments of {name}")
+        unusable.check(len(utterances))
+        columns.require(utterances, ["utterance", "audio"], what)
+        columns.require(segments, SEGMENT_COLUMNS, what_segments)
+        columns.require_filled(utterances, ["utterance", "audio"], what)
+        said = list(known.pop("notes", ()))
+        if rules is not None:
+            segments, facts = rules.apply(segments)
+            said += facts.pop("notes", ())
+            known |= facts
+        columns.require_filled(segments, ["utterance", "tier", "label"], what_segments)
         for column in utterances.columns.intersection(("utterance", "text")):  # digits that are spoken are words, too
             utterances[column] = columns.texts(utterances[column])
         utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
-        provenance = dict(provenance or {})
-        utterances = _probe(utterances, max_failures, unusable)
+        utterances = _probe(columns.seconds(utterances, what), unusable)
         if unusable:
-            provenance["left_out"] = unusable
+            known["left_out"] = dict(unusable)
             segments = segments[~nfc_values(segments["utterance"].astype(str)).isin(unusable)]
-        return cls.ordered(utterances, segments, name, provenance, max_failures, stretches).noting(notes)
+        known["notes"] = said
+        return cls.ordered(utterances, segments, name, known, max_failures, stretches).noting(notes)
 
     @classmethod
     def ordered(
@@ -109,23 +118,64 @@ class Corpus:
         stretches: pd.DataFrame | None = None,
     ) -> Corpus:
         """A corpus of utterances whose audio was probed before: what ``build`` does with their segments."""
-        segments, dropped = _order(segments, utterances["utterance"], name)
+        segments, dropped = of_segments.in_order(segments, utterances["utterance"], f"the table of segments of {name}")
         provenance = dict(provenance)
+        notes = list(provenance.pop("notes", ()))
         if dropped:
             provenance["zero_length_segments"] = dropped
         faults: dict[str, str] = {}
         if stretches is not None and len(stretches):
-            segments, faults, told = fit_stretches(segments, stretches, utterances)
-            provenance["notes"] = [*provenance.get("notes", ()), *told]
-        corpus = cls(utterances, segments, name, provenance)
+            segments, faults, told = of_segments.fit_stretches(segments, stretches, utterances)
+            notes += told
+        corpus = cls(utterances, segments, name, provenance).noting(notes)
         corpus._check_ids()
-        faults |= {one: fault for one, fault in corpus.misplaced().items() if one not in faults}
+        faults = corpus.misplaced() | faults
         if faults:
-            corpus._leave_out(faults, provenance.get("left_out", {}), max_failures)
+            corpus._leave_out(faults, max_failures)
         corpus._add_texts()
-        if not corpus.provenance.get("notes", True):
-            del corpus.provenance["notes"]
         return corpus
+
+    def subset(
+        self,
+        where: str | Sequence[str] | Sequence[Condition] = (),
+        first: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> Corpus:
+        """Some of the utterances, in their order, with their segments.
+
+        ``where``: conditions like ``gender=female`` or ``split!=test`` (``conditions.parse_where``), one or several.
+        ``first``: so many from the beginning of those that meet them; or ``sample``: so many drawn, which ``seed``
+        decides. All, where they are not more. ``provenance["subset"]`` says what was taken of how many.
+        Raises UsageError for a column that is not there, for conditions that no utterance meets, for numbers below 1,
+        and for ``first`` and ``sample`` together.
+        """
+        texts = [where] if isinstance(where, str) else list(where)
+        conditions = [c for c in texts if isinstance(c, Condition)] or parse_where([str(text) for text in texts])
+        if first is not None and sample is not None:
+            raise UsageError("the first utterances and a sample of them are two things: give --first or --sample")
+        if min(n for n in (first, sample, 1) if n is not None) < 1:
+            raise UsageError("a subset of less than one utterance is none: give a number from 1")
+        chosen = np.flatnonzero(holds(self.utterances, conditions, f"the corpus {self.name}"))
+        if sample is not None:
+            chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:sample])
+        chosen = chosen[:first]
+        utterances = self.utterances.iloc[chosen].reset_index(drop=True)
+        kept = of_segments.of_utterances(self.segments, np.isin(self.owners(), chosen))
+        facts = {
+            "of": f"{self.name} ({len(self.utterances)} utterances, fingerprint {self.fingerprint})",
+            "where": [str(condition) for condition in conditions],
+            "first": first,
+            "sample": sample,
+            "seed": None if sample is None else seed,
+        }
+        provenance = {key: value for key, value in self.provenance.items() if key not in ("notes", "subset")}
+        parts = [
+            *self.provenance.get("subset", ()),
+            {key: fact for key, fact in facts.items() if fact not in (None, [])},
+        ]
+        return Corpus(utterances, kept, name or self.name, {**provenance, "subset": parts})
 
     def noting(self, notes: Sequence[str]) -> Corpus:
         """The same corpus, with sentences for the user in ``provenance["notes"]``."""
@@ -137,9 +187,9 @@ class Corpus:
     def read(cls, folder: Path | str, channel: str | None = None, in_full: bool = False) -> Corpus:
         """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv.
 
-        ``channel``: which to take of the audio of tables made by hand that do not say so themselves. Tables with a record,
-        corpus.json, must be those that it describes: by their checksums, or, where metadata were changed since, by the
-        fingerprint; ``in_full``: by the fingerprint in any case. Raises CorpusError.
+        ``channel``: which to take of the audio of tables made by hand that do not say so themselves. Tables with a
+        record, corpus.json, must be those that it describes: by their checksums, or, where metadata were changed
+        since, by the fingerprint; ``in_full``: by the fingerprint in any case. Raises CorpusError.
         """
         folder = Path(folder)
         if problem := mistaken(folder, CORPUS):
@@ -168,21 +218,22 @@ class Corpus:
         """The corpus that a record describes, or tables made by hand."""
         if on_disk.is_unfinished(folder):
             raise CorpusError(
-                f"{folder} is an unfinished corpus: run the command that makes it again, with the same -o, and it is finished"
+                f"{folder} is an unfinished corpus: run the command that makes it again, with the same -o, and it is "
+                "finished"
             )
         notes: list[str] = []
-        places = {name: on_disk.table_at(folder, name, about) for name in on_disk.TABLES}
-        is_whole = all(on_disk.is_named(about, name, path) for name, path in places.items())
-        utterances = read_one_of(folder, places["utterances"].stem, say=notes.append)
+        tables = {name: on_disk.table_at(folder, name, about) for name in on_disk.TABLES}
+        is_whole = all(on_disk.is_named(about, name, path) for name, path in tables.items())
+        utterances = read_one_of(folder, tables["utterances"].stem, say=notes.append)
         if utterances is None:
             raise CorpusError(
                 f"{folder} is not a corpus (no utterances.parquet or utterances.csv in it): "
                 f"make one from it with 'layertool corpus folder {folder} -o CORPUS'"
             )
-        segments = read_one_of(folder, places["segments"].stem, _CODED, notes.append)
+        segments = read_one_of(folder, tables["segments"].stem, CODED, notes.append)
         provenance = {key: value for key, value in (about or {}).items() if key not in on_disk.FACTS}
         name = provenance.pop("name", folder.resolve().name)
-        if "utterance" in utterances and (audio_column := named(utterances, AUDIO_NAMES)) is not None:
+        if "utterance" in utterances and (audio_column := columns.named(utterances, AUDIO_NAMES)) is not None:
             utterances = utterances.rename(columns={audio_column: "audio"})
             utterances["audio"] = [
                 path if pd.isna(path) else str((folder / str(path)).resolve()) for path in utterances["audio"]
@@ -217,7 +268,7 @@ class Corpus:
             str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
             for path in utterances["audio"]
         ]
-        segments = self.segments.astype(dict.fromkeys(_CODED, str))  # plain text for whoever else reads it
+        segments = self.segments.astype(dict.fromkeys(CODED, str))  # plain text for whoever else reads it
         return {"utterances": utterances, "segments": segments}
 
     def _compare(self, folder: Path, about: Mapping, in_full: bool) -> None:
@@ -227,8 +278,10 @@ class Corpus:
             return
         if self.fingerprint != wanted and (sealed or not self._was_so(folder, wanted)):
             raise CorpusError(
-                f"{folder} holds other utterances or segments than its corpus.json describes (fingerprint {self.fingerprint}, "
-                f"there {wanted}): make the corpus again with --overwrite, or delete {folder / on_disk.RECORD} to take the "
+                f"{folder} holds other utterances or segments than its corpus.json describes (fingerprint "
+                f"{self.fingerprint}, "
+                f"there {wanted}): make the corpus again with --overwrite, or delete {folder / on_disk.RECORD} to "
+                "take the "
                 "tables as they are"
             )
 
@@ -259,6 +312,21 @@ class Corpus:
         """Seconds of audio in all utterances."""
         return float(self.utterances["n_samples"].sum()) / SAMPLE_RATE
 
+    def facts(self) -> dict:
+        """What there is to say of it, for programs: counts, values of metadata, fingerprint, provenance."""
+        segments = self.segments.groupby("tier", observed=True)["label"].agg(["size", "nunique"])
+        return {
+            "name": self.name,
+            "utterances": len(self.utterances),
+            "seconds": self.seconds,
+            "segments": {
+                tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()
+            },
+            "metadata": {c: int(self.utterances[c].nunique()) for c in self.metadata_columns},
+            "fingerprint": self.fingerprint,
+            "provenance": dict(self.provenance),
+        }
+
     @property
     def fingerprint(self) -> str:
         """Hash of what decides the rows of a store: ids, lengths, cuts, and the segments with their labels.
@@ -287,36 +355,8 @@ class Corpus:
             raise CorpusError(fault)
 
     def misplaced(self) -> dict[str, str]:
-        """Utterances with segments that run backwards or do not lie in them (20 ms beyond the end pass), with reasons."""
-        owners = self.owners()
-        starts, ends = (self.segments[column].to_numpy(float) for column in ("start", "end"))
-        backwards = ~((ends >= starts) & np.isfinite(starts) & np.isfinite(ends))  # or missing
-        lengths = self.utterances["n_samples"].to_numpy(np.int64)
-        wrong = backwards.copy()
-        for rows in blocks(len(owners)):
-            there = ~backwards[rows]
-            length, start = lengths[owners[rows]], seconds_to_samples(np.where(there, starts[rows], 0))
-            end = seconds_to_samples(np.where(there, ends[rows], 0))
-            wrong[rows] |= there & ((start < 0) | (start >= length) | (end > length + END_TOLERANCE))
-        if not wrong.any():
-            return {}
-        faults = {}
-        bad_rows = np.flatnonzero(wrong)
-        whose, first, counts = np.unique(owners[bad_rows], return_index=True, return_counts=True)
-        for owner, row, count in zip(whose, bad_rows[first], counts, strict=True):
-            bad, length = self.segments.iloc[row], lengths[owner]
-            if backwards[row]:
-                faults[bad.utterance] = (
-                    f"utterance '{bad.utterance}', tier {bad.tier}: the segment '{bad.label}' goes from {bad.start} "
-                    f"to {bad.end} s; correct its times"
-                )
-                continue
-            faults[bad.utterance] = (
-                f"utterance '{bad.utterance}' lasts {length / SAMPLE_RATE:.3f} s, but its {bad.tier} '{bad.label}' "
-                f"goes from {bad.start:.3f} to {bad.end:.3f} s ({count} such segments): "
-                "is this the right TextGrid for this audio?"
-            )
-        return faults
+        """Utterances with segments that do not lie in them (``segments.misplaced``), with reasons."""
+        return of_segments.misplaced(self.segments, self.owners(), self.utterances["n_samples"].to_numpy(np.int64))
 
     def _check_ids(self) -> None:
         for row, one in enumerate(self.utterances["utterance"]):
@@ -333,17 +373,13 @@ class Corpus:
                 f"({int(unknown.sum())} such segments): add it there or take its segments out"
             )
 
-    def _leave_out(self, faults: Mapping[str, str], before: Mapping[str, str], max_failures: int) -> None:
-        """Leave out utterances with faults, beside those that were ``before``; raise CorpusError when they are too many."""
-        allowed = max_failures - len(before)
-        if len(faults) > allowed:
-            raise CorpusError(list(faults.values())[max(allowed, 0)])
-        if len(faults) == len(self.utterances):
-            raise CorpusError(f"none of the utterances can be used; the first: {next(iter(faults.values()))}")
-        self.provenance["left_out"] = {**before, **faults}
+    def _leave_out(self, faults: Mapping[str, str], max_failures: int) -> None:
+        """Leave out utterances with faults, beside those that were before; raise CorpusError when they are too many."""
+        left_out = {**self.provenance.get("left_out", {}), **faults}
+        Failures(max_failures, left_out).check(len(self.utterances) - len(faults))
+        self.provenance["left_out"] = left_out
         self.utterances = self.utterances[~self.utterances["utterance"].isin(faults)].reset_index(drop=True)
-        segments = self.segments[~self.segments["utterance"].isin(faults)].reset_index(drop=True)
-        self.segments = _coded(segments.assign(**{column: segments[column].astype(str) for column in _CODED}))
+        self.segments = of_segments.of_utterances(self.segments, ~self.segments["utterance"].isin(faults).to_numpy())
 
     def _add_texts(self) -> None:
         """Fill ``text``, where it is missing, from the words of the utterance, in order of time."""
@@ -375,20 +411,9 @@ def check_unique(ids: pd.Series, where: str) -> None:
         )
 
 
-def blocks(n_rows: int) -> Iterator[slice]:
-    """Rows [0, n_rows) in stretches of ``BLOCK_ROWS``."""
-    return (slice(first, min(first + BLOCK_ROWS, n_rows)) for first in range(0, n_rows, BLOCK_ROWS))
-
-
-def places(values: pd.Series, among: Sequence[str] | pd.Series) -> np.ndarray:
-    """Position (n,) of each value in ``among``, where all differ, int32; -1 where it is not there."""
-    coded = values.astype("category").cat
-    found = np.append(pd.Index(among).get_indexer(coded.categories), -1)  # a missing value has the code -1
-    return found.astype(np.int32)[coded.codes]
-
-
 def _bytes(values: pd.Series, column: str) -> Iterator[bytes]:
-    """What the fingerprint is made of: samples as eight bytes, texts as one list in JSON. Part by part, for it is long."""
+    """What the fingerprint is made of: samples as eight bytes, texts as one list in JSON. Part by part, for it is
+    long."""
     if column == "n_samples":
         yield values.to_numpy(dtype="<i8").tobytes()
         return
@@ -408,92 +433,37 @@ def _bytes(values: pd.Series, column: str) -> Iterator[bytes]:
     yield b"]" if len(values) else b"[]"
 
 
-def _coded(segments: pd.DataFrame) -> pd.DataFrame:
-    """The same segments with categories, in alphabetical order, in the columns ``_CODED``."""
-    coded = {}
-    for column in _CODED:
-        values = segments[column]
-        if not isinstance(values.dtype, pd.CategoricalDtype):
-            coded[column] = values.astype("category")
-        elif not values.cat.categories.is_monotonic_increasing:
-            coded[column] = values.cat.reorder_categories(values.cat.categories.sort_values())
-    return segments.assign(**coded) if coded else segments
-
-
-def _require(table: pd.DataFrame, columns: list[str], where: str) -> None:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        there = ", ".join(map(str, table.columns)) or "none"
-        raise CorpusError(f"{where} have no column '{missing[0]}' (columns there: {there}): add or rename it")
-
-
-def _filled(table: pd.DataFrame, columns: list[str], where: str) -> None:
-    for column in columns:
-        empty = table[column].isna().to_numpy()
-        if empty.any():
-            raise CorpusError(
-                f"{where} have no '{column}' in row {int(empty.argmax()) + 1} ({int(empty.sum())} such rows): "
-                "fill it in or take the row out"
-            )
-
-
-def no_segments() -> pd.DataFrame:
-    """A table of segments without any."""
-    return pd.DataFrame(
-        {c: pd.Series(dtype=t) for c, t in zip(SEGMENT_COLUMNS, ("str", "str", float, float, "str"), strict=True)}
-    )
-
-
-def _probe(utterances: pd.DataFrame, max_failures: int, left_out: dict[str, str]) -> pd.DataFrame:
-    """Fill start, end, channel, sample_rate and n_samples from the audio, without the utterances ``left_out``.
+def _probe(utterances: pd.DataFrame, unusable: Failures) -> pd.DataFrame:
+    """Fill start, end, channel, sample_rate and n_samples from the audio, without the utterances ``unusable``.
 
     What cannot be used is added to these.
     """
-    utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
-    for column in ("start", "end"):
-        values = utterances.get(column, pd.Series(np.nan, utterances.index))
-        utterances[column] = _numbers(values, f"the utterances' column '{column}'")
-    channel = utterances.get("channel", pd.Series([None] * len(utterances)))
-    utterances["channel"] = pd.Series([_channel(c) for c in channel], dtype=object)
+    utterances = utterances[~utterances["utterance"].isin(unusable)].reset_index(drop=True)
+    for column in ("start", "end", "channel"):
+        if column not in utterances:
+            utterances[column] = None if column == "channel" else np.nan
+    utterances["channel"] = pd.Series([_channel(c) for c in utterances["channel"]], dtype=object)
     utterances["audio"] = [str(Path(path).resolve()) for path in utterances["audio"]]
     files = audio.probe_all(utterances["audio"].unique())
-    rates, lengths = [], []
+    located = {}
     for row in utterances.itertuples():
-        path = row.audio
         try:
-            info = files[path]
-            if isinstance(info, AudioError):
-                raise info
-            audio.require_channel(path, info.channels, row.channel)
-            first, stop = audio.cut(path, info, _seconds(row.start), _seconds(row.end))
+            located[row.utterance] = _located(row, files[row.audio])
         except AudioError as error:
-            left_out[row.utterance] = str(error)
-            continue
-        rates.append(info.sample_rate)
-        lengths.append(resampled_length(stop - first, info.sample_rate, SAMPLE_RATE))
-    if len(left_out) > max_failures:
-        raise AudioError(_too_many(left_out, max_failures) if lengths else list(left_out.values())[max_failures])
-    utterances = utterances[~utterances["utterance"].isin(left_out)].reset_index(drop=True)
-    _some_are_left(utterances, left_out)
-    utterances["sample_rate"] = np.array(rates, dtype=np.int64)
-    utterances["n_samples"] = np.array(lengths, dtype=np.int64)
+            unusable[row.utterance] = str(error)
+    unusable.check(len(located), AudioError)
+    utterances = utterances[~utterances["utterance"].isin(unusable)].reset_index(drop=True)
+    utterances[["sample_rate", "n_samples"]] = np.array(list(located.values()), dtype=np.int64)
     return utterances[AUDIO_COLUMNS + [c for c in utterances.columns if c not in AUDIO_COLUMNS]]
 
 
-def _too_many(left_out: Mapping[str, str], max_failures: int) -> str:
-    """The first error that is one too many, and how to go on all the same."""
-    n = len(left_out)
-    return (
-        f"{list(left_out.values())[max_failures]} ({n} utterance{'s' if n > 1 else ''} cannot be used; "
-        f"'layertool corpus' leaves {'them' if n > 1 else 'it'} out with --max-failures {n})"
-    )
-
-
-def _some_are_left(utterances: pd.DataFrame, left_out: Mapping[str, str]) -> None:
-    if utterances.empty:
-        raise CorpusError(
-            f"none of the {len(left_out)} utterances can be used; the first: {next(iter(left_out.values()))}"
-        )
+def _located(row, info: audio.AudioInfo | AudioError) -> tuple[int, int]:
+    """The file's rate, and the samples of an utterance at 16 kHz. Raises AudioError where it is not in the file."""
+    if isinstance(info, AudioError):
+        raise info
+    audio.require_channel(row.audio, info.channels, row.channel)
+    first, stop = audio.cut(row.audio, info, *(None if np.isnan(time) else time for time in (row.start, row.end)))
+    return info.sample_rate, resampled_length(stop - first, info.sample_rate, SAMPLE_RATE)
 
 
 def _channel(value) -> str | None:
@@ -501,31 +471,3 @@ def _channel(value) -> str | None:
         return None
     # a column of numbers with gaps is one of floats
     return audio.check_channel(str(int(value) if isinstance(value, float) and value.is_integer() else value))
-
-
-def _seconds(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def _numbers(values: pd.Series, where: str) -> pd.Series:
-    """Times as floats; what is no number is a CorpusError."""
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    wrong = numbers.isna() & values.notna()
-    if wrong.any():
-        raise CorpusError(f"{where} holds '{values[wrong].iloc[0]}', which is no number of seconds: correct it")
-    return numbers
-
-
-def _order(segments: pd.DataFrame, ids: pd.Series, name: str) -> tuple[pd.DataFrame, int]:
-    """Segments in corpus order, without those of zero length, and how many of these there were."""
-    segments = segments[SEGMENT_COLUMNS].copy()
-    for column in ("utterance", "tier", "label"):
-        segments[column] = nfc_values(segments[column].astype(str))
-    for column in ("start", "end"):
-        segments[column] = _numbers(segments[column], f"the segments' column '{column}' of {name}")
-    known = {utterance: k for k, utterance in enumerate(ids)}
-    segments["_position"] = segments["utterance"].map(known).fillna(len(known))
-    segments = segments.sort_values(["_position", "tier", "start", "end"], kind="stable").drop(columns="_position")
-    start, end = (segments[column].where(np.isfinite(segments[column])) for column in ("start", "end"))
-    zero = seconds_to_samples(end.fillna(-1)) == seconds_to_samples(start.fillna(-2))
-    return segments[~zero].reset_index(drop=True), int(zero.sum())

@@ -11,9 +11,9 @@ from layertool import audio
 from layertool.corpora import beside, source_files
 from layertool.corpora.alignments import Progress, read_all
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.labels import USUAL, Rules
+from layertool.corpora.labels import TIERS, USUAL, Rules
 from layertool.corpora.metadata import Paths, of_files, of_keys, pairs
-from layertool.errors import CorpusError
+from layertool.errors import CorpusError, UsageError
 
 
 def read(
@@ -21,7 +21,7 @@ def read(
     textgrids: Path | str | None = None,
     metadata: Paths = None,
     id_column: str | None = None,
-    tiers: Mapping[str, str] | None = None,
+    tiers: Mapping[str, str] | Sequence[str] | None = None,
     rules: Rules = USUAL,
     channel: str | None = None,
     name: str | None = None,
@@ -35,18 +35,18 @@ def read(
     The utterance id is the path below ``source`` without its suffix (``speaker1/take 3``); utterances
     are ordered by it. TextGrids have the same path, beside the audio or below the folder
     ``textgrids``, where the same file name is enough if it occurs once; a TextGrid with the tiers of several speakers
-    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the files
-    of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are
-    kept and counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the
-    audio that is no label file gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose
-    id, file name or path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns
-    are joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see
-    ``metadata.of_key``. ``tiers``: by our name, that of a tier of the TextGrids (``textgrid.voices``), or the suffix of label
-    files (``.phn``). ``rules``: what is done to labels. ``channel`` is set for all files.
-    Up to ``max_failures`` recordings whose audio or labels cannot be used are left out.
-    Raises UsageError, CorpusError, and AudioError for a file that is no audio.
+    gives an utterance for each (``alignments.Alignments.utterances``). Audio without one takes its labels from the
+    files of ``label_files`` beside it, or from a CTM file that names it; utterances without labels are kept and
+    counted in ``provenance["without_textgrid"]``. A ``.lab`` or ``.txt`` file beside the audio that is no label file
+    gives the column ``text``. ``metadata`` has a row for each file that belongs to the corpus, whose id, file name or
+    path stands in ``id_column`` (default: the first of ``table_files.ID_NAMES`` that is there); its other columns are
+    joined, ``text_column`` as ``text``. The last of several tables are joined ``by`` other keys, one each: see
+    ``metadata.of_key``. ``tiers``: by our name, or as texts ``phone=NAME``, that of a tier of the TextGrids
+    (``textgrid.voices``), or the suffix of label files (``.phn``). ``rules``: what is done to labels. ``channel`` is
+    set for all files. Up to ``max_failures`` recordings whose audio or labels cannot be used are left out. Raises
+    UsageError, CorpusError, and AudioError for a file that is no audio.
     """
-    source = Path(source)
+    source, tiers = Path(source), _tiers(tiers or ())
     files = source_files.files_below(source)
     recordings = source_files.by_id(files, source, audio.SUFFIXES)
     if not recordings:
@@ -60,14 +60,9 @@ def read(
     if tables and tables[0][1] is None:
         described = of_files(tables.pop(0)[0], id_column, list(recordings), source, text_column)
         recordings = {utterance: recordings[utterance] for utterance in described.columns.index}
-
     labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
     found = read_all(labels.sources, progress, max_failures)
-    segments, named = rules.apply(found.segments)
-    notes = [*labels.notes, *named.pop("notes", ())]
-    provenance |= labels.provenance | named
-    if found.without_tier:
-        provenance["textgrids_without_tier"] = found.without_tier
+    provenance |= labels.provenance
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
@@ -76,15 +71,26 @@ def read(
         provenance["without_transcript"] = len(recordings) - len(labels.texts)
     if described is not None:
         utterances = described.added(utterances, provenance)
-    utterances, told = found.utterances(utterances)
-    provenance["notes"] = [*provenance.get("notes", ()), *told, *notes]
-    utterances = of_keys(utterances, tables, source, provenance)
+    utterances = of_keys(found.utterances(utterances, provenance), tables, source, provenance)
+    provenance["notes"] = [*provenance.get("notes", ()), *labels.notes]
     return Corpus.build(
         utterances,
-        segments,
-        name=name or source.resolve().name,
-        provenance=provenance,
-        max_failures=max_failures,
-        left_out=labels.unusable | found.unusable,
-        stretches=found.stretches,
+        found.segments,
+        name or source.resolve().name,
+        provenance,
+        max_failures,
+        labels.unusable | found.unusable,
+        found.stretches,
+        rules,
     )
+
+
+def _tiers(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Names in the files by our names of tiers, also from texts like ``phone=MAU``. Raises UsageError."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    parts = {text: text.partition("=") for text in given}
+    for text, (tier, equals, _) in parts.items():
+        if not equals or tier not in TIERS:
+            raise UsageError(f"--tier '{text}' is not word=NAME or phone=NAME")
+    return {tier: name for tier, _, name in parts.values()}

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from layertool import audio
+from layertool import audio, columns
 from layertool.corpora import cells
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus, check_unique
-from layertool.corpora.on_disk import CorpusFolder
-from layertool.errors import AudioError, CorpusError, MissingExtraError
+from layertool.corpora.failures import Failures
+from layertool.errors import CorpusError, MissingExtraError
 from layertool.spelling import nfc
 
 if TYPE_CHECKING:
@@ -60,49 +60,29 @@ def read(
     """
     channel = audio.check_channel(channel)
     audio_column, id_column, text_column = (name and nfc(name) for name in (audio_column, id_column, text_column))
-    source = str(source)
-    local = is_local(source)
-    dataset, origin = load(source, local, split, config)
-    column = _audio_column(dataset, audio_column, source)
+    dataset, facts, root = load(source, split, config)
+    source, column = str(source), _audio_column(dataset, audio_column, str(source))
     scalars = [c for c, feature in dataset.features.items() if c != column and is_scalar(feature)]
     table = scalar_table(dataset, scalars)
     ids, id_column = _ids(table, len(dataset), id_column, source)
     metadata = _metadata(table, id_column, text_column, source)
-
-    root = Path(source).resolve() if local else None
-    paths = [""] * len(ids)
-    left_out: dict[str, str] = {}
-    stems = cells.file_stems(ids)
-    with CorpusFolder(out) as place:
-        folder = place.new_audio()
-        for row, (item,) in enumerate(arrow_rows(dataset, [column])):
-            try:
-                path = cells.write_audio(item, folder / stems[row], root, f"utterance '{ids[row]}' of {source}")
-                if row == 0:  # now, not after the last of all rows
-                    audio.require_channel(path, audio.probe(path).channels, channel)
-            except (AudioError, CorpusError) as error:
-                left_out[ids[row]] = str(error)
-                if len(left_out) > max_failures:
-                    raise
-            else:
-                paths[row] = str(path)
-            if progress is not None:
-                progress(row + 1, len(ids))
-
+    left_out = Failures(max_failures)
+    rows = (cell for (cell,) in arrow_rows(dataset, [column]))
+    paths = cells.write_all(out, rows, ids, source, root, channel, left_out, progress)
     others = [c for c in dataset.column_names if c != column and c not in scalars]
-    provenance: dict = {"reader": "huggingface", "source": source if root is None else str(root), **origin}
-    provenance["audio_column"] = column
+    provenance: dict = {"reader": "huggingface", **facts, "audio_column": column}
     if others:
         provenance["columns_left_out"] = others
-    utterances = {"utterance": ids, "audio": paths, "channel": channel, **metadata}
-    default_name = root.name if root is not None else source.partition("@")[0].rpartition("/")[2]
-    return Corpus.build(utterances, None, name or default_name, provenance, max_failures, left_out)
+    utterances = pd.DataFrame({"utterance": ids, "channel": channel, **metadata}, dtype=object)
+    utterances = utterances[utterances["utterance"].isin(paths)].assign(audio=list(paths.values()))
+    name = name or (root.name if root is not None else source.partition("@")[0].rpartition("/")[2])
+    return Corpus.build(utterances, None, name, provenance, max_failures, left_out)
 
 
-def is_local(source: str, suffixes: tuple[str, ...] = ()) -> bool:
-    """Whether ``source`` is a folder, or a file with one of the ``suffixes``, and not a hub id. Raises CorpusError."""
+def _is_local(source: str, of_parquet: bool) -> bool:
+    """Whether ``source`` is a folder, or a file of parquet where that may be, and not a hub id. Raises CorpusError."""
     path = Path(source)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in suffixes):
+    if path.is_dir() or (of_parquet and path.is_file() and path.suffix.lower() == ".parquet"):
         return True
     if path.exists():
         raise CorpusError(f"{source} is a file: give the folder that it is in")
@@ -112,13 +92,17 @@ def is_local(source: str, suffixes: tuple[str, ...] = ()) -> bool:
 
 
 def load(
-    source: str, local: bool, split: str | None, config: str | None, usual_split: str | None = None
-) -> tuple[Dataset, dict]:
-    """One split of a dataset, and the facts of where it came from (config, revision, split).
+    source: Path | str, split: str | None, config: str | None, usual_split: str | None = None
+) -> tuple[Dataset, dict, Path | None]:
+    """One split of a dataset, the facts of where it came from (config, revision, split), and its folder if it has one.
 
-    ``source``: a folder, a hub id or one parquet file. ``usual_split``: which to take of several if ``split`` is None.
-    Raises MissingExtraError, CorpusError.
+    ``source``: a folder or a hub id; or, where there is a ``usual_split``, which is taken of several if ``split`` is
+    None, one parquet file. Raises MissingExtraError, CorpusError.
     """
+    source = str(source)
+    local = _is_local(source, usual_split is not None)
+    place = Path(source).resolve()
+    origin: dict = {"source": str(place) if local else source}
     try:
         import datasets
         import huggingface_hub
@@ -134,23 +118,20 @@ def load(
                 return {"bytes": value.get("bytes"), "path": value.get("path")}
             return {"bytes": None, "path": str(value)}
 
-    origin: dict = {}
     try:
-        if local and any((Path(source) / file).is_file() for file in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(str(Path(source).resolve()))
-        elif local and Path(source).is_file():
-            files = {usual_split or "train": str(Path(source).resolve())}
-            builder = datasets.load_dataset_builder("parquet", name=config, data_files=files)
-            builder.download_and_prepare()
-            loaded = builder.as_dataset()
+        if local and any((place / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(place))
         else:
-            path, _, revision = (str(Path(source).resolve()), "", "") if local else source.partition("@")
-            builder = datasets.load_dataset_builder(path, name=config, revision=revision or None)
+            path, _, revision = (str(place), "", "") if local else source.partition("@")
+            files = {usual_split: path} if place.is_file() else None
+            path = "parquet" if files else path
+            builder = datasets.load_dataset_builder(path, name=config, revision=revision or None, data_files=files)
             if getattr(builder, "BASE_FEATURE", None) is datasets.Audio:
                 builder.BASE_FEATURE = UndecodedAudio
             builder.download_and_prepare()
             loaded = builder.as_dataset()
-            origin["config"] = builder.config.name
+            if files is None:
+                origin["config"] = builder.config.name
             if not local:
                 commit = re.fullmatch("[0-9a-f]{40}", builder.hash or "")
                 origin["revision"] = commit[0] if commit else revision or None
@@ -160,7 +141,8 @@ def load(
     names = {name: nfc(name) for name in dataset.column_names}
     if len(set(names.values())) < len(names):
         raise CorpusError(f"{source} has two columns whose names are the same letters: rename one of them")
-    return dataset.rename_columns(names), origin
+    root = None if not local else place if place.is_dir() else place.parent
+    return dataset.rename_columns(names), origin, root
 
 
 def _load_message(source: str, local: bool, error: Exception) -> str:
@@ -209,8 +191,7 @@ def _audio_column(dataset: Dataset, audio_column: str | None, source: str) -> st
     features = dataset.features
     there = ", ".join(features)
     if audio_column is not None:
-        if audio_column not in features:
-            raise CorpusError(f"{source} has no column '{audio_column}': choose from {there} with --audio-column NAME")
+        columns.require(features, [audio_column], source, "choose one with --audio-column NAME")
         if not may_hold_audio(features[audio_column]):
             raise CorpusError(
                 f"the column '{audio_column}' of {source} holds no audio, paths or bytes: "
@@ -270,10 +251,11 @@ def scalar_table(dataset: Dataset, columns: list[str]) -> dict[str, list]:
 def _ids(table: dict[str, list], n_rows: int, id_column: str | None, source: str) -> tuple[list[str], str | None]:
     """Utterance ids, and the column they come from (None: row numbers)."""
     if id_column is not None:
-        values = _named(table, id_column, "--id-column", source)
-        if None in values:
-            raise CorpusError(f"row {values.index(None)} of {source} has no '{id_column}': choose another --id-column")
-        ids = [nfc(str(value)) for value in values]
+        columns.require(table, [id_column], f"the table of text and numbers of {source}", "choose another --id-column")
+        columns.require_filled(
+            pd.DataFrame({id_column: table[id_column]}), [id_column], source, "choose another --id-column"
+        )
+        ids = [nfc(str(value)) for value in table[id_column]]
         check_unique(pd.Series(ids), f"the column '{id_column}' of {source}")
         return ids, id_column
     for column in _ID_COLUMNS:
@@ -284,20 +266,14 @@ def _ids(table: dict[str, list], n_rows: int, id_column: str | None, source: str
     return [f"{row:0{width}d}" for row in range(n_rows)], None
 
 
-def _named(table: dict[str, list], column: str, option: str, source: str) -> list:
-    if column not in table:
-        there = ", ".join(table) or "none"
-        raise CorpusError(
-            f"{source} has no column '{column}' of text or numbers: choose from {there} with {option} NAME"
-        )
-    return table[column]
-
-
 def _metadata(table: dict[str, list], id_column: str | None, text_column: str | None, source: str) -> dict[str, list]:
     metadata = {}
     taken = set(AUDIO_COLUMNS)
     if text_column is not None:
-        metadata["text"] = _named(table, text_column, "--text-column", source)
+        columns.require(
+            table, [text_column], f"the table of text and numbers of {source}", "choose another --text-column"
+        )
+        metadata["text"] = table[text_column]
         taken.add("text")
     for column, values in table.items():
         if column not in (id_column, text_column):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 import zlib
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from layertool import audio
-from layertool.corpora.corpus import AUDIO_COLUMNS, SEGMENT_COLUMNS, Corpus
+from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
+from layertool.corpora.failures import Failures
 from layertool.corpora.labels import USUAL, Rules
+from layertool.corpora.segments import ROUNDING, Entry, SegmentRows
 from layertool.errors import CorpusError, MissingExtraError
-from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
+from layertool.geometry import SAMPLE_RATE
 from layertool.spelling import on_disk
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 _TIERS = {"words": "word", "phones": "phone"}
 _FIELDS = ("speaker", "gender", "language")
-_TOLERANCE_SECONDS = END_TOLERANCE / SAMPLE_RATE
 # What reading a damaged file raises; lhotse checks its data with assert, or not at all.
 _DAMAGE = (
     RecursionError,
@@ -68,47 +65,38 @@ def read(
     """
     path = Path(source)
     channel = audio.check_channel(channel)
-    utterances, names, tiers, symbols = [], [], [], []
-    starts, ends = array("d"), array("d")  # columns, not rows: LibriSpeech has 40 million segments
+    utterances: list[dict] = []
+    segments = SegmentRows()
     disagree: Counter[str] = Counter()
-    left_out: dict[str, str] = {}
+    left_out = Failures(max_failures)
     outside = 0
     for cut in _cuts(path):
         supervisions = sorted(cut.supervisions, key=lambda supervision: supervision.start)
-        try:
+        with left_out.tolerated(cut.id):
             place = _place(cut, path, channel)
-        except CorpusError as error:
-            left_out[cut.id] = str(error)
-            if len(left_out) > max_failures:
-                raise
-            continue
-        utterances.append({"utterance": cut.id, **place, **_metadata(cut, supervisions, disagree)})
-        for supervision in supervisions:
-            for tier, items in (supervision.alignment or {}).items():
-                tier = _TIERS.get(tier, tier)
-                for item in items:
-                    # alignments count from the start of the recording, supervisions from that of the cut
-                    start, end = round(item.start - cut.start, 8), round(item.end - cut.start, 8)
-                    if not (
-                        -_TOLERANCE_SECONDS <= start <= cut.duration and 0 <= end <= cut.duration + _TOLERANCE_SECONDS
-                    ):
-                        outside += 1
-                    else:
-                        names.append(cut.id)
-                        tiers.append(sys.intern(tier))
-                        starts.append(max(start, 0.0))
-                        ends.append(min(end, cut.duration))
-                        symbols.append(sys.intern(str(item.symbol)))
+            utterances.append({"utterance": cut.id, **place, **_metadata(cut, supervisions, disagree)})
+            alignments = [parts for one in supervisions for parts in (one.alignment or {}).items()]
+            for tier, items in alignments:
+                entries = [entry for item in items if (entry := _entry(item, cut)) is not None]
+                outside += len(items) - len(entries)
+                segments.add(cut.id, _TIERS.get(tier, tier), entries)
     if not utterances and not left_out:
         raise CorpusError(f"{path} has no cuts: check how it was made")
-    segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, symbols), strict=True)))
-    segments, notes = rules.apply(segments)
-    provenance: dict = {"reader": "lhotse", "source": str(path.resolve()), **notes}
+    provenance: dict = {"reader": "lhotse", "source": str(path.resolve())}
     if disagree:
         provenance["supervisions_disagree"] = dict(disagree)
     if outside:
         provenance["segments_outside_cuts"] = outside
-    return Corpus.build(utterances, segments, name or path.name.split(".")[0], provenance, max_failures, left_out)
+    name = name or path.name.split(".")[0]
+    return Corpus.build(utterances, segments.table(), name, provenance, max_failures, left_out, rules=rules)
+
+
+def _entry(item, cut: MonoCut | MultiCut) -> Entry | None:
+    """A label of an alignment, which counts from the start of the recording; None where it is not inside the cut."""
+    start, end = round(item.start - cut.start, 8), round(item.end - cut.start, 8)
+    if not (-ROUNDING <= start <= cut.duration and 0 <= end <= cut.duration + ROUNDING):
+        return None
+    return max(start, 0.0), min(end, cut.duration), str(item.symbol)
 
 
 def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:

@@ -72,13 +72,13 @@ def counted(ids: Sequence[str]) -> dict:
     return {"count": len(ids), "ids": list(ids)}
 
 
-def build(choose: Choice, name: str, max_failures: int) -> Corpus:
+def build(choose: Choice, name: str, max_failures: int, unusable: Mapping[str, str] | None = None) -> Corpus:
     """Build the corpus that ``choose`` proposes; when audio in it is unusable, ask again without it.
 
     So groups are balanced with what can be read. Up to ``max_failures`` utterances are given up in this way, with
-    their errors in ``provenance["left_out"]``. Raises CorpusError or AudioError.
+    their errors in ``provenance["left_out"]``; ``unusable`` are known before. Raises CorpusError or AudioError.
     """
-    unusable: dict[str, str] = {}
+    unusable = dict(unusable or {})
     while True:
         table, provenance = choose(unusable)
         corpus = Corpus.build(table, None, name, provenance, max_failures, unusable)

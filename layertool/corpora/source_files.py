@@ -17,7 +17,8 @@ from layertool.spelling import is_text, nfc
 UNREADABLE = frozenset(
     ".m4a .m4b .m4v .mp4 .aac .adts .amr .awb .3gp .3g2 .wma .asf .wmv .webm .weba .mkv .mka .mov .avi .flv .mpg .mpeg "
     ".mp1 .mp2 .m2a .mpa .m4r .3ga .ogv .vob .ts .mts .m2ts .f4v .aa .aax .sd2 "
-    ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2 .raw .pcm .vox .voc .snd .aifc .wv1 .wv2".split()
+    ".ac3 .eac3 .dts .ape .wv .tta .mpc .spx .shn .ra .rm .qcp .gsm .dss .ds2 .raw .pcm .vox .voc .snd .aifc .wv1 "
+    ".wv2".split()
 )
 # Labels and transcripts of kinds that no reader knows; others are named where they are called like a recording.
 _OTHER_LABELS = frozenset(".eaf .ctm .mlf .srt .vtt .stm .rttm .trs .cha .antx .lbl .sbv .ass .par".split())
@@ -26,10 +27,15 @@ _BESIDE_AUDIO = {*label_files.TIERS, *label_files.TRANSCRIPTS}
 _SHOWN = 5  # kinds that a note names
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
+def require_folder(folder: Path) -> None:
+    """Raise CorpusError for what is no folder."""
     if not folder.is_dir():
         raise CorpusError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: check the path")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below ``folder`` in sorted order, through links to folders but never twice through one folder."""
+    require_folder(folder)
     found, seen = [], set()
     for here, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
         seen.add(os.path.realpath(here))
@@ -74,8 +80,13 @@ def beside(files: Iterable[Path], root: Path, recordings: Mapping[str, Path]) ->
     return found
 
 
+def without(recordings: Mapping[str, Mapping[str, Path]], kinds: Iterable[str]) -> dict[str, int]:
+    """How many recordings, of each with its files by their kinds, lack a file of each kind, for the provenance."""
+    return {f"without_{kind[1:]}": sum(kind not in own for own in recordings.values()) for kind in kinds}
+
+
 def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings: Collection[str] = ()) -> list[str]:
-    """Sentences on what a reader passed over: audio that cannot be read, labels, and whatever is called like a recording.
+    """Sentences on what was passed over: audio that cannot be read, labels, and whatever is called like a recording.
 
     ``read``: the files that it read. ``recordings``: ids of its audio, where it looks for files beside it.
     """
@@ -105,12 +116,15 @@ def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings
     if others:
         notes.append(
             f"not read: {_counted(others)} beside the audio, the first {others[0]}: labels are read from TextGrids, "
-            "else from .phn, .wrd, .lab, .words, .phones or .ctm (--tier phone=.phn takes these first), text from .lab or .txt"
+            "else from .phn, .wrd, .lab, .words, .phones or .ctm (--tier phone=.phn takes these first), text from "
+            ".lab or "
+            ".txt"
         )
     if astray:
         notes.append(
-            f"not read: {_counted(astray)} without audio of that name in the same folder, the first {astray[0]}: put labels and "
-            "transcripts beside their audio, or make a table of the texts and give it with --metadata"
+            f"not read: {_counted(astray)} without audio of that name in the same folder, the first {astray[0]}: put "
+            "labels "
+            "and transcripts beside their audio, or make a table of the texts and give it with --metadata"
         )
     return notes
 

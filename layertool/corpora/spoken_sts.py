@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from layertool import audio
+from layertool import audio, columns
 from layertool.corpora import cells, huggingface
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus, check_unique
-from layertool.corpora.matching import counted
-from layertool.corpora.on_disk import CorpusFolder
-from layertool.errors import AudioError, CorpusError
+from layertool.corpora.failures import Failures
+from layertool.corpora.matching import build, counted
+from layertool.errors import CorpusError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,63 +55,47 @@ def read(
     before anything is written) or AudioError.
     """
     channel = audio.check_channel(channel)
+    dataset, facts, root = huggingface.load(source, split, config, SPLIT)
     source = str(source)
-    local = huggingface.is_local(source, (".parquet",))
-    dataset, origin = huggingface.load(source, local, split, config, SPLIT)
     _check_fields(dataset, source)
     readings, unscored = _readings(huggingface.scalar_table(dataset, SCALARS), source)
-    pairs, speakers = readings["pair"], readings["speaker"]
-    ids = [f"{pair}_{speaker}_{side}" for pair, speaker in zip(pairs, speakers, strict=True) for side in SIDES]
-    check_unique(pd.Series(ids), source)
-
-    place = Path(source).resolve()
-    root = None if not local else place if place.is_dir() else place.parent
-    stems = cells.file_stems(ids)
-    utterances: list[dict] = []
-    left_out: dict[str, str] = {}
+    table = readings.loc[readings.index.repeat(len(SIDES))].assign(side=[*SIDES] * len(readings))
+    names = zip(table["pair"], table["speaker"], table["side"], strict=True)
+    table = table.assign(utterance=["_".join(name) for name in names], channel=channel)[
+        ["utterance", "channel", "pair", "side", "speaker", "similarity", "task", "subtask"]
+    ]
+    check_unique(table["utterance"], source)
+    failed = Failures(max_failures)
     rows = huggingface.arrow_rows(dataset.select(readings["row"].tolist()), list(SIDES.values()))
-    with CorpusFolder(out) as kept:
-        folder = kept.new_audio()
-        for k, (reading, items) in enumerate(zip(readings.drop(columns="row").to_dict("records"), rows, strict=True)):
-            for n, (side, item) in enumerate(zip(SIDES, items, strict=True), len(SIDES) * k):
-                try:
-                    path = cells.write_audio(item, folder / stems[n], root, f"utterance '{ids[n]}' of {source}")
-                    audio.require_channel(path, audio.probe(path).channels, channel)
-                except (AudioError, CorpusError) as error:
-                    left_out[ids[n]] = str(error)
-                    if len(left_out) > max_failures:
-                        raise
-                else:
-                    where = {"utterance": ids[n], "audio": str(path), "channel": channel}
-                    utterances.append(where | {"pair": reading["pair"], "side": side} | reading)
-                if progress is not None:
-                    progress(n + 1, len(ids))
+    audio_cells = (cell for row in rows for cell in row)
+    paths = cells.write_all(out, audio_cells, table["utterance"].tolist(), source, root, channel, failed, progress)
 
-    # what has lost all its readings of one sentence has nothing to be compared with
-    sides = pd.DataFrame(utterances, columns=["pair", "side"]).groupby("pair")["side"].nunique()
-    complete = set(sides.index[sides == len(SIDES)])
-    if not complete:
-        raise CorpusError(f"no pair of {source} has usable audio of both sentences: {next(iter(left_out.values()))}")
-    utterances = [one for one in utterances if one["pair"] in complete]
-    provenance: dict = {"reader": "spoken-sts", "source": str(place) if local else source, **origin}
-    provenance |= {
-        "pairs": len(complete),
-        "pairs_without_a_similarity": counted(unscored),
-        "pairs_that_lost_a_side": counted(sorted(set(pairs) - complete)),
-    }
-    return Corpus.build(utterances, None, name or "spoken-sts", provenance, max_failures, left_out)
+    def choose(unusable: Mapping[str, str]) -> tuple[pd.DataFrame, dict]:
+        usable = table[~table["utterance"].isin({**failed, **unusable})]
+        # what has lost all its readings of one sentence has nothing to be compared with
+        sides = usable.groupby("pair")["side"].nunique()
+        complete = set(sides.index[sides == len(SIDES)])
+        if not complete:
+            first = next(iter({**failed, **unusable}.values()))
+            raise CorpusError(f"no pair of {source} has usable audio of both sentences: {first}")
+        usable = usable[usable["pair"].isin(complete)]
+        lost = counted(sorted(set(table["pair"]) - complete))
+        counts = {
+            "pairs": len(complete),
+            "pairs_without_a_similarity": counted(unscored),
+            "pairs_that_lost_a_side": lost,
+        }
+        utterances = usable.assign(audio=usable["utterance"].map(paths))
+        return utterances, {"reader": "spoken-sts", **facts, **counts}
+
+    return build(choose, name or "spoken-sts", max_failures, failed)
 
 
 def _check_fields(dataset: Dataset, source: str) -> None:
     """Raise CorpusError when the dataset lacks a field or one holds something else."""
     features = dataset.features
-    there = ", ".join(features)
-    missing = [field for field in (*SCALARS, *SIDES.values()) if field not in features]
-    if missing:
-        raise CorpusError(
-            f"{source} has no {', '.join(missing)} (fields there: {there}): "
-            "give the split test of juice500/spoken_sts, or rename the fields"
-        )
+    remedy = "give the split test of juice500/spoken_sts, or rename it"
+    columns.require(features, (*SCALARS, *SIDES.values()), source, remedy)
     for field in SCALARS:
         if not huggingface.is_scalar(features[field]):
             raise CorpusError(f"the field '{field}' of {source} holds no text or numbers: correct it in the dataset")
@@ -130,13 +115,7 @@ def _readings(fields: dict[str, list], source: str) -> tuple[pd.DataFrame, list[
     """
     table = pd.DataFrame({field: pd.Series(values, dtype=object) for field, values in fields.items()})
     names = [*KEY, "speaker_id"]
-    for field in names:
-        empty = [pd.isna(value) or not str(value).strip() for value in table[field]]
-        if any(empty):
-            raise CorpusError(
-                f"row {empty.index(True)} of {source} has no '{field}' ({sum(empty)} such rows, counted from 0): "
-                "fill it in or take the row out"
-            )
+    columns.require_filled(table, names, source)
     table["pair"] = ["_".join(map(str, key)) for key in table[KEY].itertuples(index=False, name=None)]
     table["row"] = range(len(table))
     table = table.sort_values(names, kind="stable")
@@ -167,8 +146,7 @@ def _readings(fields: dict[str, list], source: str) -> tuple[pd.DataFrame, list[
     kept = table[~unscored].rename(columns={"speaker_id": "speaker"})
     for column in ("speaker", "task", "subtask"):
         kept[column] = kept[column].map(str)
-    columns = ["row", "pair", "speaker", "similarity", "task", "subtask"]
-    return kept[columns], list(table.loc[unscored, "pair"].unique())
+    return kept[["row", "pair", "speaker", "similarity", "task", "subtask"]], list(table.loc[unscored, "pair"].unique())
 
 
 def _score(value, pair: str, source: str) -> float:

@@ -10,15 +10,13 @@ import pandas as pd
 
 from layertool import columns
 from layertool.corpora import label_files
-from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
+from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.metadata import Paths, of_keys, pairs
-from layertool.corpora.table_files import AUDIO_NAMES, named, read_table, with_text
+from layertool.corpora.segments import ROUNDING, SEGMENT_COLUMNS, SegmentRows
+from layertool.corpora.table_files import AUDIO_NAMES, read_table, with_text
 from layertool.errors import CorpusError, UsageError
-from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 from layertool.spelling import nfc, on_disk
-
-_ROUNDING = END_TOLERANCE / SAMPLE_RATE  # seconds that a label may reach beyond its utterance
 
 
 def read_csv(
@@ -35,45 +33,44 @@ def read_csv(
 ) -> Corpus:
     """Make a corpus of a table with one row per utterance (what a table may look like: ``table_files.read_table``).
 
-    Column ``audio``, or the first of ``table_files.AUDIO_NAMES`` that is there: paths below ``audio_root`` (default: the table's folder), or absolute ones.
-    Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
-    without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
-    given, is set for all), ``text_column``, which becomes ``text``; every other column is metadata, to which tables
-    of ``metadata`` add more, each joined ``by`` a key (``metadata.of_key``). ``segments``: a table with utterance, tier,
-    start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels; ``rules``: what is done to labels. Raises CorpusError or AudioError.
+    Column ``audio``, or the first of ``table_files.AUDIO_NAMES`` that is there: paths below ``audio_root`` (default:
+    the table's folder), or absolute ones. Optional: ``utterance`` (default: the file name without suffix if no two
+    are equal, else the path without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument,
+    when given, is set for all), ``text_column``, which becomes ``text``; every other column is metadata, to which
+    tables of ``metadata`` add more, each joined ``by`` a key (``metadata.of_key``). ``segments``: a table with
+    utterance, tier, start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels;
+    ``rules``: what is done to labels. Raises CorpusError or AudioError.
     """
     source = Path(source)
     notes: list[str] = []
     table = with_text(read_table(source, say=notes.append), text_column, source)
-    if (audio_column := named(table, AUDIO_NAMES)) is not None:
+    if (audio_column := columns.named(table, AUDIO_NAMES)) is not None:
         table = table.rename(columns={audio_column: "audio"})
-    _require(table, ["audio"], source)
+    columns.require(table, ["audio"], str(source))
     if table.empty:
         raise CorpusError(f"{source} has no rows: write one line per utterance below the header")
-    _filled(table, "audio", source)
+    columns.require_filled(table, table.columns.intersection(["audio", "utterance"]), str(source))
     written = [str(path).strip().replace("\\", "/") for path in table["audio"]]
-    if "utterance" in table.columns:
-        _filled(table, "utterance", source)
+    if "utterance" in table:
         table["utterance"] = columns.texts(table["utterance"])
     else:
         table["utterance"] = _ids([nfc(path) for path in written], source)
     root = Path(audio_root) if audio_root is not None else source.parent
     table["audio"] = [str(on_disk(root / path)) for path in written]
-    _times(table, source)
+    table = columns.seconds(table, str(source))
     if channel is not None:
         table["channel"] = channel
     provenance: dict = {"reader": "csv", "source": str(source.resolve())}
-    tables = pairs(metadata, by)
-    if tables and tables[0][1] is None:
-        raise UsageError(f"{source} has the rows of the files: say with --by what joins {tables[0][0]} to them")
-    table = of_keys(table, tables, root, provenance)
-    parts = None
+    joined = pairs(metadata, by)
+    if joined and joined[0][1] is None:
+        raise UsageError(f"{source} has the rows of the files: say with --by what joins {joined[0][0]} to them")
+    table = of_keys(table, joined, root, provenance)
+    labels = None
     if segments is not None:
-        segments = Path(segments)
-        parts, facts = rules.apply(_segments(segments, table, notes))
-        notes += facts.pop("notes", [])
-        provenance |= {"segments_from": str(segments.resolve()), **facts}
-    return Corpus.build(table, parts, name or source.stem, provenance, max_failures).noting(notes)
+        labels = _segments(Path(segments), table, notes)
+        provenance["segments_from"] = str(Path(segments).resolve())
+    provenance["notes"] = [*provenance.get("notes", ()), *notes]
+    return Corpus.build(table, labels, name or source.stem, provenance, max_failures, rules=rules)
 
 
 def _ids(written: list[str], source: Path) -> list[str]:
@@ -100,11 +97,9 @@ def _segments(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd.Data
             "'layertool corpus folder', or give a table of segments, a .ctm or a .mlf to --segments"
         )
     table = read_table(path, say=notes.append)
-    _require(table, SEGMENT_COLUMNS, path)
-    _filled(table, "utterance", path)
-    _filled(table, "tier", path)
-    _times(table, path)
-    return table
+    columns.require(table, SEGMENT_COLUMNS, str(path))
+    columns.require_filled(table, ["utterance", "tier"], str(path))
+    return columns.seconds(table, str(path))
 
 
 def _of_recordings(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -121,59 +116,21 @@ def _of_recordings(path: Path, utterances: pd.DataFrame, notes: list[str]) -> pd
         file = PurePosixPath(nfc(row["audio"]))
         for name in {file.stem, file.name}:
             parts.setdefault(name, []).append(place)
-    rows, outside = [], 0
-    tier = label_files.tier_of(path)
+    rows, n_outside = SegmentRows(), 0
     found = label_files.of_many(path)
     for name, entries in found.items():
-        places = [(name, 0.0, math.inf)] if name in ids else parts.get(name, [])
+        spans = [(name, 0.0, math.inf)] if name in ids else parts.get(name, [])
         for start, end, label in entries:
-            fits = [
-                (one, first) for one, first, last in places if start >= first - _ROUNDING and end <= last + _ROUNDING
-            ]
-            outside += not fits
-            rows += [(one, tier, max(start - first, 0.0), end - first, label) for one, first in fits]
-    if not rows:
+            fits = [span for span in spans if start >= span[1] - ROUNDING and end <= span[2] + ROUNDING]
+            n_outside += not fits
+            for one, first, _ in fits:
+                rows.add(one, label_files.tier_of(path), [(max(start - first, 0.0), end - first, label)])
+    table = rows.table()
+    if table.empty:
         raise CorpusError(
             f"{path} has no labels of the utterances: it names recordings like '{next(iter(found), '')}', the table "
             f"utterances like '{utterances['utterance'].iloc[0]}'; give them the same names"
         )
-    if outside:
-        notes.append(f"{outside} labels of {path} lie in no utterance of the table, and are left out")
-    return pd.DataFrame(rows, columns=SEGMENT_COLUMNS)
-
-
-def _require(table: pd.DataFrame, names: list[str], path: Path) -> None:
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        there = ", ".join(map(str, table.columns)) or "none"
-        raise CorpusError(f"{path} has no column '{missing[0]}' (columns there: {there}): add or rename it")
-
-
-def _filled(table: pd.DataFrame, column: str, path: Path) -> None:
-    """Raise CorpusError where ``column`` is empty."""
-    empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
-    if empty.any():
-        raise CorpusError(
-            f"{path} has no '{column}' in row {int(empty.to_numpy().argmax()) + 1} ({int(empty.sum())} such rows): "
-            "fill it in or take the row out"
-        )
-
-
-def _times(table: pd.DataFrame, path: Path) -> None:
-    """Turn ``start`` and ``end`` into numbers; raise CorpusError where they are none, or run backwards."""
-    for column in ("start", "end"):
-        if column in table.columns:
-            numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-            wrong = (numbers.isna() & table[column].notna()) | (numbers < 0) | (numbers == math.inf)
-            if wrong.any():
-                row = table[wrong].iloc[0]
-                raise CorpusError(
-                    f"{path}, utterance '{row['utterance']}': the {column} '{row[column]}' is no time in seconds; "
-                    "write numbers from 0 like 12.34"
-                )
-            table[column] = numbers
-    if "start" in table.columns and "end" in table.columns and (backwards := table["end"] < table["start"]).any():
-        row = table[backwards].iloc[0]
-        raise CorpusError(
-            f"{path}, utterance '{row['utterance']}': start {row['start']:g} lies after end {row['end']:g}; correct them"
-        )
+    if n_outside:
+        notes.append(f"{n_outside} labels of {path} lie in no utterance of the table, and are left out")
+    return table

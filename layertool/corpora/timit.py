@@ -1,7 +1,7 @@
 """TIMIT (LDC93S1): sentences read by 630 Americans, with phones and words by hand.
 
-Its layout, in capitals or small letters: SPLIT/REGION/SPEAKER/SENTENCE, as in TRAIN/DR1/FCJF0/SA1 with .WAV, .TXT, .PHN and .WRD.
-Times are numbers of samples at 16 kHz, and stay these numbers.
+Its layout, in capitals or small letters: SPLIT/REGION/SPEAKER/SENTENCE, as in TRAIN/DR1/FCJF0/SA1 with .WAV, .TXT, .PHN
+and .WRD. Times are numbers of samples at 16 kHz, and stay these numbers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import pandas as pd
 
 from layertool import audio
 from layertool.corpora import label_files
-from layertool.corpora.alignments import Entry, Progress, Stretch, Voice, read_all, read_text
+from layertool.corpora.alignments import Progress, Stretch, Voice, read_all, read_text
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
-from layertool.corpora.source_files import files_below, unread
+from layertool.corpora.segments import Entry
+from layertool.corpora.source_files import files_below, unread, without
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
@@ -47,14 +48,15 @@ TO_48 = {
     **dict.fromkeys(("pcl", "tcl", "kcl", "qcl"), "cl"),
     **dict.fromkeys(("bcl", "dcl", "gcl"), "vcl"),
     **dict.fromkeys(("h#", "#h", "pau"), "sil"),
-    "ux": "uw", "axr": "er", "ax-h": "ax", "em": "m", "nx": "n", "eng": "ng", "hv": "hh",
-}  # fmt: skip
+    **{"ux": "uw", "axr": "er", "ax-h": "ax", "em": "m", "nx": "n", "eng": "ng", "hv": "hh"},
+}
 TO_39 = {
     **dict.fromkeys(("cl", "vcl", "epi"), "sil"),
-    "el": "l", "en": "n", "zh": "sh", "ao": "aa", "ix": "ih", "ax": "ah",
-}  # fmt: skip
+    **{"el": "l", "en": "n", "zh": "sh", "ao": "aa", "ix": "ih", "ax": "ah"},
+}
 LEFT_OUT = "q"
 PHONES = ("61", "48", "39")
+_PIECES = {"phone": ".phn", "word": ".wrd"}
 _PATH = re.compile(r"(?<![^/])(TRAIN|TEST)/(DR[1-8])/([FM][A-Z]{3}\d)/((SA|SI|SX)\d+)((?:\.\w+)+)$", re.IGNORECASE)
 _COLUMNS_OF_SPKRINFO = ("id", "sex", "region", "use", "recorded", "born", "height", "race", "education")
 
@@ -71,14 +73,14 @@ def read(
 ) -> Corpus:
     """Make a corpus of TIMIT, or of a part of its folders.
 
-    The id of an utterance is its path in capitals (``TRAIN/DR1/FCJF0/SA1``), which is their order. Columns: split (train, test),
-    test_set (core: SX and SI of the 24 speakers of the core test set; complete: the rest of the test part), region (DR1) and
-    dialect (New England), speaker, gender, sentence (SA1), sentence_type (SA, SX, SI), text; and from
-    SPKRINFO.TXT, where it is somewhere below ``source``, age (years on the day of recording), race and education.
-    Segments: the tiers phone (.PHN) and word (.WRD).
+    The id of an utterance is its path in capitals (``TRAIN/DR1/FCJF0/SA1``), which is their order. Columns: split
+    (train, test), test_set (core: SX and SI of the 24 speakers of the core test set; complete: the rest of the test
+    part), region (DR1) and dialect (New England), speaker, gender, sentence (SA1), sentence_type (SA, SX, SI), text;
+    and from SPKRINFO.TXT, where it is somewhere below ``source``, age (years on the day of recording), race and
+    education. Segments: the tiers phone (.PHN) and word (.WRD).
 
-    ``splits``: of train and test, ``sentences``: of SA, SX and SI, those to take (default: all). ``phones``: the 61 of the
-    files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
+    ``splits``: of train and test, ``sentences``: of SA, SX and SI, those to take (default: all). ``phones``: the 61
+    of the files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
     Raises UsageError, CorpusError or AudioError.
     """
     if phones not in PHONES:
@@ -108,29 +110,25 @@ def read(
         about = _speakers(speakers)
         for column in ("age", "race", "education"):
             table[column] = [about.get(speaker, {}).get(column) for speaker in table["speaker"]]
-    segments, named = rules.apply(found.segments)
-    read_files = {path for own in spoken.values() for path in own.values()}
-    notes = unread(files, source, read_files)
+    notes = unread(files, source, {path for own in spoken.values() for path in own.values()})
     if copies:
         notes.append(
-            f"{copies} recording{'s are' if copies > 1 else ' is'} there twice, as SA1.WAV and SA1.WAV.wav: the first was taken"
+            f"{copies} recording{'s are' if copies > 1 else ' is'} there twice, as SA1.WAV and SA1.WAV.wav: "
+            "the first was taken"
         )
     provenance = {
         "reader": "timit",
         "source": str(source.resolve()),
         "phones": phones,
-        **named,
-        **{f"without_{kind[1:]}": sum(kind not in own for own in spoken.values()) for kind in (".txt", ".phn", ".wrd")},
+        **without(spoken, (".txt", *_PIECES.values())),
         "labels_without_audio": len(utterances) - len(spoken),
-        "notes": [*notes, *named.get("notes", ())],
+        "notes": notes,
     }
-    return Corpus.build(
-        table, segments, name=name or "timit", provenance=provenance, max_failures=max_failures, left_out=found.unusable
-    )
+    return Corpus.build(table, found.segments, name or "timit", provenance, max_failures, found.unusable, rules=rules)
 
 
 def fold(label: str, phones: str) -> str | None:
-    """One of the 61 phones as one of the 48 or 39 (``phones``); None for the glottal stop, which these sets leave out."""
+    """One of the 61 phones as one of the 48 or 39 (``phones``); None for the glottal stop, which they leave out."""
     if phones == "61":
         return label
     if label == LEFT_OUT:
@@ -150,14 +148,10 @@ def _choice(what: str, asked: Collection[str], there: Iterable[str]) -> list[str
 def _labels(own: dict[str, Path], phones: str) -> list[Voice]:
     """Phones and words of one sentence, their samples as seconds."""
     tiers: dict[str, tuple[Stretch | None, list[Entry]]] = {}
-    for tier, kind in (("phone", ".phn"), ("word", ".wrd")):
+    for tier, kind in _PIECES.items():
         if kind in own:
-            rows = _rows(own[kind])
-            kept = [(start, end, fold(label, phones) if tier == "phone" else label) for start, end, label in rows]
-            tiers[tier] = (
-                None,
-                [(start / SAMPLE_RATE, end / SAMPLE_RATE, label) for start, end, label in kept if label],
-            )
+            rows = [(a, b, fold(label, phones) if tier == "phone" else label) for a, b, label in _rows(own[kind])]
+            tiers[tier] = (None, [(a / SAMPLE_RATE, b / SAMPLE_RATE, label) for a, b, label in rows if label])
     return [Voice(None, tiers)]
 
 

@@ -20,10 +20,12 @@ from typing import Any
 from layertool.cluster import MAX_DEATHS, Cluster, go_to
 from layertool.corpora.corpus import Corpus
 from layertool.errors import LayertoolError, LayertoolWarning, MissingExtraError, ModelError, tell
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.plan import Shard
-from layertool.extractors.prepare import Options, Prepared, prepare
+from layertool.extractors.prepare import Prepared
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
+from layertool.folders import sweep
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter, layout
 from layertool.store.layout import differences
@@ -34,13 +36,10 @@ MAX_CHUNK = 16  # shards that a worker gets at a time, so that reading goes on f
 
 @dataclass(frozen=True)
 class Request:
-    """What every worker prepares for itself. ``compute``: keyword arguments of ``prepare``; ``folder``: that paths are relative to."""
+    """What every worker prepares for itself. ``folder``: that paths are relative to."""
 
     model: str
-    options: Options
-    compute: dict
-    batch_seconds: float | None = None
-    threads: int = 2
+    asked: Extraction
     folder: str = field(default_factory=os.getcwd)
 
 
@@ -65,7 +64,7 @@ class Worker:
     def prepared(self) -> Prepared:
         """Made at the first call: of an error while an actor is made Ray passes on only the text."""
         go_to(self.request.folder)
-        return prepare(self.request.model, self.corpus, self.request.options, **self.request.compute)
+        return self.request.asked.prepared(self.request.model, self.corpus)
 
     def describe(self) -> Description:
         """What it would do."""
@@ -86,13 +85,13 @@ class Worker:
                 "revision (name@revision), or the same files to all machines"
             )
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        shards = [self.prepared.shards[number] for number in numbers]
+        asked, shards = self.request.asked, [self.prepared.shards[number] for number in numbers]
         place = LooseShards(store, self.prepared.configuration, lambda entry: events.put(("shard", entry)))
 
         def work() -> None:
             try:
                 write_shards(
-                    self.prepared, place, shards, self.request.batch_seconds, self.request.threads, max_failures,
+                    self.prepared, place, shards, asked.batch_seconds, asked.READING_THREADS, max_failures,
                     lambda seconds: events.put(("seconds", seconds)),
                 )  # fmt: skip
                 events.put(("end", None))
@@ -237,7 +236,7 @@ class _Team:
             self._tell(())
         finally:
             _end(everyone)
-            self.store.sweep(layout.SHARDS)  # what they were writing
+            sweep(self.store.path, layout.SHARDS)  # what they were writing
 
     def _goes_on(self, one: _Running) -> bool:
         """Take what a worker says next; False when it has no more to say, or is dead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,13 @@ from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
 from layertool.errors import CorpusError, UsageError, tell
 from layertool.extractors import plan
 from layertool.extractors.base import Extractor
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
 from layertool.models.open import Model
-
-STORE_DTYPES = ("float32", "float16")
-
-
-@dataclass
-class Options:
-    """What decides the numbers of a run besides the model and the corpus. Seconds are of audio.
-
-    ``mask_seed`` puts the time mask of pre-training on; ``mask_prob`` and ``mask_length`` (frames) change it.
-    """
-
-    units: Sequence[str] = ("word", "utterance")
-    layers: str | Sequence[str] = "all"
-    store_dtype: str = "float32"
-    pooling: Mapping[str, str] = field(default_factory=dict)
-    channel: str | None = None
-    window_seconds: float = 60.0
-    overlap_seconds: float = 10.0
-    shard_seconds: float = 600.0
-    mask_seed: int | None = None
-    mask_prob: float | None = None
-    mask_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,7 @@ class Prepared:
     configuration: dict
     about: dict
     plan: plan.Plan
-    options: Options
+    options: Extraction
     mask: TimeMask | None = None
 
     @cached_property
@@ -105,7 +84,7 @@ class Prepared:
 def prepare(
     model: str | Model | Extractor,
     corpus: Corpus | Path | str,
-    options: Options,
+    options: Extraction,
     device: str = "auto",
     dtype: str = "float32",
     **asked: Any,
@@ -120,11 +99,7 @@ def prepare(
     for note in notes:
         tell(note)
     corpus = replace(corpus, utterances=utterances)
-    units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]
-    if options.store_dtype not in STORE_DTYPES:
-        raise UsageError(f"'{options.store_dtype}' is no store dtype: choose {' or '.join(STORE_DTYPES)}")
-    if not units:
-        raise UsageError("no unit was asked for: give --units, e.g. --units phone,word")
+    units: Sequence[str] = options.units
     audio.check_channel(options.channel)
     if options.overlap_seconds <= 0:
         # the last frame of a window would see beyond its end, and so would be in no window
@@ -138,7 +113,7 @@ def prepare(
         )
     if options.mask_seed is None and (options.mask_prob is not None or options.mask_length is not None):
         raise UsageError("--mask-prob and --mask-length change the mask that --mask-seed N puts on: add --mask-seed")
-    pooling = _pooling(units, options.pooling)
+    pooling = _pooling(units, options.poolings)
     rows = CorpusRows(corpus, units)
     if asked.get("cmvn") and "utterance" in units and pooling["utterance"].name == "mean":
         raise UsageError(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from layertool.corpora.corpus import Corpus, blocks, places
+from layertool.corpora.corpus import Corpus
+from layertool.corpora.segments import blocks, places
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import seconds_to_samples
 from layertool.spelling import is_text

@@ -116,3 +116,13 @@ def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:
     finally:
         plt.close(figure)
     return path
+
+
+def draw(rows, file=None, **how):
+    """The figure of result rows."""
+    raise NotImplementedError
+
+
+def svg(rows) -> str:
+    """The figure of result rows for a notebook."""
+    return ""

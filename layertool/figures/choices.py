@@ -25,7 +25,7 @@ from layertool.figures.table import (
     steps,
     tidy,
 )
-from layertool.results import (
+from layertool.result_rows import (
     EVERYTHING,
     LIKELIHOOD,
     PARAMETERS,

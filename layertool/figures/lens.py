@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from layertool.figures.choices import lens_of
 from layertool.figures.panels import add_legend, draw_curve, name_ticks, palette, plain, plt
-from layertool.results import TOP_1, TOP_N
+from layertool.result_rows import TOP_1, TOP_N
 
 WIDTH, HEIGHT = 3.0, 2.0  # inches of a panel
 

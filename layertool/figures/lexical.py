@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from layertool.figures.choices import stimuli_of
 from layertool.figures.panels import palette, plain, plt, text_length
-from layertool.results import EVERYTHING, LIKELIHOOD, SURPLUS
+from layertool.result_rows import EVERYTHING, LIKELIHOOD, SURPLUS
 
 LABELS = {
     LIKELIHOOD: LIKELIHOOD,

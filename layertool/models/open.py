@@ -6,7 +6,7 @@ import difflib
 import glob
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ class Asked:
         if self.encoder_window not in whisper.WINDOWS:
             raise UsageError(f"'{self.encoder_window}' is no encoder window: choose {', '.join(whisper.WINDOWS)}")
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not as usual."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
+
 
 def split_kind(text: str) -> tuple[str | None, str]:
     """'melhubert:FILE' -> ('melhubert', FILE); (None, text) for every other MODEL. Raises UsageError without a FILE."""
@@ -137,23 +142,24 @@ class Model:
         ``asked``: fields of ``Asked``. Raises UsageError for what is no MODEL, and for an option that is not for it;
         ModelError for a checkpoint that cannot be read, at the latest where something of it is asked.
         """
-        usual = asdict(Asked())
-        given = {name: value for name, value in asked.items() if value != usual.get(name)}
+        wanted = Asked(**asked)
         if isinstance(model, Model):
-            if not given:
+            if not wanted.given:
                 return model
-            given = asdict(model.asked) | given
-        made = cls(str(model), Asked(**given))
-        made.check_options(asdict(made.asked))
+            wanted = replace(model.asked, **wanted.given)
+        made = cls(str(model), wanted)
+        made.check_options(wanted.given)
         return made
 
     @classmethod
-    def series(cls, text: str) -> list[tuple[str | None, Model]]:
+    def series(cls, text: str | list[tuple[str | None, Model]]) -> list[tuple[str | None, Model]]:
         """The MODELs that a pattern names, each with a name for its store, in the order of the numbers in their names.
 
-        A MODEL without a pattern is its only member, and has no name. Of KIND:PATTERN only files count, of others only
-        folders. Raises ModelError where nothing has such a name.
+        A MODEL without a pattern is its only member, and has no name; a series that was opened stays as it is. Of
+        KIND:PATTERN only files count, of others only folders. Raises ModelError where nothing has such a name.
         """
+        if not isinstance(text, str):
+            return text
         kind, pattern = split_kind(text)
         if not _PATTERN.search(pattern) or Path(pattern).exists():
             return [(None, cls.open(text))]
@@ -200,8 +206,7 @@ class Model:
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise UsageError for the first option (a name in ``OPTIONS``, and its value) that is not for this model."""
-        usual = asdict(Asked()) | {"mask_seed": None, "dtype": "float32"}
-        for name in (name for name, value in options.items() if value != usual[name]):
+        for name in (name for name, value in options.items() if value not in (None, "float32")):
             whose, kinds = OPTIONS[name]
             if self.family not in kinds:
                 raise UsageError(f"--{name.replace('_', '-')} is for {whose}; {self.text} is {self.what}: leave it out")

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from layertool import columns
+from layertool.account import count
 from layertool.errors import StoreError
 from layertool.files import whole_file
 from layertool.folders import LOCK, held, sweep
@@ -33,6 +34,10 @@ class Merged:
 
     n_shards: int
     n_parts: int
+
+    def __str__(self) -> str:
+        parts = f" of {count(self.n_parts, 'rank')}" if self.n_parts else ", merged before"
+        return f"complete: {count(self.n_shards, 'shard')}{parts}"
 
 
 def merge(path: Path | str) -> Merged:

@@ -15,11 +15,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperFor
 from transformers.trainer_callback import PrinterCallback
 
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
-from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
-from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
+from layertool.layerwise.listener import Listener, check_lengths
+from layertool.layerwise.stimuli import Stimulus, stimuli_of
 from layertool.models.computing import DTYPES, sound
 from layertool.models.open import Model
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch

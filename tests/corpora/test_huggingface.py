@@ -308,21 +308,23 @@ def test_choices_of_columns(tmp_path):
         reader.read(source, out)
     assert reader.read(source, out, audio_column="audio_b").metadata_columns == ["score"]
     with pytest.raises(
-        CorpusError, match=r"no column 'audio': choose from audio_a, audio_b, score, v with --audio-column"
+        CorpusError,
+        match=r"no column 'audio' \(columns there: audio_a, audio_b, score, v\): choose one with --audio-column",
     ):
         reader.read(source, out, audio_column="audio")
     with pytest.raises(CorpusError, match=r"the column 'score' of .*both holds no audio, paths or bytes"):
         reader.read(source, out, audio_column="score")
-    with pytest.raises(CorpusError, match=r"no column 'v' of text or numbers: choose from score with --id-column NAME"):
-        reader.read(source, out, audio_column="audio_a", id_column="v")
     with pytest.raises(
-        CorpusError, match=r"no column 'words' of text or numbers: choose from score with --text-column"
+        CorpusError,
+        match=r"the table of text and numbers of .* has no column 'v' \(columns there: score\): choose another --id-column",
     ):
+        reader.read(source, out, audio_column="audio_a", id_column="v")
+    with pytest.raises(CorpusError, match=r"no column 'words' \(columns there: score\): choose another --text-column"):
         reader.read(source, out, audio_column="audio_a", text_column="words")
     no_audio = saved(datasets.Dataset.from_dict({"x": ["a"], "y": [None]}), tmp_path / "no_audio")
     with pytest.raises(CorpusError, match=r"no_audio has no column of audio \(columns there: x, y\).*--audio-column"):
         reader.read(no_audio, out)
-    with pytest.raises(CorpusError, match=r"row 1 of .* has no 'key': choose another --id-column"):
+    with pytest.raises(CorpusError, match=r"has no 'key' in row 2 \(1 such rows\): choose another --id-column"):
         reader.read(
             saved(with_audio({"audio": [item] * 2, "key": ["a", None]}), tmp_path / "key"), out, id_column="key"
         )
@@ -354,7 +356,7 @@ def test_hub_ids(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load)
     corpus = reader.read("org/speech@v1.0", tmp_path / "out")
-    assert asked == [("org/speech", {"name": None, "revision": "v1.0"})]
+    assert asked == [("org/speech", {"name": None, "revision": "v1.0", "data_files": None})]
     assert corpus.name == "speech"
     assert corpus.provenance["source"] == "org/speech@v1.0"
     assert corpus.provenance["revision"] == "v1.0"

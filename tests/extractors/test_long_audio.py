@@ -30,11 +30,12 @@ MEASURED = """
 import sys
 from layertool.corpora.corpus import Corpus
 from layertool.extractors.memory import needed
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.extraction import Extraction
+from layertool.extractors.prepare import prepare
 from layertool.extractors.run import carry_out
 model, path, store, units, n = sys.argv[1:]
 parts = [{"utterance": f"u{k}", "audio": path, "start": 5.0 * k, "end": 5.0 * k + 5} for k in range(int(n))]
-prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Options(units), device="cpu")
+prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Extraction(units=units), device="cpu")
 said = needed(prepared).process
 carry_out(prepared, store)
 print(said, 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]))

@@ -35,7 +35,7 @@ def corpus(is_ordered: bool) -> Corpus:
 @pytest.mark.parametrize("block_rows", [1, 7, 1_000])
 @pytest.mark.parametrize("is_ordered", [True, False])
 def test_rows_equal_a_plain_loop(block_rows, is_ordered, monkeypatch):
-    monkeypatch.setattr("layertool.corpora.corpus.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("layertool.corpora.segments.BLOCK_ROWS", block_rows)
     made = corpus(is_ordered)
     rows = CorpusRows(made, ["frame", "word", "utterance", "phone"])
     segments = made.segments

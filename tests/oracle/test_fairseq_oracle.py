@@ -21,6 +21,8 @@ from layertool.geometry import Window
 from layertool.models import fairseq
 from layertool.models.open import Model
 
+pytestmark = pytest.mark.slow
+
 PYTHON = os.environ.get("LAYERTOOL_FAIRSEQ_PYTHON")
 needs_fairseq = pytest.mark.skipif(
     not PYTHON, reason="the original fairseq is not here: set LAYERTOOL_FAIRSEQ_PYTHON=$(.ci/fairseq-env FOLDER)"

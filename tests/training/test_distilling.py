@@ -20,6 +20,8 @@ from layertool.training.distilling import Crops, Recipe, distill, settings
 from layertool.training.opening import open_encoder
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 LENGTHS = [7000, 16000, 12345, 9600, 5000]
 QUICK = settings(6, batch_size=2, save_steps=2, learning_rate=1e-3, seed=3)
 RECIPE = Recipe(2, (1, 3), max_samples=8000)
@@ -194,7 +196,6 @@ def test_losses_fall_on_synthetic_audio(teachers, speech, tmp_path):
         assert losses[-1] < losses[0] - 0.2
 
 
-@pytest.mark.slow
 def test_the_loss_falls_on_real_speech(shared, tmp_path):
     """19 utterances: from 1.07 to 0.63, from a student that begins anew."""
     from layertool.corpora import folder

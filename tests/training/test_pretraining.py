@@ -29,6 +29,8 @@ from layertool.training.session import Diverged, Settings
 from layertool.training.targets import Targets, load, save
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 TINY = Sizes(2, 32, 48, 4, 16)
 CLUSTERS = 6
 LENGTHS = [7000, 16000, 12345, 9600, 5000]
@@ -343,7 +345,6 @@ def runs(speech, tmp_path_factory):
     return {model: pretrain(speech, folder / model, recipe(model), QUICK, device="cpu") for model in MODELS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, speech, tmp_path):
@@ -363,7 +364,6 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, sp
     assert (tmp_path / "run/losses.csv").read_bytes() == (runs[model].folder / "losses.csv").read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_step_is_a_model_that_extract_takes(model, runs, speech, tmp_path):
     run = runs[model]
@@ -376,7 +376,6 @@ def test_every_step_is_a_model_that_extract_takes(model, runs, speech, tmp_path)
     assert np.abs(first - last).max() > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_the_record_of_a_run(model, runs):
     run = runs[model]
@@ -395,7 +394,6 @@ def test_the_record_of_a_run(model, runs):
     assert record["parameters"] == sum(p.numel() for p in network(model).parameters())
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_returned_as_it_is(runs, speech):
     run = runs["melhubert"]
     before = {
@@ -406,7 +404,6 @@ def test_a_finished_run_is_returned_as_it_is(runs, speech):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-@pytest.mark.slow
 def test_a_run_decided_otherwise(runs, speech, tmp_path):
     run = runs["melhubert"]
     for asked, what in (
@@ -422,7 +419,6 @@ def test_a_run_decided_otherwise(runs, speech, tmp_path):
     assert [m.name for m in done.models] == ["step-0", "step-2"]  # those of the longer run are gone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_going_on_with_the_weights_of_a_step(model, runs, speech, tmp_path):
     step = runs[model].models[-1]
@@ -443,7 +439,6 @@ def test_going_on_with_the_weights_of_a_step(model, runs, speech, tmp_path):
         assert not [n for n, p in fewer.named_parameters() if p.shape[0] == CLUSTERS]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["melhubert", "hubert"])
 def test_stage_2_predicts_clusters_of_a_layer_of_stage_1(model, runs, speech, tmp_path):
     step = runs["melhubert"].models[-1]
@@ -461,7 +456,6 @@ def test_stage_2_predicts_clusters_of_a_layer_of_stage_1(model, runs, speech, tm
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.slow
 def test_untrained_and_stopped_before_the_first_model(runs, speech, tmp_path):
     done = pretrain(speech, tmp_path / "run", recipe("melhubert"), replace(QUICK, steps=0), device="cpu")
     assert [m.name for m in done.models] == ["step-0"]
@@ -480,7 +474,6 @@ def test_untrained_and_stopped_before_the_first_model(runs, speech, tmp_path):
     assert len(pretrain(speech, tmp_path / "third", recipe("melhubert"), changed, device="cpu").losses) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
     settings = Settings(40, 3e-3, batch_size=4, save_steps=10, seed=1)
@@ -490,7 +483,6 @@ def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.slow
 def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
     """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of the best guess
     that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
@@ -505,7 +497,6 @@ def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
     assert losses[-1] < -(shares * np.log(shares)).sum() - 0.9
 
 
-@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_written(speech, tmp_path):
     with pytest.raises(Diverged, match="lower the learning rate"):
         pretrain(
@@ -514,7 +505,6 @@ def test_weights_that_are_no_numbers_are_not_written(speech, tmp_path):
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-0"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision(model, speech, runs, tmp_path):
     half = pretrain(speech, tmp_path, recipe(model), replace(QUICK, precision="bfloat16"), device="cpu").losses

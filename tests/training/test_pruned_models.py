@@ -21,6 +21,8 @@ from layertool.models import checkpoints, melhubert, pruned
 from layertool.models.open import Model
 from layertool.training import compression
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = (
     "wav2vec2-base",
     "wav2vec2-large",

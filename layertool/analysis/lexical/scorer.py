@@ -24,7 +24,7 @@ OUTPUT = "AutoModelForSpeechSeq2Seq"  # transformers' models with an output laye
 
 @dataclass(frozen=True)
 class Variant:
-    """What the paper leaves open and what changes every number; its text names it in every result.
+    """What the paper leaves open and what changes every number; rows say it in their settings.
 
     ``end_token``: the product ends with end-of-text, so that P is a distribution over words. ``surface``: how words are
     written (lexicon.SURFACES; "marginal" adds the probabilities of all). ``timestamps``: leave the token out that says
@@ -41,16 +41,6 @@ class Variant:
         for value, known, what in ((self.surface, SURFACES, "surface form"), (self.window, whisper.WINDOWS, "window")):
             if value not in known:
                 raise UsageError(f"'{value}' is no {what}: choose {', '.join(known)}")
-
-    def __str__(self) -> str:
-        parts = [
-            "timestamps" if self.timestamps else "notimestamps",
-            "end token" if self.end_token else "no end token",
-            {"lower": "lower case", "marginal": "marginal of three forms"}.get(self.surface, self.surface),
-            {"30s": "30 s window"}.get(self.window, f"{self.window} window"),
-            f"language {self.language}" if self.language else "",
-        ]
-        return ", ".join(filter(None, parts))
 
 
 class WhisperScorer:
