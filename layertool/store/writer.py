@@ -35,7 +35,8 @@ class Part:
     def __post_init__(self) -> None:
         if self.of < 1 or not 0 <= self.rank < self.of:
             raise UsageError(
-                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard {self.of})"
+                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard "
+                f"{self.of})"
             )
 
     def __str__(self) -> str:
@@ -103,8 +104,8 @@ class StoreWriter(OutputFolder):
         for folder in _FOLDERS:
             if (self.path / folder).is_symlink():
                 raise StoreError(
-                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or start "
-                    "again with --overwrite"
+                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or "
+                    "start again with --overwrite"
                 )
         if not stored.exists():
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
@@ -198,11 +199,15 @@ class StoreWriter(OutputFolder):
                 raise
 
     def finish(self, n_shards: int) -> None:
-        """Put the indexes of ranks into one, and write store.h5 over all shards. Raises StoreError when one is missing."""
+        """Put the indexes of ranks into one, and write store.h5 over all shards.
+
+        Raises StoreError when one is missing.
+        """
         missing = [number for number in range(n_shards) if number not in self.finished]
         if missing:
             raise StoreError(
-                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command again"
+                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command "
+                "again"
             )
         conclude(self.path, self.finished)
 
