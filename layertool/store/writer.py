@@ -52,7 +52,26 @@ class Part:
         return f"{layout.PARTS}/{self.rank:05d}-of-{self.of:05d}.jsonl"
 
 
-class StoreWriter(OutputFolder):
+class Shards:
+    """What shards are written for: ``add`` is told of each that is in place."""
+
+    path: Path
+    configuration: dict
+    hash: str
+    add: Callable[[dict], object]
+
+    def shard(
+        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
+    ) -> ShardWriter:
+        """Begin one shard.
+
+        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
+        its row table).
+        """
+        return ShardWriter(self, number, tables, layers)
+
+
+class StoreWriter(Shards, OutputFolder):
     """One process's hold on a store: made new, or taken up where an earlier run stopped.
 
     ``configuration`` is everything that decides the numbers; ``about`` describes the rest (geometry,
@@ -159,16 +178,6 @@ class StoreWriter(OutputFolder):
         # utterances that failed may have been repaired since: their shard is done again
         return entry["configuration"] == self.hash and misplaced(self.path, entry) is None and not entry.get("failures")
 
-    def shard(
-        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ) -> ShardWriter:
-        """Begin one shard.
-
-        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
-        its row table).
-        """
-        return ShardWriter(self, number, tables, layers)
-
     def add(self, entry: dict) -> None:
         """Name a shard that is in place in the index."""
         if turn := self.turns.get(entry["shard"]):
@@ -212,14 +221,12 @@ class StoreWriter(OutputFolder):
         conclude(self.path, self.finished)
 
 
-class LooseShards:
+class LooseShards(Shards):
     """Shards of a store that another process holds: ``add`` is told of each that is in place, and passes it on."""
 
     def __init__(self, path: Path | str, configuration: dict, add: Callable[[dict], object]):
         self.path, self.configuration, self.add = Path(path), configuration, add
         self.hash = layout.configuration_hash(configuration)
-
-    shard = StoreWriter.shard
 
 
 class ShardWriter:
@@ -227,7 +234,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        store: StoreWriter | LooseShards,
+        store: Shards,
         number: int,
         tables: Mapping[str, np.ndarray],
         layers: Mapping[str, tuple[int, str]],

@@ -14,6 +14,7 @@ from layertool.training.tasks.base import Heard, Progress, Say, made, next_steps
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
+    from layertool.models.open import Model
 
 
 _TRIGGER = ("period", "lag", "warm_up", "decay", "improvement", "seeding")
@@ -40,7 +41,7 @@ class Pruning(Heard):
 
     def run(
         self,
-        model: str,
+        model: Model | str,
         corpus: Corpus | Path | str | None,
         out: Path | str,
         progress: Progress | None = None,

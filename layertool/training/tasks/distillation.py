@@ -13,6 +13,7 @@ from layertool.training.tasks.base import Optimised, Progress, Say, of_series, r
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
+    from layertool.models.open import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Distillation(Optimised):
 
     def run(
         self,
-        teacher: str,
+        teacher: Model | str,
         corpus: Corpus | Path | str,
         out: Path | str,
         progress: Progress | None = None,

@@ -14,6 +14,7 @@ from layertool.training.tasks.base import Progress, Say, Task, read
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
+    from layertool.models.open import Model
 
 
 def _parts(given: Any) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ class Listeners(Reading, Task):
 
     def run(
         self,
-        model: str,
+        model: Model | str,
         corpus: Corpus | Path | str,
         out: Path | str,
         progress: Progress | None = None,
