@@ -144,8 +144,6 @@ def read_dictionary(path: Path | str) -> dict[str, list[str]]:
     allowed. Raises CorpusError for a missing file, a line without phones or with an unknown phone.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} does not exist: give the file of pronunciations to --dictionary")
     pronunciations: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split(";;;")[0].split(" #")[0].split()
