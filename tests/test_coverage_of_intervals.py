@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import planted
 import pytest
+from layertool.feed import information, segmentation
 
 from layertool.analysis import cca, cka, folds, matrix, protocols, similarity, speat
 from layertool.analysis.moments import FoldMoments
