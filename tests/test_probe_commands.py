@@ -246,8 +246,8 @@ def test_one_task_is_compared():
 def test_all_probes_in_one_figure():
     files = [f"{name}.csv" for name in PLAIN]
     shown = succeeds("compare", *files, "--plot", "all.svg").stdout
-    assert "word boundaries of one" in shown
-    assert "word similarity of one" in shown
+    assert "Word segmentation of one" in shown
+    assert "Word similarity of one" in shown
     assert Path("all.svg").stat().st_size > 2_000
 
 
