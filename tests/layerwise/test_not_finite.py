@@ -5,15 +5,7 @@ import planted
 import pytest
 
 from layertool.errors import RowError
-from layertool.layerwise.cca import LabelTarget, LayerTarget, cca_rows
-from layertool.layerwise.cca import Options as CorrelationOptions
-from layertool.layerwise.cka import Options as SimilarityOptions
-from layertool.layerwise.cka import similarity_rows
-from layertool.layerwise.discrimination import Options as DiscriminationOptions
-from layertool.layerwise.discrimination import discrimination_rows
-from layertool.layerwise.mi import Options as InformationOptions
-from layertool.layerwise.mi import mi_rows
-from layertool.layerwise.neighbours import neighbour_rows
+from layertool.layerwise import declared
 
 N, PHONES = 12, 6
 
@@ -38,16 +30,18 @@ def stores(tmp_path_factory):
     )
 
 
-FEW = CorrelationOptions(n_folds=4, n_trials=1)
+FEW = {"n_folds": 4, "trials": 1}
 ANALYSES = {
-    "cca": lambda _, bad: cca_rows(bad, LabelTarget("phone"), options=FEW),
-    "cca, the target": lambda good, bad: cca_rows(good, LayerTarget(bad, "T2", "bad:T2"), "phone", "T1", FEW),
-    "cka": lambda _, bad: similarity_rows(bad, unit="phone"),
-    "cka, the other store": lambda good, bad: similarity_rows(good, bad, "phone"),
-    "rsa": lambda _, bad: similarity_rows(bad, unit="phone", options=SimilarityOptions(measure="rsa")),
-    "mi": lambda _, bad: mi_rows(bad, "phone", options=InformationOptions(n_clusters=3)),
-    "neighbours": lambda _, bad: neighbour_rows(bad, "phone"),
-    "discrimination": lambda _, bad: discrimination_rows(bad, options=DiscriminationOptions(min_seconds=0.05)),
+    "cca": lambda _, bad: declared("cca")(target="phone", **FEW).run(bad),
+    "cca, the target": lambda good, bad: declared("cca")(target=f"{bad.path}:T2", unit="phone", layers="T1", **FEW).run(
+        good
+    ),
+    "cka": lambda _, bad: declared("cka")(unit="phone").run(bad),
+    "cka, the other store": lambda good, bad: declared("cka")(unit="phone").run(good, bad),
+    "rsa": lambda _, bad: declared("cka")(unit="phone", measure="rsa").run(bad),
+    "mi": lambda _, bad: declared("mi")(labels="phone", clusters=3).run(bad),
+    "neighbours": lambda _, bad: declared("probe neighbours")(labels="phone").run(bad),
+    "discrimination": lambda _, bad: declared("probe discrimination")(min_seconds=0.05).run(bad),
 }
 
 
