@@ -83,7 +83,7 @@ class Lexical(Reading, AnyAnalysis):
     def of(
         self, models: str | Path | Sequence[str | Path], corpus: Corpus | str | Path
     ) -> Callable[[Watch], list[Result]]:
-        from layertool.analysis.lexical.scorer import read_whisper_config
+        from layertool.analysis.lexical.scorer import open_whisper
 
         task = self.task(corpus if isinstance(corpus, Corpus) else Corpus.read(corpus))
         names = list(dict.fromkeys(map(str, [models] if isinstance(models, (str, Path)) else models)))
@@ -92,7 +92,7 @@ class Lexical(Reading, AnyAnalysis):
         if len(names) > 1 and self.states is not None:
             raise UsageError("--states is a store of one model's states: give one MODEL")
         for model in names:
-            read_whisper_config(model)
+            open_whisper(model)
         return partial(self.of_models, task, names)
 
     def task(self, corpus: Corpus) -> Task:
