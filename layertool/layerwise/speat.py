@@ -79,7 +79,7 @@ def groups_of(given: str | Groups | Sequence[str | Groups]) -> tuple[Groups, ...
 
 @dataclass(frozen=True)
 class Prepared:
-    """One test of one store: the rows of X, Y, A and B, what is made of its layers, and the stratum (n,) of each target."""
+    """One test of one store: rows of X, Y, A and B, what is made of its layers, the stratum (n,) of each target."""
 
     store: FeatureStore
     unit: str
@@ -233,8 +233,8 @@ class SpEAT(Analysis):
         names = default_layers(store, unit, self.layers)
         if len({store.table_of(unit, layer) for layer in names}) > 1:
             raise UsageError(
-                f"{summary(names)} of {store.path} have frames of different rates, which are different rows: choose layers of "
-                "one rate with --layers, or take --unit utterance"
+                f"{summary(names)} of {store.path} have frames of different rates, which are different rows: "
+                "choose layers of one rate with --layers, or take --unit utterance"
             )
         members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, self.where)]
         _check_members(store, members, x_y, a_b)
@@ -309,8 +309,9 @@ def _tell_of_speakers(store: FeatureStore, members: Sequence[Rows], x_y: Groups)
     speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members])]
     if n_again := int(speakers.dropna().duplicated().sum()):
         tell(
-            f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
-            "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
+            f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and "
+            "p take each for another speaker's and are too good; choose one of each speaker with --where or a list "
+            "of ids"
         )
 
 
@@ -321,8 +322,8 @@ def _refuse_noise(store: FeatureStore, unit: str) -> None:
         and unit == "utterance"
     ):
         raise UsageError(
-            f"{store.path} holds features whose mean and variance were normalised in every utterance: their mean over time "
-            "is 0 up to rounding, and d would be that of numerical noise; extract them without --cmvn"
+            f"{store.path} holds features whose mean and variance were normalised in every utterance: their mean over "
+            "time is 0 up to rounding, and d would be that of numerical noise; extract them without --cmvn"
         )
 
 
@@ -344,7 +345,8 @@ def _members(store: FeatureStore, unit: str, layer: str, groups: Groups, where: 
         missing = [one for one in ids if one not in there]
         if missing:
             raise UsageError(
-                f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave them out"
+                f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave "
+                "them out"
             )
         mine = rows.of(np.isin(known[rows.table["utterance"]], ids))
         if not len(mine):

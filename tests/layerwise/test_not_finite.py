@@ -4,8 +4,8 @@ import numpy as np
 import planted
 import pytest
 
+import layertool
 from layertool.errors import RowError
-from layertool.layerwise import declared
 
 N, PHONES = 12, 6
 
@@ -32,16 +32,15 @@ def stores(tmp_path_factory):
 
 FEW = {"n_folds": 4, "trials": 1}
 ANALYSES = {
-    "cca": lambda _, bad: declared("cca")(target="phone", **FEW).run(bad),
-    "cca, the target": lambda good, bad: declared("cca")(target=f"{bad.path}:T2", unit="phone", layers="T1", **FEW).run(
-        good
-    ),
-    "cka": lambda _, bad: declared("cka")(unit="phone").run(bad),
-    "cka, the other store": lambda good, bad: declared("cka")(unit="phone").run(good, bad),
-    "rsa": lambda _, bad: declared("cka")(unit="phone", measure="rsa").run(bad),
-    "mi": lambda _, bad: declared("mi")(labels="phone", clusters=3).run(bad),
-    "neighbours": lambda _, bad: declared("probe neighbours")(labels="phone").run(bad),
-    "discrimination": lambda _, bad: declared("probe discrimination")(min_seconds=0.05).run(bad),
+    "cca": lambda _, bad: layertool.cca(bad, target="phone", **FEW),
+    "cca, the target": lambda good, bad: layertool.cca(good, target=f"{bad.path}:T2", unit="phone", layers="T1", **FEW),
+    "cka": lambda _, bad: layertool.cka(bad, unit="phone"),
+    "cka, the other store": lambda good, bad: layertool.cka(good, bad, unit="phone"),
+    "rsa": lambda _, bad: layertool.cka(bad, unit="phone", measure="rsa"),
+    "compare": lambda good, bad: layertool.compare([good, bad], unit="phone", same_layer=True),
+    "mi": lambda _, bad: layertool.mi(bad, labels="phone", clusters=3),
+    "neighbours": lambda _, bad: layertool.probe.neighbours(bad, labels="phone"),
+    "discrimination": lambda _, bad: layertool.probe.discrimination(bad, min_seconds=0.05),
 }
 
 
