@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,10 +139,10 @@ class CKA(Drawn, Analysis):
     def _in_memory(self) -> bool:
         return self.measure in IN_MEMORY
 
-    def run(self, stores: Stores, other: str | Path | FeatureStore | None = None, **common: Any) -> list[Result]:
-        """Result rows of one store or of two; the second may be given as ``other``."""
+    def of(self, stores: Stores, other: str | Path | FeatureStore | None = None) -> Callable[[Watch], list[Result]]:
+        """Of one store or of two; the second may be given as ``other``."""
         first = [stores] if isinstance(stores, (str, Path, FeatureStore)) else [*stores]
-        return super().run(first if other is None else [*first, other], **common)
+        return super().of(first if other is None else [*first, other])
 
     def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
         """Every layer of the first store against every layer of it or of the second one.
