@@ -81,7 +81,8 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
         lasts = ":" if info.n_frames == UNKNOWN else f" lasts {info.n_frames / info.sample_rate:.3f} s, but"
         raise AudioError(
             f"{path}{lasts} an utterance is given as "
-            f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start and end"
+            f"{0 if start is None else start:g} to {'the end' if end is None else f'{end:g}'} s of it: correct start "
+            "and end"
         )
     return first, min(stop, info.n_frames)
 

@@ -116,7 +116,8 @@ class Header:
 
 
 def header_of(path: Path) -> Header:
-    """What can be known of a file at once. Raises AudioError as ``audio.probe``, as far as that is seen without decoding."""
+    """What can be known of a file at once. Raises AudioError as ``audio.probe``, as far as that is seen without
+    decoding."""
     if not path.exists():
         raise AudioError(f"{path} does not exist: check the path, or make the corpus again if its audio has moved")
     if path.is_dir():

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 import layertool
-from layertool import figures, results
+from layertool import figures
+from layertool import result_rows as results
 from layertool.corpora import espeak
 from layertool.corpora.corpus import Corpus
 from layertool.files import whole_file
@@ -90,7 +91,8 @@ def run(folder: Path | str, say: Say, progress: Callable[[str], Progress | None]
     asked = {name: _ask(name, store) for name, store in answers.items()}
     table = results.table([answer.row for found in asked.values() for answer in found])
     results.write(table, folder / "demo.csv")
-    figure = figures.layer_curves(table, folder / "demo.png", "accuracy")
+    figure = folder / "demo.png"
+    figures.draw(table, figure)
     units = "--units phone,word,utterance"
     commands = [
         f"layertool corpus info {folder}/corpus",
@@ -135,10 +137,11 @@ def _ask(name: str, store: FeatureStore) -> list[Answer]:
         for index, layer in enumerate(store.layers):
             features = store.read(question.unit, layer)[keep.to_numpy()]
             score = neighbours.classify(features, labels, groups, n_folds=N_FOLDS, seed=SEED)
-            row = results.Result(
-                analysis="probe neighbours",
-                variant=f"accuracy, nearest centroid, {score.n_folds} folds of unseen {question.unseen}"
-                + (f", words of {MIN_LETTERS}+ letters said {MIN_TOKENS}+ times" if target == "word" else ""),
+            settings = {"method": "centroid", "n_folds": score.n_folds, "groups": question.group}
+            row = results.row(
+                "accuracy",
+                settings | ({"min_letters": MIN_LETTERS, "min_tokens": MIN_TOKENS} if target == "word" else {}),
+                analysis="neighbours",
                 model=name,
                 corpus=store.about["corpus"]["name"],
                 unit=question.unit,

@@ -69,10 +69,6 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._locks.enter_context(held(self.path / (name or self.lock), shared, busy))
 
-    def sweep(self, *below: str) -> None:
-        """Remove what killed processes have left half-written, on whatever machine. The lock is held alone."""
-        sweep(self.path, *below)
-
     def close(self) -> None:
         """Let go of the folder; another process may write it then."""
         self._locks.close()
@@ -87,10 +83,9 @@ class OutputFolder:
 
 
 def sweep(folder: Path, *below: str) -> None:
-    """Remove everything half-written in a folder, and in folders ``below`` it. Nobody else may be writing there."""
-    for place in (folder, *(folder / name for name in below)):
-        for stale in [*place.glob(".*.part")]:
-            remove(stale)
+    """Remove everything half-written in a folder, and in folders ``below`` it, by whatever machine. Nobody else may write."""
+    for stale in [path for one in ("", *below) for path in (folder / one).glob(".*.part")]:
+        remove(stale)
 
 
 def check_outside(out: Path, what: str, path: Path) -> None:

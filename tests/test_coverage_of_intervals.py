@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import planted
 import pytest
+from layertool.feed import information, segmentation
 
 from layertool.analysis import cca, cka, folds, matrix, protocols, similarity, speat
 from layertool.analysis.moments import FoldMoments
-from layertool.feed import information, segmentation
 from layertool.layerwise.lexical_rows import bootstrap_mean
 from layertool.probes import neighbours, sentence_similarity, word_discrimination, word_similarity
 from layertool.probes import segmentation as boundaries

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from layertool.feed import discrimination, neighbours, segmentation
 
 import layertool
-from layertool.layerwise.rows import ALL
 from layertool.corpora import folder as folder_reader
-from layertool.feed import discrimination, neighbours, segmentation
+from layertool.layerwise.rows import ALL
 
 pytestmark = pytest.mark.slow
 

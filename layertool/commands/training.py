@@ -10,7 +10,7 @@ import click
 
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
-from layertool.commands.options import HELP, bundle, json_option, output_folder, quiet_option
+from layertool.commands.options import HELP, ModelText, bundle, json_option, output_folder, quiet_option
 from layertool.training import tasks
 
 _PATH = click.Path(path_type=Path)
@@ -31,8 +31,10 @@ def _command(name: str, task: type, *arguments, folder: str = "Run") -> click.Co
 
 
 pretrain = _command("pretrain", tasks.Pretraining, _corpus)
-distill = _command("distill", tasks.Distillation, click.argument("teacher"), _corpus)
-lexical_finetune = _command("finetune", tasks.Listeners, click.argument("model"), _corpus, folder="Model")
+distill = _command("distill", tasks.Distillation, click.argument("teacher", type=ModelText()), _corpus)
+lexical_finetune = _command(
+    "finetune", tasks.Listeners, click.argument("model", type=ModelText()), _corpus, folder="Model"
+)
 
 
 @click.group(context_settings=HELP)
@@ -42,7 +44,7 @@ def compress() -> None:
 
 for _task in (tasks.Heads, tasks.Rows, tasks.Weights):
     _speech = click.argument("corpus", type=_PATH, required=False)
-    compress.add_command(_command(_task.kind, _task, click.argument("model"), _speech))
+    compress.add_command(_command(_task.kind, _task, click.argument("model", type=ModelText()), _speech))
 compress.add_command(distill)
 
 
@@ -52,13 +54,13 @@ def finetune() -> None:
 
 
 @finetune.command(context_settings=HELP, help=inspect.getdoc(tasks.CTC))
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelText(series=True))
 @_corpus
 @output_folder("Run")
 @declared_options(tasks.CTC)
 @json_option
 @quiet_option
-def ctc(models: tuple[str, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
+def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
     from layertool.commands import delivery
     from layertool.training import ctc_account
 

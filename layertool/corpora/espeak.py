@@ -33,6 +33,7 @@ from layertool.corpora import espeak_worker
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.espeak_worker import END, PHONEME, SEED, WORD, Event
 from layertool.corpora.on_disk import CorpusFolder
+from layertool.corpora.segments import SegmentRows
 from layertool.errors import CorpusError, MissingExtraError
 from layertool.files import whole_file
 from layertool.geometry import SAMPLE_RATE
@@ -152,7 +153,7 @@ def make_corpus(
     _require_engine()
     folder = Path(folder)
     tasks = [(number, text, voice) for voice in voices for number, text in enumerate(sentences, start=1)]
-    utterances, segments, engine = [], [], None
+    utterances, segments, engine = [], SegmentRows(), None
     with CorpusFolder(folder) as place, ThreadPoolExecutor(jobs) as pool:
         spoken_to = place.new_audio()
         spoken = pool.map(lambda task: synthesise(task[1], task[2]), tasks)
@@ -174,10 +175,8 @@ def make_corpus(
                     "text": text,
                 }
             )
-            for tier, tier_segments in (("word", utterance.words), ("phone", utterance.phones)):
-                for label, start, end in tier_segments:
-                    times = {"start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE}
-                    segments.append({"utterance": name, "tier": tier, **times, "label": label})
+            for tier, spoken_parts in (("word", utterance.words), ("phone", utterance.phones)):
+                segments.add(name, tier, [(a / SAMPLE_RATE, b / SAMPLE_RATE, label) for label, a, b in spoken_parts])
             engine = utterance.engine
             if progress is not None:
                 progress(len(utterances), len(tasks))
@@ -187,16 +186,16 @@ def make_corpus(
         "noise": None if room_db is None else f"white, {room_db:g} dB of full scale, seed {SEED}",
         "voices": [asdict(voice) for voice in voices],
     }
-    corpus = Corpus.build(utterances, segments, name="espeak", provenance=provenance)
+    corpus = Corpus.build(utterances, segments.table(), name="espeak", provenance=provenance)
     corpus.write(folder)
     return corpus
 
 
 def in_a_room(samples: np.ndarray, level_db: float, name: str) -> np.ndarray:
-    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, the same for the same ``name``.
+    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, one for each ``name``.
 
-    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean, variance
-    and cluster of log energies.
+    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean,
+    variance and cluster of log energies.
     """
     noise = np.random.default_rng([SEED, zlib.crc32(name.encode())]).normal(
         scale=32768 * 10 ** (level_db / 20), size=len(samples)

@@ -14,9 +14,9 @@ from layertool.errors import CorpusError
 def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
     """The utterances and segments of all corpora, in their order, with a column ``part`` that names the corpus of each.
 
-    Metadata columns that a corpus lacks are empty for its utterances; one that holds numbers here and text there becomes text,
-    which ``provenance["notes"]`` says. Raises CorpusError for fewer than two
-    corpora, names that are the same, an utterance id that two of them have, and a column ``part`` that is there.
+    Metadata columns that a corpus lacks are empty for its utterances; one that holds numbers here and text there
+    becomes text, which ``provenance["notes"]`` says. Raises CorpusError for fewer than two corpora, names that are
+    the same, an utterance id that two of them have, and a column ``part`` that is there.
     """
     if len(corpora) < 2:
         raise CorpusError("one corpus has nothing to be joined with: name two or more")
@@ -54,7 +54,8 @@ def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
     for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
         rules = [(corpus.name, known[tier]) for corpus in corpora if tier in (known := _rules(corpus))]
         notes += [
-            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have two labels"
+            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have "
+            "two labels"
             for name, rule in rules
             if rule != rules[0][1]
         ][:1]

@@ -1,4 +1,5 @@
-"""Metadata of utterances from tables: one row for each file, or one for each speaker, session or whatever else a key names."""
+"""Metadata of utterances from tables: one row for each file, or one for each speaker, session or whatever else a
+key names."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def added(self, utterances: pd.DataFrame, provenance: dict) -> pd.DataFrame:
-        """The utterances with these columns, which win over those that were there; facts and notes go to the provenance."""
+        """The utterances with these columns, which win over those that were there; facts and notes go to the
+        provenance."""
         for name, fact in self.facts.items():
             provenance[name] = provenance.get(name, {}) | fact if isinstance(fact, dict) else fact
         provenance["notes"] = [*provenance.get("notes", ()), *self.notes]
@@ -49,7 +51,8 @@ def pairs(metadata: Paths, by: str | Sequence[str] | None) -> list[tuple[Path, s
         raise UsageError(f"--by {keys[-1]} says how a table of metadata is joined: name the table with --metadata")
     if len(tables) > len(keys) + 1:
         raise UsageError(
-            f"one table of metadata has one row a file, but {len(tables)} are given: say with --by what joins {tables[-1]}, and each "
+            f"one table of metadata has one row a file, but {len(tables)} are given: say with --by what joins "
+            f"{tables[-1]}, and each "
             "after the first"
         )
     return list(zip(map(Path, tables), [None] * (len(tables) - len(keys)) + keys, strict=True))
@@ -60,8 +63,8 @@ def of_files(
 ) -> Found:
     """The columns of a table with one row a file, for those of ``ids`` that have one, in their order.
 
-    What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what is in
-    the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
+    What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what
+    is in the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
     """
     found = Found(pd.DataFrame())
     table = with_text(read_table(path, say=found.notes.append), text_column, path)
@@ -95,7 +98,8 @@ def of_files(
     if without_row:
         found.facts["audio_without_metadata"] = len(without_row)
         found.notes.append(
-            f"{len(without_row)} of {len(ids)} audio files of {source} are left out, as {path} has no row for them (the first: "
+            f"{len(without_row)} of {len(ids)} audio files of {source} are left out, as {path} has no row for them "
+            "(the first: "
             f"'{without_row[0]}'): add rows for those that belong to the corpus"
         )
     if len(without_audio):
@@ -119,10 +123,10 @@ def of_keys(
 def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     r"""The columns of a table with one row for each value of a key, for every utterance; empty for those without a row.
 
-    ``by``: a column of the table. The utterances have it too, or one level of the folders below ``root`` has its values. Or a
-    regular expression with named groups, the columns of the table, which fits the id or the file name of an utterance, or a
-    part of them: ``(?P<speaker>\d+)_.*``. Keys are compared as texts. Raises UsageError for a key that is not there, CorpusError where a
-    key stands twice in the table or no utterance has a row.
+    ``by``: a column of the table. The utterances have it too, or one level of the folders below ``root`` has its
+    values. Or a regular expression with named groups, the columns of the table, which fits the id or the file name of
+    an utterance, or a part of them: ``(?P<speaker>\d+)_.*``. Keys are compared as texts. Raises UsageError for a key
+    that is not there, CorpusError where a key stands twice in the table or no utterance has a row.
     """
     found = Found(pd.DataFrame())
     table = read_table(path, say=found.notes.append)
@@ -136,7 +140,8 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
             )
         if value in rows:
             raise CorpusError(
-                f"{path} has two rows for the {_said(names, value)} (rows {rows[value] + 1} and {row + 1}): take one out, or join "
+                f"{path} has two rows for the {_said(names, value)} (rows {rows[value] + 1} and {row + 1}): take one "
+                "out, or join "
                 "by more, with a pattern of several named groups"
             )
         rows[value] = row
@@ -163,8 +168,10 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     if len(without):
         key = keys[without[0]]
         found.notes.append(
-            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the first: "
-            f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
+            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the "
+            "first: "
+            f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, "
+            "or leave it so"
         )
     known = [name for name in names if name in utterances]
     described = _described(table, names, found)
@@ -209,12 +216,14 @@ def _keys(
     names = [as_group.get(group, group) for group in pattern.groupindex] if pattern else [nfc(by)]
     if absent := [name for name in names if name not in table.columns]:
         raise UsageError(
-            f"{path} has no column '{absent[0]}' (columns there: {there}): give --by one of them, or a pattern with the name of one, like "
+            f"{path} has no column '{absent[0]}' (columns there: {there}): give --by one of them, or a pattern with "
+            "the name of one, like "
             f"'{EXAMPLE}'"
         )
     if not names:
         raise UsageError(
-            f"--by '{by}' has no named group: name the part that is the key after a column of {path} ({there}), like '{EXAMPLE}'"
+            f"--by '{by}' has no named group: name the part that is the key after a column of {path} ({there}), like "
+            f"'{EXAMPLE}'"
         )
     if pattern:
         return names, [_of_pattern(pattern, *texts) for texts in zip(*_places(utterances, root), strict=True)]
@@ -230,7 +239,8 @@ def _places(utterances: pd.DataFrame, root: Path) -> tuple[list[str], list[str]]
 
 
 def _of_pattern(pattern: re.Pattern[str], utterance: str, path: str) -> tuple[str, ...] | None:
-    """The groups of a pattern in the first of these that it fits as a whole, else in the first that it fits somewhere."""
+    """The groups of a pattern in the first of these that it fits as a whole, else in the first that it fits
+    somewhere."""
     stem = str(PurePosixPath(path).with_suffix(""))
     texts = [PurePosixPath(utterance).name, PurePosixPath(stem).name, PurePosixPath(path).name, utterance, stem, path]
     fits = next(filter(None, map(pattern.fullmatch, texts)), None) or next(
@@ -252,12 +262,14 @@ def _of_level(
     if not levels:
         raise UsageError(
             f"the utterances have no column '{name}', and no folder below {root} has the name of one in {path} "
-            f"({columns.shown(table[name], 3)}): give --by another column, or a pattern that finds it in file names, like "
+            f"({columns.shown(table[name], 3)}): give --by another column, or a pattern that finds it in file names, "
+            "like "
             f"'(?P<{group}>[^_]+)_.*'"
         )
     if len(levels) > 1:
         raise UsageError(
-            f"folders of {len(levels)} levels below {root} have names that stand in '{name}' of {path}: say which with a pattern, like "
+            f"folders of {len(levels)} levels below {root} have names that stand in '{name}' of {path}: say which "
+            "with a pattern, like "
             f"'(?P<{group}>[^/]+)/.*'"
         )
     return [(parts[levels[0]],) if len(parts) > levels[0] else None for parts in folders]
@@ -291,7 +303,8 @@ def _match_rows(values: pd.Series, ids: Sequence[str], path: Path) -> dict[str, 
             )
         if fits and fits[0] in rows:
             raise CorpusError(
-                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take one out"
+                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take "
+                "one out"
             )
         if fits:
             rows[fits[0]] = row

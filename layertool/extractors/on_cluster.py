@@ -25,6 +25,7 @@ from layertool.extractors.plan import Shard
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
+from layertool.folders import sweep
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter, layout
 from layertool.store.layout import differences
@@ -235,7 +236,7 @@ class _Team:
             self._tell(())
         finally:
             _end(everyone)
-            self.store.sweep(layout.SHARDS)  # what they were writing
+            sweep(self.store.path, layout.SHARDS)  # what they were writing
 
     def _goes_on(self, one: _Running) -> bool:
         """Take what a worker says next; False when it has no more to say, or is dead."""

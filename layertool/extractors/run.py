@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from layertool.extractors.extraction import Extraction
 from layertool.extractors.on_cluster import Request, extract_on_cluster
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.ranks import part_of, part_of_job
-from layertool.extractors.series import members
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
+from layertool.models.open import Model
 from layertool.store import FeatureStore, StoreWriter
 from layertool.store.writer import Part
 
@@ -31,7 +32,7 @@ _MOST_NAMED = 5  # checkpoints of a series that could not be extracted
 
 
 def extract(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
     units: Sequence[str] | str = ("word", "utterance"),
@@ -43,7 +44,7 @@ def extract(
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
 
-    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, or an Extractor.
+    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, a Model, or an Extractor.
     ``units``: among frame, phone, word, utterance. ``options``: those of the command, with their defaults
     (``extractors.extraction.Extraction``): ``pooling`` (also unit -> pooling name), ``dtype`` of the computation,
     ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``, ``statistics``,
@@ -61,7 +62,7 @@ def extract(
 
 
 def extractions(
-    model: str,
+    model: str | list,
     corpus: Path,
     out: Path,
     asked: Extraction,
@@ -76,7 +77,7 @@ def extractions(
     part, source = (None, None) if asked.engine == "ray" else part_of_job(asked.nshard, asked.rank, os.environ)
     if part and source:
         tell(f"{part}, as {source} says (--nshard 1: all of the work)")
-    found = members(model)
+    found = Model.series(model)
     if found[0][0] is not None:
         tell(f"{count(len(found), 'checkpoint')}, each into a store of its own in {out}")
     if len(found) > 1 and asked.random_init is not None:
@@ -103,7 +104,7 @@ def extractions(
 
 
 def _extracted(
-    model: str,
+    model: Model,
     corpus: Path,
     out: Path,
     asked: Extraction,
@@ -126,7 +127,7 @@ def _extracted(
 
 
 def _store(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
     asked: Extraction,
@@ -144,6 +145,7 @@ def _store(
         threads = asked.workers or asked.READING_THREADS
         return carry_out(asked.prepared(model, corpus), out, asked.batch_seconds, threads, part=part, **common)
     read = corpus if isinstance(corpus, Corpus) else Corpus.read(corpus, asked.channel)
+    asked = replace(asked, **model.asked.given) if isinstance(model, Model) else asked
     return extract_on_cluster(cluster, Request(str(model), asked), read, out, say=say, **common)
 
 

@@ -104,6 +104,7 @@ class CKA(Drawn, Analysis):
     unit: str | None = unit_option("frame")
 
     name = command = "cka"
+    names = ("rsa", "procrustes")  # of the analysis in rows of these measures
     metrics = tuple(METRICS.values())
     cites = ("kornblith2019",)
     inputs: ClassVar[tuple[str, ...]] = ("STORE", "[STORE2]")
@@ -140,7 +141,6 @@ class CKA(Drawn, Analysis):
         return self.measure in IN_MEMORY
 
     def of(self, stores: Stores, other: str | Path | FeatureStore | None = None) -> Callable[[Watch], list[Result]]:
-        """Of one store or of two; the second may be given as ``other``."""
         first = [stores] if isinstance(stores, (str, Path, FeatureStore)) else [*stores]
         return super().of(first if other is None else [*first, other])
 

@@ -40,9 +40,7 @@ class FeatureStore:
         self._state = layout.state(self.path)
         self.about: dict = layout.read_about(self.path)
         self.index = layout.read_index(self.path, self.about)
-        self._sound: dict[
-            tuple[int, str], tuple[int, int]
-        ] = {}  # datasets with their checksum, at this state of the file
+        self._sound: dict[tuple[int, str], tuple[int, int]] = {}  # with their checksum, at this state of the file
         n_shards = self.about["n_shards"]
         n_missing = n_shards - len(self.index)
         self.damaged = damaged = layout.read_damaged(self.path, n_shards)
@@ -267,33 +265,24 @@ class FeatureStore:
         return f"run 'layertool verify {self.path}' and then the same extract command, which redoes just this shard"
 
     @contextmanager
-    def _shard(self, entry: dict) -> Iterator[h5py.File]:
-        """A shard, while it is open: the file that the index names."""
-        path = self.path / layout.shard_name(entry["shard"])
+    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
+        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+        path, file = self.path / layout.shard_name(entry["shard"]), None
         try:
             if problem := misplaced(self.path, entry):
                 raise StoreError(f"{self.path}/{problem}: {_AGAIN}")
             try:
-                file = h5py.File(path, "r")
+                with h5py.File(path, "r") as file:
+                    if problem := self._problem(file, entry, name):
+                        raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
+                    yield file[name]
             except DAMAGE as error:
-                raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
-            with file:
-                yield file
+                if file is None:
+                    raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
+                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
         except StoreError:
             self._check_same(entry)  # where it was replaced, nothing is damaged
             raise
-
-    @contextmanager
-    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
-        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
-        with self._shard(entry) as file:
-            path = self.path / layout.shard_name(entry["shard"])
-            try:
-                if problem := self._problem(file, entry, name):
-                    raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
-                yield file[name]
-            except DAMAGE as error:
-                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
 
     def _problem(self, file: h5py.File, entry: dict, name: str) -> str | None:
         """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,16 @@ import numpy as np
 import pandas as pd
 
 from layertool.errors import StoreError, UsageError
-from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
-from layertool.folders import OutputFolder
+from layertool.files import put_in_place, read_json, remove, saying_no_room, temporary_path, whole_file, write_json
+from layertool.folders import OutputFolder, sweep
 from layertool.store import layout
 from layertool.store.concluding import conclude, gather
 from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 # What a kill while a store is begun leaves without store.json.
-_OWN = (
-    layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.PARTS, layout.DAMAGED
-)  # fmt: skip
+_FILES = (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED)
+_FOLDERS = (layout.SHARDS, layout.PARTS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class StoreWriter(OutputFolder):
             raise UsageError(
                 "--overwrite would remove what the other ranks write: remove the store first, then start them"
             )
-        super().__init__(Path(path), "store", layout.ABOUT, _OWN)
+        super().__init__(Path(path), "store", layout.ABOUT, (*_FILES, *_FOLDERS))
         self.configuration, self.part = configuration, part
         self.hash = layout.configuration_hash(configuration)
         try:
@@ -97,16 +95,12 @@ class StoreWriter(OutputFolder):
 
     def _clear(self) -> None:
         # store.json goes last: a kill in between leaves a store that can be cleared again
-        for folder in (layout.SHARDS, layout.PARTS):
-            if (self.path / folder).is_symlink():  # what it leads to is not ours
-                (self.path / folder).unlink()
-            shutil.rmtree(self.path / folder, ignore_errors=True)
-        for name in (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED, layout.ABOUT):
-            (self.path / name).unlink(missing_ok=True)
+        for name in (*_FOLDERS, *_FILES, layout.ABOUT):
+            remove(self.path / name)
 
     def _open(self, about: dict, utterances: pd.DataFrame, labels: Mapping[str, list[str]]) -> None:
         stored, self.n_shards = self.path / layout.ABOUT, about["n_shards"]
-        for folder in (layout.SHARDS, layout.PARTS):
+        for folder in _FOLDERS:
             if (self.path / folder).is_symlink():
                 raise StoreError(
                     f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or start "
@@ -150,7 +144,7 @@ class StoreWriter(OutputFolder):
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
         if not self.part:  # nobody else writes
             gather(self.path, known)
-            self.sweep(layout.SHARDS, layout.PARTS)
+            sweep(self.path, layout.SHARDS, layout.PARTS)
         damaged = layout.read_damaged(self.path, about["n_shards"])
         # what a rank writes anew outranks the lines of other files about it
         self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
@@ -220,20 +214,19 @@ class LooseShards:
         self.path, self.configuration, self.add = Path(path), configuration, add
         self.hash = layout.configuration_hash(configuration)
 
-    def shard(
-        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ) -> ShardWriter:
-        """As ``StoreWriter.shard``."""
-        return ShardWriter(self, number, tables, layers)
+    shard = StoreWriter.shard
 
 
 class ShardWriter:
     """One shard being written, row by row in any order, under a temporary name."""
 
     def __init__(
-        self, store: StoreWriter | LooseShards, number: int, tables: Mapping[str, np.ndarray],
+        self,
+        store: StoreWriter | LooseShards,
+        number: int,
+        tables: Mapping[str, np.ndarray],
         layers: Mapping[str, tuple[int, str]],
-    ):  # fmt: skip
+    ):
         self.store, self.number, self.tables, self.layers = store, number, dict(tables), dict(layers)
         self.path = store.path / layout.shard_name(number)
         self.temporary = temporary_path(self.path)
@@ -242,10 +235,13 @@ class ShardWriter:
         for name, rows in self.tables.items():
             self.file.create_dataset(name, data=rows)
         for name, (width, table) in self.layers.items():
-            n_rows = len(self.tables[f"{name.split('/')[0]}/{table}"])
-            # contiguous: rows of a known number, no filter, written where they belong
-            dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
-            dataset.attrs["rows"] = table
+            self._layer(name, len(self.tables[f"{name.split('/')[0]}/{table}"]), width, table)
+
+    def _layer(self, name: str, n_rows: int, width: int, table: str) -> h5py.Dataset:
+        # contiguous: rows of a known number, no filter, written where they belong
+        dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
+        dataset.attrs["rows"] = table
+        return dataset
 
     def _open(self) -> None:
         self.sheltered = Sheltered(self.temporary, self.path)
@@ -303,9 +299,7 @@ class ShardWriter:
                     self.file.create_dataset(name, data=source[name][:][keep[name]])
                 for name, (width, table) in self.layers.items():
                     mask = keep[f"{name.split('/')[0]}/{table}"]
-                    dataset = self.file.create_dataset(name, shape=(mask.sum(), width), dtype=self.dtype)
-                    dataset.attrs["rows"] = table
-                    first, written = 0, 0
+                    dataset, first, written = self._layer(name, mask.sum(), width, table), 0, 0
                     for block in layout.blocks(source[name]):
                         kept = block[mask[first : first + len(block)]]
                         dataset[written : written + len(kept)] = kept

@@ -22,6 +22,7 @@ from layertool.layerwise.reading import Reading
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
+    from layertool.models.open import Model
 
 Progress = Callable[[float, float], object]
 Say = Callable[[str], object]
@@ -275,7 +276,7 @@ class Distillation(Optimised):
 
     def run(
         self,
-        teacher: str,
+        teacher: Model | str,
         corpus: Corpus | Path | str,
         out: Path | str,
         progress: Progress | None = None,
@@ -329,7 +330,7 @@ class Pruning(Heard):
 
     def run(
         self,
-        model: str,
+        model: Model | str,
         corpus: Corpus | Path | str | None,
         out: Path | str,
         progress: Progress | None = None,
@@ -609,7 +610,7 @@ class CTC(Optimised):
 
     def run(
         self,
-        models: Sequence[str],
+        models: Sequence[str | list],
         corpus: Corpus | Path | str,
         out: Path | str,
         progress: Progress | None = None,
@@ -617,7 +618,7 @@ class CTC(Optimised):
     ) -> tuple[list, list]:
         """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
-        from layertool.extractors.series import members
+        from layertool.models.open import Model
         from layertool.training import ctc_results, ctc_runs, ctc_sweep
         from layertool.training.ctc_data import Parts, Writing
 
@@ -633,7 +634,7 @@ class CTC(Optimised):
         )
         given = {part: where for part in ("train", "dev", "test") if (where := getattr(self, f"{part}_where"))}
         how, parts = ctc_runs.settings(self.freeze, **self.settings()), Parts(**given)
-        jobs = _jobs([member for model in models for member in members(model)], Path(out))
+        jobs = _jobs([member for model in models for member in Model.series(model)], Path(out))
         read = _read(corpus)
         rows: list = []
         runs: list = []
@@ -648,25 +649,25 @@ class CTC(Optimised):
                     model, read, folder, self.reinit_top or None, *common, progress=shown, say=note, **kept
                 )
                 runs += swept.runs.values()
-                rows += ctc_results.sweep_rows(swept, read.name, model, how.seed)
+                rows += ctc_results.sweep_rows(swept, read.name, str(model), how.seed)
                 if not swept.is_better and note:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
             tuned = ctc_runs.fine_tune(model, read, folder, *common, progress=shown, say=note, **kept)
             assessed = ctc_runs.assess_run(tuned.folder, read, parts, model, self.device, recipe.unknown)
             runs.append(tuned)
-            rows += ctc_results.rows(tuned, assessed, read.name, model, how.seed)
+            rows += ctc_results.rows(tuned, assessed, read.name, str(model), how.seed)
         return rows, runs
 
 
-def _jobs(found: list[tuple[str | None, str]], out: Path) -> list[tuple[str, Path]]:
+def _jobs(found: list[tuple[str | None, Model]], out: Path) -> list[tuple[Model, Path]]:
     """Each model with the folder of its run. Raises UsageError for two models of one name."""
     models = list(dict.fromkeys(model for _, model in found))
     if len(models) == 1:
         return [(models[0], out)]
-    names = {model: name or Path(model).name for name, model in found}
+    names = {model: name or Path(str(model)).name for name, model in found}
     if len(set(names.values())) < len(names):  # run-a/step-100 and run-b/step-100
-        names = {model: "-".join(Path(model).parts[-2:]) for model in models}
+        names = {model: "-".join(Path(str(model)).parts[-2:]) for model in models}
     twice = [name for name in names.values() if list(names.values()).count(name) > 1]
     if twice:
         raise UsageError(f"two models are called {twice[0]}, and so would their folders in {out}: run them one by one")
@@ -716,7 +717,7 @@ class Listeners(Reading, Task):
 
     def run(
         self,
-        model: str,
+        model: Model | str,
         corpus: Corpus | Path | str,
         out: Path | str,
         progress: Progress | None = None,

@@ -18,7 +18,7 @@ from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
 from layertool.extractors import memory, sink
-from layertool.extractors.acoustic_run import AcousticExtractor
+from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.huggingface import SpeechExtractor
 from layertool.extractors.load import open_extractor
 
@@ -130,7 +130,7 @@ def test_windows_from_a_stream_give_the_rows_of_a_waveform_held_whole(pooling, t
 
 @pytest.mark.parametrize("name", ["mel", "fbank", "mfcc", "spectrogram:torchaudio", "stft:log", "mfcc:torchaudio"])
 def test_acoustic_features_of_long_audio_are_those_of_the_whole(name, corpus, tmp_path, monkeypatch):
-    from layertool.extractors import acoustic
+    from layertool.models import acoustic
 
     monkeypatch.setattr(AcousticExtractor, "__init__", shortened(AcousticExtractor.__init__))
     got = layertool.extract(name, corpus, tmp_path / "store", units=("frame", "utterance"))
