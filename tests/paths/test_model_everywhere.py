@@ -50,7 +50,9 @@ def folder(tmp_path_factory) -> Path:
     convert(f"fairseq:{folder}/files/hubert.pt", folder / "converted")
     melhuberts.write(folder / "files" / "mel.ckpt", melhuberts.random_state(MEL), MEL)
     convert(f"melhubert:{folder}/files/mel.ckpt", folder / "mel-folder")
-    models.corpus(folder / "audio", [0.02 * models.speech_like(n, k) for k, n in enumerate((9_000, 6_000))]).write(folder / "corpus")
+    models.corpus(folder / "audio", [0.02 * models.speech_like(n, k) for k, n in enumerate((9_000, 6_000))]).write(
+        folder / "corpus"
+    )
     (folder / "link").symlink_to(folder / "hubert")
     (folder / "empty").mkdir()
     return folder
