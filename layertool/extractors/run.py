@@ -47,11 +47,11 @@ def extract(
     ``model``: a Hugging Face id, a local folder, an acoustic feature's name, a Model, or an Extractor.
     ``units``: among frame, phone, word, utterance. ``options``: those of the command, with their defaults
     (``extractors.extraction.Extraction``): ``pooling`` (also unit -> pooling name), ``dtype`` of the computation,
-    ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``, ``statistics``,
-    ``mask_seed``, ``mask_prob``, ``mask_length``, ``device``, ``batch_seconds``, ``shard_seconds``, ``window_seconds``,
-    ``overlap_seconds``, ``channel``, ``max_failures``, ``overwrite``, ``workers``, ``nshard``, ``rank``, ``engine``,
-    ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite`` starts again.
-    ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
+    ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``,
+    ``statistics``, ``mask_seed``, ``mask_prob``, ``mask_length``, ``device``, ``batch_seconds``, ``shard_seconds``,
+    ``window_seconds``, ``overlap_seconds``, ``channel``, ``max_failures``, ``overwrite``, ``workers``, ``nshard``,
+    ``rank``, ``engine``, ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite``
+    starts again. ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
     """
     asked = Extraction(units=units, layers=layers, **options)  # type: ignore[arg-type]
     part = part_of(asked.nshard, asked.rank)
@@ -69,10 +69,12 @@ def extractions(
     dry_run: bool,
     watch: Callable[[], AbstractContextManager[Progress | None]],
 ) -> Iterator[Account]:
-    """Extract a MODEL, or each checkpoint of a series into a store of its own in ``out``; yields what there is to say of each.
+    """Extract a MODEL, or each checkpoint of a series into a store of its own in ``out``; yields what there is to say
+    of each.
 
-    The part of the shards is the one that a job array says, where nobody else does. ``dry_run`` writes nothing; ``watch``
-    gives, for each, what is told the progress. A checkpoint of a series that cannot be read is left out; ModelError in the end.
+    The part of the shards is the one that a job array says, where nobody else does. ``dry_run`` writes nothing;
+    ``watch`` gives, for each, what is told the progress. A checkpoint of a series that cannot be read is left out;
+    ModelError in the end.
     """
     part, source = (None, None) if asked.engine == "ray" else part_of_job(asked.nshard, asked.rank, os.environ)
     if part and source:
@@ -98,8 +100,8 @@ def extractions(
                 yield Account("", warnings=[f"left out: {error}"])
     if failed:
         raise ModelError(
-            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:_MOST_NAMED])}): restore or "
-            "remove them, and run the same command again; the others are done"
+            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:_MOST_NAMED])}): "
+            "restore or remove them, and run the same command again; the others are done"
         )
 
 
@@ -161,7 +163,8 @@ def carry_out(
 ) -> FeatureStore:
     """Do what was prepared, shard by shard, leaving out the shards that are there already.
 
-    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge`` finishes it.
+    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge``
+    finishes it.
     """
     with StoreWriter(
         out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.rows.labels, overwrite, part

@@ -104,6 +104,7 @@ class CKA(Drawn, Analysis):
     unit: str | None = unit_option("frame")
 
     name = command = "cka"
+    names = ("rsa", "procrustes")  # of the analysis in rows of these measures
     metrics = tuple(METRICS.values())
     cites = ("kornblith2019",)
     inputs: ClassVar[tuple[str, ...]] = ("STORE", "[STORE2]")

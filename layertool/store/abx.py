@@ -255,8 +255,8 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
     """The speaker of every utterance as text; those of ``needed`` (positions) must be known."""
     # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
     remedy = (
-        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the same "
-        "extract command again, which computes nothing anew"
+        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the "
+        "same extract command again, which computes nothing anew"
     )
     if "speaker" not in store.utterances:
         raise StoreError(

@@ -39,7 +39,8 @@ def export_npy(
     ``OUT/MODEL/CORPUS/{local,contextualized}/{unit}_level/``: C layers are local, others contextualized
     (decoder layers under ``decoder``); segments lie one folder down, in ``0/``, with ``labels_0.lst`` and
     ``segments_0.tsv`` beside it; frames have ``n_frames.txt`` (frames per utterance) and
-    ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was written.
+    ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was
+    written.
     """
     root = Path(out) / _slug(store.model) / _slug(store.about["corpus"]["name"])
     parts = {}  # path: unit, layer, level

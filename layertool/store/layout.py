@@ -74,7 +74,8 @@ def as_held(text: str) -> str:
 
 
 def foreign(store: Path, name: str) -> str | None:
-    """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for nothing.
+    """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for
+    nothing.
 
     A link would make the bytes of others ours; a pipe would be waited for.
     """
@@ -91,7 +92,10 @@ def foreign(store: Path, name: str) -> str | None:
 
 
 def own(store: Path, name: str) -> Path:
-    """The path of a file of the store, which may be missing. Raises StoreError where something ``foreign`` stands there."""
+    """The path of a file of the store, which may be missing.
+
+    Raises StoreError where something ``foreign`` stands there.
+    """
     if problem := foreign(store, name):
         raise StoreError(f"{store}/{problem}: put the file itself there, or extract the store again with --overwrite")
     return store / name
@@ -121,9 +125,9 @@ def _checked(store: Path, name: str, what: str, check: Callable[[Any], object], 
 def read_index(store: Path, about: Mapping | None = None) -> dict[int, dict]:
     """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
 
-    Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one turn, one
-    without failures before one with them, and else the later. ``about``: what ``read_about`` gave. Raises StoreError for
-    a line that contradicts it.
+    Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one
+    turn, one without failures before one with them, and else the later. ``about``: what ``read_about`` gave. Raises
+    StoreError for a line that contradicts it.
     """
     finished: dict[int, dict] = {}
     holds: dict[str, schema.Content] = {}

@@ -35,8 +35,8 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
     width and only finite values, that rows stand in corpus order inside their utterances, that no bytes come from
-    other files, and that the virtual view is of these shards, with the same labels and ids. Reads everything once. ``progress`` gets
-    (bytes of shards read, bytes in all).
+    other files, and that the virtual view is of these shards, with the same labels and ids. Reads everything once.
+    ``progress`` gets (bytes of shards read, bytes in all).
     """
     n_shards = store.about["n_shards"]
     missing = (n for n in range(n_shards) if n not in store.index)
@@ -71,8 +71,8 @@ def verdict(store: FeatureStore, problems: list[str]) -> str:
     """A sentence for a store in which nothing was found. Raises StoreError where something was."""
     if problems:
         raise StoreError(
-            f"{store.path} has {count(len(problems), 'problem')} (above): run the same extract command again, it writes just "
-            "these shards anew"
+            f"{store.path} has {count(len(problems), 'problem')} (above): run the same extract command again, it "
+            "writes just these shards anew"
         )
     n_bytes = size(sum(entry["size"] for entry in store.index.values()))
     return f"{store.path} is sound: {count(len(store.index), 'shard')}, {n_bytes}, every checksum right"

@@ -35,7 +35,8 @@ class Part:
     def __post_init__(self) -> None:
         if self.of < 1 or not 0 <= self.rank < self.of:
             raise UsageError(
-                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard {self.of})"
+                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard "
+                f"{self.of})"
             )
 
     def __str__(self) -> str:
@@ -51,7 +52,26 @@ class Part:
         return f"{layout.PARTS}/{self.rank:05d}-of-{self.of:05d}.jsonl"
 
 
-class StoreWriter(OutputFolder):
+class Shards:
+    """What shards are written for: ``add`` is told of each that is in place."""
+
+    path: Path
+    configuration: dict
+    hash: str
+    add: Callable[[dict], object]
+
+    def shard(
+        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
+    ) -> ShardWriter:
+        """Begin one shard.
+
+        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
+        its row table).
+        """
+        return ShardWriter(self, number, tables, layers)
+
+
+class StoreWriter(Shards, OutputFolder):
     """One process's hold on a store: made new, or taken up where an earlier run stopped.
 
     ``configuration`` is everything that decides the numbers; ``about`` describes the rest (geometry,
@@ -103,8 +123,8 @@ class StoreWriter(OutputFolder):
         for folder in _FOLDERS:
             if (self.path / folder).is_symlink():
                 raise StoreError(
-                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or start "
-                    "again with --overwrite"
+                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or "
+                    "start again with --overwrite"
                 )
         if not stored.exists():
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
@@ -158,16 +178,6 @@ class StoreWriter(OutputFolder):
         # utterances that failed may have been repaired since: their shard is done again
         return entry["configuration"] == self.hash and misplaced(self.path, entry) is None and not entry.get("failures")
 
-    def shard(
-        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ) -> ShardWriter:
-        """Begin one shard.
-
-        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
-        its row table).
-        """
-        return ShardWriter(self, number, tables, layers)
-
     def add(self, entry: dict) -> None:
         """Name a shard that is in place in the index."""
         if turn := self.turns.get(entry["shard"]):
@@ -198,23 +208,25 @@ class StoreWriter(OutputFolder):
                 raise
 
     def finish(self, n_shards: int) -> None:
-        """Put the indexes of ranks into one, and write store.h5 over all shards. Raises StoreError when one is missing."""
+        """Put the indexes of ranks into one, and write store.h5 over all shards.
+
+        Raises StoreError when one is missing.
+        """
         missing = [number for number in range(n_shards) if number not in self.finished]
         if missing:
             raise StoreError(
-                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command again"
+                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command "
+                "again"
             )
         conclude(self.path, self.finished)
 
 
-class LooseShards:
+class LooseShards(Shards):
     """Shards of a store that another process holds: ``add`` is told of each that is in place, and passes it on."""
 
     def __init__(self, path: Path | str, configuration: dict, add: Callable[[dict], object]):
         self.path, self.configuration, self.add = Path(path), configuration, add
         self.hash = layout.configuration_hash(configuration)
-
-    shard = StoreWriter.shard
 
 
 class ShardWriter:
@@ -222,7 +234,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        store: StoreWriter | LooseShards,
+        store: Shards,
         number: int,
         tables: Mapping[str, np.ndarray],
         layers: Mapping[str, tuple[int, str]],
