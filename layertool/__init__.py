@@ -11,6 +11,7 @@ from layertool.layerwise import ANALYSES
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus as Corpus
     from layertool.extractors.run import extract as extract
+    from layertool.models.open import Model as Model
     from layertool.results import Results as Results
     from layertool.store import FeatureStore as FeatureStore
 

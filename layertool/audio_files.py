@@ -57,7 +57,7 @@ class AudioInfo:
 
 
 def resampled_length(n_frames: int, source_rate: int, target_rate: int) -> int:
-    """Length that ``audio.read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
+    """Length that ``audio.Excerpt.read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
     return (2 * n_frames * target_rate + source_rate) // (2 * source_rate)
 
 
@@ -116,7 +116,8 @@ class Header:
 
 
 def header_of(path: Path) -> Header:
-    """What can be known of a file at once. Raises AudioError as ``audio.probe``, as far as that is seen without decoding."""
+    """What can be known of a file at once. Raises AudioError as ``audio.probe``, as far as that is seen without
+    decoding."""
     if not path.exists():
         raise AudioError(f"{path} does not exist: check the path, or make the corpus again if its audio has moved")
     if path.is_dir():

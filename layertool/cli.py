@@ -176,8 +176,14 @@ def _versions(context: click.Context, _parameter: click.Parameter, is_asked: boo
     context_settings=HELP,
     epilog="Start with 'layertool demo', then 'layertool corpus -h' and 'layertool extract -h'.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_versions,
-              help="Print the versions of layertool and of what decides its numbers.")  # fmt: skip
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_versions,
+    help="Print the versions of layertool and of what decides its numbers.",
+)
 def cli() -> None:
     """What does each layer of a speech model know?"""
 

@@ -25,7 +25,8 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def exact(column: pd.Series) -> np.ndarray:
-    """The very values (n,) of a column: where some are missing, integers and truth values as objects, never as floats."""
+    """The very values (n,) of a column: where some are missing, integers and truth values as objects, never as
+    floats."""
     if column.dtype.kind in "biufmM" and isinstance(column.dtype, np.dtype):
         return column.to_numpy()
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -55,8 +56,9 @@ def texts(values: np.ndarray | pd.Series) -> np.ndarray:
 def equal(values: np.ndarray, text: str) -> np.ndarray:
     """Which values (n,) of ``exact`` a person means by ``text``, a mask.
 
-    Numbers are compared as numbers, to the last digit: 1000000000000000001 is not the float 1e18. Texts are compared as texts,
-    whatever they look like: 007 is not 7. True and false are also yes and no, 1 and 0. An empty text: what is missing.
+    Numbers are compared as numbers, to the last digit: 1000000000000000001 is not the float 1e18. Texts are compared
+    as texts, whatever they look like: 007 is not 7. True and false are also yes and no, 1 and 0. An empty text: what
+    is missing.
     """
     if text == "":
         return pd.isna(values)
@@ -112,11 +114,12 @@ def require(table: Iterable, names: Iterable[str], what: str, remedy: str = "add
     there = list(table)
     for name in names:
         if name not in there:
-            raise _lacking(there, [f"'{name}'"], what, remedy)
+            raise _lacking(there, [name], what, remedy)
 
 
 def _lacking(table: Iterable, names: Sequence[str], what: str, remedy: str) -> CorpusError:
-    wanted = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    *others, last = (f"'{name}'" for name in names)
+    wanted = f"{', '.join(others)} or {last}" if others else last
     return CorpusError(
         f"{what} has no column {wanted} (columns there: {', '.join(map(str, table)) or 'none'}): {remedy}"
     )
@@ -158,14 +161,15 @@ def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
 def settled(table: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """The table with columns of one type each, texts in NFC, and a sentence for each column that became text for it.
 
-    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of one name
-    and for cells that hold more than one value.
+    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of
+    one name and for cells that hold more than one value.
     """
     return stacked([table], what, leave)
 
 
 def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing there."""
+    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing
+    there."""
     tables = [_named(table, what) for table in tables]
     names = dict.fromkeys(name for table in tables for name in table.columns)
     columns, notes = {}, []
@@ -266,7 +270,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table so that it reads back: Python's csv before 3.13 leaves a carriage return bare, which ends a line."""
+    """Write a table so that it reads back: Python's csv before 3.13 leaves a carriage return bare, which ends a
+    line."""
     texts = (table[name].astype(str) for name in table.columns if table[name].dtype.kind == "O")
     breaks = any(text.str.contains("\r", regex=False).any() for text in texts)
     table.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if breaks else csv.QUOTE_MINIMAL)

@@ -53,7 +53,7 @@ class Comparison(CKA):
         if self.same_layer and self.other_layers is not None:
             raise UsageError("--same-layer and --other-layers exclude each other: leave out one of both")
 
-    def of(self, inputs: Input | Sequence[Input], x: str = "layer", watch: Watch | None = None) -> Results:
+    def compared(self, inputs: Input | Sequence[Input], x: str = "layer", watch: Watch | None = None) -> Results:
         """What ``compare`` gives, by an engine that is open."""
         given: list[Any] = [inputs] if isinstance(inputs, (str, Path, FeatureStore, Results)) else [*inputs]
         are_results = [_are_results(one) for one in given]
@@ -140,7 +140,7 @@ def compare(
     """
     comparison = Comparison(**options)
     with on_engine(engine, address, workers):
-        return comparison.of(inputs, x, Watch(workers or comparison.at_once, progress))
+        return comparison.compared(inputs, x, Watch(workers or comparison.at_once, progress))
 
 
 def _are_results(given: Any) -> bool:

@@ -1,4 +1,6 @@
-"""What is installed, where models compute, what is missing: from the packages' own metadata, so that it is known at once."""
+"""What is installed, where models compute, what is missing: from the packages' own metadata, so that it is known at
+once.
+"""
 
 from __future__ import annotations
 
@@ -162,8 +164,8 @@ def _device() -> tuple[dict[str, str], list[str]]:
     elif Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
         return facts, [
-            f"there is an NVIDIA GPU here, but torch {torch.__version__} cannot use it (it {built}): install the build for "
-            "your driver (nvidia-smi shows which CUDA that is)"
+            f"there is an NVIDIA GPU here, but torch {torch.__version__} cannot use it (it {built}): install the build "
+            "for your driver (nvidia-smi shows which CUDA that is)"
         ]
     return facts, []
 

@@ -29,7 +29,8 @@ def function(analysis: Any) -> Callable[..., Any]:
 
     def call(*inputs: Any, **options: Any) -> Results:
         common = {name: options.pop(name, usual) for name, usual in COMMON.items()}
-        return Results(analysis(**options).run(*inputs, **common))
+        tables: dict[str, list] = {}
+        return Results(analysis(**options).run(*inputs, **common, tables=tables), tables)
 
     kinds = inspect.Parameter
     inputs = [kinds(name.strip(".[]").lower(), kinds.POSITIONAL_ONLY) for name in analysis.inputs]

@@ -10,10 +10,11 @@ PHONE = "phone"
 # Names in any case, with or without Kaldi's position. In a tier of phones only: a word can be "noise" or "breath".
 _SILENCES = frozenset("sil silb sile ssil !sil sp pau .pau pause silence h# #h epi".split())
 _NOISES = frozenset(
-    "spn nsn noise vocnoise laugh laughter breath brth cough iver iver-laugh unknown unk oov gbg garbage exclude cutoff error".split()
+    "spn nsn noise vocnoise laugh laughter breath brth cough iver iver-laugh unknown unk oov gbg garbage exclude "
+    "cutoff error".split()
 )
-# Names in brackets, in any tier and case. In <…> nothing is speech: WebMAUS's <p:>, Kaldi's <eps>, <s>, <unk>. In [x] and {x}
-# of a tier of phones only what is known (P2FA's {SL}, {BR}): "[tS]" is a phone, and "{" is one of SAMPA.
+# Names in brackets, in any tier and case. In <…> nothing is speech: WebMAUS's <p:>, Kaldi's <eps>, <s>, <unk>. In [x]
+# and {x} of a tier of phones only what is known (P2FA's {SL}, {BR}): "[tS]" is a phone, and "{" is one of SAMPA.
 _SILENCES_IN_ANGLES = _SILENCES | {"", "eps", "s", "/s", "p", "p:"}
 _SILENCES_IN_BRACKETS = _SILENCES | {"sl", "b_trans", "e_trans"}
 _NOISES_IN_BRACKETS = _NOISES | frozenset("ns br lg cg ls music inaudible unintelligible hesitation".split())

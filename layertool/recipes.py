@@ -1,7 +1,7 @@
 """Recipes of papers: data (``data/recipes/*.json``) that become command lines for given models, corpora and folders.
 
-A step is one command for one model, or for all of them. Running a recipe goes on where it stopped: a record in the folder of
-results says which command line made each file.
+A step is one command for one model, or for all of them. Running a recipe goes on where it stopped: a record in the
+folder of results says which command line made each file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Recipe:
     """A recipe for what somebody has. ``given``: inputs by their names; ``models``: none for those of the paper.
 
     ``rehearse``: with the settings of a rehearsal, and with its stand-ins for inputs that are not given.
-    Raises UsageError for models of one name, for inputs that the recipe does not have, and for a rehearsal without a model.
+    Raises UsageError for models of one name, for inputs that the recipe does not have, and for a rehearsal without a
+    model.
     """
 
     about: dict
@@ -197,11 +198,15 @@ class Recipe:
                 for step in steps if not Path(path).exists() else ():
                     if step.reads([path]) and not step.missing:
                         raise UsageError(
-                            f"step {step.name} reads {path}, which is not there: run step {other.name}, too (--only {other.name})"
+                            f"step {step.name} reads {path}, which is not there: run step {other.name}, too (--only "
+                            f"{other.name})"
                         )
 
     def run(self, steps: Sequence[Step], do: Callable[[Step], object], say: Callable[[str], object]) -> list[str]:
-        """Have ``do`` run the steps that are not done; ``say`` is told what becomes of each. Returns what was made, in lines."""
+        """Have ``do`` run the steps that are not done; ``say`` is told what becomes of each.
+
+        Returns what was made, in lines.
+        """
         corpus = Corpus.read(self.corpus)
         record = Record(self.out, self.name, corpus.fingerprint, self.rehearse)
         if self.rehearse:
@@ -235,8 +240,8 @@ class Recipe:
         say(self.title)
         if corpus.seconds > rehearsal.LONG_SECONDS:
             say(
-                f"note: {corpus.name} has {duration(corpus.seconds)} of audio, all of which is extracted: a corpus of some "
-                "minutes does for a rehearsal"
+                f"note: {corpus.name} has {duration(corpus.seconds)} of audio, all of which is extracted: a corpus of "
+                "some minutes does for a rehearsal"
             )
 
     def _why_not(self, step: Step) -> str | None:
@@ -253,7 +258,9 @@ class Record:
     """Which command line made each file of a folder; what another line is to make is made again."""
 
     def __init__(self, out: str, name: str, fingerprint: str, rehearse: bool = False):
-        """Raises UsageError for a folder of another recipe or corpus, or where one is a rehearsal and the other is not."""
+        """Raises UsageError for a folder of another recipe or corpus, or where one is a rehearsal and the other is
+        not.
+        """
         self.path = Path(out) / RECORD
         self.about: dict = {"recipe": name, REHEARSAL: rehearse, "corpus": fingerprint, "made": {}}
         if not self.path.exists():

@@ -53,7 +53,10 @@ def make_up(out: str, corpus: Corpus) -> None:
     random = np.random.default_rng(SEED)
     for name in ("glove.txt", "agwe.txt"):
         vectors = random.standard_normal((len(words), N_DIMENSIONS))
-        _write(folder / name, (f"{word} {' '.join(f'{x:.4f}' for x in row)}" for word, row in zip(words, vectors, strict=True)))  # fmt: skip
+        _write(
+            folder / name,
+            (f"{word} {' '.join(f'{x:.4f}' for x in row)}" for word, row in zip(words, vectors, strict=True)),
+        )
     pairs = [random.choice(len(words), 2, replace=False) for _ in range(N_PAIRS)]
     rated = [f"{words[first]},{words[second]},{random.uniform(0, 10):.2f}" for first, second in pairs]
     _write(folder / "benchmarks" / "drawn.csv", ["word1,word2,similarity", *rated])

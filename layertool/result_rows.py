@@ -19,15 +19,11 @@ from layertool.files import whole_file
 _LAYER = re.compile(r"[CTD]\d+|final")
 BASELINE = "baseline"  # the layer of rows of what is compared with all layers of models: a line across figures
 PARAMETERS = "parameters"  # the metric of rows that say how large a model is
+WORDS = "as"  # the key of settings of rows of 0.1.0, which said everything in one sentence
 CHOSEN = "chosen"  # the key of settings that holds what was found for this number alone, e.g. its eps
-# Metrics of lexical rows.
-LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"
-TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
-SURPLUS = "frequency minus probability of the target"
-IMPOSSIBLE = "stimuli with a response of probability 0"
-UNFINISHED = "stimuli whose search for top words was ended"
-EVERYTHING = "all"  # the target of rows over all stimuli
-SEPARATOR = ": "  # of masker and stimulus in the target of a row of one stimulus
+# Metrics of association tests, and of those corrected for several tests, the milder one first.
+EFFECT, P = "d", "p"
+CORRECTED = ("p benjamini-hochberg", "p bonferroni")
 FORMATS = (".csv", ".parquet", ".json")
 # Metrics that 0.1.0 named otherwise, in the first part of its variants.
 FORMERLY = {
@@ -94,11 +90,18 @@ if set(COLUMNS) != {f.name for f in fields(Result)}:
 def row(metric: str, settings: Mapping[str, Any], **of: Any) -> Result:
     """A result whose settings are written once as JSON and once for people. ``of``: the other fields of ``Result``."""
     known = {key: value for key, value in settings.items() if value is not None}
-    words = [metric, *(_spoken(key, value) for key, value in known.items() if key != CHOSEN)]
-    return Result(metric=metric, settings=json.dumps(known, default=str), variant=", ".join(filter(None, words)), **of)
+    words = ", ".join([metric, *phrases(known)])
+    return Result(metric=metric, settings=json.dumps(known, default=str), variant=words, **of)
+
+
+def phrases(settings: Mapping[str, Any]) -> list[str]:
+    """Settings for people, one phrase each; what was chosen for one number alone is left out."""
+    return list(filter(None, (_spoken(key, value) for key, value in settings.items() if key != CHOSEN)))
 
 
 def _spoken(name: str, value: Any) -> str:
+    if name == WORDS:
+        return str(value)
     name = name.replace("_", " ")
     if value is True or value is False or value in ("", [], (), {}):
         return name if value is True else ""
@@ -196,7 +199,7 @@ def _of_today(rows: pd.DataFrame) -> pd.DataFrame:
     parts = [_named_in(str(text), analysis) for text, analysis in zip(rows["variant"], rows["analysis"], strict=True)]
     own = rows["settings"] if "settings" in rows else [None] * len(rows)
     settings = [
-        json.dumps(({"as": words} if words else {}) | ({CHOSEN: json.loads(text)} if isinstance(text, str) else {}))
+        json.dumps(({WORDS: words} if words else {}) | ({CHOSEN: json.loads(text)} if isinstance(text, str) else {}))
         for (_, words), text in zip(parts, own, strict=True)
     ]
     rows = rows.assign(metric=[metric for metric, _ in parts], settings=settings)

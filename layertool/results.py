@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,18 @@ __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    In a notebook it shows itself as table and figure. ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure;
+    ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
-    def __init__(self, rows: Iterable[Result] | pd.DataFrame, **shown: Any):
+    def __init__(
+        self,
+        rows: Iterable[Result] | pd.DataFrame,
+        tables: Mapping[str, list[dict[str, Any]]] | None = None,
+        **shown: Any,
+    ):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
         self.shown = shown
 
     @classmethod
@@ -46,11 +53,14 @@ class Results:
     def over(self, **how: Any) -> Results:
         """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
         how = {**self.shown, **how}
-        if how.get("x") != "parameters":
-            return Results(self.rows, **how)
-        from layertool.comparison import with_sizes
+        rows = self.rows
+        if how.get("x") == "parameters":
+            from layertool.comparison import with_sizes
 
-        return Results(with_sizes(self.rows), **how)
+            rows = with_sizes(rows)
+        found = Results(rows, **how)
+        found.tables = self.tables
+        return found
 
     def text(self, brief: bool = False, **how: Any) -> str:
         """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""

@@ -46,7 +46,8 @@ def natural(text: str) -> list:
 
 
 def is_text(text: str) -> bool:
-    """Whether files can hold ``text``: names of files that are no UTF-8 come as halves of surrogate pairs, which are none."""
+    """Whether files can hold ``text``: names of files that are no UTF-8 come as halves of surrogate pairs, which
+    are none."""
     try:
         text.encode()
     except UnicodeEncodeError:

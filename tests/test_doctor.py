@@ -9,8 +9,7 @@ import pytest
 import torch
 from commands import succeeds
 
-from layertool import __version__
-from layertool import doctor
+from layertool import __version__, doctor
 
 
 def found(**changes) -> dict:

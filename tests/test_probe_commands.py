@@ -11,10 +11,10 @@ import pandas as pd
 import planted
 import pytest
 from commands import run, succeeds
+from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
 
 from layertool import FeatureStore, figures, results
 from layertool.layerwise.rows import Sampling, parse_where
-from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
 from layertool.layerwise.stores import merged
 from layertool.probes.segmentation import grid
 from layertool.probes.word_similarity import read

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import safetensors.torch
 from commands import run
+from layertool.feed import bias
 
 import layertool
 from layertool import FeatureStore, results
 from layertool.layerwise.rows import parse_where
-from layertool.feed import bias
 from layertool.layerwise.speat import Options, parse_groups, speat_rows
 from layertool.result_rows import PARAMETERS
 

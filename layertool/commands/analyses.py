@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,29 +33,43 @@ def command(analysis: Any) -> click.Command:
         for name in analysis.inputs
     ]
 
+    beside = [
+        click.Option([f"--{name}"], type=click.Path(path_type=Path), metavar="FILE", help=text)
+        for name, text in analysis.tables.items()
+    ]
+
     def run(engine, address, workers, **asked) -> None:
+        from layertool.results import Results
+
         where = {name: asked.pop(name) for name in delivery.OPTIONS}
-        delivery.check_places(where["out"], where["plot"])
+        files = {name: asked.pop(name) for name in analysis.tables}
+        delivery.check_places(where["out"], where["plot"], *files.values())
         delivery.check_axis(where["x"], where["reference"])
         inputs = [asked.pop(str(argument.name)) for argument in arguments]
         if where["reference"] is not None:
             inputs[0] = (where["reference"], *inputs[0])  # it is drawn, too
         call = analysis(**{name: value for name, value in asked.items() if value != ()})
+        tables: dict[str, list] = {}
         with output.progress_bar(where["quiet"], analysis.counted) as show:
-            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show)
-        delivery.deliver(rows, **where)
+            rows = call.run(*inputs, engine=engine, address=address, workers=workers, progress=show, tables=tables)
+        delivery.deliver(Results(rows, tables), **where, files=files)
 
-    return made(analysis, arguments, run)
+    return made(analysis, arguments, run, beside)
 
 
-def made(declaration: Any, arguments: Sequence[click.Parameter], run: Callable[..., None]) -> click.Command:
+def made(
+    declaration: Any,
+    arguments: Sequence[click.Parameter],
+    run: Callable[..., None],
+    beside: Sequence[click.Parameter] = (),
+) -> click.Command:
     """A command of what is declared, with ``arguments`` before its options and those of every analysis after them."""
     own = [click_option(one) for one in options_of(declaration)]
     run = delivery.options(engine_options(run))
     common = list(reversed(run.__click_params__))  # type: ignore[attr-defined]
     return click.Command(
         declaration.command.split()[-1],
-        params=[*arguments, *own, *common],
+        params=[*arguments, *own, *beside, *common],
         callback=run,
         help=declaration.__doc__,
         context_settings=HELP,

@@ -8,14 +8,9 @@ from layertool.commands import delivery, output
 from layertool.commands.analyses import made
 from layertool.comparison import Comparison
 from layertool.comparison import compare as compared
-from layertool.errors import UsageError
 
 
-def _run(inputs, engine, address, workers, variant, **asked) -> None:
-    if variant is not None:
-        raise UsageError(
-            "--variant is gone: type --metric with the whole name of a metric, e.g. --metric 'adjusted mi'"
-        )
+def _run(inputs, engine, address, workers, **asked) -> None:
     where = {name: asked.pop(name) for name in delivery.OPTIONS}
     delivery.check_places(where["out"], where["plot"])
     delivery.check_axis(where["x"], where["reference"])
@@ -25,8 +20,5 @@ def _run(inputs, engine, address, workers, variant, **asked) -> None:
     delivery.deliver(rows, **where)
 
 
-_ARGUMENTS = (
-    click.Argument(["inputs"], nargs=-1, required=True, metavar="RESULTS...|STORES...", type=click.Path()),
-    click.Option(["--variant"], hidden=True),
-)
-compare = made(Comparison, _ARGUMENTS, _run)
+_INPUTS = click.Argument(["inputs"], nargs=-1, required=True, metavar="RESULTS...|STORES...", type=click.Path())
+compare = made(Comparison, [_INPUTS], _run)

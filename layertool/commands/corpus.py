@@ -1,25 +1,27 @@
-"""corpus: make a corpus folder, align it, look at it."""
+"""corpus: make a corpus folder, align it, take a part of it, look at it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from layertool.commands import output, published
-from layertool.commands.making import (
-    PATH,
-    channel_option,
-    facts,
-    failures_option,
-    label_options,
-    metadata_options,
-    name_option,
-    overwrite_option,
-    refuse,
-    show,
-    source_argument,
-    write,
-)
-from layertool.commands.options import HELP, json_option, output_folder, quiet_option
+from layertool.commands import output
+from layertool.commands.making import PATH, show, write
+from layertool.commands.options import HELP, json_option, names, output_folder, quiet_option, where_option
+from layertool.corpora.readers import COMMON, READERS, Option, Reader, make
+
+_NAME = COMMON[0]
+_TYPES = {
+    "path": PATH,
+    "paths": PATH,
+    "seed": click.IntRange(min=0),
+    "failures": click.IntRange(min=0),
+    "count": click.IntRange(min=1),
+    "seconds": click.FloatRange(min=0, min_open=True),
+}
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
+corpus_argument = click.argument("folder", metavar="CORPUS", type=PATH)
 
 
 @click.group(context_settings=HELP)
@@ -32,172 +34,46 @@ def corpus() -> None:
     """
 
 
-for command in (
-    published.librispeech,
-    published.speech_accent_archive,
-    published.mess,
-    published.eccc,
-    published.timit,
-    published.buckeye,
-    published.spoken_sts,
-):
-    corpus.add_command(command)
+def _option(declared: Option):
+    """The click option of a declared one."""
+    return click.option(
+        f"--{declared.name.replace('_', '-')}",
+        type=click.Choice(declared.choices) if declared.choices else _TYPES.get(declared.kind),
+        is_flag=declared.kind == "flag",
+        multiple=declared.kind in ("texts", "paths", "names"),
+        callback=names if declared.kind == "names" else None,
+        default=False if declared.kind == "flag" else declared.default,
+        show_default=declared.kind != "flag" and declared.default is not None,
+        metavar=declared.metavar,
+        help=declared.help,
+    )
 
 
-def _tiers(_ctx, _param, values: tuple[str, ...]) -> dict[str, str] | None:
-    if not values:
-        return None
-    tiers = {}
-    for value in values:
-        tier, equals, name = value.partition("=")
-        if not equals or tier not in ("phone", "word"):
-            raise click.BadParameter(f"'{value}' is not word=NAME or phone=NAME")
-        tiers[tier] = name
-    return tiers
+def _reading(layout: str, reader: Reader) -> click.Command:
+    """The command of a reader."""
 
-
-@corpus.command(context_settings=HELP)
-@source_argument
-@output_folder("Corpus")
-@click.option("--textgrids", type=PATH, default=None, help="Folder of TextGrids.  [default: beside the audio]")
-@metadata_options
-@click.option(
-    "--id-column", default=None, help="Its column that names the file.  [default: utterance, utt, id, path, ...]"
-)
-@click.option(
-    "--tier",
-    "tiers",
-    multiple=True,
-    callback=_tiers,
-    metavar="TIER=NAME",
-    help="Name of a tier in the TextGrids, e.g. phone=MAU; word='* : words' where each speaker has one; or a suffix of "
-    "label files, e.g. phone=.phn.  [default: word=words, phone=phones]",
-)
-@label_options
-@channel_option
-@name_option
-@failures_option
-@overwrite_option
-@quiet_option
-def folder(source, out, tiers, overwrite, quiet, **asked) -> None:
-    """From a folder of audio, TextGrids, transcripts, metadata.
-
-    TextGrids, label files (.phn, .wrd, .lab, .words, .phones, .ctm, .mlf) and transcripts (.lab, .txt) are found
-    beside the audio; all may be absent. Speakers with tiers of their own become an utterance each.
-
-    A table of --metadata has one row a file, and its rows decide what is in the corpus; with --by it has one row a
-    speaker, or whatever else KEY names.
-
-    \b
-    Examples:
-      layertool corpus folder recordings/ -o corpus --metadata files.csv
-      layertool corpus folder wavs/ -o corpus --tier phone=MAU --non-speech AP,xxx
-      layertool corpus folder AudioWAV/ -o corpus --metadata demographics.csv --by '(?P<ActorID>\\d+)_.*'
-      layertool corpus folder interviews/ -o corpus --tier word='* : words'
-    """
-    from layertool.corpora import folder as reader
-
-    refuse(out, overwrite)
-    with output.progress_bar(quiet, "TextGrids") as progress:
-        made = reader.read(source, tiers=tiers or None, progress=progress, **asked)
-    write(made, out, overwrite, quiet)
-
-
-@corpus.command(context_settings=HELP)
-@source_argument
-@output_folder("Corpus")
-@click.option(
-    "--segments", type=PATH, default=None, help="Table with utterance, tier, start, end, label; or a .ctm or .mlf file."
-)
-@click.option(
-    "--audio-root", type=PATH, default=None, help="Folder that audio paths start from.  [default: that of the table]"
-)
-@metadata_options
-@label_options
-@channel_option
-@name_option
-@failures_option
-@overwrite_option
-@quiet_option
-def csv(source, out, overwrite, quiet, **asked) -> None:
-    """From a table with one row per utterance.
-
-    It needs the column audio (or path, file, filename); utterance, start, end, channel and metadata as you like.
-
-    \b
-    Examples:
-      layertool corpus csv utterances.csv -o corpus --segments words.csv
-      layertool corpus csv train.tsv -o corpus --audio-root clips --metadata speakers.csv --by client_id
-    """
-    from layertool.corpora import tables
-
-    refuse(out, overwrite)
-    write(tables.read_csv(source, **asked), out, overwrite, quiet)
-
-
-@corpus.command(context_settings=HELP)
-@click.argument("source")
-@output_folder("Corpus")
-@click.option("--split", default=None, help="Which split of the dataset.")
-@click.option("--config", default=None, help="Which configuration of the dataset.")
-@click.option("--audio-column", default=None, help="Column with the audio.  [default: the only one]")
-@click.option("--id-column", default=None, help="Column with the ids.  [default: id, utterance, or the row's number]")
-@click.option("--text-column", default=None, help="Column with the transcript, renamed to text.")
-@channel_option
-@name_option
-@failures_option
-@overwrite_option
-@quiet_option
-def huggingface(
-    source, out, split, config, audio_column, id_column, text_column, channel, name, max_failures, overwrite, quiet
-) -> None:
-    """From a Hugging Face dataset with an audio column.
-
-    SOURCE is a local folder or a hub id (ID@REVISION).
-
-    \b
-    Example:
-      layertool corpus huggingface juice500/spoken_sts -o sts --split test --audio-column audio_a
-    """
-    from layertool.corpora import huggingface as reader
-
-    refuse(out, overwrite)
-    with output.progress_bar(quiet, "utterances") as progress:
-        made = reader.read(
-            source, out, split, config, audio_column, id_column, text_column, name, channel, progress, max_failures
+    def run(source: str, out: Path, overwrite: bool, quiet: bool, **asked) -> None:
+        write(
+            lambda progress: make(layout, source, out, progress, **asked), out, overwrite, quiet, counted=reader.counted
         )
-    write(made, out, overwrite, quiet)
+
+    options = [output_folder("Corpus"), *map(_option, reader.all_options), overwrite_option, quiet_option]
+    for add in reversed([click.argument("source"), *options]):
+        run = add(run)
+    return click.command(layout, help=reader.help, context_settings=HELP)(run)
+
+
+for _layout, _reader in READERS.items():
+    corpus.add_command(_reading(_layout, _reader))
 
 
 @corpus.command(context_settings=HELP)
-@source_argument
+@click.argument("folders", metavar="CORPUS...", type=PATH, nargs=-1, required=True)
 @output_folder("Corpus")
-@label_options
-@channel_option
-@name_option
-@failures_option
+@_option(_NAME)
 @overwrite_option
 @quiet_option
-def lhotse(source, out, rules, channel, name, max_failures, overwrite, quiet) -> None:
-    """From a Lhotse cuts manifest (.jsonl, .jsonl.gz).
-
-    \b
-    Example:
-      layertool corpus lhotse cuts.jsonl.gz -o corpus
-    """
-    from layertool.corpora import lhotse as reader
-
-    refuse(out, overwrite)
-    write(reader.read(source, channel, rules, name, max_failures), out, overwrite, quiet)
-
-
-@corpus.command(context_settings=HELP)
-@click.argument("corpus_folders", metavar="CORPUS...", type=PATH, nargs=-1, required=True)
-@output_folder("Corpus")
-@name_option
-@overwrite_option
-@quiet_option
-def join(corpus_folders, out, name, overwrite, quiet) -> None:
+def join(folders, out, name, overwrite, quiet) -> None:
     """Several corpora as one, which one extraction serves.
 
     The column part names the corpus of each utterance; metadata that a corpus lacks is empty.
@@ -209,24 +85,36 @@ def join(corpus_folders, out, name, overwrite, quiet) -> None:
     from layertool.corpora.corpus import Corpus
     from layertool.corpora.join import join as join_corpora
 
-    refuse(out, overwrite, corpus_folders)
-    write(join_corpora([Corpus.read(folder) for folder in corpus_folders], name), out, overwrite, quiet)
+    write(lambda _: join_corpora([Corpus.read(one) for one in folders], name), out, overwrite, quiet, folders)
 
 
 @corpus.command(context_settings=HELP)
-@click.argument("corpus_folder", metavar="CORPUS", type=PATH)
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    type=PATH,
-    default=None,
-    metavar="FOLDER",
-    help="Corpus to write.  [default: CORPUS itself]",
-)
-@click.option(
-    "--dictionary", type=PATH, default=None, help="More pronunciations, lines as in CMUdict: WORD  P H OW N Z."
-)
+@corpus_argument
+@output_folder("Corpus")
+@where_option
+@click.option("--first", type=click.IntRange(min=1), default=None, metavar="N", help="The first N utterances of these.")
+@click.option("--sample", type=click.IntRange(min=1), default=None, metavar="N", help="Draw N utterances of these.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of --sample.")
+@_option(_NAME)
+@overwrite_option
+@quiet_option
+def subset(folder, out, where, first, sample, seed, name, overwrite, quiet) -> None:
+    """Some utterances of a corpus, with their segments.
+
+    \b
+    Examples:
+      layertool corpus subset librispeech -o try --first 20
+      layertool corpus subset librispeech -o women --where gender=female --sample 500
+    """
+    from layertool.corpora.corpus import Corpus
+
+    write(lambda _: Corpus.read(folder).subset(where, first, sample, seed, name), out, overwrite, quiet, [folder])
+
+
+@corpus.command(context_settings=HELP)
+@corpus_argument
+@click.option("-o", "--output", "out", type=PATH, metavar="FOLDER", help="Corpus to write.  [default: CORPUS itself]")
+@click.option("--dictionary", type=PATH, help="More pronunciations, lines as in CMUdict: WORD  P H OW N Z.")
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),
@@ -237,7 +125,7 @@ def join(corpus_folders, out, name, overwrite, quiet) -> None:
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--overwrite", is_flag=True, help="Replace phone and word segments, or a corpus, that are there already.")
 @quiet_option
-def align(corpus_folder, out, dictionary, max_failures, jobs, overwrite, quiet) -> None:
+def align(folder, out, dictionary, max_failures, jobs, overwrite, quiet) -> None:
     """Make word and phone segments by forced alignment.
 
     \b
@@ -247,26 +135,23 @@ def align(corpus_folder, out, dictionary, max_failures, jobs, overwrite, quiet) 
     """
     from layertool.corpora import align as aligner
     from layertool.corpora.corpus import Corpus
-    from layertool.errors import CorpusError
 
-    read = Corpus.read(corpus_folder)
-    if out is not None:
-        refuse(out, overwrite)
-    elif {"phone", "word"} & set(read.tiers) and not overwrite:
-        raise CorpusError(
-            f"{corpus_folder} has {' and '.join(read.tiers)} segments already: write to another corpus with -o, "
-            "or replace them with --overwrite"
-        )
-    with output.progress_bar(quiet, "utterances") as progress:
-        made = aligner.align(read, dictionary, max_failures, jobs, progress)
-    write(made, out or corpus_folder, True, quiet)
+    read = Corpus.read(folder)
+    replacing = overwrite or out is not None
+    write(
+        lambda progress: aligner.align(read, dictionary, max_failures, jobs, progress, replacing),
+        out or folder,
+        overwrite or out is None,
+        quiet,
+        counted="utterances",
+    )
 
 
 @corpus.command(context_settings=HELP)
-@click.argument("corpus_folder", metavar="CORPUS", type=PATH)
+@corpus_argument
 @click.option("--check", is_flag=True, help="Compute the fingerprint of its tables anew, and compare it.")
 @json_option
-def info(corpus_folder, check, as_json) -> None:
+def info(folder, check, as_json) -> None:
     """Say what is in a corpus.
 
     \b
@@ -276,8 +161,8 @@ def info(corpus_folder, check, as_json) -> None:
     """
     from layertool.corpora.corpus import Corpus
 
-    read = Corpus.read(corpus_folder, in_full=check)
+    read = Corpus.read(folder, in_full=check)
     if as_json:
-        output.as_json(facts(read))
+        output.as_json(read.facts())
     else:
-        show(read, corpus_folder)
+        show(read, folder)

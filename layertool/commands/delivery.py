@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,21 @@ TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def check_places(out: Path | None, plot: Path | None) -> None:
-    """Refuse a format or a place that cannot be written before the work, not after it."""
+def check_places(out: Path | None, plot: Path | None, *tables: Path | None) -> None:
+    """Refuse a format or a place that cannot be written before the work: of rows, of a figure, of other tables."""
     from layertool import result_rows as results
 
     if out is not None and out.suffix not in results.FORMATS:
         raise UsageError(f"{out} has no known format: end it in {', '.join(results.FORMATS)}")
     if plot is not None and plot.suffix not in FIGURES:
         raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
-    for path in filter(None, (out, plot)):
+    for path in filter(None, tables):
+        if path.suffix not in TABLES:
+            raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
+    named = [path for path in (out, plot, *tables) if path is not None]
+    if len({path.resolve() for path in named}) < len(named):
+        raise UsageError("two of the files to write have the same name: give each its own")
+    for path in named:
         check_place(path)
 
 
@@ -42,22 +48,12 @@ def check_axis(x: str, reference: Path | None) -> None:
         )
 
 
-def check_table(path: Path) -> None:
-    """The same for a table beside the rows."""
-    if path.suffix not in TABLES:
-        raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
-    check_place(path)
-
-
-def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
+def write_table(table, path: Path, quiet: bool) -> None:
     """Write a table beside the rows, as .csv or .parquet."""
-    import pandas as pd
-
     from layertool import columns
     from layertool.files import whole_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(lines)
     with whole_file(path) as temporary:
         table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else columns.write_csv(table, temporary)
     output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
@@ -149,8 +145,12 @@ def deliver(
     as_json: bool = False,
     quiet: bool = False,
     show: Callable[[pd.DataFrame], Iterable[Account]] | None = None,
+    files: Mapping[str, Path | None] | None = None,
 ) -> None:
-    """Write results first, so that they are not lost, then print and draw them. ``show``: says the rows in a way of its own."""
+    """Write results first, so that they are not lost, then print and draw them.
+
+    ``show``: says the rows in a way of its own; ``files``: of the tables beside the rows, by name.
+    """
     from layertool.declared import listed
     from layertool.result_rows import records
     from layertool.results import Results
@@ -158,6 +158,9 @@ def deliver(
     results = rows if isinstance(rows, Results) else Results(rows)
     results = results.over(x=x, reference=reference, names=list(listed(names)) if names else None)
     try:
+        for name, file in (files or {}).items():
+            if file is not None:
+                write_table(results.tables[name], file, quiet)
         if out is not None:
             results.write(out)
     finally:  # numbers that a full disk has no room for are seen, at least

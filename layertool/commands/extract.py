@@ -9,18 +9,18 @@ import click
 
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
-from layertool.commands.options import HELP, output_folder, quiet_option
+from layertool.commands.options import HELP, ModelText, output_folder, quiet_option
 from layertool.extractors.extraction import Extraction
 
 
 @click.command(context_settings=HELP, help=inspect.getdoc(Extraction))
-@click.argument("model")
+@click.argument("model", type=ModelText(series=True))
 @click.argument("corpus", type=click.Path(path_type=Path))
 @output_folder("Store")
 @declared_options(Extraction)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
 @quiet_option
-def extract(model: str, corpus: Path, out: Path, dry_run: bool, quiet: bool, **typed) -> None:
+def extract(model: list, corpus: Path, out: Path, dry_run: bool, quiet: bool, **typed) -> None:
     extraction = asked(Extraction, typed)
     from layertool.extractors.run import extractions
 

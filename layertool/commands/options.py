@@ -16,6 +16,22 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
+class ModelText(click.ParamType):
+    """What is typed for MODEL, as a ``layertool.Model``; ``series``: with a pattern in it many, each with a name for its store."""
+
+    name = "model"
+
+    def __init__(self, series: bool = False):
+        self.series = series
+
+    def convert(self, value, _param, _ctx):
+        from layertool.models.open import Model
+
+        if not isinstance(value, str):
+            return value
+        return Model.series(value) if self.series else Model.open(value)
+
+
 def output_folder(what: str):
     """The -o option of a command that writes a folder."""
     return click.option(
@@ -59,6 +75,7 @@ OLD: dict[str, dict[str, str]] = {
     "compress weights": {"--total-steps": "--steps", "--warm-up": "--first-pruning"},
     "compress distill": {"--layers": "--blocks", "--targets": "--teacher-layers"},
     "finetune ctc": {"--units": "--tokens"},
+    "compare": {"--variant": "--metric NAME, the whole name of what a number is, e.g. 'adjusted mi'"},
     "probe neighbours": {"--folds": "--n-folds"},
     "lexical finetune": {"--train": "--modules", "--warmup": "--warmup-share"},
 }
@@ -120,45 +137,3 @@ engine_options = bundle(
         help="Address of the Ray cluster; auto: the one this machine is part of.  [default: one on this machine alone]",
     ),
 )
-# How many rows are drawn of all there are.
-draw_options = bundle(
-    click.option("--max-utterances", type=click.IntRange(min=1), default=None, metavar="N",
-                 help="Draw so many utterances instead."),
-    click.option("--per-label", type=click.IntRange(min=1), default=None, metavar="N",
-                 help="Draw up to so many rows of each label instead."),
-    click.option("--top-labels", type=click.IntRange(min=2), default=None, metavar="N",
-                 help="Take only so many of the most frequent labels instead."),
-)  # fmt: skip
-# The same, or what the papers drew.
-sampling_options = bundle(
-    click.option("--sample", type=click.Choice(["published", "all"]), default="published", show_default=True,
-                 help="published: 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words."),
-    draw_options,
-)  # fmt: skip
-MEASURES = {
-    "cka": "linear CKA",
-    "cka-rbf": "RBF CKA",
-    "procrustes": "Procrustes distance",
-    "rsa": "RSA",
-    "cca": "PWCCA",
-}
-
-
-def measure_options(what: str):
-    """How layers are compared with layers; ``what``: the help of --measure."""
-    return bundle(
-        click.option("--measure", type=click.Choice(list(MEASURES)), default="cka", show_default=True, help=what),
-        click.option("--biased", is_flag=True, help="CKA as in Kornblith et al. 2019, far above 0 by chance."),
-        click.option("--distance", type=click.Choice(["correlation", "cosine", "euclidean"]), default="correlation",
-                     show_default=True, help="Of rows, for rsa."),
-        click.option("--max-rows", type=click.IntRange(min=4), default=2000, show_default=True,
-                     help="Sample of rows for cka-rbf and rsa, which compare all pairs."),
-    )  # fmt: skip
-
-
-def sampling_of(sample: str, max_utterances: int | None, per_label: int | None, top_labels: int | None):
-    """What the sampling options ask for; None is the published rules."""
-    from layertool.layerwise.rows import ALL, Sampling
-
-    asked = Sampling(max_utterances, top_labels, per_label)
-    return asked if asked != ALL else ALL if sample == "all" else None

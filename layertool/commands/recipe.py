@@ -73,8 +73,8 @@ def _given(_context, _parameter, values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--rehearse",
     is_flag=True,
-    help="All in minutes: a few steps of each training, a small --model, stand-ins for what --with does not give. To see "
-    "that it runs; its numbers mean nothing.",
+    help="All in minutes: a few steps of each training, a small --model, stand-ins for what --with does not give. To "
+    "see that it runs; its numbers mean nothing.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the commands, to be copied, and stop.")
 @quiet_option
@@ -122,8 +122,8 @@ def _do(step, quiet: bool) -> None:
         code = output.failure(error)
     if code:
         output.echo(
-            f"The recipe stopped at step {step.name}. What is done is kept: the same command goes on with it, and so does "
-            "this one alone:",
+            f"The recipe stopped at step {step.name}. What is done is kept: the same command goes on with it, and so "
+            "does this one alone:",
             f"  {step.line}",
             err=True,
         )

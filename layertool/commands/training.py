@@ -10,8 +10,12 @@ import click
 
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
-from layertool.commands.options import HELP, bundle, json_option, output_folder, quiet_option
-from layertool.training import tasks
+from layertool.commands.options import HELP, ModelText, bundle, json_option, output_folder, quiet_option
+from layertool.training.tasks.compression import Heads, Rows, Weights
+from layertool.training.tasks.ctc import CTC
+from layertool.training.tasks.distillation import Distillation
+from layertool.training.tasks.listeners import Listeners
+from layertool.training.tasks.pretraining import Pretraining
 
 _PATH = click.Path(path_type=Path)
 _corpus = click.argument("corpus", type=_PATH)
@@ -30,9 +34,9 @@ def _command(name: str, task: type, *arguments, folder: str = "Run") -> click.Co
     return click.command(name, context_settings=HELP, help=inspect.getdoc(task))(decorate(run))
 
 
-pretrain = _command("pretrain", tasks.Pretraining, _corpus)
-distill = _command("distill", tasks.Distillation, click.argument("teacher"), _corpus)
-lexical_finetune = _command("finetune", tasks.Listeners, click.argument("model"), _corpus, folder="Model")
+pretrain = _command("pretrain", Pretraining, _corpus)
+distill = _command("distill", Distillation, click.argument("teacher", type=ModelText()), _corpus)
+lexical_finetune = _command("finetune", Listeners, click.argument("model", type=ModelText()), _corpus, folder="Model")
 
 
 @click.group(context_settings=HELP)
@@ -40,9 +44,9 @@ def compress() -> None:
     """Make a model smaller, step by step: prune heads, rows or weights, or teach a student."""
 
 
-for _task in (tasks.Heads, tasks.Rows, tasks.Weights):
+for _task in (Heads, Rows, Weights):
     _speech = click.argument("corpus", type=_PATH, required=False)
-    compress.add_command(_command(_task.kind, _task, click.argument("model"), _speech))
+    compress.add_command(_command(_task.kind, _task, click.argument("model", type=ModelText()), _speech))
 compress.add_command(distill)
 
 
@@ -51,18 +55,18 @@ def finetune() -> None:
     """Fine-tune a model, or check what its frozen layers are good for: characters or phones with CTC."""
 
 
-@finetune.command(context_settings=HELP, help=inspect.getdoc(tasks.CTC))
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@finetune.command(context_settings=HELP, help=inspect.getdoc(CTC))
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelText(series=True))
 @_corpus
 @output_folder("Run")
-@declared_options(tasks.CTC)
+@declared_options(CTC)
 @json_option
 @quiet_option
-def ctc(models: tuple[str, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
+def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
     from layertool.commands import delivery
     from layertool.training import ctc_account
 
-    task = asked(tasks.CTC, typed)
+    task = asked(CTC, typed)
     delivery.check_places(task.results, task.plot)
     with output.progress_bar(quiet, "steps") as progress:
         rows, runs = task.run(models, corpus, out, progress, lambda text: output.note(text, quiet))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-import sys
-from array import array
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from layertool import audio
+from layertool import audio, columns
 from layertool.corpora import labels
-from layertool.corpora.alignments import Progress
-from layertool.corpora.corpus import SEGMENT_COLUMNS, Corpus
+from layertool.corpora.alignments import Progress, read_text
+from layertool.corpora.corpus import Corpus
+from layertool.corpora.segments import Entry, SegmentRows
 from layertool.errors import AudioError, CorpusError, LayertoolError, MissingExtraError, UsageError
-from layertool.geometry import SAMPLE_RATE
 from layertool.non_speech import NOISE, PHONE, non_speech
 from layertool.spelling import nfc
 
@@ -41,7 +39,7 @@ _PHONES = re.compile(
 # unequally; these lose none, align clean speech the same and take 15 % longer.
 SEARCH = {"bestpath": False, "beam": 1e-250, "pbeam": 1e-250, "wbeam": 1e-200}
 
-Segment = tuple[str, float, float, str]  # tier, start, end (seconds), label
+Tiers = dict[str, list[Entry]]  # labels by tier
 
 _CHUNK = 4  # utterances sent to a worker at once
 _MISSING_SHOWN = 10
@@ -49,13 +47,9 @@ _MISSING_SHOWN = 10
 
 @dataclass(frozen=True)
 class _Task:
-    """One utterance for a worker: where its audio is and the words to be found in it."""
+    """One utterance for a worker: its audio and the words to be found in it."""
 
-    path: str
-    channel: str | None
-    start: float | None
-    end: float | None
-    n_samples: int
+    excerpt: audio.Excerpt
     words: list[str]
 
 
@@ -65,13 +59,14 @@ def align(
     max_failures: int = 0,
     jobs: int = 1,
     progress: Progress | None = None,
+    replacing: bool = True,
 ) -> Corpus:
     """Give every utterance the segments of the words in its ``text`` and of their phones.
 
-    The tiers ``word`` and ``phone`` of the corpus are replaced, other tiers stay. Words are the
-    text's own, in lower case; phones are the 39 of CMUdict plus SIL for silence; times are multiples
-    of 10 ms. The result does not depend on ``jobs`` or on the order of the utterances. Forced
-    alignment trusts the text: words that were never said are mostly placed somewhere all the same.
+    The tiers ``word`` and ``phone`` of the corpus are replaced, which is an error unless ``replacing``, other tiers
+    stay. Words are the text's own, in lower case; phones are the 39 of CMUdict plus SIL for silence; times are
+    multiples of 10 ms. The result does not depend on ``jobs`` or on the order of the utterances. Forced alignment
+    trusts the text: words that were never said are mostly placed somewhere all the same.
 
     ``dictionary``: a file of pronunciations in CMUdict format (``word  P H ON ES``, alternatives as
     further lines) for words that pocketsphinx does not know, or says differently. ``max_failures``:
@@ -88,19 +83,19 @@ def align(
     if jobs < 1:
         raise UsageError(f"--jobs {jobs} is no number of processes: give 1 or more")
     utterances = corpus.utterances
-    if "text" not in utterances:
+    if (known := sorted({*labels.TIERS} & {*corpus.tiers})) and not replacing:
         raise CorpusError(
-            f"{corpus.name} has no column 'text' to align (columns there: {', '.join(utterances.columns)}): "
-            "add the words of each utterance, or rename the column that has them"
+            f"{corpus.name} has {' and '.join(known)} segments already: write to another corpus with -o, "
+            "or replace them with --overwrite"
         )
+    columns.require(utterances, ["text"], corpus.name, "add the words of each utterance, or rename their column")
     pronunciations = {} if dictionary is None else read_dictionary(dictionary)
     aligner = _Aligner({})
     tasks = _tasks(corpus, aligner, pronunciations)
     used = {word for task in tasks for word in task.words}
     needed = {word: spoken for word, spoken in pronunciations.items() if word in used}
 
-    names, tiers, found, failures = [], [], [], {}
-    starts, ends = array("d"), array("d")  # columns, not rows: LibriSpeech has 40 million segments
+    rows, failures = SegmentRows(), {}
     with closing(_run(aligner, needed, tasks, jobs)) as results:
         for done, (utterance, result) in enumerate(zip(utterances["utterance"], results, strict=True), 1):
             if isinstance(result, str):
@@ -108,16 +103,12 @@ def align(
                 if len(failures) > max_failures:
                     raise CorpusError(_too_many(failures, done, len(tasks)))
             else:
-                for tier, start, end, label in result:
-                    names.append(utterance)
-                    tiers.append(sys.intern(tier))
-                    starts.append(start)
-                    ends.append(end)
-                    found.append(sys.intern(label))
+                for tier, entries in result.items():
+                    rows.add(utterance, tier, entries)
             if progress is not None:
                 progress(done, len(tasks))
 
-    segments = pd.DataFrame(dict(zip(SEGMENT_COLUMNS, (names, tiers, starts, ends, found), strict=True)))
+    segments = rows.table()
     kept = corpus.segments[~corpus.segments["tier"].isin(labels.TIERS)]
     if len(kept):
         segments = pd.concat([kept, segments], ignore_index=True)
@@ -153,14 +144,8 @@ def read_dictionary(path: Path | str) -> dict[str, list[str]]:
     allowed. Raises CorpusError for a missing file, a line without phones or with an unknown phone.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} does not exist: give the file of pronunciations to --dictionary")
     pronunciations: dict[str, list[str]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not text in UTF-8 ({error}): save the dictionary as UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split(";;;")[0].split(" #")[0].split()
         if not fields or fields[0].startswith("#"):
             continue
@@ -188,7 +173,7 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
             if word not in missing and not known(word):
                 missing[word] = row.utterance
         channel, start, end = (None if pd.isna(value) else value for value in (row.channel, row.start, row.end))
-        tasks.append(_Task(row.audio, channel, start, end, row.n_samples, words))
+        tasks.append(_Task(audio.Excerpt(row.audio, channel, start, end, row.n_samples), words))
     if missing:
         more = len(missing) - _MISSING_SHOWN
         raise CorpusError(
@@ -233,12 +218,12 @@ class _Aligner:
                     if there in (None, phones):
                         break
 
-    def align(self, task: _Task) -> list[Segment] | str:
-        """Segments (tier, start, end, label) of one utterance, or the reason why there are none."""
+    def align(self, task: _Task) -> Tiers | str:
+        """The words and phones of one utterance, or the reason why there are none."""
         if not task.words:
             return "its text has no words"
         try:
-            samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end, task.n_samples)
+            samples = task.excerpt.read()
         except AudioError as error:
             return str(error)
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
@@ -251,17 +236,17 @@ class _Aligner:
         except RuntimeError:
             return "its words do not fit its audio"
         alignment = self._decoder.get_alignment()  # to be kept: words and phones point into it
-        segments, found = [], []
+        words: list[Entry] = []
+        phones: list[Entry] = []
         for word in alignment.words():
             # fillers are written <sil>, [NOISE], ...
             if word.name[0] not in "<[":
-                found.append(re.sub(r"\(\d+\)$", "", word.name))
-                segments.append(("word", *_seconds(word), found[-1]))
+                words.append((*_seconds(word), re.sub(r"\(\d+\)$", "", word.name)))
             for phone in word:
-                segments += _phone(phone, segments)
-        if found != task.words:
+                _add_phone(phone, phones)
+        if [label for _, _, label in words] != task.words:
             return "some of its words are not found in its audio"
-        return segments
+        return {"word": words, "phone": phones}
 
     def _decode(self, pcm: bytes) -> None:
         # The estimate of the background noise outlives an utterance: without this an alignment would depend
@@ -276,22 +261,21 @@ def _seconds(entry) -> tuple[float, float]:
     return entry.start / FRAMES_PER_SECOND, (entry.start + entry.duration) / FRAMES_PER_SECOND
 
 
-def _phone(phone, before: list[Segment]) -> list[Segment]:
-    """The phone as a segment; none for noise, and none for silence that only prolongs the one before."""
+def _add_phone(phone, phones: list[Entry]) -> None:
+    """Add a phone; none for noise, and for silence that only prolongs the one before a longer one."""
     kind = non_speech(PHONE, phone.name)
     if kind == NOISE:
-        return []
+        return
     start, end = _seconds(phone)
     label = labels.SILENT if kind else phone.name.lower()
-    if kind and before and before[-1][0] == "phone" and before[-1][2:] == (start, label):
-        before[-1] = ("phone", before[-1][1], end, label)
-        return []
-    return [("phone", start, end, label)]
+    if kind and phones and phones[-1][1:] == (start, label):
+        start, _, _ = phones.pop()
+    phones.append((start, end, label))
 
 
 def _run(
     aligner: _Aligner, pronunciations: dict[str, list[str]], tasks: list[_Task], jobs: int
-) -> Generator[list[Segment] | str]:
+) -> Generator[Tiers | str]:
     """The results of all tasks in their order."""
     jobs = min(jobs, -(-len(tasks) // _CHUNK))
     if jobs == 1:
@@ -319,5 +303,5 @@ def _start_worker(pronunciations: dict[str, list[str]]) -> None:
     _worker = _Aligner(pronunciations)
 
 
-def _align_in_worker(task: _Task) -> list[Segment] | str:
+def _align_in_worker(task: _Task) -> Tiers | str:
     return _worker.align(task)

@@ -26,8 +26,8 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class Voice(NamedTuple):
     """The labels of one speaker in one recording.
 
-    ``speaker``: None where the file does not say. ``tiers``: by our name of a tier (``word``, ``phone``), the stretch of
-    time that it says it covers (None: it does not say) and its labels, in seconds from the same zero.
+    ``speaker``: None where the file does not say. ``tiers``: by our name of a tier (``word``, ``phone``), the stretch
+    of time that it says it covers (None: it does not say) and its labels, in seconds from the same zero.
     """
 
     speaker: str | None
@@ -39,9 +39,9 @@ class Alignments:
     """The labels of many recordings.
 
     ``segments``: the columns of ``Corpus.segments``, labels as in the files. ``stretches``: utterance, tier, start, end
-    (seconds) of what the files say they cover. ``speakers``: recording to the utterances in it, each with its speaker or
-    None; recordings without labels are not there. ``unusable``: recordings whose label files cannot be used, with the
-    reason. ``without_tier``: how many files lack a tier that others have.
+    (seconds) of what the files say they cover. ``speakers``: recording to the utterances in it, each with its speaker
+    or None; recordings without labels are not there. ``unusable``: recordings whose label files cannot be used, with
+    the reason. ``without_tier``: how many files lack a tier that others have.
     """
 
     segments: pd.DataFrame
@@ -54,8 +54,8 @@ class Alignments:
         """One row for each speaker of a recording; what is to be told goes to the notes of the provenance.
 
         ``recordings``: a table with the column ``utterance``. Rows of recordings with several speakers are repeated, as
-        the utterances ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is filled
-        where label files name the speakers.
+        the utterances ``RECORDING/SPEAKER``, without ``text``: that of all is nobody's. The column ``speaker`` is
+        filled where label files name the speakers.
         """
         if self.without_tier:
             provenance["textgrids_without_tier"] = self.without_tier
@@ -76,7 +76,8 @@ class Alignments:
         several = [part[0] for part in parts if len(part) > 1]
         if several:
             provenance.setdefault("notes", []).append(
-                f"{len(several)} recording{'s have' if len(several) > 1 else ' has'} the labels of several speakers: each "
+                f"{len(several)} recording{'s have' if len(several) > 1 else ' has'} the labels of several speakers: "
+                "each "
                 f"speaker became an utterance of the whole recording, like '{several[0]}', with the column speaker"
             )
         return table
@@ -122,7 +123,7 @@ def read_all(
 
 
 def read_text(path: Path) -> str:
-    """The text of a label file, with line feeds; letters as they stand, for ``labels.Rules`` says which labels become one.
+    """The text of a label file, with line feeds; letters as they stand: ``labels.Rules`` says which become one.
 
     Raises CorpusError where it is no text.
     """

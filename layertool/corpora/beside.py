@@ -18,8 +18,9 @@ from layertool.spelling import nfc
 class Labels:
     """What was found beside recordings, by their ids.
 
-    ``sources``: functions that read their labels, for ``alignments.read_all``. ``texts``: their transcripts. ``unusable``: those
-    whose transcript cannot be read, with the reason. ``provenance``, ``notes``: counts, and sentences for the user.
+    ``sources``: functions that read their labels, for ``alignments.read_all``. ``texts``: their transcripts.
+    ``unusable``: those whose transcript cannot be read, with the reason. ``provenance``, ``notes``: counts, and
+    sentences for the user.
     """
 
     sources: dict[str, Callable[[], list[Voice]]] = field(default_factory=dict)
@@ -38,9 +39,10 @@ def find(
 ) -> Labels:
     """The labels and transcripts of ``recordings`` (id to audio file) among ``files``, which are all below ``source``.
 
-    TextGrids have the path of the audio, below ``source`` or ``textgrids``. A recording without one has label files beside it
-    (``label_files.TIERS``), or a CTM file names it. ``tiers``: as for ``textgrid.voices``; or suffixes of label files, and then
-    no TextGrid is read. A .lab or .txt that is no label file is a transcript. Raises UsageError, CorpusError.
+    TextGrids have the path of the audio, below ``source`` or ``textgrids``. A recording without one has label files
+    beside it (``label_files.TIERS``), or a CTM file names it. ``tiers``: as for ``textgrid.voices``; or suffixes of
+    label files, and then no TextGrid is read. A .lab or .txt that is no label file is a transcript. Raises
+    UsageError, CorpusError.
     """
     suffixes = {tier: name.lower() for tier, name in (tiers or {}).items() if name.startswith(".")}
     if suffixes and len(suffixes) < len(tiers or {}):
@@ -90,7 +92,7 @@ def find(
 def _transcribe(
     labels: Labels, one: str, recording: Path, there: Mapping[str, Path], own: dict[str, Path]
 ) -> list[Path]:
-    """Take the transcript of a recording from the files beside it, and put what are labels among its ``own`` label files.
+    """Take the transcript of a recording from the files beside it, and put what are labels among its ``own``.
 
     Returns the files that were taken.
     """
@@ -122,7 +124,8 @@ def _of_many(
     read: set[Path],
     notes: list[str],
 ) -> dict[str, Callable[[], list[Voice]]]:
-    """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into ``read``."""
+    """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into
+    ``read``."""
     tails: dict[str, list[str]] = {}
     for one in recordings:
         for name in {one, PurePosixPath(one).name, nfc(recordings[one].name)}:
@@ -143,7 +146,8 @@ def _of_many(
         if (path in read or not fits) and (lost := [name for name in named if name not in fits]):
             read.add(path)
             notes.append(
-                f"{path} has labels of {len(lost)} recordings that are not in {source}, or there more than once (the first: "
+                f"{path} has labels of {len(lost)} recordings that are not in {source}, or there more than once (the "
+                "first: "
                 f"'{lost[0]}'): name them by their paths, or leave it so"
             )
     return {one: partial(_given, Voice(None, tiers)) for one, tiers in found.items()}

@@ -1,7 +1,8 @@
 """The Buckeye corpus: 40 people of Columbus, Ohio, in conversation, with phones and words by hand.
 
-Its layout: s01/s0101a.wav with .words, .phones, .txt and .log (in a folder s0101a of its own or not), each some ten minutes.
-Label files are those of xlabel: a header up to a line with #, then 'end colour label', the ends in seconds from 0.
+Its layout: s01/s0101a.wav with .words, .phones, .txt and .log (in a folder s0101a of its own or not), each some ten
+minutes. Label files are those of xlabel: a header up to a line with #, then 'end colour label', the ends in seconds
+from 0.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from layertool.geometry import SAMPLE_RATE, seconds_to_samples
 
 LAYOUT = "SPEAKER/TRACK.wav, as in s01/s0101a.wav, with .words and .phones beside it"
 PAUSE = 0.5  # seconds without words that part utterances
-# Pitt et al. 2007, Buckeye Corpus of Conversational Speech, the table of speakers: gender, age (young: under 30, old: over 40),
-# and the gender of the interviewer.
+# Pitt et al. 2007, Buckeye Corpus of Conversational Speech, the table of speakers: gender, age (young: under 30, old:
+# over 40), and the gender of the interviewer.
 _SPEAKERS = """
     s01 f y f  s02 f o m  s03 m o m  s04 f y f  s05 f o f  s06 m y f  s07 f o f  s08 f y f  s09 f y f  s10 m o f
     s11 m y m  s12 f y m  s13 m y f  s14 f o f  s15 m y m  s16 f o m  s17 f o m  s18 f o f  s19 m o f  s20 f o f
@@ -58,12 +59,13 @@ def read(
 ) -> Corpus:
     """Make a corpus of Buckeye, or of a part of its folders.
 
-    An utterance is a stretch of the interviewee's words that no ``pause`` (seconds of silence, noise or interviewer) parts:
-    ``s0101a-001`` with its start and end in the file. With ``whole_files`` it is the file, ``s0101a``. Columns: speaker (s01),
-    track (s0101a), gender, age (young, old), interviewer_gender, and text from the words. Segments: the tiers word (.words) and
-    phone (.phones). What is written in <> or {}, and phones in capitals but SIL, are no speech and left out, unless ``rules``
-    keeps labels as they are. Lines that end before the line above them are left out and counted in
-    ``provenance["lines_that_run_backwards"]``. Raises UsageError, CorpusError or AudioError.
+    An utterance is a stretch of the interviewee's words that no ``pause`` (seconds of silence, noise or interviewer)
+    parts: ``s0101a-001`` with its start and end in the file. With ``whole_files`` it is the file, ``s0101a``.
+    Columns: speaker (s01), track (s0101a), gender, age (young, old), interviewer_gender, and text from the words.
+    Segments: the tiers word (.words) and phone (.phones). What is written in <> or {}, and phones in capitals but
+    SIL, are no speech and left out, unless ``rules`` keeps labels as they are. Lines that end before the line above
+    them are left out and counted in ``provenance["lines_that_run_backwards"]``. Raises UsageError, CorpusError or
+    AudioError.
     """
     if not pause > 0:
         raise UsageError(f"a pause of {pause:g} s parts nothing: give --pause more than 0")
@@ -81,7 +83,8 @@ def read(
     if not spoken:
         packed = any(path.suffix.lower() == ".zip" for path in files)
         raise CorpusError(
-            f"{source} has no audio of the Buckeye corpus: {'unpack its .zip files; ' if packed else ''}the layout is {LAYOUT}"
+            f"{source} has no audio of the Buckeye corpus: {'unpack its .zip files; ' if packed else ''}the layout "
+            f"is {LAYOUT}"
         )
     backwards: Counter[str] = Counter()
     sources = {track: partial(_voices, track, own, rules.raw, backwards) for track, own in spoken.items()}
@@ -113,7 +116,8 @@ def read(
 
 
 def is_spoken(tier: str, label: str) -> bool:
-    """Whether a label is a word or a phone of the interviewee: not <SIL>, {B_TRANS}; of phones, not SIL or VOCNOISE either."""
+    """Whether a label is a word or a phone of the interviewee: not <SIL>, {B_TRANS}; of phones, not SIL or VOCNOISE
+    either."""
     return bool(label) and label[0] not in "<{" and (tier == "word" or not label.isupper())
 
 
@@ -125,7 +129,8 @@ def _voices(track: str, own: dict[str, Path], raw: bool, backwards: Counter[str]
         lines = label_files.xlabel(read_text(own[kind]))
         if lines is None:
             raise CorpusError(
-                f"{own[kind]} is no label file of Buckeye: a header, a line with #, then lines 'end colour label'; restore it"
+                f"{own[kind]} is no label file of Buckeye: a header, a line with #, then lines 'end colour label'; "
+                "restore it"
             )
         entries, before = [], 0.0
         for end, text in lines:
@@ -141,7 +146,8 @@ def _voices(track: str, own: dict[str, Path], raw: bool, backwards: Counter[str]
 
 
 def _cut(tracks: pd.DataFrame, segments: pd.DataFrame, pause: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The stretches of words between pauses as utterances, and the segments whose middle is in one, in time from its start."""
+    """The stretches of words between pauses as utterances, and the segments whose middle is in one, in time from
+    its start."""
     rows, parts = [], []
     of_track = dict(list(segments.groupby("utterance", sort=False)))
     for track in tracks.to_dict("records"):

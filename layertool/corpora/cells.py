@@ -1,4 +1,5 @@
-"""Cells of a table's audio column, written as files: embedded files, arrays of samples, or files that are only named."""
+"""Cells of a table's audio column, written as files: embedded files, arrays of samples, or files that are only
+named."""
 
 from __future__ import annotations
 

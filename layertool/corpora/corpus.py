@@ -187,9 +187,9 @@ class Corpus:
     def read(cls, folder: Path | str, channel: str | None = None, in_full: bool = False) -> Corpus:
         """Read a corpus folder: ``utterances`` and ``segments`` as .parquet, .csv or .tsv.
 
-        ``channel``: which to take of the audio of tables made by hand that do not say so themselves. Tables with a record,
-        corpus.json, must be those that it describes: by their checksums, or, where metadata were changed since, by the
-        fingerprint; ``in_full``: by the fingerprint in any case. Raises CorpusError.
+        ``channel``: which to take of the audio of tables made by hand that do not say so themselves. Tables with a
+        record, corpus.json, must be those that it describes: by their checksums, or, where metadata were changed
+        since, by the fingerprint; ``in_full``: by the fingerprint in any case. Raises CorpusError.
         """
         folder = Path(folder)
         if problem := mistaken(folder, CORPUS):
@@ -218,7 +218,8 @@ class Corpus:
         """The corpus that a record describes, or tables made by hand."""
         if on_disk.is_unfinished(folder):
             raise CorpusError(
-                f"{folder} is an unfinished corpus: run the command that makes it again, with the same -o, and it is finished"
+                f"{folder} is an unfinished corpus: run the command that makes it again, with the same -o, and it is "
+                "finished"
             )
         notes: list[str] = []
         tables = {name: on_disk.table_at(folder, name, about) for name in on_disk.TABLES}
@@ -277,8 +278,10 @@ class Corpus:
             return
         if self.fingerprint != wanted and (sealed or not self._was_so(folder, wanted)):
             raise CorpusError(
-                f"{folder} holds other utterances or segments than its corpus.json describes (fingerprint {self.fingerprint}, "
-                f"there {wanted}): make the corpus again with --overwrite, or delete {folder / on_disk.RECORD} to take the "
+                f"{folder} holds other utterances or segments than its corpus.json describes (fingerprint "
+                f"{self.fingerprint}, "
+                f"there {wanted}): make the corpus again with --overwrite, or delete {folder / on_disk.RECORD} to "
+                "take the "
                 "tables as they are"
             )
 
@@ -308,6 +311,21 @@ class Corpus:
     def seconds(self) -> float:
         """Seconds of audio in all utterances."""
         return float(self.utterances["n_samples"].sum()) / SAMPLE_RATE
+
+    def facts(self) -> dict:
+        """What there is to say of it, for programs: counts, values of metadata, fingerprint, provenance."""
+        segments = self.segments.groupby("tier", observed=True)["label"].agg(["size", "nunique"])
+        return {
+            "name": self.name,
+            "utterances": len(self.utterances),
+            "seconds": self.seconds,
+            "segments": {
+                tier: {"count": int(row["size"]), "labels": int(row["nunique"])} for tier, row in segments.iterrows()
+            },
+            "metadata": {c: int(self.utterances[c].nunique()) for c in self.metadata_columns},
+            "fingerprint": self.fingerprint,
+            "provenance": dict(self.provenance),
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -394,7 +412,8 @@ def check_unique(ids: pd.Series, where: str) -> None:
 
 
 def _bytes(values: pd.Series, column: str) -> Iterator[bytes]:
-    """What the fingerprint is made of: samples as eight bytes, texts as one list in JSON. Part by part, for it is long."""
+    """What the fingerprint is made of: samples as eight bytes, texts as one list in JSON. Part by part, for it is
+    long."""
     if column == "n_samples":
         yield values.to_numpy(dtype="<i8").tobytes()
         return

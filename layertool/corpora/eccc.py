@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from layertool import audio
-from layertool.corpora.corpus import Corpus
+from layertool import audio, columns
+from layertool.corpora.corpus import Corpus, check_unique
+from layertool.corpora.failures import Failures
+from layertool.corpora.segments import SegmentRows
+from layertool.corpora.source_files import require_folder
+from layertool.corpora.table_files import read_table
 from layertool.errors import AudioError, CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
@@ -28,6 +31,7 @@ COLUMNS = (
     "ID Length Masker SNR Speaker Target Responses N-Listeners Counts Confusion Consistency "
     "Target-frequency Confusion-frequency Phoneme-distance"
 ).split()  # and Raw, which is counted where it is there
+NUMBERS = ("SNR", "Target-frequency", "Confusion-frequency", "Phoneme-distance")  # all but the first may be missing
 
 
 def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_failures: int = 0) -> Corpus:
@@ -51,41 +55,27 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
     if split_seed < 0:
         raise UsageError(f"the seed {split_seed} is negative: take a whole number from 0")
     path = _locate(Path(source))
-    content = path.read_bytes()
-    rows = _rows(path, content)
+    rows = _rows(path)
     wavs = {row["ID"]: path.parent / WAVS / f"T_{row['ID']}.wav" for row in rows}
     missing = {one for one, wav in wavs.items() if not wav.exists()}
     absence = f"does not exist ({len(missing)} of {len(rows)} WAVs are missing): unpack all of {WAVS}"
     if max_failures < len(missing) < len(rows):
         absence += f", or leave them out with --max-failures {len(missing)}"
     stimuli: list[dict] = []
-    segments: list[dict] = []
-    left_out: dict[str, str] = {}
+    segments = SegmentRows()
+    left_out = Failures(max_failures)
     for row in rows:
         wav = wavs[row["ID"]]
-        try:
+        with left_out.tolerated(wav.stem):
             stimulus = _stimulus(row, path.name)
             if row["ID"] in missing:
                 raise AudioError(f"{wav} {absence}")
             length = int(row["Length"])
             _check_audio(wav, length)
-        except (CorpusError, AudioError) as error:
-            left_out[wav.stem] = str(error)
-            if len(left_out) > max_failures:
-                raise
-            continue
-        stimuli.append({"utterance": wav.stem, "audio": str(wav)} | stimulus)
-        segments.append(
-            {
-                "utterance": wav.stem,
-                "tier": "word",
-                "start": PADDING_SAMPLES / SAMPLE_RATE,
-                "end": (PADDING_SAMPLES + length) / SAMPLE_RATE,
-                "label": stimulus["target"],
-            }
-        )
-    if not stimuli:
-        raise CorpusError(f"none of the {len(rows)} stimuli can be used; the first: {next(iter(left_out.values()))}")
+            stimuli.append({"utterance": wav.stem, "audio": str(wav)} | stimulus)
+            span = (PADDING_SAMPLES / SAMPLE_RATE, (PADDING_SAMPLES + length) / SAMPLE_RATE)
+            segments.add(wav.stem, "word", [(*span, stimulus["target"])])
+    left_out.check(len(stimuli))
     table = pd.DataFrame(stimuli)
     table["split"] = _by_masker(table, split_seed)
     table["split_by_target"] = _by_target(table, split_seed)
@@ -93,19 +83,18 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
         "reader": "eccc",
         "source": str(path.parent.resolve()),
         "csv": path.name,
-        "csv_sha256": hashlib.sha256(content).hexdigest(),
+        "csv_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "licence": LICENCE,
         "rows": len(rows),
         "split_seed": split_seed,
     }
     provenance |= {f"{column}_stimuli": _numbers(table, column) for column in SPLITS}
-    return Corpus.build(table, segments, name or "eccc", provenance, max_failures, left_out)
+    return Corpus.build(table, segments.table(), name or "eccc", provenance, max_failures, left_out)
 
 
 def _locate(source: Path) -> Path:
     """The table, in ``source`` or in a folder in it."""
-    if not source.is_dir():
-        raise CorpusError(f"{source} {'is not a folder' if source.exists() else 'does not exist'}: check the path")
+    require_folder(source)
     found = sorted(source.glob(TABLE)) or sorted(source.glob(f"*/{TABLE}"))
     if not found:
         raise CorpusError(f"{source} has no {TABLE}: give the folder EnglishCCC_v1.2 of the archive, unpacked")
@@ -115,96 +104,66 @@ def _locate(source: Path) -> Path:
     return found[0]
 
 
-def _rows(path: Path, content: bytes) -> list[dict[str, str]]:
-    """The rows as they stand there, all text ("null" is a word); each with an ID of its own."""
-    try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        lines = [[cell.strip() for cell in line] for line in reader if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{path} cannot be read as a table ({error}): unpack the archive again") from error
-    header, lines = (lines[0], lines[1:]) if lines else ([], [])
-    absent = [column for column in COLUMNS if column not in header]
-    if absent:
-        raise CorpusError(
-            f"{path} has no column '{absent[0]}' (columns there: {', '.join(header) or 'none'}): unpack the archive again"
-        )
-    rows: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(header):
-            raise CorpusError(
-                f"{path}, row {number}: {len(line)} cells below a header of {len(header)}; correct the row"
-            )
-        row = dict(zip(header, line, strict=True))
-        if not row["ID"]:
-            raise CorpusError(f"{path}, row {number}: ID is empty; fill it in or take the row out")
-        if row["ID"] in rows:
-            raise CorpusError(f"{path}, row {number}: the ID {row['ID']} stands in a row above too; take one out")
-        rows[row["ID"]] = row
-    if not rows:
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows as they stand there, all text ("null" is a word), empty where nothing stands; each with an ID of its
+    own."""
+    table = read_table(path, as_text=True)
+    columns.require(table, COLUMNS, str(path), "unpack the archive again")
+    columns.require_filled(table, ["ID"], str(path))
+    if table.empty:
         raise CorpusError(f"{path} has no rows: unpack the archive again")
-    return list(rows.values())
+    check_unique(table["ID"], str(path))
+    return table.fillna("").to_dict("records")
 
 
 def _stimulus(row: Mapping[str, str], table: str) -> dict:
     """The metadata of one stimulus. Raises CorpusError where the row contradicts itself."""
-
-    def wrong(what: str) -> CorpusError:
-        return CorpusError(f"{table}, ID {row['ID']}: {what}; correct the row")
-
-    def whole(column: str) -> int:
-        if not _is_positive(row[column]):
-            raise wrong(f"{column} is '{row[column]}', which is no whole number above 0")
-        return int(row[column])
-
-    def number(column: str, may_be_empty: bool) -> float:
-        if may_be_empty and not row[column]:
-            return math.nan
-        try:
-            value = float(row[column])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise wrong(f"{column} is '{row[column]}', which is no number")
-        return value
-
-    for column in ("Masker", "Speaker", "Target", "Confusion"):
-        if not row[column]:
-            raise wrong(f"{column} is empty")
-    whole("Length")
     responses = [one.strip() for one in row["Responses"].split("|")]
-    counts, listeners = row["Counts"].split(), whole("N-Listeners")
-    lower = [one.lower() for one in responses]
-    repeated = [one for k, one in enumerate(responses) if lower[k] in lower[:k]]
-    no_counts = [count for count in counts if not _is_positive(count)]
-    if "" in responses:
-        raise wrong(f"Responses '{row['Responses']}' has an empty response")
-    if repeated:
-        raise wrong(f"Responses has '{repeated[0]}' more than once")
-    if len(counts) != len(responses):
-        raise wrong(f"Responses has {len(responses)} words, but Counts {len(counts)} numbers")
-    if no_counts:
-        raise wrong(f"Counts has '{no_counts[0]}', which is no whole number above 0")
-    if sum(map(int, counts)) != listeners:
-        raise wrong(f"the Counts {' + '.join(counts)} make {sum(map(int, counts))}, but N-Listeners is {listeners}")
-    # only how many: Responses merges homophones, so that the words of Raw may be others
-    if "Raw" in row and len(row["Raw"].split("|")) != listeners:
-        raise wrong(f"Raw has {len(row['Raw'].split('|'))} responses, but N-Listeners is {listeners}")
+    counts, raw = row["Counts"].split(), row.get("Raw")
+    known = Counter(one.lower() for one in responses)
+    repeated = next((one for one in reversed(responses) if known[one.lower()] > 1), "")
+    no_count = next((count for count in counts if not _is_positive(count)), None)
+    total = 0 if no_count else sum(map(int, counts))
+    listeners = row["N-Listeners"]
+    empty = next((column for column in ("Masker", "Speaker", "Target", "Confusion") if not row[column]), None)
+    no_whole = next((c for c in ("Length", "N-Listeners", "Consistency") if not _is_positive(row[c])), None)
+    no_number = next((c for c in NUMBERS if not _is_number(row[c]) and (row[c] or c == "SNR")), None)
+    n_raw = listeners if raw is None else len(raw.split("|"))  # Responses merges homophones: its words may be others
+    faults = {
+        f"{empty} is empty": empty,
+        f"{no_whole} is '{row.get(no_whole or '')}', which is no whole number above 0": no_whole,
+        f"{no_number} is '{row.get(no_number or '')}', which is no number": no_number,
+        f"Responses '{row['Responses']}' has an empty response": "" in responses,
+        f"Responses has '{repeated}' more than once": repeated,
+        f"Responses has {len(responses)} words, but Counts {len(counts)} numbers": len(counts) != len(responses),
+        f"Counts has '{no_count}', which is no whole number above 0": no_count,
+        f"the Counts {' + '.join(counts)} make {total}, but N-Listeners is {listeners}": str(total) != listeners,
+        f"Raw has {n_raw} responses, but N-Listeners is {listeners}": str(n_raw) != listeners,
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise CorpusError(f"{table}, ID {row['ID']}: {fault}; correct the row")
     return {
         "channel": "sum",
         "speaker": row["Speaker"],
         "masker": row["Masker"],
-        "snr": number("SNR", False),
+        "snr": float(row["SNR"]),
         "target": row["Target"],
         "text": row["Target"],
         "responses": "|".join(responses),
         "counts": " ".join(counts),
-        "listeners": listeners,
+        "listeners": int(listeners),
         "confusion": row["Confusion"],
-        "consistency": whole("Consistency"),
-        "target_frequency": number("Target-frequency", True),
-        "confusion_frequency": number("Confusion-frequency", True),
-        "phoneme_distance": number("Phoneme-distance", True),
+        "consistency": int(row["Consistency"]),
+        **{column.lower().replace("-", "_"): float(row[column] or "nan") for column in NUMBERS[1:]},
     }
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _is_positive(text: str) -> bool:

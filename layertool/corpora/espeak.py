@@ -33,6 +33,7 @@ from layertool.corpora import espeak_worker
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.espeak_worker import END, PHONEME, SEED, WORD, Event
 from layertool.corpora.on_disk import CorpusFolder
+from layertool.corpora.segments import SegmentRows
 from layertool.errors import CorpusError, MissingExtraError
 from layertool.files import whole_file
 from layertool.geometry import SAMPLE_RATE
@@ -111,7 +112,7 @@ def synthesise(text: str, voice: Voice) -> Utterance:
     sound; MissingExtraError when the package espeakng-loader is not installed.
     """
     _require_engine()
-    spoken = _apart(text)
+    spoken = " | ".join(text.split())  # else eSpeak NG speaks pairs such as "of the" as one word with one event
     header, pcm = _run_worker(text, spoken, voice)
     samples = np.frombuffer(pcm, dtype=np.int16)
     events = [Event(*event) for event in header["events"]]
@@ -152,7 +153,7 @@ def make_corpus(
     _require_engine()
     folder = Path(folder)
     tasks = [(number, text, voice) for voice in voices for number, text in enumerate(sentences, start=1)]
-    utterances, segments, engine = [], [], None
+    utterances, segments, engine = [], SegmentRows(), None
     with CorpusFolder(folder) as place, ThreadPoolExecutor(jobs) as pool:
         spoken_to = place.new_audio()
         spoken = pool.map(lambda task: synthesise(task[1], task[2]), tasks)
@@ -174,10 +175,8 @@ def make_corpus(
                     "text": text,
                 }
             )
-            for tier, tier_segments in (("word", utterance.words), ("phone", utterance.phones)):
-                for label, start, end in tier_segments:
-                    times = {"start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE}
-                    segments.append({"utterance": name, "tier": tier, **times, "label": label})
+            for tier, spoken_parts in (("word", utterance.words), ("phone", utterance.phones)):
+                segments.add(name, tier, [(a / SAMPLE_RATE, b / SAMPLE_RATE, label) for label, a, b in spoken_parts])
             engine = utterance.engine
             if progress is not None:
                 progress(len(utterances), len(tasks))
@@ -187,16 +186,16 @@ def make_corpus(
         "noise": None if room_db is None else f"white, {room_db:g} dB of full scale, seed {SEED}",
         "voices": [asdict(voice) for voice in voices],
     }
-    corpus = Corpus.build(utterances, segments, name="espeak", provenance=provenance)
+    corpus = Corpus.build(utterances, segments.table(), name="espeak", provenance=provenance)
     corpus.write(folder)
     return corpus
 
 
 def in_a_room(samples: np.ndarray, level_db: float, name: str) -> np.ndarray:
-    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, the same for the same ``name``.
+    """``samples`` (int16, shape (n,)) with white noise of ``level_db`` decibels of full scale, one for each ``name``.
 
-    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean, variance
-    and cluster of log energies.
+    Without it, frames of digital silence are further from speech than any sound from another, and decide every mean,
+    variance and cluster of log energies.
     """
     noise = np.random.default_rng([SEED, zlib.crc32(name.encode())]).normal(
         scale=32768 * 10 ** (level_db / 20), size=len(samples)
@@ -248,7 +247,8 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
     words = []
     for k, found in enumerate(tokens):
         if k in spans:
-            words.append(Segment(_word_label(found.group()), *spans[k]))
+            label = re.sub(r"^\W+|\W+$", "", found.group()).lower()
+            words.append(Segment(label or found.group(), *spans[k]))
         silent = k not in spans or spans[k][0] == spans[k][1]
         if silent and any(character.isalnum() for character in found.group()):
             raise CorpusError(f"eSpeak NG gives no sound of its own to the word '{found.group()}': reword the sentence")
@@ -275,15 +275,6 @@ def phone_label(name: str) -> str | None:
     if not name:
         return None
     return _SAME_PHONE.get(name) or re.sub(r"(?<=.)[\d#-]+$", "", name)
-
-
-def _word_label(token: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", token).lower() or token
-
-
-def _apart(text: str) -> str:
-    """``text`` with a bar between words: else eSpeak NG speaks pairs such as "of the" as one word with one event."""
-    return " | ".join(text.split())
 
 
 def _require_engine() -> None:

@@ -1,8 +1,9 @@
 """Speaks one utterance with eSpeak NG and ends: ``python -m layertool.corpora.espeak_worker``.
 
-eSpeak NG keeps state from one utterance to the next (a sentence spoken twice by one process gives other bytes the second
-time), so that only a fresh process with a fixed seed gives the same bytes whatever was said before and by however many workers.
-Nothing but the standard library and the C interface (espeak-ng/speak_lib.h) is imported: speaking takes less time than NumPy.
+eSpeak NG keeps state from one utterance to the next (a sentence spoken twice by one process gives other bytes the
+second time), so that only a fresh process with a fixed seed gives the same bytes whatever was said before and by
+however many workers. Nothing but the standard library and the C interface (espeak-ng/speak_lib.h) is imported:
+speaking takes less time than NumPy.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def load(
 ) -> tuple[Dataset, dict, Path | None]:
     """One split of a dataset, the facts of where it came from (config, revision, split), and its folder if it has one.
 
-    ``source``: a folder or a hub id; or, where there is a ``usual_split``, which is taken of several if ``split`` is None,
-    one parquet file. Raises MissingExtraError, CorpusError.
+    ``source``: a folder or a hub id; or, where there is a ``usual_split``, which is taken of several if ``split`` is
+    None, one parquet file. Raises MissingExtraError, CorpusError.
     """
     source = str(source)
     local = _is_local(source, usual_split is not None)

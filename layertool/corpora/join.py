@@ -14,9 +14,9 @@ from layertool.errors import CorpusError
 def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
     """The utterances and segments of all corpora, in their order, with a column ``part`` that names the corpus of each.
 
-    Metadata columns that a corpus lacks are empty for its utterances; one that holds numbers here and text there becomes text,
-    which ``provenance["notes"]`` says. Raises CorpusError for fewer than two
-    corpora, names that are the same, an utterance id that two of them have, and a column ``part`` that is there.
+    Metadata columns that a corpus lacks are empty for its utterances; one that holds numbers here and text there
+    becomes text, which ``provenance["notes"]`` says. Raises CorpusError for fewer than two corpora, names that are
+    the same, an utterance id that two of them have, and a column ``part`` that is there.
     """
     if len(corpora) < 2:
         raise CorpusError("one corpus has nothing to be joined with: name two or more")
@@ -26,19 +26,18 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
         raise CorpusError(
             f"two of the corpora are called '{repeated}': give one another name when you make it (--name)"
         )
-    owner: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for corpus in corpora:
         if "part" in corpus.utterances:
             raise CorpusError(
                 f"the corpus {corpus.name} has a column 'part', where the name of each corpus goes: rename it"
             )
-        for utterance in corpus.utterances["utterance"]:
-            if utterance in owner:
-                raise CorpusError(
-                    f"'{utterance}' is an utterance of {owner[utterance]} and of {corpus.name}: ids have to differ, "
-                    "so that a row says whose it is"
-                )
-            owner[utterance] = corpus.name
+        if again := [one for one in corpus.utterances["utterance"] if one in owners]:
+            raise CorpusError(
+                f"'{again[0]}' is an utterance of {owners[again[0]]} and of {corpus.name}: ids have to differ, "
+                "so that a row says whose it is"
+            )
+        owners |= dict.fromkeys(corpus.utterances["utterance"], corpus.name)
     parts = [corpus.utterances.assign(part=corpus.name) for corpus in corpora]
     utterances, notes = columns.stacked(parts, f"the utterances of {' and '.join(names)}")
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
@@ -54,7 +53,8 @@ def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
     for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
         rules = [(corpus.name, known[tier]) for corpus in corpora if tier in (known := _rules(corpus))]
         notes += [
-            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have two labels"
+            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have "
+            "two labels"
             for name, rule in rules
             if rule != rules[0][1]
         ][:1]

@@ -145,7 +145,7 @@ def spans(text: str) -> list[tuple[str, str, str]] | None:
 
 
 def xlabel(text: str) -> list[tuple[float, str]] | None:
-    """End (seconds) and label of each line below the header; None where there is no header or a line is of another kind.
+    """End (seconds) and label of each line below the header; None where there is none, or a line of another kind.
 
     Of a line with several fields (``okay; ow k ey; k ay; UH``) the label is the first.
     """
@@ -207,7 +207,8 @@ def _from_ctm(path: Path) -> dict[str, list[Entry]]:
 
 
 def tier_of(path: Path) -> str:
-    """The tier that a label file is read as: by its suffix; a file of many recordings by its name first (phones.ctm)."""
+    """The tier that a label file is read as: by its suffix; a file of many recordings by its name first
+    (phones.ctm)."""
     suffix = path.suffix.lower()
     named = [tier for tier in ("phone", "word") if suffix in OF_MANY and tier in path.stem.lower()]
     return named[0] if named else TIERS[suffix]

@@ -1,8 +1,8 @@
 """What the label of a segment is: one spelling, ARPABET, Kaldi's positions, silences and noises.
 
 Readers hand over labels as they stand in the files. What a label means depends on the others: ``s`` and ``S`` are two
-phones of SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once, for
-all labels of a tier.
+phones of SAMPA and one of ARPABET, ``ao1`` is a vowel with its stress or with its tone. So the rules are chosen once,
+for all labels of a tier.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class Rules:
     def apply(self, segments: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
         """Segments with the labels that analyses see, and what to note of it in the provenance of the corpus.
 
-        ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones empty.
-        Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences of words.
-        The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (of each tier, the
-        labels that stand for none), ``segments_left_out`` (how many), ``notes`` (sentences for the user).
+        ``segments``: all of a corpus, with the columns ``tier`` and ``label``: labels as in the files, missing ones
+        empty. Left out are segments without a label, short pauses (``sp``) and ``spn``, noises of phones and silences
+        of words. The notes, where there is something to say: ``labels`` (the rule of each tier), ``non_speech`` (of
+        each tier, the labels that stand for none), ``segments_left_out`` (how many), ``notes`` (sentences for the
+        user).
         """
         codes, names = pd.factorize(segments["label"].astype(object).fillna("").astype(str))
         tier_codes, tiers = pd.factorize(segments["tier"].astype(str))
@@ -131,7 +132,8 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
     positions = sorted({label[-2:] for label in counts if label not in bare})
     if len(positions) > 1 and _are_few(bare, counts):
         notes.append(
-            f"the phone labels keep their positions ({', '.join(positions)}), because {_listed(bare, 'has', 'have')} none: "
+            f"the phone labels keep their positions ({', '.join(positions)}), because {_listed(bare, 'has', 'have')} "
+            "none: "
             f"{_remedy(bare)}"
         )
     if bare:  # one label without a position: what looks like positions is part of the others' names
@@ -160,7 +162,8 @@ def _arpabet(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, lis
             stressed and _are_few(foreign, counts, at_most=0.5) and not any(label[-1] in "3456789" for label in foreign)
         ):  # tones
             notes.append(
-                f"the phone labels keep their stress marks ('{next(iter(stressed))}'), because {_listed(foreign, 'is', 'are')} not ARPABET "
+                f"the phone labels keep their stress marks ('{next(iter(stressed))}'), because "
+                f"{_listed(foreign, 'is', 'are')} not ARPABET "
                 f"{'in capitals' if is_upper else 'in small letters'}: {_remedy(foreign)}"
             )
         return {label: label for label in counts}, "as written", notes

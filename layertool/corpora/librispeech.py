@@ -38,8 +38,8 @@ def read(
     split, speaker and chapter as numbers, utterance. Columns: split, speaker, chapter, gender (when
     SPEAKERS.TXT is beside the splits) and text (lower case). ``alignments``: a folder laid out like
     ``source`` with one TextGrid per utterance (Lugosch et al. 2019, zenodo record 2619474);
-    without it they are looked for beside the audio; ``rules``: what is done to labels. Utterances without a TextGrid are
-    kept and counted in ``provenance["without_textgrid"]``. Raises CorpusError or AudioError.
+    without it they are looked for beside the audio; ``rules``: what is done to labels. Utterances without a TextGrid
+    are kept and counted in ``provenance["without_textgrid"]``. Raises CorpusError or AudioError.
     """
     source = Path(source)
     root, there = _locate(source, ".flac")
@@ -138,7 +138,8 @@ def _split(folder: Path, rows: list[dict], others: list[Path], genders: Mapping[
                 if path.stem not in texts:
                     where = "has no line for it" if transcripts.exists() else "does not exist"
                     raise CorpusError(
-                        f"the utterance '{path.stem}' has no transcript: {transcripts} {where}; unpack the archive again"
+                        f"the utterance '{path.stem}' has no transcript: {transcripts} {where}; unpack the archive "
+                        "again"
                     )
                 rows.append(
                     {
@@ -156,7 +157,8 @@ def _split(folder: Path, rows: list[dict], others: list[Path], genders: Mapping[
 
 
 def _transcripts(path: Path) -> dict[str, str]:
-    """Text by utterance id from lines ``61-70968-0000 HE BEGAN A CONFUSED COMPLAINT``; nothing when there is no file."""
+    """Text by utterance id from lines ``61-70968-0000 HE BEGAN A CONFUSED COMPLAINT``; nothing when there is no
+    file."""
     if not path.exists():
         return {}
     lines = (line.strip().partition(" ") for line in read_text(path).splitlines())

@@ -1,4 +1,5 @@
-"""Metadata of utterances from tables: one row for each file, or one for each speaker, session or whatever else a key names."""
+"""Metadata of utterances from tables: one row for each file, or one for each speaker, session or whatever else a
+key names."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def added(self, utterances: pd.DataFrame, provenance: dict) -> pd.DataFrame:
-        """The utterances with these columns, which win over those that were there; facts and notes go to the provenance."""
+        """The utterances with these columns, which win over those that were there; facts and notes go to the
+        provenance."""
         for name, fact in self.facts.items():
             provenance[name] = provenance.get(name, {}) | fact if isinstance(fact, dict) else fact
         provenance["notes"] = [*provenance.get("notes", ()), *self.notes]
@@ -49,7 +51,8 @@ def pairs(metadata: Paths, by: str | Sequence[str] | None) -> list[tuple[Path, s
         raise UsageError(f"--by {keys[-1]} says how a table of metadata is joined: name the table with --metadata")
     if len(tables) > len(keys) + 1:
         raise UsageError(
-            f"one table of metadata has one row a file, but {len(tables)} are given: say with --by what joins {tables[-1]}, and each "
+            f"one table of metadata has one row a file, but {len(tables)} are given: say with --by what joins "
+            f"{tables[-1]}, and each "
             "after the first"
         )
     return list(zip(map(Path, tables), [None] * (len(tables) - len(keys)) + keys, strict=True))
@@ -60,27 +63,21 @@ def of_files(
 ) -> Found:
     """The columns of a table with one row a file, for those of ``ids`` that have one, in their order.
 
-    What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what is in
-    the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
+    What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what
+    is in the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
     """
     found = Found(pd.DataFrame())
     table = with_text(read_table(path, say=found.notes.append), text_column, path)
-    there = ", ".join(map(str, table.columns))
-    id_column = None if id_column is None else nfc(id_column)
-    if id_column is not None and id_column not in table.columns:
-        raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
-    id_column = id_column or columns.named(table, ID_NAMES)
-    if id_column is None:
+    if id_column is not None:
+        id_column = nfc(id_column)
+        columns.require(table, [id_column], str(path), "correct --id-column")
+    remedy = "say which one names the utterance with --id-column, or what else joins the table with --by"
+    id_column = id_column or columns.one_of(table, ID_NAMES, str(path), remedy)
+    if parts := columns.named(table, ("start", "end")):
         raise CorpusError(
-            f"{path} has no column {', '.join(ID_NAMES[:-1])} or {ID_NAMES[-1]} (columns there: {there}): "
-            "say which one names the utterance with --id-column, or what else joins the table with --by"
+            f"{path} has the column '{parts}', so its utterances are parts of files: use "
+            f"'layertool corpus csv {path}', or rename the column if it means something else"
         )
-    for column in ("start", "end"):
-        if column in table.columns:
-            raise CorpusError(
-                f"{path} has the column '{column}', so its utterances are parts of files: use "
-                f"'layertool corpus csv {path}', or rename the column if it means something else"
-            )
     rows = _match_rows(table[id_column], ids, path)
     if not rows:
         raise CorpusError(
@@ -89,22 +86,45 @@ def of_files(
             "name another column with --id-column, correct the ids, or say with --by what else joins the table"
         )
     taken = [one for one in ids if one in rows]
-    without_row = [one for one in ids if one not in rows]
-    without_audio = np.setdiff1d(np.arange(len(table)), list(rows.values()))
-    found.facts = {"metadata": str(path.resolve()), "metadata_rows_without_audio": len(without_audio)}
-    if without_row:
-        found.facts["audio_without_metadata"] = len(without_row)
-        found.notes.append(
-            f"{len(without_row)} of {len(ids)} audio files of {source} are left out, as {path} has no row for them (the first: "
-            f"'{without_row[0]}'): add rows for those that belong to the corpus"
-        )
-    if len(without_audio):
-        found.notes.append(
-            f"{len(without_audio)} of {len(table)} rows of {path} name no audio of {source} (the first: "
-            f"'{table[id_column].iloc[without_audio[0]]}'): add the files, or leave it so"
-        )
+    values = [(text,) for text in columns.texts(table[id_column])]
+    places = np.array([rows.get(one, -1) for one in ids])
+    n_unused, n_without = _tell_gaps(found, path, [id_column], values, ids, places, "they are left out")
+    found.facts = {"metadata": str(path.resolve()), "metadata_rows_without_audio": n_unused}
+    if n_without:
+        found.facts["audio_without_metadata"] = n_without
     found.columns = _described(table, [id_column], found).iloc[[rows[one] for one in taken]].set_axis(taken)
     return found
+
+
+def _tell_gaps(
+    found: Found,
+    path: Path,
+    names: Sequence[str],
+    values: Sequence[tuple[str, ...]],
+    ids: Sequence[str],
+    places: np.ndarray,
+    so: str,
+    keys: Sequence[tuple[str, ...] | None] = (),
+) -> tuple[int, int]:
+    """Tell of rows of a table that fit no utterance, and of utterances without a row; how many there are of both.
+
+    ``values``: of the columns ``names``, which are the key, in each row. ``places``: the row of each utterance, -1 for
+    none, ``so`` what follows from that; ``keys``: what they have for a key, if that is not their name.
+    """
+    unused = np.setdiff1d(np.arange(len(values)), places)
+    if len(unused):
+        found.notes.append(
+            f"{len(unused)} of {len(values)} rows of {path} fit no utterance (the first: "
+            f"{_said(names, values[unused[0]])}): add what they name, or leave it so"
+        )
+    without = np.flatnonzero(places < 0)
+    if len(without):
+        key = keys[without[0]] if keys else None
+        found.notes.append(
+            f"{len(without)} of {len(ids)} utterances have no row in {path}, so {so} (the first: '{ids[without[0]]}'"
+            f"{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
+        )
+    return len(unused), len(without)
 
 
 def of_keys(
@@ -119,27 +139,23 @@ def of_keys(
 def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     r"""The columns of a table with one row for each value of a key, for every utterance; empty for those without a row.
 
-    ``by``: a column of the table. The utterances have it too, or one level of the folders below ``root`` has its values. Or a
-    regular expression with named groups, the columns of the table, which fits the id or the file name of an utterance, or a
-    part of them: ``(?P<speaker>\d+)_.*``. Keys are compared as texts. Raises UsageError for a key that is not there, CorpusError where a
-    key stands twice in the table or no utterance has a row.
+    ``by``: a column of the table. The utterances have it too, or one level of the folders below ``root`` has its
+    values. Or a regular expression with named groups, the columns of the table, which fits the id or the file name of
+    an utterance, or a part of them: ``(?P<speaker>\d+)_.*``. Keys are compared as texts. Raises UsageError for a key
+    that is not there, CorpusError where a key stands twice in the table or no utterance has a row.
     """
     found = Found(pd.DataFrame())
     table = read_table(path, say=found.notes.append)
     names, keys = _keys(path, by, table, utterances, root)
+    columns.require_filled(table, names, str(path))
     values = list(zip(*(columns.texts(table[name]) for name in names), strict=True))
     rows: dict[tuple[str, ...], int] = {}
     for row, value in enumerate(values):
-        if None in value:
+        if rows.setdefault(value, row) != row:
             raise CorpusError(
-                f"{path} has no '{names[value.index(None)]}' in row {row + 1}: fill it in or take the row out"
+                f"{path} has two rows for the {_said(names, value)} (rows {rows[value] + 1} and {row + 1}): take one "
+                "out, or join by more, with a pattern of several named groups"
             )
-        if value in rows:
-            raise CorpusError(
-                f"{path} has two rows for the {_said(names, value)} (rows {rows[value] + 1} and {row + 1}): take one out, or join "
-                "by more, with a pattern of several named groups"
-            )
-        rows[value] = row
     places = np.array([-1 if key is None else rows.get(key, -1) for key in keys])
     if (places < 0).all():
         first = keys[0]
@@ -148,24 +164,13 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
             f"no utterance has a row in {path}: '{utterances['utterance'].iloc[0]}' {has}, the first row the "
             f"{_said(names, values[0]) if values else 'nothing'}: correct --by"
         )
-    n_unused = len(table) - len(set(places[places >= 0].tolist()))
-    without = np.flatnonzero(places < 0)
+    ids = utterances["utterance"].tolist()
+    n_unused, n_without = _tell_gaps(found, path, names, values, ids, places, "its columns are empty there", keys)
     facts = {
         "table": str(path.resolve()),
         "rows_without_utterances": n_unused,
-        "utterances_without_row": len(without),
+        "utterances_without_row": n_without,
     }
-    if n_unused:
-        unused = values[int(np.setdiff1d(np.arange(len(table)), places)[0])]
-        found.notes.append(
-            f"{n_unused} of {len(table)} rows of {path} fit no utterance (the first: {_said(names, unused)})"
-        )
-    if len(without):
-        key = keys[without[0]]
-        found.notes.append(
-            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the first: "
-            f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
-        )
     known = [name for name in names if name in utterances]
     described = _described(table, names, found)
     if twice := [name for name in described.columns if name in utterances]:
@@ -178,7 +183,7 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
         values_of = columns.exact(described[name]).tolist()
         cells[name] = [values_of[place] if place >= 0 else None for place in places]
     found.facts = {"metadata_by": {by: facts | found.facts}}
-    found.columns = pd.DataFrame(cells, dtype=object, index=utterances["utterance"])
+    found.columns = pd.DataFrame(cells, dtype=object, index=ids)
     return found
 
 
@@ -209,12 +214,14 @@ def _keys(
     names = [as_group.get(group, group) for group in pattern.groupindex] if pattern else [nfc(by)]
     if absent := [name for name in names if name not in table.columns]:
         raise UsageError(
-            f"{path} has no column '{absent[0]}' (columns there: {there}): give --by one of them, or a pattern with the name of one, like "
+            f"{path} has no column '{absent[0]}' (columns there: {there}): give --by one of them, or a pattern with "
+            "the name of one, like "
             f"'{EXAMPLE}'"
         )
     if not names:
         raise UsageError(
-            f"--by '{by}' has no named group: name the part that is the key after a column of {path} ({there}), like '{EXAMPLE}'"
+            f"--by '{by}' has no named group: name the part that is the key after a column of {path} ({there}), like "
+            f"'{EXAMPLE}'"
         )
     if pattern:
         return names, [_of_pattern(pattern, *texts) for texts in zip(*_places(utterances, root), strict=True)]
@@ -230,7 +237,8 @@ def _places(utterances: pd.DataFrame, root: Path) -> tuple[list[str], list[str]]
 
 
 def _of_pattern(pattern: re.Pattern[str], utterance: str, path: str) -> tuple[str, ...] | None:
-    """The groups of a pattern in the first of these that it fits as a whole, else in the first that it fits somewhere."""
+    """The groups of a pattern in the first of these that it fits as a whole, else in the first that it fits
+    somewhere."""
     stem = str(PurePosixPath(path).with_suffix(""))
     texts = [PurePosixPath(utterance).name, PurePosixPath(stem).name, PurePosixPath(path).name, utterance, stem, path]
     fits = next(filter(None, map(pattern.fullmatch, texts)), None) or next(
@@ -252,12 +260,14 @@ def _of_level(
     if not levels:
         raise UsageError(
             f"the utterances have no column '{name}', and no folder below {root} has the name of one in {path} "
-            f"({columns.shown(table[name], 3)}): give --by another column, or a pattern that finds it in file names, like "
+            f"({columns.shown(table[name], 3)}): give --by another column, or a pattern that finds it in file names, "
+            "like "
             f"'(?P<{group}>[^_]+)_.*'"
         )
     if len(levels) > 1:
         raise UsageError(
-            f"folders of {len(levels)} levels below {root} have names that stand in '{name}' of {path}: say which with a pattern, like "
+            f"folders of {len(levels)} levels below {root} have names that stand in '{name}' of {path}: say which "
+            "with a pattern, like "
             f"'(?P<{group}>[^/]+)/.*'"
         )
     return [(parts[levels[0]],) if len(parts) > levels[0] else None for parts in folders]
@@ -274,10 +284,9 @@ def _match_rows(values: pd.Series, ids: Sequence[str], path: Path) -> dict[str, 
     for utterance in ids:
         for tail in _tails(utterance):
             tails.setdefault(tail, []).append(utterance)
+    columns.require_filled(values.to_frame(), [str(values.name)], str(path))
     rows: dict[str, int] = {}
     for row, value in enumerate(columns.texts(values)):
-        if value is None or not value.strip():
-            raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
         whole = PurePosixPath(nfc(value).strip().replace("\\", "/"))
         stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES | UNREADABLE else whole
         fits: list[str] = []
@@ -291,7 +300,8 @@ def _match_rows(values: pd.Series, ids: Sequence[str], path: Path) -> dict[str, 
             )
         if fits and fits[0] in rows:
             raise CorpusError(
-                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take one out"
+                f"{path} has two rows for the utterance '{fits[0]}' (rows {rows[fits[0]] + 1} and {row + 1}): take "
+                "one out"
             )
         if fits:
             rows[fits[0]] = row

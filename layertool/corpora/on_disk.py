@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,7 @@ import pandas as pd
 
 from layertool.errors import CorpusError
 from layertool.files import file_checksum, read_json, remove, sync_folder, whole_file, write_json
-from layertool.folders import OutputFolder
+from layertool.folders import OutputFolder, check_outside, sweep
 from layertool.kinds import STORE, kind
 
 RECORD, LOCK, AUDIO = "corpus.json", ".corpus.lock", "audio"
@@ -69,15 +69,29 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def is_corpus(folder: Path) -> bool:
-    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is made again."""
+    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is
+    made again."""
     about = read_record(folder)
     if about is None:
         return (folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder)
     return _of_lock(folder)[1] != _all_seals(about.get("tables"))
 
 
+def check_free(out: Path, overwrite: bool, read: Iterable[Path] = ()) -> None:
+    """Raise CorpusError where a corpus would be replaced unasked; an unfinished one is finished.
+
+    ``read``: corpora that it is made of; UsageError where one of them is, or lies in, ``out``.
+    """
+    for folder in read:
+        check_outside(out, f"the corpus {folder}", folder)
+    CorpusFolder(out)
+    if is_corpus(out) and not overwrite:
+        raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
+
+
 def _of_lock(folder: Path) -> tuple[str, str]:
-    """What the lock says of the command that took it: the folder that it fills with audio, and the tables that it wrote."""
+    """What the lock says of the command that took it: the folder that it fills with audio, and the tables that it
+    wrote."""
     lock = folder / LOCK
     lines = lock.read_text(encoding="utf-8", errors="replace").splitlines() if lock.exists() else []
     audio, seals, *_ = [*lines, "", ""]
@@ -91,7 +105,9 @@ def _all_seals(tables: object) -> str:
 class CorpusFolder(OutputFolder):
     """One process's hold on the folder of a corpus, in which its audio may lie too.
 
-    A process may take it twice; where it has written audio it holds the folder until it has written the tables, too. Raises CorpusError for a feature store, which has a table of utterances too, and StoreError while another process writes.
+    A process may take it twice; where it has written audio it holds the folder until it has written the tables, too.
+    Raises CorpusError for a feature store, which has a table of utterances too, and StoreError while another process
+    writes.
     """
 
     _mine: ClassVar[dict[Path, CorpusFolder]] = {}  # held by this process
@@ -108,7 +124,7 @@ class CorpusFolder(OutputFolder):
             self._mine[place] = self
             self._locks.callback(self._mine.pop, place)
             self._settle()
-            self.sweep()
+            sweep(self.path)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

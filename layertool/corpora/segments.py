@@ -86,7 +86,8 @@ def of_utterances(segments: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
 
 
 def in_order(segments: pd.DataFrame, ids: pd.Series, what: str) -> tuple[pd.DataFrame, int]:
-    """Segments in the order of ``ids``, tiers and time, without those of zero length, and how many of these there were."""
+    """Segments in the order of ``ids``, tiers and time, without those of zero length, and how many of these there
+    were."""
     segments = columns.seconds(segments[SEGMENT_COLUMNS], what)
     segments = segments.assign(**{c: nfc_values(segments[c].astype(str)) for c in ("utterance", "tier", "label")})
     known = {utterance: k for k, utterance in enumerate(ids)}

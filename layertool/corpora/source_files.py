@@ -116,12 +116,14 @@ def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings
     if others:
         notes.append(
             f"not read: {_counted(others)} beside the audio, the first {others[0]}: labels are read from TextGrids, "
-            "else from .phn, .wrd, .lab, .words, .phones or .ctm (--tier phone=.phn takes these first), text from .lab or "
+            "else from .phn, .wrd, .lab, .words, .phones or .ctm (--tier phone=.phn takes these first), text from "
+            ".lab or "
             ".txt"
         )
     if astray:
         notes.append(
-            f"not read: {_counted(astray)} without audio of that name in the same folder, the first {astray[0]}: put labels "
+            f"not read: {_counted(astray)} without audio of that name in the same folder, the first {astray[0]}: put "
+            "labels "
             "and transcripts beside their audio, or make a table of the texts and give it with --metadata"
         )
     return notes

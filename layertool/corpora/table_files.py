@@ -1,6 +1,7 @@
 """Tables on the disk: .parquet, text with separators (.csv, .tsv, .txt) and the first sheet of a workbook (.xlsx).
 
-What a person may have typed is read the same way everywhere: one decision about separators, blanks, encodings, names and types.
+What a person may have typed is read the same way everywhere: one decision about separators, blanks, encodings, names
+and types.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ _TEXT = _TIMES | {*ID_NAMES, "tier", "label", "text", "channel", "speaker"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".psv": "|"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _LOOKED_AT = 1 << 16  # characters that tell the separator
-_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
-          (b"\xfe\xff", "utf-16"))  # fmt: skip
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 _BOOKS = (".xlsx", ".xlsm")
 _OTHERS = {
     ".xls": "an old workbook",
@@ -58,19 +64,24 @@ _THOUSANDS = r"^-?[1-9]\d{0,2}(,\d{3})*$"  # 12,500 is one number in London and 
 
 
 def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame | None:
-    """The table NAME.parquet, NAME.csv, NAME.tsv or NAME.xlsx of a folder, the first that is there; errors as ``read_table``."""
+    """The table NAME.parquet, NAME.csv, NAME.tsv or NAME.xlsx of a folder, the first that is there; errors as
+    ``read_table``."""
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.stem == name}
     path = next((there[name + suffix] for suffix in SUFFIXES if name + suffix in there), None)
     return None if path is None else read_table(path, coded, say)
 
 
-def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) -> pd.DataFrame:
+def read_table(
+    path: Path, coded: Sequence[str] = (), say: Say | None = None, as_text: bool = False, column: str = ""
+) -> pd.DataFrame:
     """Read a table; a column holds numbers only where writing them gives back every cell, and else text.
 
-    So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the blanks around them and in
-    Unicode's composed form (paths of files as they stand); empty cells are missing. ``coded`` columns of .parquet come as
-    categories. ``say`` is told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be
-    read, and MissingExtraError for a workbook without the package openpyxl.
+    So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the
+    blanks around them and in Unicode's composed form (paths of files as they stand); empty cells are missing.
+    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``column``: of a workbook the first sheet
+    that has it is read, else its first. ``say`` is
+    told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be read,
+    and MissingExtraError for a workbook without the package openpyxl.
     """
     path = Path(path)
     if not path.exists():
@@ -85,8 +96,8 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
             table = _read_parquet(path, coded).rename(columns=lambda name: nfc(str(name)))
             return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(_AS_WRITTEN)})
         if suffix in _BOOKS:
-            return first_sheet(path, say)
-        return _read_text(path, suffix, say)
+            return _sheet(path, say, column)
+        return _read_text(path, suffix, say, as_text)
     except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise CorpusError(
@@ -95,7 +106,8 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None) ->
 
 
 def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFrame:
-    """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a text already."""
+    """The table with ``column`` under the name ``text``. Raises CorpusError where it is not there, or there is a
+    text already."""
     if column is None or (column := nfc(column)) == "text":
         return table
     if column not in table or "text" in table:
@@ -117,7 +129,7 @@ def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found, copy=False)
 
 
-def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
+def _read_text(path: Path, suffix: str, say: Say, as_text: bool) -> pd.DataFrame:
     content = _utf8(path)
     announced = re.match(rb'"?sep=([,;|\t])"?\r?\n', content)  # what Excel writes for itself
     content = content[announced.end() :] if announced else content
@@ -129,7 +141,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
         for number, row in enumerate(rows):
             if len(row) != len(rows[0]):
                 raise _ragged(path, number, len(row), len(rows[0]), separator)
-        return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say)
+        return _typed(path, rows[0], [*zip(*rows[1:], strict=True)], separator, say, as_text)
     header = next(filter(None, _lines(content, separator)))
     if len(header) == 1 and all(len(line.split()) > 1 for line in content.splitlines() if line.strip()):
         raise CorpusError(
@@ -144,7 +156,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
 
     try:
         cells = pyarrow.csv.read_csv(  # fast, but lenient with quotation marks
-            io.BytesIO(content),
+            io.BytesIO(content if b"\n" in content else content + b"\n"),
             pyarrow.csv.ReadOptions(
                 use_threads=False, block_size=min(len(content) + 1, 2**30), autogenerate_column_names=True
             ),
@@ -158,7 +170,7 @@ def _read_text(path: Path, suffix: str, say: Say) -> pd.DataFrame:
             raise
         first = ragged[0]
         raise _ragged(path, first.number - 1, first.actual_columns, first.expected_columns, separator) from error
-    return _typed(path, header, cells.slice(1).columns, separator, say)
+    return _typed(path, header, cells.slice(1).columns, separator, say, as_text)
 
 
 def _quoted(content: bytes, separator: str) -> Iterator[list[str]]:
@@ -191,7 +203,8 @@ def _utf8(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         letter = content[error.start : error.start + 1].decode("cp1252", "replace")
         raise CorpusError(
-            f"{path}, line {_line(content, error.start)} is not UTF-8 (byte {content[error.start]:#x}, '{letter}' in Windows' "
+            f"{path}, line {_line(content, error.start)} is not UTF-8 (byte {content[error.start]:#x}, '{letter}' in "
+            "Windows' "
             "Western encoding): save the table as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
         ) from error
     return content
@@ -213,7 +226,7 @@ def _lines(content: bytes, separator: str, strict: bool = False) -> Any:
 
 
 def _separator(content: bytes, usual: str) -> str:
-    """What separates cells: the usual one where it gives every line as many cells as the header, else another that does.
+    """What separates cells: the usual one where it gives all lines as many cells as the header, else another.
 
     Where none does, the one that the header has most of: which row is ragged is said later.
     """
@@ -234,13 +247,14 @@ def _ragged(path: Path, number: int, n_cells: int, n_names: int, separator: str)
         "complete the row" if n_cells < n_names else f"quote cells that hold the separator ({_NAMES[separator]} here)"
     )
     return CorpusError(
-        f"{path}, row {number} has {'fewer' if n_cells < n_names else 'more'} cells than its header ({n_cells} for {n_names} names): "
+        f"{path}, row {number} has {'fewer' if n_cells < n_names else 'more'} cells than its header ({n_cells} for "
+        f"{n_names} names): "
         f"{remedy}"
     )
 
 
-def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
-    """The first sheet of a workbook, or the first that has a column; errors as ``read_workbook``."""
+def _sheet(path: Path, say: Say, column: str) -> pd.DataFrame:
+    """The first sheet of a workbook that has a column, else its first; errors as ``read_workbook``."""
     sheets = {name: rows for name, rows in read_workbook(path, say).items() if rows}
     if not sheets:
         raise CorpusError(f"{path} is empty: a table has a line of column names, and one line for each row")
@@ -248,13 +262,16 @@ def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
     chosen = (having or list(sheets))[0]
     if len(sheets) > 1:
         say(
-            f"{path}: the sheet '{chosen}' is read, {len(sheets) - 1} others are not: save another one as .csv if you mean it"
+            f"{path}: the sheet '{chosen}' is read, {len(sheets) - 1} others are not: save another one as .csv if "
+            "you mean it"
         )
     header, *rows = sheets[chosen]
     return _typed(path, header, [*zip(*rows, strict=True)], ",", say)
 
 
-def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator: str, say: Say) -> pd.DataFrame:
+def _typed(
+    path: Path, header: Sequence[str | None], cells: Sequence, separator: str, say: Say, as_text: bool = False
+) -> pd.DataFrame:
     """Columns of texts as a table: names and cells without blanks around them, numbers where they are nothing else."""
     names = [nfc((name or "").strip()) for name in header]
     found: dict[str, pyarrow.ChunkedArray] = {}
@@ -273,13 +290,17 @@ def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator:
     with_commas = []
     for name, texts in found.items():
         texts = texts.slice(0, n_rows)
+        if as_text:
+            table[name] = nfc_values(texts.to_pandas())
+            continue
         if separator != "," and name.casefold() not in _TEXT - _TIMES and _has_decimal_commas(texts, name, path, say):
             texts = pyarrow.compute.replace_substring(texts, ",", ".")
             with_commas.append(name)
         table[name] = _column(texts, name)
         if gaps := _gaps(texts, table[name]):
             say(
-                f"{path}: {name} would be numbers but for {', '.join(map(repr, gaps))}, so it stays text: leave cells without a value empty"
+                f"{path}: {name} would be numbers but for {', '.join(map(repr, gaps))}, so it stays text: leave "
+                "cells without a value empty"
             )
     if with_commas:
         say(f"{path}: decimal commas are read as points in {', '.join(with_commas)} (1,5 is 1.5)")
@@ -287,7 +308,8 @@ def _typed(path: Path, header: Sequence[str | None], cells: Sequence, separator:
 
 
 def _has_decimal_commas(texts: pyarrow.ChunkedArray, name: str, path: Path, say: Say) -> bool:
-    """Whether all cells are numbers, some with a decimal comma; where it may separate thousands the column is left and told."""
+    """Whether all cells are numbers, some with a decimal comma; where it may separate thousands the column is left
+    and told."""
     if not _are(texts, _COMMA) or _are(texts, _WHOLE):
         return False
     is_ambiguous = _are(texts, _THOUSANDS)

@@ -33,13 +33,13 @@ def read_csv(
 ) -> Corpus:
     """Make a corpus of a table with one row per utterance (what a table may look like: ``table_files.read_table``).
 
-    Column ``audio``, or the first of ``table_files.AUDIO_NAMES`` that is there: paths below ``audio_root`` (default: the
-    table's folder), or absolute ones. Optional: ``utterance`` (default: the file name without suffix if no two are equal, else the path
-    without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument, when
-    given, is set for all), ``text_column``, which becomes ``text``; every other column is metadata, to which tables
-    of ``metadata`` add more, each joined ``by`` a key (``metadata.of_key``). ``segments``: a table with utterance, tier,
-    start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels; ``rules``: what is
-    done to labels. Raises CorpusError or AudioError.
+    Column ``audio``, or the first of ``table_files.AUDIO_NAMES`` that is there: paths below ``audio_root`` (default:
+    the table's folder), or absolute ones. Optional: ``utterance`` (default: the file name without suffix if no two
+    are equal, else the path without suffix), ``start`` and ``end`` (seconds in the file), ``channel`` (the argument,
+    when given, is set for all), ``text_column``, which becomes ``text``; every other column is metadata, to which
+    tables of ``metadata`` add more, each joined ``by`` a key (``metadata.of_key``). ``segments``: a table with
+    utterance, tier, start, end (seconds from the start of the utterance) and label, or a .ctm or .mlf file of labels;
+    ``rules``: what is done to labels. Raises CorpusError or AudioError.
     """
     source = Path(source)
     notes: list[str] = []

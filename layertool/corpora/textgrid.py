@@ -1,8 +1,8 @@
 """Praat's TextGrids, in the long and the short text form.
 
-Praat reads such a file as a sequence of free-standing numbers and texts in quotation marks; whatever stands between them
-is for people (https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html). So both forms are one, and intervals
-of zero length or overlapping ones are no reason to refuse a file. A file that breaks off is.
+Praat reads such a file as a sequence of free-standing numbers and texts in quotation marks; whatever stands between
+them is for people (https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html). So both forms are one, and
+intervals of zero length or overlapping ones are no reason to refuse a file. A file that breaks off is.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def voices(path: Path | str, tiers: Mapping[str, str] | None = None) -> list[Voi
     """The labelled intervals of a TextGrid, for each speaker who has tiers of his or her own.
 
     ``tiers`` maps our tier names to those in the file, and then each of them must be there; without it the Montreal
-    Forced Aligner's ``words`` and ``phones`` are read, of which one may be missing. A name is that of a tier, or the last
-    part of those of several speakers (``ann - words``); in ``* : words`` the star stands for the speaker.
-    Order: tier by tier as in ``tiers``, then as in the file. Labels are as in the file, without surrounding space.
-    Raises CorpusError for a tier that is missing or stands twice, and for a file that is damaged, cut short or no TextGrid.
+    Forced Aligner's ``words`` and ``phones`` are read, of which one may be missing. A name is that of a tier, or the
+    last part of those of several speakers (``ann - words``); in ``* : words`` the star stands for the speaker. Order:
+    tier by tier as in ``tiers``, then as in the file. Labels are as in the file, without surrounding space. Raises
+    CorpusError for a tier that is missing or stands twice, and for a file that is damaged, cut short or no TextGrid.
     """
     path = Path(path)
     there = read(path)

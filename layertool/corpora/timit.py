@@ -75,12 +75,12 @@ def read(
 
     The id of an utterance is its path in capitals (``TRAIN/DR1/FCJF0/SA1``), which is their order. Columns: split
     (train, test), test_set (core: SX and SI of the 24 speakers of the core test set; complete: the rest of the test
-    part), region (DR1) and dialect (New England), speaker, gender, sentence (SA1), sentence_type (SA, SX, SI), text; and
-    from SPKRINFO.TXT, where it is somewhere below ``source``, age (years on the day of recording), race and education.
-    Segments: the tiers phone (.PHN) and word (.WRD).
+    part), region (DR1) and dialect (New England), speaker, gender, sentence (SA1), sentence_type (SA, SX, SI), text;
+    and from SPKRINFO.TXT, where it is somewhere below ``source``, age (years on the day of recording), race and
+    education. Segments: the tiers phone (.PHN) and word (.WRD).
 
-    ``splits``: of train and test, ``sentences``: of SA, SX and SI, those to take (default: all). ``phones``: the 61 of the
-    files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
+    ``splits``: of train and test, ``sentences``: of SA, SX and SI, those to take (default: all). ``phones``: the 61
+    of the files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
     Raises UsageError, CorpusError or AudioError.
     """
     if phones not in PHONES:

@@ -1,4 +1,6 @@
-"""What an extraction is asked for, declared once: the options of the command and the keywords of ``layertool.extract``."""
+"""What an extraction is asked for, declared once: the options of the command and the keywords of
+``layertool.extract``.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,8 @@ class Extraction(Declared):
     language: str | None = option(None, "Language of the forced text, for Whisper's decoder layers.", usual="en")
     encoder_window: Literal["clip", "30s", "exact"] = option(
         "clip",
-        "What Whisper's encoder sees: 30 s, the clip's frames are kept; 30 s, all frames are kept (--units frame); only the clip.",
+        "What Whisper's encoder sees: 30 s, the clip's frames are kept; 30 s, all frames are kept (--units frame); "
+        "only the clip.",
     )
     statistics: str | None = option(
         None,

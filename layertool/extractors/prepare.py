@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,6 +29,7 @@ from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
+from layertool.models.open import Model
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ class Prepared:
             if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
                 reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid
                 raise UsageError(
-                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that "
-                    "overlap by "
+                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that overlap by "
                     f"{self.options.overlap_seconds:g} s would cut some of them: make --overlap-seconds at least "
                     f"{-(-2 * reach // SAMPLE_RATE)}"
                 )
@@ -81,19 +82,14 @@ class Prepared:
 
 
 def prepare(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     options: Extraction,
     device: str = "auto",
     dtype: str = "float32",
-    random_init: int | None = None,
-    normalise: bool | None = None,
-    cmvn: bool = False,
-    language: str | None = None,
-    encoder_window: str = "clip",
-    statistics: str | None = None,
+    **asked: Any,
 ) -> Prepared:
-    """Check everything that can be checked before the first audio file is read."""
+    """Check everything that can be checked before the first audio file is read. ``asked``: see ``models.open.Asked``."""
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, options.channel)
     else:
@@ -119,21 +115,17 @@ def prepare(
         raise UsageError("--mask-prob and --mask-length change the mask that --mask-seed N puts on: add --mask-seed")
     pooling = _pooling(units, options.poolings)
     rows = CorpusRows(corpus, units)
-    if cmvn and "utterance" in units and pooling["utterance"].name == "mean":
+    if asked.get("cmvn") and "utterance" in units and pooling["utterance"].name == "mean":
         raise UsageError(
             "--cmvn makes the mean over time of every utterance 0 up to rounding, so its utterance rows would be "
             "numerical noise: leave out --cmvn or the unit utterance"
         )
     extractor = (
-        model
-        if isinstance(model, Extractor)
-        else open_extractor(
-            model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed, encoder_window, statistics
-        )
+        model if isinstance(model, Extractor) else open_extractor(model, device, dtype, options.mask_seed, **asked)
     )
     if extractor.only_unit and set(units) != {extractor.only_unit}:
         raise UsageError(
-            f"--encoder-window {encoder_window} keeps frames of silence, which no segment holds: type --units {extractor.only_unit}"
+            f"--encoder-window 30s keeps frames of silence, which no segment holds: type --units {extractor.only_unit}"
         )
     mask = None
     if options.mask_seed is not None:

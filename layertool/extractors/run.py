@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from layertool.extractors.extraction import Extraction
 from layertool.extractors.on_cluster import Request, extract_on_cluster
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.ranks import part_of, part_of_job
-from layertool.extractors.series import members
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
+from layertool.models.open import Model
 from layertool.store import FeatureStore, StoreWriter
 from layertool.store.writer import Part
 
@@ -31,7 +32,7 @@ _MOST_NAMED = 5  # checkpoints of a series that could not be extracted
 
 
 def extract(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
     units: Sequence[str] | str = ("word", "utterance"),
@@ -43,14 +44,14 @@ def extract(
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
 
-    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, or an Extractor.
+    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, a Model, or an Extractor.
     ``units``: among frame, phone, word, utterance. ``options``: those of the command, with their defaults
     (``extractors.extraction.Extraction``): ``pooling`` (also unit -> pooling name), ``dtype`` of the computation,
-    ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``, ``statistics``,
-    ``mask_seed``, ``mask_prob``, ``mask_length``, ``device``, ``batch_seconds``, ``shard_seconds``, ``window_seconds``,
-    ``overlap_seconds``, ``channel``, ``max_failures``, ``overwrite``, ``workers``, ``nshard``, ``rank``, ``engine``,
-    ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite`` starts again.
-    ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
+    ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``,
+    ``statistics``, ``mask_seed``, ``mask_prob``, ``mask_length``, ``device``, ``batch_seconds``, ``shard_seconds``,
+    ``window_seconds``, ``overlap_seconds``, ``channel``, ``max_failures``, ``overwrite``, ``workers``, ``nshard``,
+    ``rank``, ``engine``, ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite``
+    starts again. ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
     """
     asked = Extraction(units=units, layers=layers, **options)  # type: ignore[arg-type]
     part = part_of(asked.nshard, asked.rank)
@@ -61,22 +62,24 @@ def extract(
 
 
 def extractions(
-    model: str,
+    model: str | list,
     corpus: Path,
     out: Path,
     asked: Extraction,
     dry_run: bool,
     watch: Callable[[], AbstractContextManager[Progress | None]],
 ) -> Iterator[Account]:
-    """Extract a MODEL, or each checkpoint of a series into a store of its own in ``out``; yields what there is to say of each.
+    """Extract a MODEL, or each checkpoint of a series into a store of its own in ``out``; yields what there is to say
+    of each.
 
-    The part of the shards is the one that a job array says, where nobody else does. ``dry_run`` writes nothing; ``watch``
-    gives, for each, what is told the progress. A checkpoint of a series that cannot be read is left out; ModelError in the end.
+    The part of the shards is the one that a job array says, where nobody else does. ``dry_run`` writes nothing;
+    ``watch`` gives, for each, what is told the progress. A checkpoint of a series that cannot be read is left out;
+    ModelError in the end.
     """
     part, source = (None, None) if asked.engine == "ray" else part_of_job(asked.nshard, asked.rank, os.environ)
     if part and source:
         tell(f"{part}, as {source} says (--nshard 1: all of the work)")
-    found = members(model)
+    found = Model.series(model)
     if found[0][0] is not None:
         tell(f"{count(len(found), 'checkpoint')}, each into a store of its own in {out}")
     if len(found) > 1 and asked.random_init is not None:
@@ -97,13 +100,13 @@ def extractions(
                 yield Account("", warnings=[f"left out: {error}"])
     if failed:
         raise ModelError(
-            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:_MOST_NAMED])}): restore or "
-            "remove them, and run the same command again; the others are done"
+            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:_MOST_NAMED])}): "
+            "restore or remove them, and run the same command again; the others are done"
         )
 
 
 def _extracted(
-    model: str,
+    model: Model,
     corpus: Path,
     out: Path,
     asked: Extraction,
@@ -126,7 +129,7 @@ def _extracted(
 
 
 def _store(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
     asked: Extraction,
@@ -144,6 +147,7 @@ def _store(
         threads = asked.workers or asked.READING_THREADS
         return carry_out(asked.prepared(model, corpus), out, asked.batch_seconds, threads, part=part, **common)
     read = corpus if isinstance(corpus, Corpus) else Corpus.read(corpus, asked.channel)
+    asked = replace(asked, **model.asked.given) if isinstance(model, Model) else asked
     return extract_on_cluster(cluster, Request(str(model), asked), read, out, say=say, **common)
 
 
@@ -159,7 +163,8 @@ def carry_out(
 ) -> FeatureStore:
     """Do what was prepared, shard by shard, leaving out the shards that are there already.
 
-    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge`` finishes it.
+    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge``
+    finishes it.
     """
     with StoreWriter(
         out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.rows.labels, overwrite, part

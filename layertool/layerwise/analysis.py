@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,14 +71,12 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analysis(Declared):
-    """What all analyses of stores share.
+class AnyAnalysis(Declared):
+    """What all analyses share, of stores and of what else is heard.
 
-    A subclass says ``name`` (of its rows), ``command`` (the words a person types), ``metrics``, ``cites``; and
-    ``prepare`` and ``score``, or ``pieces``, ``compute`` and ``conclude`` where a layer is not one piece of work.
+    A subclass says ``name`` (of its rows), ``command`` (the words a person types), ``metrics``, ``cites``.
     """
 
-    layers: str = option("all", "Layers to analyse, e.g. T0-T12,C7.", metavar="LAYERS")
     where: tuple[Condition, ...] = option(
         (),
         "Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the same column again is an "
@@ -92,8 +91,69 @@ class Analysis(Declared):
     metrics: ClassVar[tuple[Metric, ...]]
     cites: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ("STORE...",)
+    tables: ClassVar[
+        Mapping[str, str]
+    ] = {}  # that it can give beside the rows: their names, and the help of --NAME FILE
     counted: ClassVar[str] = "layers"  # by the progress bar
-    at_once: ClassVar[int | None] = None  # layers, unless --workers says it; None: one a core
+    at_once: ClassVar[int | None] = None  # pieces, unless --workers says it; None: one a core
+    in_threads: ClassVar[bool] = True  # whether pieces can be computed side by side in one process
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that was asked and decides the numbers, defaults too."""
+        return settings_of(self)
+
+    def run(
+        self,
+        *inputs: Any,
+        engine: str = "local",
+        address: str | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        tables: dict[str, list] | None = None,
+    ) -> list[Result]:
+        """Result rows of the inputs of the command; ``tables`` is filled with those beside them: a dict for each line.
+
+        Raises LayertoolError, in one sentence.
+        """
+        if workers is not None and engine == "local" and not self.in_threads:
+            raise UsageError("--workers is for Ray: add --engine ray")
+        compute = self.of(*inputs)  # what is wrong with them is said before an engine starts
+        with on_engine(engine, address, workers):
+            return compute(Watch(workers or self.at_once, progress, {} if tables is None else tables))
+
+    def of(self, *inputs: Any) -> Callable[[Watch], list[Result]]:
+        """What computes the rows of the inputs, which were looked at and opened."""
+        raise NotImplementedError
+
+    def result(self, score: Score, settings: Mapping[str, Any], **facts: Any) -> Result:
+        """The result row of a score. ``settings``: beside those that were asked; ``facts``: the columns of what it is of."""
+        all_settings = {**self.settings(), **settings, **score.settings}
+        if score.chosen:
+            all_settings[CHOSEN] = dict(score.chosen)
+        return row(
+            score.metric,
+            all_settings,
+            **facts,
+            analysis=self.name,
+            value=float(score.value),
+            ci_low=score.ci_low,
+            ci_high=score.ci_high,
+            chance=score.chance,
+            n=score.n,
+            group=score.group,
+            item=score.item,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(AnyAnalysis):
+    """What all analyses of stores share.
+
+    A subclass says ``prepare`` and ``score``, or ``pieces``, ``compute`` and ``conclude`` where a layer is not one piece of work.
+    """
+
+    layers: str = option("all", "Layers to analyse, e.g. T0-T12,C7.", metavar="LAYERS")
 
     @property
     def usual_unit(self) -> str:
@@ -110,23 +170,8 @@ class Analysis(Declared):
         """What the layers are compared with: the target of rows."""
         return ""
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that was asked and decides the numbers, defaults too."""
-        return settings_of(self)
-
-    def run(
-        self,
-        stores: Stores,
-        *,
-        engine: str = "local",
-        address: str | None = None,
-        workers: int | None = None,
-        progress: Progress | None = None,
-    ) -> list[Result]:
-        """Result rows of one store or several. Raises LayertoolError, in one sentence."""
-        opened = of_stores.opened(stores)
-        with on_engine(engine, address, workers):
-            return self.of_stores(opened, Watch(workers or self.at_once, progress))
+    def of(self, stores: Stores) -> Callable[[Watch], list[Result]]:
+        return partial(self.of_stores, of_stores.opened(stores))
 
     def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
         """Rows of each store; what is wrong with the last one is said before the work on the first."""
@@ -187,33 +232,15 @@ class Analysis(Declared):
 
     def row(self, store: FeatureStore, unit: str, layer: str, score: Score, settings: Mapping[str, Any]) -> Result:
         """The result row of a score."""
-        all_settings = {**self.settings(), **settings, **score.settings}
-        if score.chosen:
-            all_settings[CHOSEN] = dict(score.chosen)
         own = {"model": score.baseline, "revision": None, "step": None} if score.baseline else {}
         if score.baseline:
             layer, index = of_stores.BASELINE, 0
         else:
             layer = score.layer or layer
             index = store.layers.index(layer) if score.layer_index is None else score.layer_index
-        return row(
-            score.metric,
-            all_settings,
-            **(of_stores.facts(store) | own),
-            analysis=self.name,
-            unit=unit,
-            layer=layer,
-            layer_index=index,
-            target=self.compared_with if score.target is None else score.target,
-            value=float(score.value),
-            ci_low=score.ci_low,
-            ci_high=score.ci_high,
-            chance=score.chance,
-            n=score.n,
-            group=score.group,
-            item=score.item,
-            seed=self.seed,
-        )
+        target = self.compared_with if score.target is None else score.target
+        facts = of_stores.facts(store) | own
+        return self.result(score, settings, **facts, unit=unit, layer=layer, layer_index=index, target=target)
 
 
 on_engine = engine.opened

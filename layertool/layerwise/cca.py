@@ -81,7 +81,7 @@ Target = LayerTarget | LabelTarget | EmbeddingTarget
 
 def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target | AcousticTarget:
     """What a text or an open store names to correlate a store with. Raises UsageError for what is nothing."""
-    from layertool.extractors import acoustic
+    from layertool.models import acoustic
 
     if isinstance(text, FeatureStore):
         return LayerTarget(text, None, text.path.resolve().name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,7 @@ class CKA(Drawn, Analysis):
     unit: str | None = unit_option("frame")
 
     name = command = "cka"
+    names = ("rsa", "procrustes")  # of the analysis in rows of these measures
     metrics = tuple(METRICS.values())
     cites = ("kornblith2019",)
     inputs: ClassVar[tuple[str, ...]] = ("STORE", "[STORE2]")
@@ -139,10 +140,9 @@ class CKA(Drawn, Analysis):
     def _in_memory(self) -> bool:
         return self.measure in IN_MEMORY
 
-    def run(self, stores: Stores, other: str | Path | FeatureStore | None = None, **common: Any) -> list[Result]:
-        """Result rows of one store or of two; the second may be given as ``other``."""
+    def of(self, stores: Stores, other: str | Path | FeatureStore | None = None) -> Callable[[Watch], list[Result]]:
         first = [stores] if isinstance(stores, (str, Path, FeatureStore)) else [*stores]
-        return super().run(first if other is None else [*first, other], **common)
+        return super().of(first if other is None else [*first, other])
 
     def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
         """Every layer of the first store against every layer of it or of the second one.

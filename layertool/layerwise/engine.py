@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from layertool.cluster import ENGINES, Cluster, current
@@ -18,10 +18,19 @@ Progress = Callable[[float, float], object]  # (done, total)
 
 @dataclass(frozen=True)
 class Watch:
-    """How a run goes: so many pieces ``at_once`` (None: one a core), and who is told of its ``progress``."""
+    """How a run goes: so many pieces ``at_once`` (None: one a core), and who is told of its ``progress``.
+
+    ``tables``: what it gives beside its rows, by name.
+    """
 
     at_once: int | None = None
     progress: Progress | None = None
+    tables: dict[str, list] = field(default_factory=dict)
+
+    def counting(self, n: int) -> Watch:
+        """The same, whose progress tells the share that is done as so many of ``n`` things."""
+        progress = self.progress
+        return replace(self, progress=progress and (lambda done, total: progress(n * done / total, n)))
 
     def each(self, compute: Callable[..., T], pieces: Sequence[tuple[Any, ...]], what: str = "a layer") -> list[T]:
         """``compute(*piece)`` of each, in their order, by an open cluster or by threads.

@@ -11,7 +11,10 @@ from layertool.store.reader import FeatureStore
 
 
 def account(store: FeatureStore) -> Account:
-    """What is in a store, finished or not: what made it, its state, its rows and layers. ``data``: its description as it is."""
+    """What is in a store, finished or not: what made it, its state, its rows and layers.
+
+    ``data``: its description as it is.
+    """
     about, configuration = store.about, store.configuration
     model, corpus, parameters = configuration["model"], about["corpus"], about.get("parameters") or {}
     identity = [f"{key} {model[key]}" for key in ("definition", "revision", "sha256") if model.get(key)]

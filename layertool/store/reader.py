@@ -28,10 +28,10 @@ _UNSAID = ("dtype", "layer_convention", "corpus", "channel", "window_seconds")
 class FeatureStore:
     """The features of one model on one corpus.
 
-    An opened store is one store: its description and index are read and checked once, and whatever is read later is what
-    they said then. Raises StoreError when ``path`` is no store, is damaged or is unfinished (``allow_unfinished=True``
-    opens it for looking at its state); and, when something is read, where the shard or the store was replaced meanwhile,
-    is damaged, or has its bytes from elsewhere.
+    An opened store is one store: its description and index are read and checked once, and whatever is read later is
+    what they said then. Raises StoreError when ``path`` is no store, is damaged or is unfinished
+    (``allow_unfinished=True`` opens it for looking at its state); and, when something is read, where the shard or the
+    store was replaced meanwhile, is damaged, or has its bytes from elsewhere.
     """
 
     def __init__(self, path: Path | str, allow_unfinished: bool = False):
@@ -40,9 +40,7 @@ class FeatureStore:
         self._state = layout.state(self.path)
         self.about: dict = layout.read_about(self.path)
         self.index = layout.read_index(self.path, self.about)
-        self._sound: dict[
-            tuple[int, str], tuple[int, int]
-        ] = {}  # datasets with their checksum, at this state of the file
+        self._sound: dict[tuple[int, str], tuple[int, int]] = {}  # with their checksum, at this state of the file
         n_shards = self.about["n_shards"]
         n_missing = n_shards - len(self.index)
         self.damaged = damaged = layout.read_damaged(self.path, n_shards)
@@ -50,8 +48,8 @@ class FeatureStore:
         if damaged and not allow_unfinished:
             number, problem = next(iter(damaged.items()))
             raise StoreError(
-                f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the same extract "
-                "command again, it writes them anew"
+                f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the "
+                "same extract command again, it writes them anew"
             )
         if n_missing and not allow_unfinished:
             again = "commands of all ranks" if layout.part_indexes(self.path) else "command"
@@ -61,7 +59,8 @@ class FeatureStore:
             )
         if self.strangers and not allow_unfinished:
             raise StoreError(
-                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract command again"
+                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract "
+                "command again"
             )
 
     def __repr__(self) -> str:
@@ -208,7 +207,8 @@ class FeatureStore:
         """What each row stands for: utterance, start, end (seconds), label, and the utterance's metadata.
 
         Frames of a run with the time mask on have a column masked, too (true or false).
-        A metadata column named label is utterance_label here. Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
+        A metadata column named label is utterance_label here. Frames of layers that run at another rate than the
+        model's (C1 to C6 at 10 ms) need ``layer``.
         """
         codes = self.row_table(unit, layer)
         rate = self.about["audio"]["sample_rate"]
@@ -259,7 +259,8 @@ class FeatureStore:
         self._state = state
         if entry is not None and not layout.are_same(layout.read_index(self.path).get(entry["shard"], {}), entry):
             raise StoreError(
-                f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run this command again"
+                f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run "
+                "this command again"
             )
 
     @property
@@ -267,36 +268,29 @@ class FeatureStore:
         return f"run 'layertool verify {self.path}' and then the same extract command, which redoes just this shard"
 
     @contextmanager
-    def _shard(self, entry: dict) -> Iterator[h5py.File]:
-        """A shard, while it is open: the file that the index names."""
-        path = self.path / layout.shard_name(entry["shard"])
+    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
+        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+        path, file = self.path / layout.shard_name(entry["shard"]), None
         try:
             if problem := misplaced(self.path, entry):
                 raise StoreError(f"{self.path}/{problem}: {_AGAIN}")
             try:
-                file = h5py.File(path, "r")
+                with h5py.File(path, "r") as file:
+                    if problem := self._problem(file, entry, name):
+                        raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
+                    yield file[name]
             except DAMAGE as error:
-                raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
-            with file:
-                yield file
+                if file is None:
+                    raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
+                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
         except StoreError:
             self._check_same(entry)  # where it was replaced, nothing is damaged
             raise
 
-    @contextmanager
-    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
-        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
-        with self._shard(entry) as file:
-            path = self.path / layout.shard_name(entry["shard"])
-            try:
-                if problem := self._problem(file, entry, name):
-                    raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
-                yield file[name]
-            except DAMAGE as error:
-                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
-
     def _problem(self, file: h5py.File, entry: dict, name: str) -> str | None:
-        """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a file."""
+        """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a
+        file.
+        """
         self._check_same()
         if problem := dataset_problem(file, name, *self.contents[name].of(entry)):
             return problem
@@ -316,8 +310,8 @@ class FeatureStore:
 def matching(texts: Path | str | Iterable[Path | str]) -> list[Path]:
     """The folders of stores that paths and patterns name, each once; those of a pattern in natural order.
 
-    ``series/*`` has ``step-2`` before ``step-10``, and of what it finds only stores count. A path without a pattern, or that is
-    there, stands for itself, whatever it is. Raises StoreError for a pattern that no store matches.
+    ``series/*`` has ``step-2`` before ``step-10``, and of what it finds only stores count. A path without a pattern, or
+    that is there, stands for itself, whatever it is. Raises StoreError for a pattern that no store matches.
     """
     folders: list[Path] = []
     for text in [texts] if isinstance(texts, (str, Path)) else texts:

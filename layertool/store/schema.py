@@ -89,7 +89,10 @@ class Record(NamedTuple):
 
 
 def check(value: Any, name: str, shape: Any) -> None:
-    """Raise Wrong unless ``value`` has a shape: one of the classes above, or [shape] for a list. ``name``: its dotted name."""
+    """Raise Wrong unless ``value`` has a shape: one of the classes above, or [shape] for a list.
+
+    ``name``: its dotted name.
+    """
     if isinstance(shape, Leaf):
         if not shape.fits(value):
             _refuse(value, name, shape.wanted)
@@ -251,7 +254,9 @@ def check_about(about: Any) -> None:
 
 
 class Content(NamedTuple):
-    """A dataset of every shard: its numbers, the row table that says how many rows it has ("unit/table"), the rest of its shape."""
+    """A dataset of every shard: its numbers, the row table that says how many rows it has ("unit/table"), the rest of
+    its shape.
+    """
 
     dtype: np.dtype
     table: str

@@ -168,7 +168,7 @@ def test_failures(noise):
 def test_wrong_requests(noise, monkeypatch):
     with pytest.raises(UsageError, match="--jobs 0 is no number"):
         align.align(noise, jobs=0)
-    with pytest.raises(CorpusError, match=r"corpus has no column 'text' to align \(columns there: utterance, audio, "):
+    with pytest.raises(CorpusError, match=r"corpus has no column 'text' \(columns there: utterance, audio, "):
         align.align(Corpus.build(noise.utterances.drop(columns="text")))
     monkeypatch.setattr(align, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"forced alignment needs .* pip install 'layertool\[align\]'"):
@@ -202,8 +202,8 @@ def test_read_dictionary(tmp_path):
         (b"a AH\nb QQ\n", r"d.dict, line 2: 'QQ' is no phone of CMUdict; write lines like"),
         (b"a AH\n\nb\n", r"d.dict, line 3: 'b' has no phones"),
         (b"a SIL\n", "'SIL' is no phone"),
-        (b"\xff\xfea", "d.dict is not text in UTF-8"),
-        (None, "d.dict does not exist: give the file of pronunciations to --dictionary"),
+        (b"\xff\xfea", "d.dict is not in UTF-8 or UTF-16"),
+        (None, "d.dict cannot be read .No such file or directory.: check the path"),
     ],
 )
 def test_read_dictionary_errors(tmp_path, content, message):

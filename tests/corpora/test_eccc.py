@@ -114,7 +114,7 @@ def test_the_published_corpus(published):
 def test_what_is_heard_is_left_plus_right(published):
     for row in eccc.read(published).utterances.iloc[[0, 350, 718]].itertuples():
         sound, _ = soundfile.read(row.audio, dtype="int16", always_2d=True)
-        heard = audio.read(row.audio, 16_000, row.channel)
+        heard = audio.read(row.audio, 16_000, channel=row.channel)
         assert np.array_equal(heard * 32768, sound.astype(int).sum(axis=1))  # exact: 17 bits
         assert len(heard) == row.n_samples
 
@@ -259,7 +259,7 @@ def test_part_of_the_archive(tmp_path):
     with says(AudioError, "T_1.wav does not exist (5 of 5 WAVs are missing): unpack all of confusionWavs") as error:
         eccc.read(folder)
     assert "--max-failures" not in str(error.value)  # nothing would be left
-    with says(CorpusError, "none of the 5 stimuli can be used; the first: "):
+    with says(CorpusError, "none of the utterances can be used; the first: "):
         eccc.read(folder, max_failures=5)
     for number in (2, 5):
         wav(folder, number)
@@ -281,19 +281,25 @@ def test_tables_that_are_wrong(source, tmp_path):
         path.write_text(good)
     header, *rows = good.splitlines()
     for text, message in (
-        ("", "has no column 'ID' (columns there: none)"),
+        ("", "cannot be read as a table (it is empty)"),
         (header, "has no rows: unpack the archive again"),
-        ("\n".join([header, rows[0], rows[1], rows[0]]), "row 3: the ID 30 stands in a row above too; take one out"),
-        ("\n".join([header, rows[0], rows[1].rpartition(",")[0]]), "row 2: 15 cells below a header of 16"),
-        ("\n".join([header, rows[0], rows[1] + ",x"]), "row 2: 17 cells below a header of 16"),
-        ("\n".join([header, rows[0].partition(",")[1] + rows[0].partition(",")[2]]), "row 1: ID is empty"),
-        (good + '"no end', "cannot be read as a table (unexpected end of data)"),
+        ("\n".join([header, rows[0], rows[1], rows[0]]), "has the utterance id '30' more than once (1 repeated ids)"),
+        (
+            "\n".join([header, rows[0], rows[1].rpartition(",")[0]]),
+            "row 2 has fewer cells than its header (15 for 16 names)",
+        ),
+        ("\n".join([header, rows[0], rows[1] + ",x"]), "row 2 has more cells than its header (17 for 16 names)"),
+        (
+            "\n".join([header, rows[0].partition(",")[1] + rows[0].partition(",")[2]]),
+            "has no 'ID' in row 1 (1 such rows)",
+        ),
+        (good + '"no end', "cannot be read as a table ("),
     ):
         path.write_text(text)
         with says(CorpusError, message):
             eccc.read(source, max_failures=9)
     path.write_bytes(b"ID,Target\n1,na\xefve\n")
-    with says(CorpusError, "cannot be read as a table ('utf-8' codec"):
+    with says(CorpusError, "line 2 is not UTF-8"):
         eccc.read(source)
 
 

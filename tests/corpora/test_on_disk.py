@@ -173,7 +173,7 @@ def test_a_corpus_is_not_made_of_what_it_replaces(whole, tmp_path):
     (tmp_path / "link").symlink_to(out)
     for spelled in (out, tmp_path / "link", tmp_path / "a" / ".." / "a"):
         said = refused("corpus", "join", out, whole[1], "-o", spelled, "--overwrite")
-        assert f"the corpus {out} is {spelled}, which is to be written: choose another -o" in said
+        assert f"the corpus {out} lies in {spelled}, which is to be written: choose another -o" in said
     assert_is(out, whole[0])
 
 

@@ -19,10 +19,10 @@ import torch
 
 import layertool
 from layertool.errors import AudioError, FeatureError, UsageError
-from layertool.extractors import acoustic
 from layertool.extractors.extraction import Extraction
 from layertool.extractors.load import open_extractor
 from layertool.extractors.prepare import prepare
+from layertool.models import acoustic
 
 LENGTHS = (16_000, 400, 23_456, 719, 5_003, 40_000, 15_999, 8_080)
 UNITS = ("frame", "phone", "word", "utterance")

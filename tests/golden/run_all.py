@@ -178,7 +178,7 @@ CASES: dict[str, str] = {
     " --layers T2,T4,D2,D4",
     # training
     "ctc sweep": f"finetune ctc {{ctc}}/run/step-10 {_CTC} --reinit-top 0,2 --sweep-reinit --test-where split=test",
-    "ctc frozen": f"finetune ctc {{ctc}}/run/step-* {_CTC} --units phone --freeze --weighted-sum --normalise-layers",
+    "ctc frozen": f"finetune ctc {{ctc}}/run/step-* {_CTC} --tokens phone --freeze --weighted-sum --normalise-layers",
 }
 KEY = ["analysis", "metric", "model", "step", "unit", "layer", "layer_index", "target"]
 NUMBERS = ["value", "ci_low", "ci_high", "chance"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -16,13 +17,14 @@ import spread
 import torch
 
 import layertool
-from layertool import results
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.errors import AudioError, UsageError
-from layertool.layerwise.lexical_rows import Task, bootstrap_mean, listener_rows
-from layertool.layerwise.listening import Listener, States
-from layertool.layerwise.rows import parse_where
-from layertool.result_rows import is_stimulus
+from layertool.layerwise.lexical_lens import LexicalLens
+from layertool.layerwise.lexical_rank import LexicalRank
+from layertool.layerwise.lexical_rows import bootstrap_mean
+from layertool.layerwise.lexical_score import LexicalScore
+from layertool.layerwise.listener import Listener, States
+from layertool.layerwise.stimuli import stimuli_of
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
 
@@ -43,18 +45,20 @@ def scorer_of(made, variant=EXACT, **options) -> WhisperScorer:
     return WhisperScorer(made.small, variant, device="cpu", **options)
 
 
-def rows_of(made, variant=EXACT, layers=None, lexicon=None, states=None, task=None, vocabulary=1000, **options):
-    scorer = scorer_of(made, variant, **options)
-    listener = Listener(scorer, made.corpus, lexicon and scorer.lexicon(lexicon), states and states(scorer))
-    name = f"{len(lexicon)} words" if lexicon else ""
-    return listener_rows(listener, task or Task(made.corpus, n_resamples=200), vocabulary, name, layers)
+def rows_of(made, kind=LexicalScore, corpus=None, **options):
+    options = {"encoder_window": "exact", "device": "cpu", **options}
+    return kind(**options).run(str(made.small), corpus or made.corpus)
 
 
 def table(rows) -> dict[tuple[str, str], object]:
     """(metric, target) -> row."""
-    found = {(row.variant.split(", ")[0], row.target): row for row in rows}
+    found = {(row.metric, row.target): row for row in rows}
     assert len(found) == len(rows)
     return found
+
+
+def settings(row) -> dict:
+    return json.loads(row.settings)
 
 
 # --- references ---------------------------------------------------------------------------------------
@@ -127,7 +131,8 @@ SLOW = [pytest.param(window, marks=pytest.mark.slow) for window in ("30s", "clip
 @pytest.mark.parametrize("window", ["exact", *SLOW])
 def test_every_number(made, window):
     lexicon = list(heard.LEXICON) if window == "exact" else None
-    rows, _ = rows_of(made, Variant(window=window), lexicon=lexicon, vocabulary=500)
+    ranked = {"kind": LexicalRank, "lexicon": lexicon} if lexicon else {}
+    rows = rows_of(made, encoder_window=window, **ranked)
     found, wanted = table(rows), expected(made, window=window, lexicon=lexicon)
     assert {metric for metric, _ in found} == set(wanted)
     for metric, values in wanted.items():
@@ -137,6 +142,7 @@ def test_every_number(made, window):
             row = found[metric, f"{CLIPS[k][2]}: u{k}"]
             assert row.value == pytest.approx(value, abs=2e-3), (metric, k)
             assert row.n == sum(map(int, CLIPS[k][1].split()))
+            assert (row.group, row.item) == (CLIPS[k][2], f"u{k}")
             assert row.ci_low is row.ci_high is None
         for masker in ("all", "SSN", "BMN3", "BAB4"):
             part = [value for k, value in values.items() if masker in ("all", CLIPS[k][2])]
@@ -145,53 +151,51 @@ def test_every_number(made, window):
             if row is None:
                 continue
             assert (row.n, row.value) == (len(part), pytest.approx(np.mean(part), abs=2e-3))
+            assert (row.group, row.item) == (None if masker == "all" else masker, None)
             assert (row.ci_low is None) == (len(part) < 2)
             if len(part) > 1:
                 assert min(part) - 2e-3 <= row.ci_low <= row.value <= row.ci_high <= max(part) + 2e-3
     row = found["log-likelihood", "all"]
     assert (row.analysis, row.unit, row.layer, row.layer_index) == ("lexical", "utterance", "D2", 6)
     assert (row.model, row.corpus, row.step, row.store, row.seed) == ("small", "synthetic", None, None, 0)
-    for word in ("notimestamps", "end token", "lower case", {"30s": "30 s"}.get(window, window) + " window"):
-        assert word in row.variant
+    asked = {"end_token": True, "surface": "lower", "timestamps": False, "encoder_window": window, "dtype": "float32"}
+    assert settings(row).items() >= asked.items()
 
 
 def test_chance(made):
-    found = table(rows_of(made, lexicon=list(heard.LEXICON), vocabulary=500)[0])
+    found = table(rows_of(made, LexicalRank, lexicon=heard.LEXICON))
+    n_words = len({word.lower() for word in [*heard.LEXICON, *(w for c in CLIPS for w in [*c[0].split("|"), c[3]])]})
     each = {}
     for k, (responses, counts, masker, *_) in enumerate(CLIPS):
         n, counts = len(responses.split("|")), [int(c) for c in counts.split()]
-        each[k] = heard.multinomial([math.log(1 / 500)] * n, counts), n / 500
+        each[k] = heard.multinomial([math.log(1 / n_words)] * n, counts), n / n_words
         assert found["log-likelihood", f"{masker}: u{k}"].chance == pytest.approx(each[k][0])
         assert found["top-n coverage", f"{masker}: u{k}"].chance == pytest.approx(each[k][1])
     assert found["log-likelihood", "all"].chance == pytest.approx(np.mean([g for g, _ in each.values()]))
     assert found["top-n coverage", "all"].chance == pytest.approx(np.mean([share for _, share in each.values()]))
-    assert found["top-1 accuracy", "SSN"].chance == 1 / 500
+    assert found["top-1 accuracy", "SSN"].chance == 1 / n_words
     assert found["Kendall tau-b", "all"].chance == 0
     assert found[SURPLUS, "all"].chance is None
-
-
-def test_a_small_lexicon_has_no_chance_above_1(made):
-    rows, _ = rows_of(made, lexicon=["the", "tea"], vocabulary=2)
-    shares = [row.chance for row in rows if row.variant.startswith("top-n")]
-    assert max(shares) <= 1
+    assert settings(found["top-1 accuracy", "all"])["chance"] == f"a guess among {n_words} words"
 
 
 def test_parts_conditions_and_seeds(made):
-    task = Task(made.corpus, "test", where=parse_where(["masker!=SSN"]), seed=5, n_resamples=200)
-    rows, said = rows_of(made, task=task)
+    asked = {"split": "test", "where": ["masker!=SSN"], "seed": 5}
+    rows = rows_of(made, **asked)
     assert {row.target for row in rows} == {"all", "BMN3", "BAB4", "BMN3: u4", "BAB4: u5", "BMN3: u6"}
     assert {row.seed for row in rows} == {5}
-    assert all("test part" in row.variant and "where masker!=SSN" in row.variant for row in rows)
-    assert [one.stimulus.utterance for one in said["D2"]] == ["u4", "u5", "u6"]
-    assert rows_of(made, task=task)[0] == rows
+    assert all((settings(row)["split"], settings(row)["where"]) == ("test", ["masker!=SSN"]) for row in rows)
+    assert [row.item for row in rows if row.item and row.metric == "log-likelihood"] == ["u4", "u5", "u6"]
+    assert rows_of(made, **asked) == rows
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_how_many_clips_at_once_changes_nothing(made, at_once):
-    rows, _ = rows_of(made)
-    listener = Listener(scorer_of(made), made.corpus, at_once=at_once)
-    other, _ = listener_rows(listener, Task(made.corpus, n_resamples=200), 1000)
-    assert [row.value for row in other] == pytest.approx([row.value for row in rows], abs=1e-4)
+    scorer, stimuli = scorer_of(made), stimuli_of(made.corpus)
+    one, other = (
+        Listener(scorer, made.corpus, at_once=n).listen(stimuli, [scorer.output_layer])["D2"] for n in (at_once, 4)
+    )
+    assert [o.log_likelihood for o in one] == pytest.approx([o.log_likelihood for o in other], abs=1e-4)
 
 
 def test_a_corpus_with_holes(made):
@@ -199,65 +203,58 @@ def test_a_corpus_with_holes(made):
     corpus = made.corpus.utterances.astype({"masker": object, "target": object}).copy()
     corpus.loc[[0, 1], "masker"] = None
     corpus.loc[[0], "target"] = None
-    holed = layertool.Corpus(corpus, made.corpus.segments, "holed", {})
-    listener = Listener(scorer_of(made), holed)
-    rows, _ = listener_rows(listener, Task(holed, n_resamples=50), 1000)
-    means = {row.target: row.n for row in rows if row.variant.startswith("log-likelihood") and row.ci_low is not None}
+    rows = rows_of(made, corpus=layertool.Corpus(corpus, made.corpus.segments, "holed", {}))
+    means = {row.target: row.n for row in rows if row.metric == "log-likelihood" and row.ci_low is not None}
     assert means == {"all": 7, "no masker": 2, "BMN3": 2, "SSN": 2}
     assert table(rows)[SURPLUS, "all"].n == 6
-    shown = results.table(rows)
-    of_stimuli = shown[is_stimulus(shown) & shown["variant"].str.startswith("log-likelihood")]
-    assert len(of_stimuli) == 7
+    assert sum(row.item is not None and row.metric == "log-likelihood" for row in rows) == 7
 
 
 def test_a_masker_called_all(made):
     changed = made.corpus.utterances.assign(masker=["all", "all", "all", "x", "x", "x", "x"])
-    corpus = layertool.Corpus(changed, made.corpus.segments, "c", {})
-    rows, _ = listener_rows(Listener(scorer_of(made), corpus), Task(corpus, n_resamples=50), 1000)
-    assert next(row.n for row in rows if row.target == "all" and row.variant.startswith("log-l")) == 7
+    rows = rows_of(made, corpus=layertool.Corpus(changed, made.corpus.segments, "c", {}))
+    assert next(row.n for row in rows if row.target == "all" and row.metric == "log-likelihood") == 7
 
 
-# --- names --------------------------------------------------------------------------------------------
-
-
-def test_no_two_variants_have_one_name(made):
-    corpus = made.corpus
-    ways = [
-        (Variant(end_token=e, surface=s, timestamps=t, window=w, language=g), {}, Task(corpus))
-        for e in (True, False) for s in ("lower", "capitalised", "sentence", "marginal") for t in (True, False)
-        for w in ("30s", "clip", "exact") for g in (None, "en")
-    ]  # fmt: skip
-    texts = [str(variant) for variant, _, _ in ways]
-    assert len(set(texts)) == len(texts)
-    tasks = [
-        Task(corpus, split, by_target, parse_where(where))
-        for split, by_target in ((None, False), ("test", False), ("test", True), ("train", False))
-        for where in ([], ["masker=SSN"], ["masker!=SSN"], ["utterance!=u0"], ["masker=SSN", "utterance!=u0"])
-    ]
-    named = [str(task) for task in tasks]
-    assert len(set(named)) == len(named)
+# --- settings -----------------------------------------------------------------------------------------
 
 
 def test_precision_and_lexicon_are_named(made):
-    one = Task(made.corpus, where=parse_where(["utterance=u0"]), n_resamples=50)
-    coarse, fine = (rows_of(made, task=one, dtype=dtype)[0][0].variant for dtype in ("bfloat16", "float32"))
-    assert ("bfloat16" in coarse, "float32" in fine) == (True, False)
-    assert rows_of(made, task=one, random_init=3)[0][0].model.endswith("(random init 3)")
-    ranked = [table(rows_of(made, task=one, lexicon=words)[0]) for words in (["the", "tea"], ["the", "tea", "he"])]
+    one = {"where": "utterance=u0"}
+    for dtype in ("bfloat16", "float32"):
+        assert settings(rows_of(made, dtype=dtype, **one)[0])["dtype"] == dtype
+    assert rows_of(made, random_init=3, **one)[0].model.endswith("(random init 3)")
+    ranked = [table(rows_of(made, LexicalRank, lexicon=words, **one)) for words in (["the", "tea"], ["the", "he"])]
     for metric in ("top-1 accuracy", "top-n coverage"):
-        assert ranked[0][metric, "all"].variant != ranked[1][metric, "all"].variant
+        assert ranked[0][metric, "all"].settings != ranked[1][metric, "all"].settings
+        assert settings(ranked[0][metric, "all"])["lexicon"].startswith("2 words of a list (")
+    assert "lexicon" not in settings(ranked[0]["log-likelihood", "all"])
 
 
 def test_searches_cut_at_different_places_have_different_names(made):
     """What they found differs, so what they are called has to."""
-    variants = []
+    lexicon = [a + b for a in "ijklm" for b in "ijklm"]
     for most in (1, 2):
-        scorer = scorer_of(made)
-        listener = Listener(scorer, made.corpus, scorer.lexicon([a + b for a in "ijklm" for b in "ijklm"]), None, most)
-        rows, _ = listener_rows(listener, Task(made.corpus, n_resamples=50), 25, "25 words")
-        variants.append({row.variant for row in rows if row.variant.startswith("top-n")})
-        assert all(f"search of up to {most} prefixes" in text for text in variants[-1])
-    assert not variants[0] & variants[1]
+        rows = rows_of(made, LexicalRank, lexicon=lexicon, most_prefixes=most)
+        assert {settings(row)["most_prefixes"] for row in rows if row.metric == "top-n coverage"} == {most}
+
+
+def test_tables_beside_the_rows(made):
+    """Each response, and each ranked word."""
+    asked = {"encoder_window": "exact", "device": "cpu"}
+    scored = layertool.lexical.score(str(made.small), made.corpus, **asked)
+    responses = scored.tables["responses"]
+    assert responses["response"].tolist() == [word for clip in CLIPS for word in clip[0].split("|")]
+    assert responses["log_p"][0] == pytest.approx(log_p(made, 0, [CLIPS[0][0].split("|")[0]])[0], abs=2e-3)
+    ranked = layertool.lexical.rank([str(made.small)], made.corpus, lexicon=["the", "tea"], **asked)
+    assert set(ranked.tables["words"]["word"]) == {"the", "tea"}
+    assert list(ranked.tables["words"]["rank"][:2]) == [1, 2]
+
+
+def test_workers_are_for_ray(made):
+    """One network, whose sums take all cores."""
+    with pytest.raises(UsageError, match="--workers is for Ray"):
+        LexicalScore().run(str(made.small), made.corpus, workers=2)
 
 
 # --- the lens -----------------------------------------------------------------------------------------
@@ -265,13 +262,13 @@ def test_searches_cut_at_different_places_have_different_names(made):
 
 def test_lens(made):
     layers = ["T0", "T1", "T2", "final", "D0", "D1", "D2"]
-    rows, _ = rows_of(made, layers=layers, lexicon=list(heard.LEXICON))
-    assert all(":" not in row.target for row in rows)
+    rows = rows_of(made, LexicalLens, layers=layers, lexicon=list(heard.LEXICON))
+    assert all(row.item is None for row in rows)
     assert {row.analysis for row in rows} == {"lexical lens"}
     assert [*dict.fromkeys((row.layer, row.layer_index) for row in rows)] == [
         (name, k) for k, name in enumerate(layers)
     ]
-    assert len({row.variant for row in rows}) == 2 * 5  # five metrics, and how layers of each half are read
+    assert len({row.metric for row in rows}) == 5
     for layer in layers:
         found = table([row for row in rows if row.layer == layer])
         for metric, values in expected(made, layer=layer, lexicon=list(heard.LEXICON)).items():
@@ -279,8 +276,8 @@ def test_lens(made):
                 layer,
                 metric,
             )
-    by_layer = {row.layer: row for row in rows if row.variant.startswith("log-l") and row.target == "all"}
-    itself = table(rows_of(made)[0])["log-likelihood", "all"]
+    by_layer = {row.layer: row for row in rows if row.metric == "log-likelihood" and row.target == "all"}
+    itself = table(rows_of(made))["log-likelihood", "all"]
     for layer in ("T2", "final", "D2"):
         assert by_layer[layer].value == pytest.approx(itself.value, abs=1e-4)
         assert (by_layer[layer].ci_low, by_layer[layer].ci_high) == pytest.approx(
@@ -301,26 +298,20 @@ def store_of(made, name, window="exact", layers=("T0", "T1", "T2", "final"), cor
 @pytest.mark.parametrize("window", ["30s", "clip", "exact"])
 def test_a_store_gives_the_same_numbers(made, window):
     store = store_of(made, f"states-{window}", window)
-    layers, one = (
-        ["T1", "T2", "final", "D1", "D2"],
-        Task(made.corpus, where=parse_where(["utterance!=u0"]), n_resamples=50),
-    )
-    way = {"variant": Variant(window=window), "layers": layers, "task": one}
-    stored, _ = rows_of(made, states=lambda scorer: States(store, scorer, made.corpus, ["T1", "T2", "final"]), **way)
-    heard_, _ = rows_of(made, **way)
-    assert [row.value for row in stored] == pytest.approx([row.value for row in heard_], abs=2e-4)
-    assert [row.variant for row in stored] == [row.variant for row in heard_]
+    asked = {"layers": "T1,T2,final,D1,D2", "rank": False, "where": "utterance!=u0", "encoder_window": window}
+    stored, direct = (rows_of(made, LexicalLens, states=states, **asked) for states in (store.path, None))
+    assert [row.value for row in stored] == pytest.approx([row.value for row in direct], abs=2e-4)
+    assert [row.settings for row in stored] == [row.settings for row in direct]
     assert {row.store for row in stored} == {str(store.path)}
 
 
 def test_coarse_stores_are_named(made):
-    full = rows_of(made)[0][0]
-    named = {full.variant}
+    full = rows_of(made)[0]
     store = store_of(made, "coarse", store_dtype="float16")
-    row = rows_of(made, states=lambda scorer: States(store, scorer, made.corpus, ["final"]))[0][0]
+    row = rows_of(made, states=store.path)[0]
     assert row.value == pytest.approx(full.value, abs=2)
     assert row.value != full.value
-    assert row.variant not in named
+    assert settings(row) == settings(full) | {"states": "float16"}
     computed = store_of(made, "computed", dtype="bfloat16")
     with pytest.raises(UsageError, match="computed in bfloat16, asked for is float32"):
         States(computed, scorer_of(made), made.corpus, ["final"])
@@ -329,8 +320,8 @@ def test_coarse_stores_are_named(made):
 def test_an_untrained_store_is_of_the_same_untrained_model(made):
     """The same seed has to draw the same weights for the extractor and for the scorer."""
     store = store_of(made, "untrained", random_init=4)
-    stored, _ = rows_of(made, states=lambda scorer: States(store, scorer, made.corpus, ["final"]), random_init=4)
-    assert [row.value for row in stored] == pytest.approx([r.value for r in rows_of(made, random_init=4)[0]], abs=2e-4)
+    stored, direct = (rows_of(made, states=states, random_init=4) for states in (store.path, None))
+    assert [row.value for row in stored] == pytest.approx([row.value for row in direct], abs=2e-4)
 
 
 def test_stores_that_do_not_fit(made):
@@ -359,22 +350,19 @@ def test_an_utterance_that_was_left_out(made):
     corpus = heard.corpus(made.folder / "gone", CLIPS[:4])
     (made.folder / "gone" / "u1.wav").unlink()
     store = store_of(made, "left", layers=("final",), corpus=corpus, max_failures=1)
-    scorer = scorer_of(made)
-    states = States(store, scorer, corpus, ["final"])
     with pytest.raises(UsageError, match=r"no rows of 'u1' \(it was left out\)"):
-        listener_rows(Listener(scorer, corpus, None, states), Task(corpus), 1000)
-    rest = Task(corpus, where=parse_where(["utterance!=u1"]), n_resamples=50)
-    rows, _ = listener_rows(Listener(scorer, corpus, None, states), rest, 1000)
+        rows_of(made, corpus=corpus, states=store.path)
+    rows = rows_of(made, corpus=corpus, states=store.path, where="utterance!=u1")
     wanted = expected(made, places=(0, 2, 3))["log-likelihood"]
-    found = {row.target: row.value for row in rows if row.variant.startswith("log-l") and ":" in row.target}
-    assert found == {f"{CLIPS[k][2]}: u{k}": pytest.approx(value, abs=2e-3) for k, value in wanted.items()}
+    found = {row.item: row.value for row in rows if row.metric == "log-likelihood" and row.item}
+    assert found == {f"u{k}": pytest.approx(value, abs=2e-3) for k, value in wanted.items()}
 
 
 def test_a_clip_over_30_s_is_named(tmp_path, made):
     waves = [models.speech_like(4_000, 1), models.speech_like(480_001, 2)]
     corpus = models.corpus(tmp_path, waves, **heard.columns(CLIPS[:2]))
     with pytest.raises(AudioError, match=r"'u1' lasts 30\.0001 s.*30 s"):
-        listener_rows(Listener(scorer_of(made), corpus), Task(corpus), 1000)
+        rows_of(made, corpus=corpus)
 
 
 # --- intervals ----------------------------------------------------------------------------------------

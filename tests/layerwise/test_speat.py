@@ -8,22 +8,21 @@ import models
 import numpy as np
 import planted
 import pytest
+from running import run, settings
 from scipy import stats
 
 import layertool
-from layertool import FeatureStore
 from layertool.analysis import speat
 from layertool.errors import UsageError
 from layertool.layerwise.rows import parse_where
-from layertool.layerwise.speat import Options, parse_groups, speat_rows
-from layertool.result_rows import PARAMETERS
+from layertool.layerwise.speat import SpEAT, parse_groups
 
 N, N_TARGETS = 40, 22
 BLOCKS = ["T0", "T1", "T2", "T3"]
 BASELINES = ("stft", "spectrogram", "mel", "mfcc")
 GENDER, AGE, SOUND, SIDE = "gender=female:male", "age=20:60", "sound=low:high", "side=x:y"
 VALENCE, TRAIN = "valence=positive:negative", "recording=a:b"
-D, P, BONFERRONI, FDR = "SpEAT d", "p", "p (Bonferroni)", "p (Benjamini-Hochberg)"
+D, P, BONFERRONI, FDR = "d", "p", "p bonferroni", "p benjamini-hochberg"
 
 
 def pick(k, value, targets=True):
@@ -80,23 +79,20 @@ def store(made):
     return made["hubert"]
 
 
-def ask(
-    stores, targets=GENDER, attributes=VALENCE, unit=None, layers="all", say=lambda _: None, sizes=False, **options
-):
-    """Rows of speat_rows, with few draws."""
-    options = Options(**{"n_permutations": 300, "n_resamples": 200, "aggregate": ("mean",), **options})
-    stores = [stores] if isinstance(stores, FeatureStore) else stores
-    pairs = [[parse_groups(text) for text in asked.split()] for asked in (targets, attributes)]
-    return speat_rows(stores, *pairs, unit, layers, options, say, None, sizes)
+def ask(stores, targets=GENDER, attributes=VALENCE, unit=None, layers="all", say=None, **options):
+    """Rows of ``SpEAT``, with few draws; texts of several groups have spaces between them."""
+    options = {"permutations": 300, "resamples": 200, "aggregate": ("mean",), **options}
+    test = SpEAT(target=targets.split(), attribute=attributes.split(), unit=unit, layers=layers, **options)
+    return run(test, stores, say=say)
 
 
 def values(found, kind=D):
     """Of one kind of number; with (store, target, layer) when there are several tests."""
-    return [row.value for row in found if row.variant.split(",")[0] == kind]
+    return [row.value for row in found if row.metric == kind]
 
 
 def only(found, kind=D):
-    (row,) = [row for row in found if row.variant.split(",")[0] == kind]
+    (row,) = [row for row in found if row.metric == kind]
     return row
 
 
@@ -164,7 +160,7 @@ def test_sizes_are_unequal(store):
 
 @pytest.mark.parametrize("unit", ["utterance", "word", "frame"])
 def test_layers_alone(store, unit):
-    found = [row for row in ask(store, unit=unit, aggregate=("each",)) if row.variant.startswith(D)]
+    found = [row for row in ask(store, unit=unit, aggregate=("each",)) if row.metric == D]
     assert [(row.layer, row.layer_index) for row in found] == [(name, store.layers.index(name)) for name in BLOCKS]
     for row in found:
         assert row.value == pytest.approx(d_by_hand(*parts_of(store, unit=unit, layers=[row.layer])), abs=1e-9)
@@ -186,7 +182,7 @@ def test_frames_of_another_rate(store):
         column, _, pair = text.partition("=")
         of_row = store.utterances[column].to_numpy()[table["utterance"]]
         hand += [store.read("frame", "C1")[of_row == value].astype(float) for value in pair.split(":")]
-    found = only(ask(store, unit="frame", layers="C1", aggregate=("each",), resample="none", n_permutations=2))
+    found = only(ask(store, unit="frame", layers="C1", aggregate=("each",), resample="none", permutations=2))
     assert found.value == pytest.approx(d_by_hand(*hand), abs=1e-6)
 
 
@@ -194,7 +190,7 @@ def test_frames_of_another_rate(store):
 def test_acoustic_baselines_and_a_planted_bias(made, name):
     """One layer, alone and as mean; low speech is as dull as positive emotions: X is nearer to A."""
     store = made[name]
-    found = ask(store, f"{SOUND} sound=high:low", aggregate=("mean", "each"), n_permutations=5000)
+    found = ask(store, f"{SOUND} sound=high:low", aggregate=("mean", "each"), permutations=5000)
     hand = d_by_hand(*parts_of(store, target=SOUND, layers=store.layers))
     assert values(found) == pytest.approx([hand, -hand] * 2, abs=1e-9)
     assert hand > 0.8
@@ -212,7 +208,7 @@ def test_groups_of_numbers_and_conditions(store):
     assert only(found).value == pytest.approx(
         d_by_hand(*parts_of(store, target=AGE, keep=lambda u: u["split"] == "dev")), abs=1e-9
     )
-    assert "where split=dev" in only(found).variant
+    assert settings(only(found))["where"] == ["split=dev"]
     not_u3 = ask(store, AGE, where=parse_where(["utterance!=u3"]))
     assert only(not_u3).n == N_TARGETS - 1
     assert only(not_u3).value == pytest.approx(
@@ -245,32 +241,32 @@ def test_groups_of_lists(store, tmp_path, unit):
 @pytest.mark.parametrize("alternative", speat.ALTERNATIVES)
 @pytest.mark.parametrize("seed", [0, 7])
 def test_p(store, alternative, seed):
-    found = ask(store, aggregate=("mean", "each"), n_permutations=1000, alternative=alternative, seed=seed)
+    found = ask(store, aggregate=("mean", "each"), permutations=1000, alternative=alternative, seed=seed)
     parts = [parts_of(store), *(parts_of(store, layers=[name]) for name in BLOCKS)]
     hand = [speat.association_test(*part, 1000, alternative, seed) for part in parts]
     assert values(found, P) == [test.p for test in hand]
     assert {row.seed for row in found} == {seed}
-    assert all(
-        f"{speat.ALTERNATIVES[alternative]}, 1000 relabellings" in r.variant for r in found if r.variant[0] == "p"
-    )
+    for decided in (settings(row) for row in found if row.metric != D):
+        assert (decided["alternative"], decided["relabellings"]) == (speat.ALTERNATIVES[alternative], 1000)
 
 
 def test_exact_p(store):
     """No more relabellings than asked for: all of them are counted; one more, and they are drawn."""
     where = parse_where(["utterance=u0", *(f"utterance=u{k}" for k in [1, 2, 3, 4, 5, 6, *range(22, 40)])])
     n_all = math.comb(7, 3)
-    found = only(ask(store, where=where, n_permutations=n_all), P)
-    assert f"exact over {n_all} relabellings" in found.variant
+    found = only(ask(store, where=where, permutations=n_all), P)
+    assert (settings(found)["exact"], settings(found)["relabellings"]) == (True, n_all)
     assert found.value * n_all == pytest.approx(round(found.value * n_all), abs=1e-9)
-    assert "exact" not in only(ask(store, where=where, n_permutations=n_all - 1), P).variant
+    assert not settings(only(ask(store, where=where, permutations=n_all - 1), P))["exact"]
 
 
 def test_families(made):
     """Tests of one aggregation, of all stores, targets and attributes, are a family; each layer alone is in another."""
     stores = [made["hubert"], made["w2v2"]]
     found = ask(stores, f"{GENDER} {SOUND}", f"{VALENCE} {TRAIN}", aggregate=("mean", "each", "last"))
-    for how, size in (("mean over layers T0-T3", 8), ("one layer", 32), ("last layer", 8)):
-        mine = [row for row in found if row.variant.split(", ")[1] == how]
+    for how, over, size in (("mean", "T0-T3", 8), ("each", None, 32), ("last", None, 8)):
+        mine = [row for row in found if settings(row)["aggregate"] == how]
+        assert {settings(row).get("over") for row in mine} == {over}
         p = values(mine, P)
         assert len(p) == size
         assert len({(row.store, row.target, row.layer) for row in mine}) == size
@@ -280,26 +276,29 @@ def test_families(made):
         fdr = np.empty(size)
         fdr[order] = np.minimum(1, np.minimum.accumulate(scaled[::-1])[::-1])
         assert values(mine, FDR) == pytest.approx(fdr)
-        assert all(row.variant.endswith(f"{size} tests together") for row in mine if row.variant.startswith("p ("))
+        assert all(settings(row)["tests"] == size for row in mine if row.metric in (BONFERRONI, FDR))
 
 
 def test_the_order_of_stores_is_no_matter(made):
     stores = [made["hubert"], made["w2v2"], made["mel"]]
 
     def numbers(found):
-        return {(row.store, row.target, row.layer, row.variant): (row.value, row.ci_low, row.ci_high) for row in found}
+        return {
+            (row.store, row.target, row.layer, row.settings, row.metric): (row.value, row.ci_low, row.ci_high)
+            for row in found
+        }
 
     asked = {"aggregate": ("mean", "each"), "resample": "all"}
     forth = numbers(ask(stores, f"{GENDER} {SOUND}", **asked))
     assert forth == numbers(ask(stores[::-1], f"{SOUND} {GENDER}", **asked))
     alone = numbers(ask(stores[1], **asked))
-    same = [key for key in alone if not key[-1].startswith("p (")]
+    same = [key for key in alone if key[-1] in (D, P)]
     assert {key: forth[key] for key in same} == {key: alone[key] for key in same}
 
 
 @pytest.mark.slow
 def test_no_bias_is_uniform_in_p(store):
-    found = ask(store, " ".join(f"r{j}=x:y" for j in range(60)), layers="T2", n_permutations=500, resample="none")
+    found = ask(store, " ".join(f"r{j}=x:y" for j in range(60)), layers="T2", permutations=500, resample="none")
     assert len(values(found, P)) == 60
     assert stats.kstest(values(found, P), "uniform").pvalue > 0.01
     assert np.mean(np.array(values(found, BONFERRONI)) < 0.05) == 0
@@ -341,7 +340,7 @@ CASES = [(None, None), ("sex", None), (None, "pair")]
 @pytest.mark.parametrize("resample", ["targets", "all"])
 def test_intervals(store, resample, strata, pairs):
     asked = {"resample": resample, "strata": strata, "pairs": pairs}
-    row = only(ask(store, SIDE, n_resamples=6000, **asked))
+    row = only(ask(store, SIDE, resamples=6000, **asked))
     x, y = members(store, SIDE)
     if pairs:
         names = store.utterances["pair"].to_numpy()
@@ -357,7 +356,7 @@ def test_intervals(store, resample, strata, pairs):
     assert row.value == pytest.approx(d_by_hand(w[: len(x)], w[len(x) :], a, b), abs=1e-9)
     what = "targets and attributes" if resample == "all" else "targets"
     end = f" in pairs of {pairs}" if pairs else f" within {strata}" if strata else ""
-    assert row.variant.endswith(f"bootstrap of {what}{end}")
+    assert settings(row)["interval"] == f"bootstrap of {what}{end}"
     s = s_by_hand(w, a, b)[None]
     if resample == "targets":
         groups = store.utterances["sex"].to_numpy()[[*x, *y]] if strata else None
@@ -368,14 +367,22 @@ def test_intervals(store, resample, strata, pairs):
 def test_no_interval(store):
     row = only(ask(store, resample="none"))
     assert (row.ci_low, row.ci_high) == (None, None)
-    assert all(r.ci_low is None for r in ask(store) if not r.variant.startswith(D))
+    assert all(r.ci_low is None for r in ask(store) if r.metric != D)
 
 
-def test_sizes_of_models(made):
-    found = ask([made["hubert"], made["mel"], made["w2v2"]], sizes=True)
-    sizes = {row.store: row.value for row in found if row.variant == PARAMETERS}
-    assert sizes == {str(made[n].path): made[n].about["parameters"]["nonzero"] for n in ("hubert", "w2v2")}
-    assert all(row.variant != PARAMETERS for row in ask(made["hubert"]))
+def test_workers_and_engines_change_no_number(made):
+    """A test of one store and one pair of groups is a piece of work."""
+    stores, asked = [made["hubert"], made["w2v2"], made["mel"]], {"aggregate": ("mean", "each"), "resample": "all"}
+    test = SpEAT(target=[GENDER, SOUND], attribute=VALENCE, permutations=300, resamples=200, **asked)
+    told = []
+    assert run(test, stores, workers=4, progress=lambda *n: told.append(n)) == ask(stores, f"{GENDER} {SOUND}", **asked)
+    assert told[-1] == (6, 6)
+
+
+def test_groups_as_texts_and_ready(store):
+    ready = [parse_groups(GENDER), SOUND]
+    found = layertool.speat(store, target=ready, attribute=VALENCE, aggregate="mean", permutations=300, resamples=200)
+    assert found.rows["value"].to_list() == [row.value for row in ask(store, f"{GENDER} {SOUND}")]
 
 
 def test_several_targets_of_one_speaker_are_told(tmp_path):

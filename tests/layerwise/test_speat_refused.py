@@ -8,12 +8,13 @@ import shutil
 import models
 import numpy as np
 import pytest
+from running import run, settings
 
 import layertool
 from layertool import FeatureStore
 from layertool.errors import FeatureError, LayertoolError, UsageError
 from layertool.layerwise.rows import parse_where
-from layertool.layerwise.speat import Options, parse_groups, speat_rows
+from layertool.layerwise.speat import SpEAT, parse_groups
 
 N, N_TARGETS = 18, 10
 GENDER, VALENCE = "gender=female:male", "valence=positive:negative"
@@ -49,13 +50,13 @@ def store(made):
     return made["hubert"]
 
 
-def ask(store, target=GENDER, attribute=VALENCE, unit=None, layers="all", say=lambda _: None, **options):
-    options = Options(**{"n_permutations": 100, "n_resamples": 100, "aggregate": ("mean",), **options})
-    return speat_rows([store], [parse_groups(target)], [parse_groups(attribute)], unit, layers, options, say)
+def ask(store, target=GENDER, attribute=VALENCE, say=None, **options):
+    options = {"permutations": 100, "resamples": 100, "aggregate": ("mean",), **options}
+    return run(SpEAT(target=target, attribute=attribute, **options), store, say=say)
 
 
 def d_of(found):
-    (row,) = [row for row in found if row.variant.startswith("SpEAT d")]
+    (row,) = [row for row in found if row.metric == "d"]
     return row.value
 
 
@@ -78,9 +79,9 @@ REFUSED = [
     (GENDER, VALENCE, {"unit": "word"}, ["no word rows", "it has utterance"]),
     (GENDER, VALENCE, {"layers": "T9"}, ["'T9' is no layer", "T0-T3"]),
     (GENDER, VALENCE, {"layers": "C7,T0"}, ["widths 24, 48", "only concat"]),
-    (GENDER, VALENCE, {"aggregate": ("mode",)}, ["'mode' is no aggregation", "normalized-mean", "each"]),
-    (GENDER, VALENCE, {"alternative": "more"}, ["'more' is no alternative", "greater, less, two-sided"]),
-    (GENDER, VALENCE, {"resample": "some"}, ["'some' cannot be resampled", "targets, all, none"]),
+    (GENDER, VALENCE, {"aggregate": ("mode",)}, ["'mode'", "--aggregate", "normalized-mean", "each"]),
+    (GENDER, VALENCE, {"alternative": "more"}, ["'more'", "--alternative", "greater, less, two-sided"]),
+    (GENDER, VALENCE, {"resample": "some"}, ["'some'", "--resample", "targets, all, none"]),
     (GENDER, VALENCE, {"strata": "sx"}, ["no column 'sx'", "sex"]),
     (GENDER, VALENCE, {"pairs": "pear"}, ["no column 'pear'", "pair"]),
     (GENDER, VALENCE, {"pairs": "split"}, ["stands more than once in one group"]),
@@ -223,10 +224,10 @@ def test_layers_that_are_missing(made):
 
 def test_a_mean_of_some_layers_is_not_called_that_of_all(made):
     """T1 and T3 that were asked for; T0 and T1 of a network that has T3."""
-    assert "all layers" not in ask(made["hubert"], layers="T1,T3")[0].variant
+    assert settings(ask(made["hubert"], layers="T1,T3")[0])["over"] == "T1, T3"
     with pytest.raises(UsageError, match="lacks T2-T3 of T0 to T3, so a mean over layers would not be that of all"):
         ask(made["few"])
-    assert ", mean over layers T0-T1, " in ask(made["few"], layers="T0-T1")[0].variant
+    assert settings(ask(made["few"], layers="T0-T1")[0])["over"] == "T0-T1"
 
 
 @pytest.mark.parametrize("layers", ["T1-T3", "T3", "T0-T2", "T0,T3"])

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import layertool
-from layertool.layerwise.rows import parse_where
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.models import melhubert
 from layertool.training import ctc_models
 from layertool.training.ctc_data import Parts, Writing

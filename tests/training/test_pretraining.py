@@ -19,10 +19,11 @@ from torch.nn import functional
 import layertool
 from layertool.errors import AudioError, CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
+from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
 from layertool.training.pretraining import log_steps, pretrain
 from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
-from layertool.training.pretraining_networks import PRESETS, ClipNorm, GumbelTemperature, Mel, Sizes, build, reopen
+from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
 from layertool.training.session import Diverged, Settings
 from layertool.training.targets import Targets, load, save
@@ -275,12 +276,10 @@ def test_what_stands_at_padded_places_does_not_matter(model, speech):
 
 def test_a_padded_norm_is_that_of_single_clips():
     torch.manual_seed(0)
-    norm = ClipNorm(5, 5)
+    norm = torch.nn.GroupNorm(5, 5)
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     hidden = torch.randn(3, 5, 40) * 3 + 1
-    norm.lengths = torch.tensor([40, 17, 29])
-    padded = norm(hidden)
-    norm.lengths = None
+    padded = clipwise(norm, hidden, [40, 17, 29])
     for k, n in enumerate((40, 17, 29)):
         assert torch.allclose(padded[k, :, :n], norm(hidden[k : k + 1, :, :n])[0], atol=1e-5)
 

@@ -1,25 +1,25 @@
-"""What a model, or a baseline, says to stimuli: from audio, or from a store of encoder states."""
+"""What a model says to stimuli: from audio, or from a store of encoder states."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from layertool import audio
-from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
 from layertool.analysis.lexical.lexicon import Lexicon
 from layertool.analysis.lexical.metrics import log_likelihood
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import MOST_PREFIXES
-from layertool.analysis.lexical.stimuli import Corpus, Stimulus
-from layertool.cluster import Cluster
+from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import SAMPLE_RATE
-from layertool.layerwise.stores import Progress
+from layertool.layerwise.engine import Watch
+from layertool.layerwise.stimuli import Stimulus
 from layertool.models.whisper import WINDOW_SAMPLES, Reading
 from layertool.store import FeatureStore
 
@@ -30,8 +30,9 @@ AT_ONCE = {"cpu": 4, "mps": 8, "cuda": 32}  # clips in one encoder batch
 class Outcome:
     """What a model says to one stimulus.
 
-    ``log_p`` of each response; ``target_p``: probability of the word that was spoken, nan where none is known; ``top``: as
-    many words as there are responses, the most likely ones, None where nothing was ranked; ``exact``: they are surely.
+    ``log_p`` of each response; ``target_p``: probability of the word that was spoken, nan where none is known;
+    ``top``: as many words as there are responses, the most likely ones, None where nothing was ranked; ``exact``: they
+    are surely; ``n_opened``: prefixes that were opened to find them.
     """
 
     stimulus: Stimulus
@@ -39,12 +40,13 @@ class Outcome:
     target_p: float = math.nan
     top: Sequence[str] | None = None
     exact: bool = True
+    n_opened: int | None = None
 
     @classmethod
-    def of(cls, stimulus: Stimulus, log_p: np.ndarray, top: Sequence[str] | None = None, exact: bool = True) -> Outcome:
-        """``log_p``: of ``stimulus.words``, the responses and the target."""
+    def of(cls, stimulus: Stimulus, log_p: np.ndarray, top: Sequence[str] | None = None, **search: Any) -> Outcome:
+        """``log_p``: of ``stimulus.words``, the responses and the target; ``search``: ``exact``, ``n_opened``."""
         n = len(stimulus.responses)
-        return cls(stimulus, log_p[:n], float(np.exp(log_p[n])) if stimulus.target else math.nan, top, exact)
+        return cls(stimulus, log_p[:n], float(np.exp(log_p[n])) if stimulus.target else math.nan, top, **search)
 
     @property
     def log_likelihood(self) -> float:
@@ -63,8 +65,8 @@ class States:
         for key in ("id", "revision", "random_init", *(() if drawn else ("sha256",))):
             if made.get(key) != scorer.provenance.get(key):
                 raise UsageError(
-                    f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): give the "
-                    "store of this one, or a new folder"
+                    f"{store.path} is of another model ({key} {made.get(key)}, here {scorer.provenance.get(key)}): "
+                    "give the store of this one, or a new folder"
                 )
         dtype = str(scorer.dtype).removeprefix("torch.")
         if store.configuration["dtype"] != dtype:
@@ -83,8 +85,8 @@ class States:
         lacking = [layer for layer in layers if layer not in there]
         if lacking:
             raise UsageError(
-                f"{store.path} has no frames of layer {lacking[0]} (it has {', '.join(there) or 'none'}): extract again with "
-                f"--units frame --layers {','.join(layers)}, or give a new folder"
+                f"{store.path} has no frames of layer {lacking[0]} (it has {', '.join(there) or 'none'}): extract "
+                f"again with --units frame --layers {','.join(layers)}, or give a new folder"
             )
         codes = store.row_table("frame", there[0])["utterance"]
         names = store.utterances["utterance"].to_numpy()
@@ -108,9 +110,6 @@ class States:
                 return
 
 
-BLOCKS_PER_WORKER = 4  # so that a slow one does not keep the others waiting
-
-
 @dataclass
 class Listener:
     """A scorer that goes through stimuli. ``lexicon``: to rank; ``states``: instead of the audio."""
@@ -121,50 +120,47 @@ class Listener:
     states: States | None = None
     most_prefixes: int = MOST_PREFIXES
     at_once: int | None = None
-    n_opened: list[int] = field(default_factory=list)  # of every search
-
-    @property
-    def precision(self) -> str:
-        """What is not computed in float32, as part of a variant's name."""
-        dtype = str(self.scorer.dtype).removeprefix("torch.")
-        kept = self.states.store.configuration["store_dtype"] if self.states else "float32"
-        return ", ".join([*([dtype] if dtype != "float32" else []), *([f"{kept} states"] if kept != "float32" else [])])
-
-    @property
-    def source(self) -> str | None:
-        """The store that states were taken from."""
-        return str(self.states.store.path) if self.states else None
 
     def listen(
-        self, stimuli: Sequence[Stimulus], layers: Sequence[str], progress: Progress | None = None
+        self,
+        stimuli: Sequence[Stimulus],
+        layers: Sequence[str],
+        watch: Watch | None = None,
+        opened: Callable[[], Listener] | None = None,
     ) -> dict[str, list[Outcome]]:
-        """What each of ``layers`` says to each stimulus; the encoder runs once for all of them.
+        """What each of ``layers`` says to each stimulus.
 
-        Encoder layers are read by the whole decoder, decoder layers read the encoder's final layer.
-        Raises AudioError for a clip over 30 s.
+        ``opened`` makes a listener like this one in another process, for an open cluster.
+        Raises AudioError for a clip over 30 s: before the work, not in the midst of it.
         """
         check_lengths(self.corpus, stimuli)
         self.scorer.tokenise(list(dict.fromkeys(word.lower() for one in stimuli for word in one.responses)))
         at_once = self.at_once or AT_ONCE[self.scorer.device.type]
+        blocks = [(stimuli[first : first + at_once],) for first in range(0, len(stimuli), at_once)]
+        watch = (watch or Watch(1)).counting(len(stimuli))
+        parts = watch.each(_Ear(layers, opened or (lambda: self), self), blocks, "a block of stimuli")
+        return {layer: [one for part in parts for one in part[layer]] for layer in layers}
+
+    def hear(self, block: Sequence[Stimulus], layers: Sequence[str]) -> dict[str, list[Outcome]]:
+        """The same of a few stimuli; the encoder runs once for all of them and all layers.
+
+        Encoder layers are read by the whole decoder, decoder layers read the encoder's final layer.
+        """
         # each layer by the encoder layer that is heard and the decoder layer that is read: "final" is the last of these
         whole = self.scorer.output_layer
         ways = {layer: ("final", layer) if layer.startswith("D") else (layer, whole) for layer in layers}
         of_encoder = list(dict.fromkeys(source for source, _ in ways.values()))
         found: dict[str, list[Outcome]] = {layer: [] for layer in layers}
-        for first in range(0, len(stimuli), at_once):
-            block = stimuli[first : first + at_once]
-            states = self._states(block, of_encoder)
-            with self.scorer.computing():
-                for k, stimulus in enumerate(block):
-                    heard = {source: self.scorer.hear(states[source][k]) for source in of_encoder}
-                    outcomes = {
-                        way: self._outcome(stimulus, self.scorer.read(heard[way[0]], way[1]))
-                        for way in dict.fromkeys(ways.values())
-                    }
-                    for layer, way in ways.items():
-                        found[layer].append(outcomes[way])
-                    if progress:
-                        progress(first + k + 1, len(stimuli))
+        states = self._states(block, of_encoder)
+        with self.scorer.computing():
+            for k, stimulus in enumerate(block):
+                heard = {source: self.scorer.hear(states[source][k]) for source in of_encoder}
+                outcomes = {
+                    way: self._outcome(stimulus, self.scorer.read(heard[way[0]], way[1]))
+                    for way in dict.fromkeys(ways.values())
+                }
+                for layer, way in ways.items():
+                    found[layer].append(outcomes[way])
         return found
 
     def _states(self, block: Sequence[Stimulus], layers: list[str]) -> dict[str, list[torch.Tensor]]:
@@ -180,50 +176,31 @@ class Listener:
         if self.lexicon is None:
             return Outcome.of(stimulus, log_p)
         ranked = self.scorer.rank(reading, self.lexicon, len(stimulus.responses), self.most_prefixes)
-        self.n_opened.append(ranked.n_opened)
-        return Outcome.of(stimulus, log_p, ranked.words, ranked.exact)
+        return Outcome.of(stimulus, log_p, ranked.words, exact=ranked.exact, n_opened=ranked.n_opened)
 
 
-def listen_on(
-    cluster: Cluster,
-    opened: Callable[[], Listener],
-    listener: Listener,
-    stimuli: Sequence[Stimulus],
-    layers: Sequence[str],
-    progress: Progress | None = None,
-) -> dict[str, list[Outcome]]:
-    """As ``listener.listen``, by the workers of a cluster, each with a listener of its own, which ``opened`` makes."""
-    check_lengths(listener.corpus, stimuli)
-    own: list[Listener] = []
+@dataclass
+class _Ear:
+    """Hears blocks of stimuli; in another process, by a listener that is opened there once."""
 
-    def hear(first: int, last: int) -> tuple[dict[str, list[Outcome]], list[int]]:
-        if not own:  # in a worker: kept from one block to the next
-            own.append(opened())
-        own[0].n_opened.clear()
-        return own[0].listen(stimuli[first:last], layers), own[0].n_opened
+    layers: Sequence[str]
+    opened: Callable[[], Listener]
+    listener: Listener | None
 
-    at_once = listener.at_once or AT_ONCE[listener.scorer.device.type]
-    size = max(at_once, -(-len(stimuli) // (BLOCKS_PER_WORKER * cluster.n_workers)) // at_once * at_once)
-    blocks = [(first, min(first + size, len(stimuli))) for first in range(0, len(stimuli), size)]
-    parts: dict[int, dict[str, list[Outcome]]] = {}
-    for number, (found, n_opened) in cluster.each(hear, blocks, "a block of stimuli"):
-        parts[number] = found
-        listener.n_opened += n_opened
-        if progress:
-            progress(sum(blocks[k][1] - blocks[k][0] for k in parts), len(stimuli))
-    return {layer: [one for k in range(len(blocks)) for one in parts[k][layer]] for layer in layers}
+    def __call__(self, block: Sequence[Stimulus]) -> dict[str, list[Outcome]]:
+        self.listener = self.listener or self.opened()
+        return self.listener.hear(block, self.layers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"listener": None}
 
 
 def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:
-    """Raise AudioError for a clip that is longer than Whisper takes: before the work, not in the midst of it."""
+    """Raise AudioError for a clip that is longer than Whisper takes."""
     lengths = corpus.utterances["n_samples"].to_numpy()
     for one in stimuli:
         if lengths[one.place] > WINDOW_SAMPLES:
             raise AudioError(
-                f"utterance '{one.utterance}' lasts {lengths[one.place] / SAMPLE_RATE:.4f} s, Whisper takes up to 30 s: cut it"
+                f"utterance '{one.utterance}' lasts {lengths[one.place] / SAMPLE_RATE:.4f} s, Whisper takes up to "
+                "30 s: cut it"
             )
-
-
-def answers(predictor: Uniform | Multinomial | Oracle, stimuli: Sequence[Stimulus]) -> list[Outcome]:
-    """What a baseline says to stimuli."""
-    return [Outcome.of(one, predictor.log_p(one, one.words), predictor.top(one)) for one in stimuli]

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import pandas as pd
 
+from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
 from layertool.layerwise.rows import Condition, holds
 
 _REQUIRED = ("responses", "counts")
-
-
-class Corpus(Protocol):
-    """What is needed of a corpus: a layertool.Corpus is one."""
-
-    utterances: pd.DataFrame
-    name: str
-    provenance: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -50,16 +39,16 @@ def stimuli_of(
 ) -> list[Stimulus]:
     """The stimuli of a corpus, in its order.
 
-    The corpus has the columns responses (joined by ``|``) and counts (joined by spaces), and may have masker and target.
-    ``split``: train, dev or test, of the column split, or with ``by_target`` split_by_target. Raises CorpusError for rows
-    that contradict themselves, UsageError for parts and conditions that nothing meets.
+    The corpus has the columns responses (joined by ``|``) and counts (joined by spaces), and may have masker and
+    target. ``split``: train, dev or test, of the column split, or with ``by_target`` split_by_target. Raises
+    CorpusError for rows that contradict themselves, UsageError for parts and conditions that nothing meets.
     """
     table = corpus.utterances
     for column in _REQUIRED:
         if column not in table:
             raise CorpusError(
-                f"the corpus {corpus.name} has no column '{column}', so it holds no listeners' responses: make one with "
-                "'layertool corpus eccc', or add responses (joined by |) and counts (joined by spaces)"
+                f"the corpus {corpus.name} has no column '{column}', so it holds no listeners' responses: make one "
+                "with 'layertool corpus eccc', or add responses (joined by |) and counts (joined by spaces)"
             )
     conditions = list(where)
     if split is not None:
@@ -93,8 +82,8 @@ def _stimulus(place: int, utterance: str, cells: dict) -> Stimulus:
         raise CorpusError(f"utterance '{utterance}' has a response twice: add their counts up in one")
     if len(parts) != len(responses) or not all(part.isdecimal() and int(part) for part in parts):
         raise CorpusError(
-            f"utterance '{utterance}' has {len(responses)} response{'s' * (len(responses) != 1)} and the counts '{given['counts']}': give a whole "
-            "number above 0 for each response"
+            f"utterance '{utterance}' has {len(responses)} response{'s' * (len(responses) != 1)} and the counts "
+            f"'{given['counts']}': give a whole number above 0 for each response"
         )
     return Stimulus(
         place, utterance, responses, tuple(map(int, parts)), given["masker"], given["target"].strip() or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from fractions import Fraction
@@ -11,13 +12,12 @@ import numpy as np
 import pytest
 
 from layertool import Corpus
-from layertool.analysis.lexical.baselines import Multinomial, Oracle, Uniform
-from layertool.analysis.lexical.lexicon import cmudict_words
-from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
-from layertool.layerwise.rows import parse_where
+from layertool.analysis.lexical import cmudict_words
 from layertool.corpora import eccc
 from layertool.errors import UsageError
-from layertool.layerwise.lexical_rows import IMPOSSIBLE, Task, baseline_rows
+from layertool.layerwise.lexical_baselines import LexicalBaselines, Multinomial, Oracle, Uniform
+from layertool.layerwise.lexical_rows import IMPOSSIBLE
+from layertool.layerwise.stimuli import Stimulus, stimuli_of
 
 METRICS = ("log-likelihood", "Kendall tau-b", "top-1 accuracy", "top-n coverage")
 SURPLUS = "frequency minus probability of the target"
@@ -45,8 +45,18 @@ def _no_warnings():
         yield
 
 
+def baseline_rows(corpus, split="all", lexicon=heard.LEXICON, **options) -> tuple[list, list]:
+    """Rows below and above any model."""
+    analysis = LexicalBaselines(split=split or "all", lexicon=lexicon, **options)
+    return analysis.predictors(analysis.task(corpus))
+
+
+def settings(row) -> dict:
+    return json.loads(row.settings)
+
+
 def values(rows, target="all") -> dict[str, float]:
-    return {row.variant.split(", ")[0]: row.value for row in rows if row.target == target}
+    return {row.metric: row.value for row in rows if row.target == target}
 
 
 def of(rows, model) -> list:
@@ -114,7 +124,7 @@ def test_oracle_on_the_real_corpus(real):
         if place % 60 == 0:
             exact = Fraction(math.factorial(sum(k)), math.prod(math.factorial(c) for c in k))
             assert math.log(exact * math.prod(Fraction(c, sum(k)) ** c for c in k)) == pytest.approx(g, abs=1e-9)
-    below, above = baseline_rows(Task(real, n_resamples=100), cmudict_words(), "CMUdict")
+    below, above = baseline_rows(real, lexicon=None)
     found = values(above)
     assert found["log-likelihood"] == pytest.approx(total / 719, abs=1e-9)
     assert found["log-likelihood"] == pytest.approx(-4.94, abs=0.1)
@@ -156,14 +166,15 @@ def test_multinomial_rows(corpus, part, smoothing):
         corpus, part, lambda word, _: math.log((counts.get(word, 0) + smoothing) / total),
         lambda row: best[: row["responses"].count("|") + 1],
     )  # fmt: skip
-    below, _ = baseline_rows(Task(corpus, part), heard.LEXICON, "words", smoothing)
+    below, _ = baseline_rows(corpus, part, smoothing=smoothing)
     rows = of(below, "multinomial")
     assert values(rows) == pytest.approx({name: np.mean(numbers) for name, numbers in expected.items()})
     means = [row for row in rows if row.target == "all"]
-    assert {row.variant.split(", ")[0]: row.n for row in means} == {name: len(x) for name, x in expected.items()}
-    assert all(f"{smoothing:g} added to each of {len(known)} words" in row.variant for row in rows)
-    assert all(f"{part} part" in row.variant for row in rows)
-    surplus = next(row for row in means if row.variant.startswith(SURPLUS))
+    assert {row.metric: row.n for row in means} == {name: len(x) for name, x in expected.items()}
+    assert all(f"{smoothing:g} added to each of {len(known)} words" in settings(row)["predicted_by"] for row in rows)
+    assert all(settings(row)["split"] == part for row in rows)
+    assert all("encoder_window" not in settings(row) for row in rows)
+    surplus = next(row for row in means if row.metric == SURPLUS)
     assert surplus.chance is None
     assert min(expected["top-n coverage"]) < max(expected["top-n coverage"])
 
@@ -172,7 +183,7 @@ def test_homophones_are_found(corpus, tmp_path):
     """Nobody in train says tee, everybody tea: they sound alike, so tee is found, hat is not."""
     clips = [("tea", "9", "x", "tea", "train", "train"), ("tee|hat", "9 4", "x", "tee", "test", "test"),
              ("hat|tee", "9 4", "x", "tee", "test", "test")]  # fmt: skip
-    below, above = baseline_rows(Task(heard.corpus(tmp_path, clips), "test"), ["zoo"], "words")
+    below, above = baseline_rows(heard.corpus(tmp_path, clips), "test", ["zoo"])
     found = values(of(below, "multinomial"))
     assert (found["top-1 accuracy"], found["top-n coverage"]) == (0.5, 0.5)
     assert values(above)["top-1 accuracy"] == 1
@@ -182,27 +193,27 @@ def test_uniform_rows(corpus):
     known = known_words(corpus, heard.LEXICON)
     chance = math.log(1 / len(known))
     expected = by_hand(corpus, "test", lambda *_: chance, lambda _: ["zoo"])
-    below, _ = baseline_rows(Task(corpus, "test", seed=3), [*heard.LEXICON, "The "], "words")
+    below, _ = baseline_rows(corpus, "test", [*heard.LEXICON, "The "], seed=3)
     rows = of(below, "random")
     found = values(rows)
     for name in ("log-likelihood", "Kendall tau-b", SURPLUS):
         assert found[name] == pytest.approx(np.mean(expected[name])), name
     assert found["Kendall tau-b"] == 0
     for row in rows:
-        if row.variant.startswith("log-likelihood"):
+        if row.metric.startswith("log-likelihood"):
             assert row.chance == pytest.approx(row.value)
-    again = [row.value for row in of(baseline_rows(Task(corpus, "test", seed=3), heard.LEXICON, "words")[0], "random")]
+    again = [row.value for row in of(baseline_rows(corpus, "test", seed=3)[0], "random")]
     assert again == [row.value for row in rows]
-    sizes = {row.chance for row in rows if row.variant.startswith("top-1")}
+    sizes = {row.chance for row in rows if row.metric.startswith("top-1")}
     assert sizes == {1 / len(known)}
 
 
 def test_oracle_rows(corpus):
     expected = by_hand(corpus, "test", lambda *_: 0.0, lambda row: row["responses"].split("|"))
-    _, above = baseline_rows(Task(corpus, "test"), heard.LEXICON, "words")
+    _, above = baseline_rows(corpus, "test")
     found = values(above)
     assert [found[name] for name in METRICS[1:]] == pytest.approx([1, 1, 1])
-    tau = next(row for row in above if row.target == "all" and row.variant.startswith("Kendall"))
+    tau = next(row for row in above if row.target == "all" and row.metric.startswith("Kendall"))
     assert tau.n == len(expected["Kendall tau-b"]) == 3  # eat|tea|heat 3 3 3 ranks nothing
     assert found[SURPLUS] == pytest.approx(0, abs=1e-12)
 
@@ -212,7 +223,7 @@ def test_no_chance_above_1(corpus):
     clips = [(*clip[:4], "test", "test") for clip in heard.CLIPS[7:8]]
     one = Corpus(corpus.utterances.iloc[7:8].reset_index(drop=True), corpus.segments, "c", {})
     assert len(clips[0][0].split("|")) == 6
-    below, above = baseline_rows(Task(one), ["the"], "words")
+    below, above = baseline_rows(one, lexicon=["the"])
     assert all(row.chance is None or row.chance <= 1 for row in [*below, *above])
 
 
@@ -227,17 +238,17 @@ def with_cell(corpus, place, **cells) -> Corpus:
 
 
 def test_the_multinomial_is_fitted_on_train_only(corpus):
-    before = of(baseline_rows(Task(corpus, "test"), heard.LEXICON, "words")[0], "multinomial")
+    before = of(baseline_rows(corpus, "test")[0], "multinomial")
     other = with_cell(corpus, 6, responses="zoo|eat|het", counts="70 1 1")  # dev; het, so that no word goes
-    assert of(baseline_rows(Task(other, "test"), heard.LEXICON, "words")[0], "multinomial") == before
+    assert of(baseline_rows(other, "test")[0], "multinomial") == before
     other = with_cell(corpus, 9, responses="zoo|tea|heat", counts="70 1 1")  # test
-    after = of(baseline_rows(Task(other, "test"), heard.LEXICON, "words")[0], "multinomial")
+    after = of(baseline_rows(other, "test")[0], "multinomial")
     alone = [
-        {row.variant + row.target: row.value for row in rows if row.target.endswith("u7")} for rows in (before, after)
+        {row.metric + row.target: row.value for row in rows if row.target.endswith("u7")} for rows in (before, after)
     ]
     assert alone[0] == alone[1] != {}
     other = with_cell(corpus, 0, responses="zoo|tea|he")  # train
-    assert of(baseline_rows(Task(other, "test"), heard.LEXICON, "words")[0], "multinomial") != before
+    assert of(baseline_rows(other, "test")[0], "multinomial") != before
 
 
 @pytest.mark.parametrize("by_target", [False, True])
@@ -250,20 +261,20 @@ def test_the_train_part_of_the_same_split(corpus, by_target):
     expected = by_hand(renamed, "test", lambda word, _: math.log((counts.get(word, 0) + 1) / total), lambda _: ["zoo"])[
         "log-likelihood"
     ]
-    below, _ = baseline_rows(Task(corpus, "test", by_target), heard.LEXICON, "words")
+    below, _ = baseline_rows(corpus, "test", target_disjoint=by_target)
     assert values(of(below, "multinomial"))["log-likelihood"] == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("part", [None, "train"])
 def test_the_multinomial_is_not_scored_on_what_it_was_fitted_on(corpus, part):
-    below, above = baseline_rows(Task(corpus, part), heard.LEXICON, "words")
+    below, above = baseline_rows(corpus, part)
     assert {row.model for row in below} == {"random"}
     assert {row.model for row in above} == {"oracle"}
 
 
 def test_conditions_that_only_the_scored_part_meets(corpus):
     """One test stimulus by name: what the multinomial was fitted on is the train part all the same."""
-    below, _ = baseline_rows(Task(corpus, "test", where=parse_where(["utterance=u7"])), heard.LEXICON, "words")
+    below, _ = baseline_rows(corpus, "test", where="utterance=u7")
     assert "multinomial" in {row.model for row in below}
 
 
@@ -276,30 +287,30 @@ def test_impossible_responses_are_counted(corpus):
         for masker, own in [("all", part), *part.groupby("masker")]
     }
     assert expected == {"all": 3, "BAB4": 1, "BMN3": 1, "SSN": 1}
-    below, _ = baseline_rows(Task(corpus, "test"), heard.LEXICON, "words", smoothing=0)
+    below, _ = baseline_rows(corpus, "test", smoothing=0)
     rows = of(below, "multinomial")
-    found = {row.target: (row.value, row.n) for row in rows if row.variant.startswith(IMPOSSIBLE)}
+    found = {row.target: (row.value, row.n) for row in rows if row.metric == IMPOSSIBLE.name}
     assert found == {name: (n, {"all": 4, "BAB4": 1, "BMN3": 2, "SSN": 1}[name]) for name, n in expected.items()}
-    means = {row.target: row for row in rows if row.variant.startswith("log-likelihood")}
+    means = {row.target: row for row in rows if row.metric.startswith("log-likelihood")}
     assert means["all"].value == means["BMN3"].value == means["SSN: u7"].value == -math.inf
     assert math.isfinite(means["BMN3: u8"].value)
     assert means["all"].ci_low == -math.inf
     for row in [*below, *rows]:
         for number in (row.value, row.ci_low, row.ci_high, row.chance):
             assert number is None or not math.isnan(number), row
-    taus = [row.value for row in rows if row.variant.startswith("Kendall") and ":" in row.target]
+    taus = [row.value for row in rows if row.metric.startswith("Kendall") and ":" in row.target]
     assert len(taus) == 3
     assert all(-1 <= tau <= 1 for tau in taus)
 
 
 def test_no_row_of_impossible_responses_where_there_are_none(corpus):
-    below, above = baseline_rows(Task(corpus, "test"), heard.LEXICON, "words")
-    assert not [row for row in [*below, *above] if row.variant.startswith(IMPOSSIBLE)]
+    below, above = baseline_rows(corpus, "test")
+    assert not [row for row in [*below, *above] if row.metric == IMPOSSIBLE.name]
 
 
 def test_rows_of_the_real_test_part(real):
     """The paper's table: chance is far below, frequencies a little above it; by add-one over CMUdict about -130."""
-    below, above = baseline_rows(Task(real, "test", n_resamples=200), cmudict_words(), "CMUdict")
+    below, above = baseline_rows(real, "test", lexicon=None)
     counts, known = counted(real), known_words(real, cmudict_words())
     total = sum(counts.values()) + len(known)
     best = sorted(known, key=lambda word: -counts.get(word, 0))[:20]
