@@ -73,12 +73,13 @@ class Scored:
 class MI(Analysis):
     """Mutual information of k-means clusters of every layer with phones, words, or other labels.
 
-    \b
     Clusters are fitted on STORE2, on the rows of --fit-where, or else on one half of the utterances.
+
+    \b
     Examples:
       layertool mi w2v2 --labels phone
       layertool mi dev --labels word --fit-on train --plot words.pdf
-      layertool mi w2v2 --labels phone --fit-where split=train --where split=dev -o mi.csv
+      layertool mi w2v2 --labels phone --fit-where split=train --where split=dev
       layertool mi whisper --labels phone --standardise
     """
 

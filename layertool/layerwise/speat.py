@@ -11,7 +11,7 @@ import numpy as np
 
 from layertool.analysis import speat
 from layertool.declared import option
-from layertool.errors import FeatureError, UsageError, tell
+from layertool.errors import FeatureError, RowError, UsageError, tell
 from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
@@ -129,15 +129,18 @@ class Outcome:
 class SpEAT(Analysis):
     """Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?
 
-    \b
     d > 0: X is nearer to A; 0.2 is small, 0.5 medium, 0.8 large. One store holds targets and attributes
     (layertool corpus join); several stores give one table.
+
+    \b
     Examples:
-      layertool speat w2v2 --target gender=female:male --attribute valence=positive:negative
-      layertool speat w2v2 hubert mel --target age_group=young:old --target gender=female:male \\
-          --attribute valence=positive:negative -o bias.csv --plot layers.pdf
-      layertool speat checkpoint-* --target gender=female:male --attribute valence=positive:negative --x step
-      layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
+      layertool speat w2v2 hubert mel --target gender=female:male \\
+          --target age_group=young:old --attribute valence=positive:negative \\
+          -o bias.csv --plot layers.pdf
+      layertool speat 'checkpoint-*' --x step \\
+          --target gender=female:male --attribute valence=positive:negative
+      layertool speat 'pruned-*' --x parameters --reference base \\
+          --target gender=female:male --attribute valence=positive:negative
     """
 
     target: tuple[Groups, ...] = option(
@@ -254,6 +257,8 @@ class SpEAT(Analysis):
         """The outcome of each set of layers of a test."""
         try:
             return self._outcomes(test, test.parts())
+        except RowError:
+            raise
         except FeatureError as error:
             x_y, a_b = test.names
             raise FeatureError(f"{test.store.path}, {x_y} with {a_b}: {error}") from error
