@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -87,64 +87,65 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
     return first, min(stop, info.n_frames)
 
 
-def stream(
-    path: Path | str,
-    sample_rate: int,
-    channel: str | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    n_samples: int | None = None,
-) -> Iterator[np.ndarray]:
-    """The samples of one utterance as ``read`` gives them, to the bit, in blocks: memory does not grow with its length.
+class Excerpt(NamedTuple):
+    """The audio of one utterance: a file or a part of it, one channel.
 
-    Whatever makes them unusable is raised at the latest behind the last block.
+    ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'. ``start``, ``end``: seconds
+    inside the file; None for its ends. ``n_samples``: how many there were when a corpus was made of it, at the rate at
+    which it is read.
     """
-    path = Path(path)
-    header = header_of(path)
-    info = header.info
-    first, stop = cut(path, info, start, end)
-    resampler = None
-    if info.sample_rate != sample_rate:
-        resampler = soxr.ResampleStream(info.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
-    found, is_finite, low, high = 0, True, np.inf, -np.inf
-    for block in blocks(path, header, first, stop):
-        mono = np.ascontiguousarray(_one_channel(block, check_channel(channel), path))
-        found += len(mono)
-        is_finite = is_finite and bool(np.isfinite(mono).all())
-        low, high = mono.min(initial=low), mono.max(initial=high)
-        yield resampler.resample_chunk(mono) if resampler else mono
-    if info.n_frames == UNKNOWN and found < stop - first:  # this is where it ends
-        known = replace(info, n_frames=first + found) if found else completed(path, header)
-        first, stop = cut(path, known, start, end)
-    check_length(path, stop - first, found)
-    if not is_finite:
-        raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
-    check_scale(path, (low, high))
-    n = resampled_length(found, info.sample_rate, sample_rate)
-    if n_samples not in (None, n):
-        raise AudioError(
-            f"{path} gives {n} samples, {n_samples} were there when the corpus was made: make the corpus again"
-        )
-    if resampler:
-        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    path: Path | str
+    channel: str | None = None
+    start: float | None = None
+    end: float | None = None
+    n_samples: int | None = None
+
+    def read(self, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+        """A float32 waveform of shape (n_samples,) at ``sample_rate`` Hz; other rates are resampled with soxr (HQ).
+
+        Raises AudioError for whatever makes the samples unusable, and where there are not ``n_samples``.
+        """
+        return _joined(self.stream(sample_rate))
+
+    def stream(self, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+        """The samples as ``read`` gives them, to the bit, in blocks: memory does not grow with their number.
+
+        Whatever makes them unusable is raised at the latest behind the last block.
+        """
+        path, channel = Path(self.path), check_channel(self.channel)
+        header = header_of(path)
+        info = header.info
+        first, stop = cut(path, info, self.start, self.end)
+        resampler = None
+        if info.sample_rate != sample_rate:
+            resampler = soxr.ResampleStream(info.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+        found, is_finite, low, high = 0, True, np.inf, -np.inf
+        for block in blocks(path, header, first, stop):
+            mono = np.ascontiguousarray(_one_channel(block, channel, path))
+            found += len(mono)
+            is_finite = is_finite and bool(np.isfinite(mono).all())
+            low, high = mono.min(initial=low), mono.max(initial=high)
+            yield resampler.resample_chunk(mono) if resampler else mono
+        if info.n_frames == UNKNOWN and found < stop - first:  # this is where it ends
+            known = replace(info, n_frames=first + found) if found else completed(path, header)
+            first, stop = cut(path, known, self.start, self.end)
+        check_length(path, stop - first, found)
+        if not is_finite:
+            raise AudioError(f"{path} has samples that are not finite (NaN or infinite): write the file anew")
+        check_scale(path, (low, high))
+        n = resampled_length(found, info.sample_rate, sample_rate)
+        if self.n_samples not in (None, n):
+            raise AudioError(
+                f"{path} gives {n} samples, {self.n_samples} were there when the corpus was made: make the corpus again"
+            )
+        if resampler:
+            yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def read(
-    path: Path | str,
-    sample_rate: int,
-    channel: str | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    n_samples: int | None = None,
-) -> np.ndarray:
-    """Read one utterance as a float32 waveform of shape (n_samples,) at ``sample_rate`` Hz.
-
-    ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'.
-    ``start``, ``end``: seconds inside the file; None for its ends. Other rates are resampled with
-    soxr (HQ). ``n_samples``: how many there were when a corpus was made of it. Raises AudioError for whatever makes
-    the samples unusable, and where there are not ``n_samples``.
-    """
-    return _joined(stream(path, sample_rate, channel, start, end, n_samples))
+def read(path: Path | str, sample_rate: int, **part: Any) -> np.ndarray:
+    """``Excerpt.read`` of a file, or of the ``part`` that the fields of an excerpt name."""
+    return Excerpt(path, **part).read(sample_rate)
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -165,11 +166,9 @@ def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def read_utterance(row: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Read the audio of one row of a corpus's utterances. Errors as ``read``."""
-    channel, start, end = (
-        None if (value := row[name]) is None or value != value else value for name in ("channel", "start", "end")
-    )
-    return read(row["audio"], sample_rate, channel, start, end)
+    """Read the audio of one row of a corpus's utterances. Errors as ``Excerpt.read``."""
+    known = (None if (value := row[name]) is None or value != value else value for name in ("channel", "start", "end"))
+    return Excerpt(row["audio"], *known).read(sample_rate)
 
 
 def _one_channel(samples: np.ndarray, channel: str | None, path: Path) -> np.ndarray:

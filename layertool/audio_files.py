@@ -57,7 +57,7 @@ class AudioInfo:
 
 
 def resampled_length(n_frames: int, source_rate: int, target_rate: int) -> int:
-    """Length that ``audio.read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
+    """Length that ``audio.Excerpt.read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""
     return (2 * n_frames * target_rate + source_rate) // (2 * source_rate)
 
 

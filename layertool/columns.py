@@ -114,11 +114,12 @@ def require(table: Iterable, names: Iterable[str], what: str, remedy: str = "add
     there = list(table)
     for name in names:
         if name not in there:
-            raise _lacking(there, [f"'{name}'"], what, remedy)
+            raise _lacking(there, [name], what, remedy)
 
 
 def _lacking(table: Iterable, names: Sequence[str], what: str, remedy: str) -> CorpusError:
-    wanted = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    *others, last = (f"'{name}'" for name in names)
+    wanted = f"{', '.join(others)} or {last}" if others else last
     return CorpusError(
         f"{what} has no column {wanted} (columns there: {', '.join(map(str, table)) or 'none'}): {remedy}"
     )

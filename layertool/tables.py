@@ -265,7 +265,7 @@ def _layers(rows: pd.DataFrame, brief: bool, x: str = "layer") -> Table:
         order = sorted(set(layered["layer"]), key=float)
     else:
         order = layer_order(layered)
-    columns = dict(layered.groupby(fields or ["analysis"], sort=False))
+    columns = dict(iter(layered.groupby(fields or ["analysis"], sort=False)))
     lines = [[layer] for layer in order]
     chance = ["chance" if layered.groupby(PANEL)["chance"].nunique().max() <= 1 else "chance (highest)"]
     for part in columns.values():

@@ -16,6 +16,7 @@ import soundfile
 import xxhash
 
 from layertool.columns import texts
+from layertool.conditions import Condition
 from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
 from layertool.corpora.segments import SEGMENT_COLUMNS
 from layertool.corpora.table_files import read_table
@@ -643,3 +644,81 @@ def test_what_a_reader_left_out_counts_with_bad_audio(tmp_path):
     assert list(made.segments["utterance"]) == ["a"]
     assert list(made.provenance["left_out"]) == ["c", "d", "b"]
     assert list(told) == ["c", "d"]
+
+
+# a part of a corpus
+
+
+@pytest.fixture
+def ten(source):
+    """Ten utterances of a.wav with one word each, the odd ones by a woman."""
+    rows = [
+        {"utterance": f"u{k}", "audio": str(source / "a.wav"), "gender": "f" if k % 2 else "m", "age": 20 + k}
+        for k in range(10)
+    ]
+    segments = [segment(f"u{k}", 0.1, 0.2, f"w{k}") for k in reversed(range(10))]
+    return Corpus.build(rows, segments, "ten", {"reader": "hand"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"first": 3}, [0, 1, 2]),
+        ({"first": 99}, range(10)),
+        ({"where": "gender=f"}, [1, 3, 5, 7, 9]),
+        ({"where": ["gender=f", "age!=23", "age!=25.0"], "first": 2}, [1, 7]),
+        ({"where": [Condition("age", ("20", "29"))]}, [0, 9]),
+        ({"sample": 10, "seed": 3}, range(10)),
+    ],
+)
+def test_subset(ten, asked, kept):
+    part = ten.subset(**asked)
+    assert part.utterances["utterance"].tolist() == [f"u{k}" for k in kept]
+    assert part.segments["label"].tolist() == [f"w{k}" for k in kept]
+    assert list(part.segments["utterance"].cat.categories) == sorted(f"u{k}" for k in kept)
+    # the same as a corpus that was made of these utterances alone
+    alone = [row for row in ten.utterances.to_dict("records") if row["utterance"] in set(part.utterances["utterance"])]
+    built = Corpus.build(alone, ten.segments[ten.segments["utterance"].isin(part.utterances["utterance"])])
+    assert part.fingerprint == built.fingerprint
+    assert len(ten.utterances) == len(ten.segments) == 10
+
+
+def test_a_sample_is_drawn_by_its_seed_in_corpus_order(ten, tmp_path):
+    draws = {seed: ten.subset("gender=m", sample=3, seed=seed) for seed in range(20)}
+    for seed, part in draws.items():
+        ids = part.utterances["utterance"].tolist()
+        assert len(ids) == 3
+        assert ids == sorted(ids)
+        assert set(part.utterances["gender"]) == {"m"}
+        assert part.fingerprint == ten.subset("gender=m", sample=3, seed=seed).fingerprint
+    counts = pd.Series([u for part in draws.values() for u in part.utterances["utterance"]]).value_counts()
+    assert len(counts) == 5  # each is drawn by some seed
+    again = draws[0].subset(first=1, name="one")
+    again.write(tmp_path / "one")
+    read = Corpus.read(tmp_path / "one", in_full=True)
+    assert [read.name, read.provenance["reader"]] == ["one", "hand"]
+    of = f"ten (10 utterances, fingerprint {ten.fingerprint})"
+    assert read.provenance["subset"][0] == {"of": of, "where": ["gender=m"], "sample": 3, "seed": 0}
+    assert read.provenance["subset"][1]["first"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"where": "sex=f"}, "the corpus ten has no column 'sex': it has utterance, audio"),
+        ({"where": ["gender=f", "age=20"]}, "no utterance of the corpus ten has gender=f and age=20"),
+        ({"where": "f"}, "'f' is no condition"),
+        ({"first": 2, "sample": 2}, "give --first or --sample"),
+        ({"first": 0}, "a subset of less than one utterance is none"),
+    ],
+)
+def test_subsets_that_are_none(ten, asked, message):
+    with says(UsageError, message):
+        ten.subset(**asked)
+
+
+def test_the_short_form(ten, source):
+    assert repr(ten) == "<Corpus 'ten': 10 utterances, 0.00278 h, tiers word>"
+    assert (
+        repr(Corpus.build(utterances(source, "a"), name="a")) == "<Corpus 'a': 1 utterances, 0.000278 h, no segments>"
+    )

@@ -282,7 +282,7 @@ def test_real_weights(shared):
 
     folder = shared / "models/whisper-tiny.en"
     wavs = sorted((shared / "data/eccc/EnglishCCC_v1.2/confusionWavs").glob("T_*.wav"))[:3]
-    waveforms = [layertool.audio.read(path, 16_000, "sum") for path in wavs]
+    waveforms = [layertool.audio.read(path, 16_000, channel="sum") for path in wavs]
     exact, positions = forced.load(folder), [ceil_div(len(waveform), 320) for waveform in waveforms]
     network = type(exact).from_pretrained(folder, dtype=torch.float32).eval()
     mel = np.stack([forced.log_mel(folder, waveform) for waveform in waveforms])

@@ -23,7 +23,6 @@ from layertool.corpora.alignments import Progress, read_text
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.segments import Entry, SegmentRows
 from layertool.errors import AudioError, CorpusError, LayertoolError, MissingExtraError, UsageError
-from layertool.geometry import SAMPLE_RATE
 from layertool.non_speech import NOISE, PHONE, non_speech
 from layertool.spelling import nfc
 
@@ -48,13 +47,9 @@ _MISSING_SHOWN = 10
 
 @dataclass(frozen=True)
 class _Task:
-    """One utterance for a worker: where its audio is and the words to be found in it."""
+    """One utterance for a worker: its audio and the words to be found in it."""
 
-    path: str
-    channel: str | None
-    start: float | None
-    end: float | None
-    n_samples: int
+    excerpt: audio.Excerpt
     words: list[str]
 
 
@@ -149,8 +144,6 @@ def read_dictionary(path: Path | str) -> dict[str, list[str]]:
     allowed. Raises CorpusError for a missing file, a line without phones or with an unknown phone.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} does not exist: give the file of pronunciations to --dictionary")
     pronunciations: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split(";;;")[0].split(" #")[0].split()
@@ -180,7 +173,7 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
             if word not in missing and not known(word):
                 missing[word] = row.utterance
         channel, start, end = (None if pd.isna(value) else value for value in (row.channel, row.start, row.end))
-        tasks.append(_Task(row.audio, channel, start, end, row.n_samples, words))
+        tasks.append(_Task(audio.Excerpt(row.audio, channel, start, end, row.n_samples), words))
     if missing:
         more = len(missing) - _MISSING_SHOWN
         raise CorpusError(
@@ -230,7 +223,7 @@ class _Aligner:
         if not task.words:
             return "its text has no words"
         try:
-            samples = audio.read(task.path, SAMPLE_RATE, task.channel, task.start, task.end, task.n_samples)
+            samples = task.excerpt.read()
         except AudioError as error:
             return str(error)
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()

@@ -112,7 +112,7 @@ def synthesise(text: str, voice: Voice) -> Utterance:
     sound; MissingExtraError when the package espeakng-loader is not installed.
     """
     _require_engine()
-    spoken = _apart(text)
+    spoken = " | ".join(text.split())  # else eSpeak NG speaks pairs such as "of the" as one word with one event
     header, pcm = _run_worker(text, spoken, voice)
     samples = np.frombuffer(pcm, dtype=np.int16)
     events = [Event(*event) for event in header["events"]]
@@ -247,7 +247,8 @@ def align(samples: np.ndarray, events: Sequence[Event], spoken: str) -> tuple[li
     words = []
     for k, found in enumerate(tokens):
         if k in spans:
-            words.append(Segment(_word_label(found.group()), *spans[k]))
+            label = re.sub(r"^\W+|\W+$", "", found.group()).lower()
+            words.append(Segment(label or found.group(), *spans[k]))
         silent = k not in spans or spans[k][0] == spans[k][1]
         if silent and any(character.isalnum() for character in found.group()):
             raise CorpusError(f"eSpeak NG gives no sound of its own to the word '{found.group()}': reword the sentence")
@@ -274,15 +275,6 @@ def phone_label(name: str) -> str | None:
     if not name:
         return None
     return _SAME_PHONE.get(name) or re.sub(r"(?<=.)[\d#-]+$", "", name)
-
-
-def _word_label(token: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", token).lower() or token
-
-
-def _apart(text: str) -> str:
-    """``text`` with a bar between words: else eSpeak NG speaks pairs such as "of the" as one word with one event."""
-    return " | ".join(text.split())
 
 
 def _require_engine() -> None:

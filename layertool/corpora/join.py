@@ -26,19 +26,18 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
         raise CorpusError(
             f"two of the corpora are called '{repeated}': give one another name when you make it (--name)"
         )
-    owner: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for corpus in corpora:
         if "part" in corpus.utterances:
             raise CorpusError(
                 f"the corpus {corpus.name} has a column 'part', where the name of each corpus goes: rename it"
             )
-        for utterance in corpus.utterances["utterance"]:
-            if utterance in owner:
-                raise CorpusError(
-                    f"'{utterance}' is an utterance of {owner[utterance]} and of {corpus.name}: ids have to differ, "
-                    "so that a row says whose it is"
-                )
-            owner[utterance] = corpus.name
+        if again := [one for one in corpus.utterances["utterance"] if one in owners]:
+            raise CorpusError(
+                f"'{again[0]}' is an utterance of {owners[again[0]]} and of {corpus.name}: ids have to differ, "
+                "so that a row says whose it is"
+            )
+        owners |= dict.fromkeys(corpus.utterances["utterance"], corpus.name)
     parts = [corpus.utterances.assign(part=corpus.name) for corpus in corpora]
     utterances, notes = columns.stacked(parts, f"the utterances of {' and '.join(names)}")
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)

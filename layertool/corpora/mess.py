@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.matching import build, counted, draw
 from layertool.corpora.source_files import files_below, unread
-from layertool.corpora.table_files import first_sheet, read_table
+from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError
 
 SELECTIONS = ("rated", "all")
@@ -103,11 +104,8 @@ def read(
 
 
 def _find_sheet(files: list[Path]) -> Path | None:
-    for suffix in SHEET_SUFFIXES:
-        for path in files:
-            if path.name.lower() == SHEET + suffix:
-                return path
-    return None
+    sheets = {path.suffix.lower(): path for path in reversed(files) if path.stem.lower() == SHEET}
+    return next((sheets[suffix] for suffix in SHEET_SUFFIXES if suffix in sheets), None)
 
 
 def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.DataFrame, dict]:
@@ -127,21 +125,20 @@ def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.Data
             f"{source} has no clips of MESS: they are called like AF1M01_SCR.wav (emotion A, C, H or S; speaker F1 to "
             "M3; cue M, T or V; item); unpack the set there"
         )
-    rows = []
-    for code, path in sorted(found.items()):
-        rows.append(
-            {
-                "utterance": f"{code}_SCR",
-                "audio": str(path),
-                "code": code,
-                "speaker": code[1:3],
-                "sex": SEXES[code[1]],
-                "emotion": EMOTIONS[code[0]],
-                "cue": code[3],
-                "item": int(code[4:]),
-                "channel": "mix",
-            }
-        )
+    rows = [
+        {
+            "utterance": f"{code}_SCR",
+            "audio": str(path),
+            "code": code,
+            "speaker": code[1:3],
+            "sex": SEXES[code[1]],
+            "emotion": EMOTIONS[code[0]],
+            "cue": code[3],
+            "item": int(code[4:]),
+            "channel": "mix",
+        }
+        for code, path in sorted(found.items())
+    ]
     notes = {
         "clips_there": len(rows),
         "other_files": {"count": len(others), "first": others[:5]},
@@ -152,22 +149,14 @@ def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.Data
 
 def _ratings(path: Path) -> pd.DataFrame:
     """Ratings by code, in order of it: valence_rating and, if the sheet has it, arousal_rating."""
-    raw = _first_sheet(path)
-    columns = {str(column).strip().lower(): column for column in raw.columns}
-    code = next((columns[c] for c in CODE_COLUMNS if c in columns), None)
-    there = ", ".join(map(str, raw.columns)) or "none"
-    if code is None:
-        raise CorpusError(
-            f"{path} has no column with the codes of the clips ({', '.join(CODE_COLUMNS)}; columns there: {there}): "
-            "add or rename it"
-        )
-    if "valence" not in columns:
-        raise CorpusError(f"{path} has no column 'valence' (columns there: {there}): add or rename it")
+    raw = read_table(path, column="valence")
+    code = columns.one_of(raw, CODE_COLUMNS, str(path), "add or rename the one with the codes of the clips")
+    columns.one_of(raw, ["valence"], str(path))
     matches = [CODE.fullmatch(str(value).strip().upper()) for value in raw[code]]
     sheet = pd.DataFrame(index=[match[1] if match else None for match in matches])
-    for column in ("valence", "arousal"):
-        if column in columns:
-            sheet[f"{column}_rating"] = pd.to_numeric(raw[columns[column]], errors="coerce").to_numpy(dtype=float)
+    for name in ("valence", "arousal"):
+        if (column := columns.named(raw, [name])) is not None:
+            sheet[f"{name}_rating"] = pd.to_numeric(raw[column], errors="coerce").to_numpy(dtype=float)
     sheet = sheet[sheet.index.notna()].sort_index(kind="stable")
     if sheet.empty or sheet["valence_rating"].isna().all():
         raise CorpusError(
@@ -179,18 +168,6 @@ def _ratings(path: Path) -> pd.DataFrame:
             f"{path} rates the clip '{repeated[0]}' more than once ({len(repeated)} such rows): give one mean per clip"
         )
     return sheet
-
-
-def _first_sheet(path: Path) -> pd.DataFrame:
-    """A .csv or .tsv table, or the first sheet of a workbook that has a column valence (else its first)."""
-    if not path.exists():
-        raise CorpusError(f"{path} does not exist: check the path of the ratings")
-    if not path.is_file() or path.suffix.lower() not in (".xlsx", ".csv", ".tsv"):
-        what = "is a folder" if path.is_dir() else f"ends in '{path.suffix}'"
-        raise CorpusError(f"{path} {what}, ratings are a .xlsx, .csv or .tsv file: name one with --ratings")
-    if path.suffix.lower() != ".xlsx":
-        return read_table(path)
-    return first_sheet(path, lambda _: None, "valence")
 
 
 def _by_rating(clips: pd.DataFrame, sheet: pd.DataFrame, seed: int, n: int) -> tuple[dict[str, str], dict]:

@@ -68,22 +68,16 @@ def of_files(
     """
     found = Found(pd.DataFrame())
     table = with_text(read_table(path, say=found.notes.append), text_column, path)
-    there = ", ".join(map(str, table.columns))
-    id_column = None if id_column is None else nfc(id_column)
-    if id_column is not None and id_column not in table.columns:
-        raise CorpusError(f"{path} has no column '{id_column}' (columns there: {there}): correct --id-column")
-    id_column = id_column or columns.named(table, ID_NAMES)
-    if id_column is None:
+    if id_column is not None:
+        id_column = nfc(id_column)
+        columns.require(table, [id_column], str(path), "correct --id-column")
+    remedy = "say which one names the utterance with --id-column, or what else joins the table with --by"
+    id_column = id_column or columns.one_of(table, ID_NAMES, str(path), remedy)
+    if parts := columns.named(table, ("start", "end")):
         raise CorpusError(
-            f"{path} has no column {', '.join(ID_NAMES[:-1])} or {ID_NAMES[-1]} (columns there: {there}): "
-            "say which one names the utterance with --id-column, or what else joins the table with --by"
+            f"{path} has the column '{parts}', so its utterances are parts of files: use "
+            f"'layertool corpus csv {path}', or rename the column if it means something else"
         )
-    for column in ("start", "end"):
-        if column in table.columns:
-            raise CorpusError(
-                f"{path} has the column '{column}', so its utterances are parts of files: use "
-                f"'layertool corpus csv {path}', or rename the column if it means something else"
-            )
     rows = _match_rows(table[id_column], ids, path)
     if not rows:
         raise CorpusError(
@@ -92,23 +86,45 @@ def of_files(
             "name another column with --id-column, correct the ids, or say with --by what else joins the table"
         )
     taken = [one for one in ids if one in rows]
-    without_row = [one for one in ids if one not in rows]
-    without_audio = np.setdiff1d(np.arange(len(table)), list(rows.values()))
-    found.facts = {"metadata": str(path.resolve()), "metadata_rows_without_audio": len(without_audio)}
-    if without_row:
-        found.facts["audio_without_metadata"] = len(without_row)
-        found.notes.append(
-            f"{len(without_row)} of {len(ids)} audio files of {source} are left out, as {path} has no row for them "
-            "(the first: "
-            f"'{without_row[0]}'): add rows for those that belong to the corpus"
-        )
-    if len(without_audio):
-        found.notes.append(
-            f"{len(without_audio)} of {len(table)} rows of {path} name no audio of {source} (the first: "
-            f"'{table[id_column].iloc[without_audio[0]]}'): add the files, or leave it so"
-        )
+    values = [(text,) for text in columns.texts(table[id_column])]
+    places = np.array([rows.get(one, -1) for one in ids])
+    n_unused, n_without = _tell_gaps(found, path, [id_column], values, ids, places, "they are left out")
+    found.facts = {"metadata": str(path.resolve()), "metadata_rows_without_audio": n_unused}
+    if n_without:
+        found.facts["audio_without_metadata"] = n_without
     found.columns = _described(table, [id_column], found).iloc[[rows[one] for one in taken]].set_axis(taken)
     return found
+
+
+def _tell_gaps(
+    found: Found,
+    path: Path,
+    names: Sequence[str],
+    values: Sequence[tuple[str, ...]],
+    ids: Sequence[str],
+    places: np.ndarray,
+    so: str,
+    keys: Sequence[tuple[str, ...] | None] = (),
+) -> tuple[int, int]:
+    """Tell of rows of a table that fit no utterance, and of utterances without a row; how many there are of both.
+
+    ``values``: of the columns ``names``, which are the key, in each row. ``places``: the row of each utterance, -1 for
+    none, ``so`` what follows from that; ``keys``: what they have for a key, if that is not their name.
+    """
+    unused = np.setdiff1d(np.arange(len(values)), places)
+    if len(unused):
+        found.notes.append(
+            f"{len(unused)} of {len(values)} rows of {path} fit no utterance (the first: "
+            f"{_said(names, values[unused[0]])}): add what they name, or leave it so"
+        )
+    without = np.flatnonzero(places < 0)
+    if len(without):
+        key = keys[without[0]] if keys else None
+        found.notes.append(
+            f"{len(without)} of {len(ids)} utterances have no row in {path}, so {so} (the first: '{ids[without[0]]}'"
+            f"{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
+        )
+    return len(unused), len(without)
 
 
 def of_keys(
@@ -131,20 +147,15 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     found = Found(pd.DataFrame())
     table = read_table(path, say=found.notes.append)
     names, keys = _keys(path, by, table, utterances, root)
+    columns.require_filled(table, names, str(path))
     values = list(zip(*(columns.texts(table[name]) for name in names), strict=True))
     rows: dict[tuple[str, ...], int] = {}
     for row, value in enumerate(values):
-        if None in value:
-            raise CorpusError(
-                f"{path} has no '{names[value.index(None)]}' in row {row + 1}: fill it in or take the row out"
-            )
-        if value in rows:
+        if rows.setdefault(value, row) != row:
             raise CorpusError(
                 f"{path} has two rows for the {_said(names, value)} (rows {rows[value] + 1} and {row + 1}): take one "
-                "out, or join "
-                "by more, with a pattern of several named groups"
+                "out, or join by more, with a pattern of several named groups"
             )
-        rows[value] = row
     places = np.array([-1 if key is None else rows.get(key, -1) for key in keys])
     if (places < 0).all():
         first = keys[0]
@@ -153,26 +164,13 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
             f"no utterance has a row in {path}: '{utterances['utterance'].iloc[0]}' {has}, the first row the "
             f"{_said(names, values[0]) if values else 'nothing'}: correct --by"
         )
-    n_unused = len(table) - len(set(places[places >= 0].tolist()))
-    without = np.flatnonzero(places < 0)
+    ids = utterances["utterance"].tolist()
+    n_unused, n_without = _tell_gaps(found, path, names, values, ids, places, "its columns are empty there", keys)
     facts = {
         "table": str(path.resolve()),
         "rows_without_utterances": n_unused,
-        "utterances_without_row": len(without),
+        "utterances_without_row": n_without,
     }
-    if n_unused:
-        unused = values[int(np.setdiff1d(np.arange(len(table)), places)[0])]
-        found.notes.append(
-            f"{n_unused} of {len(table)} rows of {path} fit no utterance (the first: {_said(names, unused)})"
-        )
-    if len(without):
-        key = keys[without[0]]
-        found.notes.append(
-            f"{len(without)} of {len(keys)} utterances have no row in {path}, so its columns are empty there (the "
-            "first: "
-            f"'{utterances['utterance'].iloc[without[0]]}'{f', {_said(names, key)}' if key else ''}): add the rows, "
-            "or leave it so"
-        )
     known = [name for name in names if name in utterances]
     described = _described(table, names, found)
     if twice := [name for name in described.columns if name in utterances]:
@@ -185,7 +183,7 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
         values_of = columns.exact(described[name]).tolist()
         cells[name] = [values_of[place] if place >= 0 else None for place in places]
     found.facts = {"metadata_by": {by: facts | found.facts}}
-    found.columns = pd.DataFrame(cells, dtype=object, index=utterances["utterance"])
+    found.columns = pd.DataFrame(cells, dtype=object, index=ids)
     return found
 
 
@@ -286,10 +284,9 @@ def _match_rows(values: pd.Series, ids: Sequence[str], path: Path) -> dict[str, 
     for utterance in ids:
         for tail in _tails(utterance):
             tails.setdefault(tail, []).append(utterance)
+    columns.require_filled(values.to_frame(), [str(values.name)], str(path))
     rows: dict[str, int] = {}
     for row, value in enumerate(columns.texts(values)):
-        if value is None or not value.strip():
-            raise CorpusError(f"{path} has no '{values.name}' in row {row + 1}: fill it in or take the row out")
         whole = PurePosixPath(nfc(value).strip().replace("\\", "/"))
         stem = whole.with_suffix("") if whole.suffix.lower() in audio.SUFFIXES | UNREADABLE else whole
         fits: list[str] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.matching import build, counted, equal_numbers, exact_pairs, extremes
 from layertool.corpora.source_files import files_below, unread
@@ -123,7 +124,7 @@ def _find_table(source: Path) -> Path:
     tables = []
     for path in sorted(p for p in source.iterdir() if p.suffix.lower() in (".csv", ".tsv") and p.name[0] != "."):
         try:
-            there = _translation(read_table(path).columns)
+            there = _translation(read_table(path))
         except CorpusError:  # whatever it is, it is not the table
             continue
         if "speaker" in there and len(set(REQUIRED) & set(there)) > 2:
@@ -140,22 +141,18 @@ def _find_table(source: Path) -> Path:
     return tables[0]
 
 
-def _translation(columns) -> dict[str, str]:
+def _translation(table: pd.DataFrame) -> dict[str, str]:
     """Column here -> column of the table."""
-    there = {str(column).strip().lower(): column for column in columns}
-    return {ours: there[t] for ours, theirs in COLUMNS.items() for t in reversed(theirs) if t in there}
+    names = {ours: columns.named(table, theirs) for ours, theirs in COLUMNS.items()}
+    return {ours: name for ours, name in names.items() if name is not None}
 
 
 def _people(path: Path) -> tuple[pd.DataFrame, dict]:
     """The speakers by id, in order of it, and what to note of the table."""
     raw = read_table(path)
-    there = _translation(raw.columns)
-    missing = [column for column in REQUIRED if column not in there]
-    if missing:
-        raise CorpusError(
-            f"{path} has no column {' or '.join(COLUMNS[missing[0]])} (columns there: "
-            f"{', '.join(map(str, raw.columns))}): add or rename it"
-        )
+    there = _translation(raw)
+    for ours in REQUIRED:
+        columns.one_of(raw, COLUMNS[ours], str(path))
     text = {ours: _text(raw[theirs]) for ours, theirs in there.items()}
     people = pd.DataFrame({column: text[column] for column in COLUMNS if column in text})
     ids = people["speaker"].str.removesuffix(".0")

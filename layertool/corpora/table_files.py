@@ -71,12 +71,15 @@ def read_one_of(folder: Path, name: str, coded: Sequence[str] = (), say: Say | N
     return None if path is None else read_table(path, coded, say)
 
 
-def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None, as_text: bool = False) -> pd.DataFrame:
+def read_table(
+    path: Path, coded: Sequence[str] = (), say: Say | None = None, as_text: bool = False, column: str = ""
+) -> pd.DataFrame:
     """Read a table; a column holds numbers only where writing them gives back every cell, and else text.
 
     So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the
     blanks around them and in Unicode's composed form (paths of files as they stand); empty cells are missing.
-    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``say`` is
+    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``column``: of a workbook the first sheet
+    that has it is read, else its first. ``say`` is
     told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be read,
     and MissingExtraError for a workbook without the package openpyxl.
     """
@@ -93,7 +96,7 @@ def read_table(path: Path, coded: Sequence[str] = (), say: Say | None = None, as
             table = _read_parquet(path, coded).rename(columns=lambda name: nfc(str(name)))
             return table.assign(**{name: nfc_values(table[name]) for name in table.columns.difference(_AS_WRITTEN)})
         if suffix in _BOOKS:
-            return first_sheet(path, say)
+            return _sheet(path, say, column)
         return _read_text(path, suffix, say, as_text)
     except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
@@ -250,8 +253,8 @@ def _ragged(path: Path, number: int, n_cells: int, n_names: int, separator: str)
     )
 
 
-def first_sheet(path: Path, say: Say, column: str = "") -> pd.DataFrame:
-    """The first sheet of a workbook, or the first that has a column; errors as ``read_workbook``."""
+def _sheet(path: Path, say: Say, column: str) -> pd.DataFrame:
+    """The first sheet of a workbook that has a column, else its first; errors as ``read_workbook``."""
     sheets = {name: rows for name, rows in read_workbook(path, say).items() if rows}
     if not sheets:
         raise CorpusError(f"{path} is empty: a table has a line of column names, and one line for each row")

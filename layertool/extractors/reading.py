@@ -45,16 +45,15 @@ def read_ahead(prepared: Prepared, pending: Sequence[plan.Shard], batch_samples:
     )
 
     def read_one(position: int) -> Iterable[Item] | LayertoolError:
-        source = (
+        excerpt = audio.Excerpt(
             columns["audio"][position],
-            SAMPLE_RATE,
             prepared.options.channel or _given(columns["channel"][position]),
             _given(columns["start"][position]),
             _given(columns["end"][position]),
             int(lengths[position]),
         )
         try:
-            return _items(prepared, position, columns["utterance"][position], source, texts[position])
+            return _items(prepared, position, columns["utterance"][position], excerpt, texts[position])
         except LayertoolError as error:
             return error
 
@@ -116,15 +115,15 @@ def _given(value):
     return None if value is None or (isinstance(value, float) and np.isnan(value)) else value
 
 
-def _items(prepared: Prepared, position: int, utterance: str, source: tuple, text) -> Iterable[Item]:
+def _items(prepared: Prepared, position: int, utterance: str, excerpt: audio.Excerpt, text) -> Iterable[Item]:
     """The windows of one utterance. Of one that is cut, all but the first are read when they are asked for."""
-    extractor, n_samples = prepared.extractor, source[-1]
+    extractor, n_samples = prepared.extractor, excerpt.n_samples or 0
     windows = prepared.windows(n_samples)
     is_streamed = len(windows) > 1 and extractor.is_streaming
     if is_streamed:  # once for its moments, and for whatever is wrong with it; then window by window
-        normalise = partial(extractor.normalise, of=waveforms.moments(audio.stream(*source)))
+        normalise = partial(extractor.normalise, of=waveforms.moments(excerpt.stream()))
     else:
-        waveform = audio.read(*source)
+        waveform = excerpt.read()
     needed = {
         f"{name} at unit {unit}": g.least or g.field
         for (unit, name), g in prepared.pooler.geometry.items()
@@ -141,7 +140,7 @@ def _items(prepared: Prepared, position: int, utterance: str, source: tuple, tex
         )
     pieces: Iterator[np.ndarray]
     if is_streamed:
-        pieces = map(normalise, _cut(audio.stream(*source), windows))
+        pieces = map(normalise, _cut(excerpt.stream(), windows))
     else:
         waveform = extractor.normalise(waveform)
         pieces = (waveform[window.start : window.end] for window in windows)

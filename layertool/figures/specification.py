@@ -18,8 +18,8 @@ import pandas as pd
 from layertool import outline
 from layertool.errors import UsageError
 from layertool.layerwise import measure, of_rows
-from layertool.outline import AXES, NUMBERS, PANEL, layer_order, only_once
 from layertool.layerwise.lexical_rows import EVERYTHING, TOP_1, TOP_N, UNFINISHED
+from layertool.outline import AXES, NUMBERS, PANEL, layer_order, only_once
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in greyscale print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

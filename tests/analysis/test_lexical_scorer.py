@@ -109,7 +109,7 @@ def dictionary(tiny):
 def noisy(shared) -> list[np.ndarray]:
     """Real noisy words as they were heard."""
     wavs = sorted((shared / "data/eccc/EnglishCCC_v1.2/confusionWavs").glob("T_*.wav"))[:3]
-    return [layertool.audio.read(path, 16_000, "sum") for path in wavs]
+    return [layertool.audio.read(path, 16_000, channel="sum") for path in wavs]
 
 
 def brute_force(scorer: WhisperScorer, clip, words: list[str]) -> list[tuple[str, float]]:

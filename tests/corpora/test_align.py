@@ -203,7 +203,7 @@ def test_read_dictionary(tmp_path):
         (b"a AH\n\nb\n", r"d.dict, line 3: 'b' has no phones"),
         (b"a SIL\n", "'SIL' is no phone"),
         (b"\xff\xfea", "d.dict is not in UTF-8 or UTF-16"),
-        (None, "d.dict does not exist: give the file of pronunciations to --dictionary"),
+        (None, "d.dict cannot be read .No such file or directory.: check the path"),
     ],
 )
 def test_read_dictionary_errors(tmp_path, content, message):

@@ -114,7 +114,7 @@ def test_the_published_corpus(published):
 def test_what_is_heard_is_left_plus_right(published):
     for row in eccc.read(published).utterances.iloc[[0, 350, 718]].itertuples():
         sound, _ = soundfile.read(row.audio, dtype="int16", always_2d=True)
-        heard = audio.read(row.audio, 16_000, row.channel)
+        heard = audio.read(row.audio, 16_000, channel=row.channel)
         assert np.array_equal(heard * 32768, sound.astype(int).sum(axis=1))  # exact: 17 bits
         assert len(heard) == row.n_samples
 

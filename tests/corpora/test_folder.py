@@ -224,7 +224,11 @@ ROWS = "s1/a,1\ns1/b,2\ns2/a,3\n"
 @pytest.mark.parametrize(
     ("text", "id_column", "message"),
     [
-        ("name,n\n" + ROWS, None, r"about\.csv has no column utterance, .* \(columns there: name, n\): .*--id-column"),
+        (
+            "name,n\n" + ROWS,
+            None,
+            r"about\.csv has no column 'utterance', .* \(columns there: name, n\): .*--id-column",
+        ),
         ("id,n\n" + ROWS, "name", r"about\.csv has no column 'name' \(columns there: id, n\): correct --id-column"),
         ("id,start\n" + ROWS, None, r"about\.csv has the column 'start'.*: use 'layertool corpus csv .*about\.csv'"),
         ("id,end\n" + ROWS, None, r"about\.csv has the column 'end'.*: use 'layertool corpus csv .*about\.csv'"),
@@ -232,7 +236,7 @@ ROWS = "s1/a,1\ns1/b,2\ns2/a,3\n"
         ("id,n\n", None, r"no row of .*about\.csv fits"),
         ("id,n\na,1\n", None, r"about\.csv, row 1: 'a' fits 2 utterances \('s1/a', 's2/a'\): write the path"),
         ("id,n\n" + ROWS + "b.flac,4\n", None, r"about\.csv has two rows for the utterance 's1/b' \(rows 2 and 4\)"),
-        ("id,n\n" + ROWS + ",4\n", None, r"about\.csv has no 'id' in row 4: fill it in"),
+        ("id,n\n" + ROWS + ",4\n", None, r"about\.csv has no 'id' in row 4 \(1 such rows\): fill it in"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(source, tmp_path, text, id_column, message):

@@ -198,12 +198,12 @@ def test_errors(source, tmp_path):
     (tmp_path / "empty").mkdir()
     with says(CorpusError, "empty has no clips of MESS: they are called like AF1M01_SCR.wav"):
         mess.read(tmp_path / "empty")
-    with says(CorpusError, "lost.xlsx does not exist: check the path of the ratings"):
+    with says(CorpusError, "lost.xlsx does not exist: check the path of the table"):
         mess.read(source, tmp_path / "lost.xlsx")
     with says(CorpusError, "the speaker F1 has 16 rated clips, but 9 positive and 9 negative ones are wanted"):
         mess.read(source, ratings, n_per_speaker=9)
     for table, message in (
-        (sheet().rename(columns={"code": "what"}), "has no column with the codes of the clips (code, file, filename,"),
+        (sheet().rename(columns={"code": "what"}), "has no column 'code', 'file', 'filename', "),
         (sheet().drop(columns="Valence"), "has no column 'valence' (columns there: code, Gender, Arousal)"),
         (sheet(value=lambda c: "good"), "has no row with a code like AF1M01 in 'code' and a number in 'valence'"),
         (pd.concat([sheet(), sheet().iloc[:2]]), "rates the clip 'AF1M01' more than once (2 such rows)"),

@@ -60,7 +60,8 @@ def test_a_pattern_in_the_file_name(crema, tmp_path, by):
         }
     }
     assert corpus.provenance["notes"] == [
-        f"1 of 3 rows of {tmp_path}/people.csv fit no utterance (the first: ActorID '1091')"
+        f"1 of 3 rows of {tmp_path}/people.csv fit no utterance (the first: ActorID '1091'): "
+        "add what they name, or leave it so"
     ]
 
 
@@ -72,8 +73,8 @@ def test_who_has_no_row_has_empty_cells_and_is_told(crema, tmp_path):
     ]  # fmt: skip
     assert corpus.utterances["Age"].dtype == "Int64"  # a float would be another number
     assert corpus.provenance["notes"] == [
-        f"2 of 3 utterances have no row in {people}, so its columns are empty there (the first: '1001_DFA_ANG_XX', Actor ID '1001'): "
-        "add the rows, or leave it so"
+        f"2 of 3 utterances have no row in {people}, so its columns are empty there "
+        "(the first: '1001_DFA_ANG_XX', Actor ID '1001'): add the rows, or leave it so"
     ]
 
 
@@ -127,7 +128,7 @@ def test_keys_in_two_spellings(tmp_path):
         ("ActorID,Age\n1001,1\n", r"(?P<ActorID>\d+", UsageError, "is no pattern .*: write one like"),
         ("ActorID,Age\n1001,1\n", "", UsageError, "has no column ''"),
         ("ActorID,Age\n1001,1\n1001,2\n", ACTOR, CorpusError, r"two rows for the ActorID '1001' \(rows 1 and 2\): take one out"),
-        ("ActorID,Age\n1001,1\n,2\n", ACTOR, CorpusError, "has no 'ActorID' in row 2: fill it in"),
+        ("ActorID,Age\n1001,1\n,2\n", ACTOR, CorpusError, r"has no 'ActorID' in row 2 \(1 such rows\): fill it in"),
         ("ActorID,Age\n9,1\n", ACTOR, CorpusError, "no utterance has a row in .*: '1001_DFA_ANG_XX' has the ActorID '1001'.*'9'"),
         ("ActorID,Age\n1001,1\n", "(?P<ActorID>x)", CorpusError, "does not fit the pattern"),
         ("ActorID,Age\n", ACTOR, CorpusError, "no utterance has a row in .*, the first row the nothing|no rows"),
@@ -177,9 +178,10 @@ def test_rows_decide_what_is_in_the_corpus(voices, tmp_path):
     assert corpus.provenance["audio_without_metadata"] == 2
     assert corpus.provenance["metadata_rows_without_audio"] == 1
     assert corpus.provenance["notes"] == [
-        f"2 of 4 audio files of {voices} are left out, as {tmp_path}/train.tsv has no row for them (the first: 'b'): add rows for "
-        "those that belong to the corpus",
-        f"1 of 3 rows of {tmp_path}/train.tsv name no audio of {voices} (the first: 'lost.wav'): add the files, or leave it so",
+        f"1 of 3 rows of {tmp_path}/train.tsv fit no utterance (the first: path 'lost.wav'): "
+        "add what they name, or leave it so",
+        f"2 of 4 utterances have no row in {tmp_path}/train.tsv, so they are left out (the first: 'b'): "
+        "add the rows, or leave it so",
     ]
 
 

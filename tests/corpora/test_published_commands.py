@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from itertools import product
 
 import models
@@ -13,6 +15,8 @@ from click.testing import CliRunner
 import layertool
 import layertool.analysis.speat
 from layertool.cli import cli
+from layertool.corpora import readers
+from layertool.errors import UsageError
 
 
 @pytest.fixture
@@ -62,6 +66,46 @@ def test_from_both_corpora_to_a_table(folders):
     d = layertool.analysis.speat.association_test(x, y, a, b).d
     assert f"{d:.2f} [" in told.stdout
     assert np.isfinite(d)
+
+
+def test_python_makes_what_the_command_makes(folders):
+    options = {"n_per_speaker": 1, "name": "set", "max_failures": 0, "seed": None}
+    made = readers.make("mess", folders / "MESS", **options)
+    done = run("corpus", "mess", folders / "MESS", "-o", folders / "c", "--n-per-speaker", "1", "--name", "set")
+    assert done.exit_code == 0, done.output
+    read = layertool.Corpus.read(folders / "c")
+    assert (read.fingerprint, read.provenance["seed"]) == (made.fingerprint, made.provenance["seed"])
+    with pytest.raises(UsageError, match="there is no reader 'mss': choose from folder, csv, "):
+        readers.make("mss", folders / "MESS")
+
+
+@pytest.mark.parametrize("layout", readers.READERS)
+def test_the_function_of_a_reader_takes_what_is_declared(layout):
+    reader = readers.READERS[layout]
+    module, function = reader.function.split(":")
+    taken = set(inspect.signature(getattr(import_module(f"layertool.corpora.{module}"), function)).parameters)
+    declared = {option.keyword or option.name for option in reader.all_options}
+    if readers.RAW_LABELS in reader.options:
+        declared = declared - {"raw_labels", "non_speech"} | {"rules"}
+    own = {"source", *(["progress"] if reader.counted else []), *(["out"] if reader.writes_audio else [])}
+    assert taken == declared | own
+
+
+def test_part_of_a_corpus(folders):
+    assert run("corpus", "mess", folders / "MESS", "-o", folders / "c", "-q").exit_code == 0
+    done = run("corpus", "subset", folders / "c", "-o", folders / "part", "--where", "emotion=sad", "--first", "1")
+    assert done.exit_code == 0, done.output
+    assert "1, 0.6 s" in done.stdout
+    assert layertool.Corpus.read(folders / "part").utterances["emotion"].tolist() == ["sad"]
+    for words, code in (
+        ([], 1),
+        (["--overwrite", "--first", "1", "--sample", "1"], 2),
+        (["--overwrite", "--where", "x=1"], 2),
+    ):
+        assert run("corpus", "subset", folders / "c", "-o", folders / "part", *words).exit_code == code
+    same = run("corpus", "subset", folders / "c", "-o", folders / "c", "--overwrite")
+    assert same.exit_code == 2
+    assert f"the corpus {folders / 'c'} lies in {folders / 'c'}, which is to be written" in same.stderr
 
 
 def test_what_is_not_the_papers_is_said(folders):

@@ -326,7 +326,9 @@ def test_errors(full, crowd, tmp_path):
     with says(CorpusError, "has no table of the speakers (a .csv or .tsv at its top with the columns id, age, sex,"):
         saa.read(source)
     pd.DataFrame([person(1)]).drop(columns="birth_place").to_csv(source / "speakers.csv", index=False)
-    with says(CorpusError, "speakers.csv has no column birth_place or birthplace (columns there: language, id, name,"):
+    with says(
+        CorpusError, "speakers.csv has no column 'birth_place' or 'birthplace' (columns there: language, id, name,"
+    ):
         saa.read(source)
     with says(CorpusError, "lost.csv does not exist: check the path of the table"):
         saa.read(source, metadata=tmp_path / "lost.csv")

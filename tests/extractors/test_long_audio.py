@@ -90,7 +90,7 @@ def test_blocks_are_the_whole_resampled_at_once(rate, kind, tmp_path):
         rate = 48_000
     soundfile.write(path, np.stack([small.noise(700_001), small.noise(700_001, 1)], 1), rate, format=kind)
     whole = soundfile.read(path, dtype="float32", always_2d=True)[0][:, 1]
-    parts = list(audio.stream(path, 16_000, "1"))
+    parts = list(audio.Excerpt(path, "1").stream())
     assert len(parts) >= 3
     np.testing.assert_array_equal(np.concatenate(parts), soxr.resample(whole, rate, 16_000, quality="HQ"))
 
@@ -120,7 +120,8 @@ def test_windows_from_a_stream_give_the_rows_of_a_waveform_held_whole(pooling, t
     streamed = layertool.extract(str(tiny), corpus, tmp_path / "streamed", **options)
     # rows that a cut goes through: a word, the long word, the utterance
     assert max(sizes) <= 3 * len(streamed.layers)
-    monkeypatch.setattr(audio, "stream", lambda *asked, of=audio.stream: iter([np.concatenate(list(of(*asked)))]))
+    stream = audio.Excerpt.stream
+    monkeypatch.setattr(audio.Excerpt, "stream", lambda *asked: iter([np.concatenate(list(stream(*asked)))]))
     monkeypatch.setattr(SpeechExtractor, "is_streaming", False)
     whole = layertool.extract(str(tiny), corpus, tmp_path / "whole", **options)
     for unit in streamed.units:
@@ -166,14 +167,14 @@ def test_a_file_that_changes_between_its_windows_is_left_out(tiny, tmp_path, mon
     corpus = models.corpus(tmp_path / "corpus", [small.noise(N_SAMPLES), small.noise(N_SAMPLES, 1)])
     seen = []
 
-    def breaking(path, *asked, of=audio.stream):
-        seen.append(path)
-        for k, block in enumerate(of(path, *asked)):
-            if k and path.endswith("u0.wav") and seen.count(path) > 1:
-                raise AudioError(f"{path} breaks off")
+    def breaking(excerpt, *asked, of=audio.Excerpt.stream):
+        seen.append(excerpt.path)
+        for k, block in enumerate(of(excerpt, *asked)):
+            if k and excerpt.path.endswith("u0.wav") and seen.count(excerpt.path) > 1:
+                raise AudioError(f"{excerpt.path} breaks off")
             yield block
 
-    monkeypatch.setattr(audio, "stream", breaking)
+    monkeypatch.setattr(audio.Excerpt, "stream", breaking)
     asked = {**WINDOWS, "units": ("frame", "utterance"), "layers": "T1", "device": "cpu"}
     got = layertool.extract(str(tiny), corpus, tmp_path / "store", max_failures=1, **asked)
     assert [failure["utterance"] for failure in got.failures] == ["u0"]
