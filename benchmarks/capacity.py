@@ -93,20 +93,19 @@ def open_random(name: str, folder: Path):
     import torch
     import transformers
 
+    from layertool.extractors.load import open_extractor
+    from layertool.models.open import Model
+
     torch.manual_seed(0)
     place = folder / name
     if name == "whisper-small":
-        from layertool.extractors.whisper import WhisperExtractor
-
         config = transformers.WhisperConfig(**WHISPER_SMALL)
         config.save_pretrained(place)
         transformers.WhisperFeatureExtractor().save_pretrained(place)
-        return WhisperExtractor(str(place), config, torch.device("cpu"), torch.float32, random_init=0)
-    from layertool.extractors.huggingface import SpeechExtractor
-
+        return open_extractor(str(place), "cpu", random_init=0)
     config = transformers.Wav2Vec2Config(**(LARGE if name == "wav2vec2-large" else {}))
     network = transformers.Wav2Vec2Model(config).eval()
-    return SpeechExtractor(network, {"id": name, "revision": None}, False, torch.device("cpu"), torch.float32, [])
+    return open_extractor(Model.of(network, name, False), "cpu")
 
 
 def operations(extractor, n_samples: int) -> float:

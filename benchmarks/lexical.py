@@ -23,8 +23,8 @@ import torch
 
 from layertool import audio
 from layertool.analysis.lexical import WhisperScorer, cmudict_words
-from layertool.analysis.lexical.stimuli import stimuli_of
 from layertool.corpora import eccc
+from layertool.layerwise.stimuli import stimuli_of
 
 TOP = 10
 

@@ -25,10 +25,10 @@ import transformers
 
 from layertool import audio
 from layertool.extractors.forecast import _item
-from layertool.extractors.huggingface import SpeechExtractor
+from layertool.extractors.load import open_extractor
+from layertool.models.open import Model
 
 RATE = 16_000
-CPU = torch.device("cpu")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES = ["Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio", "UniSpeech", "UniSpeechSat", "Wav2Vec2Conformer", "Whisper"]
 SMALL = {
@@ -159,8 +159,6 @@ def compile_part(config, n_items: int, n_samples: int, repeats: int) -> dict:
 
 def whisper_part(model: str, speech: Path) -> dict:
     """Drift of real weights over real speech."""
-    from layertool.extractors.load import open_extractor
-
     extractor = open_extractor(model, "cpu")
     paths = sorted(path for path in speech.rglob("*") if path.suffix in (".wav", ".flac"))[:1]
     waveforms = [audio.read(str(path), RATE)[: 30 * RATE] for path in paths]
@@ -217,9 +215,7 @@ def main() -> None:
     config = transformers.Wav2Vec2Config(**(SMALL if asked.quick else {}))
     seconds, repeats = (1, 1) if asked.quick else (8, 3)
     torch.manual_seed(0)
-    extractor = SpeechExtractor(
-        transformers.Wav2Vec2Model(config).eval(), {"id": "base"}, False, CPU, torch.float32, []
-    )
+    extractor = open_extractor(Model.of(transformers.Wav2Vec2Model(config).eval(), "base", False), "cpu")
     report: dict = {"machine": common.machine("cpu"), "attention": attention_of_families()}
     items = noise_items(extractor, 1, RATE)  # a second: processors without bfloat16 take ten times as long
     report["drift"] = {"wav2vec2-random": drift_part(extractor, items)}

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from layertool.cli import cli
+from layertool.layerwise import ANALYSES
 
 PAGE = Path(__file__).parent / "reference.md"
 INTRODUCTION = """# Every command and option
@@ -27,17 +28,42 @@ analyses: [metrics.md](metrics.md) is the way in.
 
 # What other programs may call; the names are fixed. Fields of what comes back are named where they are not in the signature.
 PUBLIC = {
-    "layertool": ("extract", "Corpus", "Corpus.read", "FeatureStore", "FeatureStore.layers", "FeatureStore.read", "FeatureStore.rows"),
+    "layertool": (
+        "extract",
+        "Corpus",
+        "Corpus.read",
+        "Corpus.subset",
+        "Model",
+        "Model.open",
+        "FeatureStore",
+        "FeatureStore.layers",
+        "FeatureStore.read",
+        "FeatureStore.rows",
+        "Results",
+        "Results.read",
+        "Results.write",
+        "Results.plot",
+        "Results.report",
+        "compare",
+        *(words for words in ANALYSES if " " not in words),
+    ),
+    "layertool.probe": tuple(words.removeprefix("probe ") for words in ANALYSES if words.startswith("probe ")),
+    "layertool.lexical": tuple(words.removeprefix("lexical ") for words in ANALYSES if words.startswith("lexical ")),
     "layertool.analysis.cca": ("fit", "Fit", "Fit.score", "Score"),
     "layertool.analysis.cka": ("linear",),
     "layertool.analysis.mi": ("score", "Score"),
     "layertool.analysis.speat": ("association_test", "Test"),
-    "layertool.analysis.lexical": ("log_likelihood", "WhisperScorer", "WhisperScorer.log_probs", "WhisperScorer.top_words"),
+    "layertool.analysis.lexical": (
+        "log_likelihood",
+        "WhisperScorer",
+        "WhisperScorer.log_probs",
+        "WhisperScorer.top_words",
+    ),
     "layertool.models.melhubert": ("load",),
     "layertool.models.fairseq": ("load",),
     "layertool.training.compression": ("prune_heads", "prune_rows", "prune_weights"),
     "layertool.extractors.acoustic": ("features",),
-}  # fmt: skip
+}
 FROM_PYTHON = """## From Python
 
 These names are fixed. `layertool.__version__` is the version; a corpus has the tables `corpus.utterances` and `corpus.segments`.

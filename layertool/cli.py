@@ -10,13 +10,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP
+from layertool.commands.options import HELP, renamed
 from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.layerwise import ANALYSES
 from layertool.spelling import is_text
 
 COMMANDS = {
@@ -27,16 +29,16 @@ COMMANDS = {
     "verify": "layertool.commands.store:verify",
     "export": "layertool.commands.store:export",
     "store": "layertool.commands.store:store",
-    "cca": "layertool.commands.correlation:cca",
-    "cka": "layertool.commands.similarity:cka",
-    "mi": "layertool.commands.correlation:mi",
+    "cca": "",
+    "cka": "",
+    "mi": "",
+    "speat": "",
     "probe": "layertool.commands.probe:probe",
-    "speat": "layertool.commands.bias:speat",
     "lexical": "layertool.commands.lexical:lexical",
-    "pretrain": "layertool.commands.pretrain:pretrain",
-    "compress": "layertool.commands.compress:compress",
-    "finetune": "layertool.commands.finetune:finetune",
-    "compare": "layertool.commands.similarity:compare",
+    "pretrain": "layertool.commands.training:pretrain",
+    "compress": "layertool.commands.training:compress",
+    "finetune": "layertool.commands.training:finetune",
+    "compare": "layertool.commands.compare:compare",
     "report": "layertool.commands.report:report",
     "recipe": "layertool.commands.recipe:recipe",
     "demo": "layertool.commands.demo:demo",
@@ -107,7 +109,7 @@ class Root(click.Group):
         try:
             code = super().main(args, prog_name, complete_var, False, **extra)
         except click.ClickException as error:
-            code = output.failure(error)
+            code = output.failure(renamed(error) if isinstance(error, click.NoSuchOption) else error)
         except click.Abort:
             output.echo("Stopped.", err=True)
             code = 1
@@ -125,6 +127,10 @@ class Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in ANALYSES:
+            from layertool.commands.analyses import named
+
+            return named(cmd_name)
         module, attribute = COMMANDS[cmd_name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -133,8 +139,10 @@ class Root(click.Group):
             formatter.write_dl(list(SUMMARIES.items()))
 
     def resolve_command(self, ctx, args):
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"there is no command '{args[0]}'; the commands are {', '.join(COMMANDS)}", ctx)
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = " or ".join(get_close_matches(args[0], COMMANDS))
+            hint = f"did you mean {near}?" if near else f"the commands are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command '{args[0]}'; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context):
@@ -157,9 +165,9 @@ class Root(click.Group):
 
 def _versions(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        from layertool.commands.installed import version_lines
+        from layertool.doctor import versions
 
-        output.echo(*version_lines())
+        output.echo(*(f"{name} {number}" for name, number in versions().items()))
         context.exit()
 
 
@@ -168,8 +176,14 @@ def _versions(context: click.Context, _parameter: click.Parameter, is_asked: boo
     context_settings=HELP,
     epilog="Start with 'layertool demo', then 'layertool corpus -h' and 'layertool extract -h'.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_versions,
-              help="Print the versions of layertool and of what decides its numbers.")  # fmt: skip
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_versions,
+    help="Print the versions of layertool and of what decides its numbers.",
+)
 def cli() -> None:
     """What does each layer of a speech model know?"""
 
@@ -191,7 +205,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     # The hub library and tokenizers chatter on stderr, which belongs to progress and errors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back. For tables, the system's will do.
+    # Arrow's own allocator sets a gigabyte aside, which counts where memory is limited, and gives little back: for
+    # tables, the system's will do.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     sys.exit(cli())
 

@@ -44,10 +44,12 @@ class Cluster:
     def open(
         address: str | None = None, n_workers: int | None = None, n_gpus: float | None = None
     ) -> Iterator[Cluster]:
-        """Connect to the cluster at ``address`` (``auto``: the one that this machine is part of); None starts one on this machine.
+        """Connect to the cluster at ``address`` (``auto``: the one that this machine is part of); None starts one on
+        this machine.
 
-        ``n_workers``: default one for each GPU, or for each core where there is none. ``n_gpus``: of each worker, default 1 where
-        the cluster has any. Raises MissingExtraError without Ray, UsageError where no cluster answers or has what is asked.
+        ``n_workers``: default one for each GPU, or for each core where there is none. ``n_gpus``: of each worker,
+        default 1 where the cluster has any. Raises MissingExtraError without Ray, UsageError where no cluster answers
+        or has what is asked.
         """
         if importlib.util.find_spec("ray") is None:
             raise MissingExtraError("ray", "ray", "--engine ray")
@@ -71,9 +73,12 @@ class Cluster:
         with _Starting(address):
             if not was_there:
                 ray.init(
-                    address=address or "local", num_cpus=None if address else n_workers,
-                    include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR,
-                )  # fmt: skip
+                    address=address or "local",
+                    num_cpus=None if address else n_workers,
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         try:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_term)  # Ray puts one of its own there
@@ -83,7 +88,8 @@ class Cluster:
             if not room:
                 gpus = f" and {each:g} GPUs" if each else ""
                 raise UsageError(
-                    f"no machine of the cluster has a core{gpus} for a worker: give another --gpus-per-worker, or add machines"
+                    f"no machine of the cluster has a core{gpus} for a worker: give another --gpus-per-worker, or add "
+                    "machines"
                 )
             cluster = Cluster(min(n_workers or room, room), each)
             token = _CURRENT.set(cluster)
@@ -96,7 +102,9 @@ class Cluster:
                 ray.shutdown()
 
     def start(self, kind: type, *arguments: Any) -> Any:
-        """A long-lived worker: an actor of class ``kind``, made with ``arguments`` on a machine that has room for it."""
+        """A long-lived worker: an actor of class ``kind``, made with ``arguments`` on a machine that has room for
+        it.
+        """
         import ray
 
         return ray.remote(kind).options(num_cpus=1, num_gpus=self.n_gpus, max_restarts=0).remote(*arguments)
@@ -106,8 +114,8 @@ class Cluster:
     ) -> Iterator[tuple[int, Any]]:
         """(number, function(*work[number])) as they come, ``n_workers`` at a time.
 
-        A worker keeps ``function``, with what it has made for itself. Work whose worker dies is done again. Raises what the function
-        raises, LayertoolError when workers die of it.
+        A worker keeps ``function``, with what it has made for itself. Work whose worker dies is done again. Raises what
+        the function raises, LayertoolError when workers die of it.
         """
         import ray
 
@@ -155,8 +163,8 @@ def _for_this_machine_alone() -> Iterator[None]:
     """
     if Version(version := importlib.metadata.version("ray")) < Version(OLDEST):
         raise LayertoolError(
-            f"Ray {version} lets everybody who reaches this machine run code on it; layertool starts Ray {OLDEST} or newer: "
-            "pip install -U 'layertool[ray]', or give the --address of a cluster"
+            f"Ray {version} lets everybody who reaches this machine run code on it; layertool starts Ray {OLDEST} or "
+            "newer: pip install -U 'layertool[ray]', or give the --address of a cluster"
         )
     # the first is named after the systems where a Ray of one machine is the default
     wanted = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
@@ -202,16 +210,16 @@ class _Starting:
         if self.address:
             raise _no_answer(self.address, why) from error
         raise LayertoolError(
-            f"Ray did not start on this machine ({why}): try again when it has less to do, with fewer --workers, or leave "
-            "--engine ray out"
+            f"Ray did not start on this machine ({why}): try again when it has less to do, with fewer --workers, or "
+            "leave --engine ray out"
         ) from error
 
 
 def _no_answer(address: str, why: str) -> UsageError:
     where = "this machine" if address == "auto" else address
     return UsageError(
-        f"no Ray cluster answers at {where} ({why}): start one with 'ray start --head', give its --address, or leave --address out "
-        "for one on this machine"
+        f"no Ray cluster answers at {where} ({why}): start one with 'ray start --head', give its --address, or leave "
+        "--address out for one on this machine"
     )
 
 
@@ -226,7 +234,10 @@ def current() -> Cluster | None:
 
 
 def _do(kept: list[Any], key: str, folder: str, arguments: tuple[Any, ...]) -> Any:
-    """One piece of work, in a worker. ``kept``: where the function is; in a list, so that Ray does not bring it every time."""
+    """One piece of work, in a worker.
+
+    ``kept``: where the function is; in a list, so that Ray does not bring it every time.
+    """
     if key not in _KEPT:
         import ray
 
@@ -255,6 +266,6 @@ def result(reference: Any, what: str) -> Any:
         raise
     except (WorkerCrashedError, OutOfMemoryError) as error:
         raise LayertoolError(
-            f"{MAX_DEATHS} workers died of {what} ({str(error).splitlines()[0]}): there may be too little memory for it; "
-            "give fewer --workers, or more memory"
+            f"{MAX_DEATHS} workers died of {what} ({str(error).splitlines()[0]}): there may be too little memory for "
+            "it; give fewer --workers, or more memory"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,13 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
         negated = column.rstrip().endswith("!")
         alternatives.setdefault((column.rstrip("! ").strip(), negated), []).append(value.strip())
     return [Condition(column, tuple(values), negated) for (column, negated), values in alternatives.items()]
+
+
+def conditions(given: Condition | str | Iterable[Condition | str]) -> tuple[Condition, ...]:
+    """Conditions as somebody gives them: texts ``COLUMN=VALUE``, ready ones, or both."""
+    parts = [given] if isinstance(given, (str, Condition)) else list(given)
+    ready = [part for part in parts if isinstance(part, Condition)]
+    return (*ready, *parse_where([part for part in parts if isinstance(part, str)]))
 
 
 def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""The demo: the main job on a corpus that it speaks itself, with a small network that is inside the package; no download.
+"""The demo: the main job on a corpus that it speaks itself, with a small network that is inside the package; no
+download.
 
 The network is a MelHuBERT of a million parameters, trained on synthetic speech of other voices and other words
 (``recipes/demo_model.py``). What it shows holds for it, not for speech models at large.
@@ -16,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 import layertool
-from layertool import figures, results
+from layertool import figures
+from layertool import result_rows as results
 from layertool.corpora import espeak
 from layertool.corpora.corpus import Corpus
 from layertool.files import whole_file
@@ -37,7 +39,8 @@ class Question:
     unseen: str
 
 
-# All voices say the same sentences, so a layer with context would know a word by its neighbours: of sentences that were not seen.
+# All voices say the same sentences, so a layer with context would know a word by its neighbours: of sentences that
+# were not seen.
 QUESTIONS = {
     "phone": Question("phone", "label", "text", "sentences"),
     "word": Question("word", "label", "text", "sentences"),
@@ -62,7 +65,8 @@ class Demo:
 
 
 def run(folder: Path | str, say: Say, progress: Callable[[str], Progress | None]) -> Demo:
-    """Speak a corpus, extract the network, its untrained control and acoustic features, and ask each layer three questions.
+    """Speak a corpus, extract the network, its untrained control and acoustic features, and ask each layer three
+    questions.
 
     ``say`` gets a line before each stage; ``progress(what)`` gives the function that is told (done,
     total) during it. What an earlier, stopped demo made in ``folder`` is used again.
@@ -90,13 +94,15 @@ def run(folder: Path | str, say: Say, progress: Callable[[str], Progress | None]
     asked = {name: _ask(name, store) for name, store in answers.items()}
     table = results.table([answer.row for found in asked.values() for answer in found])
     results.write(table, folder / "demo.csv")
-    figure = figures.layer_curves(table, folder / "demo.png", "accuracy")
+    figure = folder / "demo.png"
+    figures.draw(table, figure)
     units = "--units phone,word,utterance"
     commands = [
         f"layertool corpus info {folder}/corpus",
         f"layertool extract {folder}/model {folder}/corpus -o {folder}/melhubert {units}",
         f"layertool extract {folder}/model {folder}/corpus -o {folder}/untrained --random-init {SEED} {units}",
-        f"layertool probe neighbours {folder}/melhubert {folder}/untrained {folder}/mel --labels phone --groups text --plot {folder}/phones.png",
+        f"layertool probe neighbours {folder}/melhubert {folder}/untrained {folder}/mel --labels phone --groups text "
+        f"--plot {folder}/phones.png",
         f"layertool cca {folder}/melhubert --with word --unit word --folds text-disjoint",
     ]
     return Demo(
@@ -135,10 +141,11 @@ def _ask(name: str, store: FeatureStore) -> list[Answer]:
         for index, layer in enumerate(store.layers):
             features = store.read(question.unit, layer)[keep.to_numpy()]
             score = neighbours.classify(features, labels, groups, n_folds=N_FOLDS, seed=SEED)
-            row = results.Result(
-                analysis="probe neighbours",
-                variant=f"accuracy, nearest centroid, {score.n_folds} folds of unseen {question.unseen}"
-                + (f", words of {MIN_LETTERS}+ letters said {MIN_TOKENS}+ times" if target == "word" else ""),
+            settings = {"method": "centroid", "n_folds": score.n_folds, "groups": question.group}
+            row = results.row(
+                "accuracy",
+                settings | ({"min_letters": MIN_LETTERS, "min_tokens": MIN_TOKENS} if target == "word" else {}),
+                analysis="neighbours",
                 model=name,
                 corpus=store.about["corpus"]["name"],
                 unit=question.unit,
@@ -160,7 +167,8 @@ def _ask(name: str, store: FeatureStore) -> list[Answer]:
 def findings(target: str, asked: Mapping[str, Sequence[Answer]]) -> list[str]:
     """What the numbers say about one question, in words that only hold because the numbers do.
 
-    ``asked``: name -> answers of all layers. One layer is above another where the paired 95 % interval of their difference is.
+    ``asked``: name -> answers of all layers. One layer is above another where the paired 95 % interval of their
+    difference is.
     """
 
     def of(name: str) -> list[Answer]:
@@ -184,8 +192,8 @@ def findings(target: str, asked: Mapping[str, Sequence[Answer]]) -> list[str]:
     where = f"{target} in unseen {QUESTIONS[target].unseen}"
     return [
         f"{where}: the trained network {' and '.join(way)}; chance is {chance:.0%}.",
-        f"  With random weights it is {shape}: {min(values):.0%} to {max(values):.0%}, {_beside(middle, best)} the trained network's best; "
-        f"{acoustic.row.model} has {acoustic.score.value:.0%}, {_beside(acoustic, best)} it.",
+        f"  With random weights it is {shape}: {min(values):.0%} to {max(values):.0%}, {_beside(middle, best)} the "
+        f"trained network's best; {acoustic.row.model} has {acoustic.score.value:.0%}, {_beside(acoustic, best)} it.",
     ]
 
 

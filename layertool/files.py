@@ -74,7 +74,8 @@ def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:
     if reason is None:
         return None
     return StoreError(
-        f"{path} could not be written: {reason}; free some room and run the same command again, what is finished is kept"
+        f"{path} could not be written: {reason}; free some room and run the same command again, what is finished is "
+        "kept"
     )
 
 
@@ -90,7 +91,9 @@ def sync_folder(folder: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Six digits of this machine since it was started, or of this container: numbers of processes mean something there."""
+    """Six digits of this machine since it was started, or of this container: numbers of processes mean something
+    there.
+    """
     parts = [os.uname().nodename]
     with suppress(OSError):  # as Linux has them
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"), os.readlink("/proc/self/ns/pid")]
@@ -100,7 +103,8 @@ def _machine() -> str:
 def temporary_path(path: Path) -> Path:
     """Where ``path`` is written before it is whole: hidden beside it, of this process alone.
 
-    Processes on other machines that share the file system may have the same number, and the same name of host in containers.
+    Processes on other machines that share the file system may have the same number, and the same name of host in
+    containers.
     """
     return path.with_name(f".{path.name}.{os.getpid()}-{_machine()}{_OURS}.part")
 
@@ -162,7 +166,9 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def saying_no_room(path: Path) -> Iterator[None]:
-    """Turn an error for lack of room, or for text that is none, into a StoreError about ``path``; others pass unchanged."""
+    """Turn an error for lack of room, or for text that is none, into a StoreError about ``path``; others pass
+    unchanged.
+    """
     try:
         yield
     except UnicodeEncodeError as error:

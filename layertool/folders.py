@@ -22,7 +22,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # some cluster file 
 
 @contextmanager
 def held(path: Path, shared: bool, busy: str) -> Iterator[None]:
-    """Hold a lock, which the system lets go of when the process ends, however it ends; ``shared`` with others who share it.
+    """Hold a lock, which the system lets go of when the process ends, however it ends; ``shared`` with others who share
+    it.
 
     Raises StoreError with the text ``busy`` where another process has it. A file system without locks is told of.
     """
@@ -44,9 +45,9 @@ def held(path: Path, shared: bool, busy: str) -> Iterator[None]:
 class OutputFolder:
     """One process's hold on a folder that it writes.
 
-    ``what`` it is to be ("store"); ``record``: the file that says so, once the folder is begun; ``own``: patterns of what
-    a folder may hold whose process was killed before the record was there, None for a folder that may have other things in it.
-    ``lock``: its first file.
+    ``what`` it is to be ("store"); ``record``: the file that says so, once the folder is begun; ``own``: patterns of
+    what a folder may hold whose process was killed before the record was there, None for a folder that may have other
+    things in it. ``lock``: its first file.
     Raises StoreError, and touches nothing, for a file, and for a folder that holds something else.
     """
 
@@ -69,10 +70,6 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._locks.enter_context(held(self.path / (name or self.lock), shared, busy))
 
-    def sweep(self, *below: str) -> None:
-        """Remove what killed processes have left half-written, on whatever machine. The lock is held alone."""
-        sweep(self.path, *below)
-
     def close(self) -> None:
         """Let go of the folder; another process may write it then."""
         self._locks.close()
@@ -87,10 +84,12 @@ class OutputFolder:
 
 
 def sweep(folder: Path, *below: str) -> None:
-    """Remove everything half-written in a folder, and in folders ``below`` it. Nobody else may be writing there."""
-    for place in (folder, *(folder / name for name in below)):
-        for stale in [*place.glob(".*.part")]:
-            remove(stale)
+    """Remove everything half-written in a folder, and in folders ``below`` it, by whatever machine.
+
+    Nobody else may write.
+    """
+    for stale in [path for one in ("", *below) for path in (folder / one).glob(".*.part")]:
+        remove(stale)
 
 
 def check_outside(out: Path, what: str, path: Path) -> None:

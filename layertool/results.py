@@ -1,161 +1,89 @@
-"""The one result schema: a row per number, with everything that says which number it is."""
+"""Results: the rows of analyses, which show, draw, write and report themselves."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from layertool import __version__, columns
-from layertool.errors import UsageError
-from layertool.files import whole_file
+from layertool import result_rows, tables
+from layertool.result_rows import COLUMNS, Result, read, table, write
 
-_LAYER = re.compile(r"[CTD]\d+|final")
-BASELINE = "baseline"  # the layer of rows of what is compared with all layers of models: a line across figures
-PARAMETERS = "parameters that are not 0"  # the variant of rows that say how large a model is
-# What lexical rows are of: the first part of their variants.
-LIKELIHOOD, TAU = "log-likelihood", "Kendall tau-b"
-TOP_1, TOP_N = "top-1 accuracy", "top-n coverage"
-SURPLUS = "frequency minus probability of the target"
-IMPOSSIBLE = "stimuli with a response of probability 0"
-UNFINISHED = "stimuli whose search for top words was ended"
-EVERYTHING = "all"  # the target of rows over all stimuli
-SEPARATOR = ": "  # of masker and stimulus in the target of a row of one stimulus
-FORMATS = (".csv", ".parquet", ".json")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One number. ``variant`` names exactly which definition it is; ``chance`` what no information would give.
+class Results:
+    """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    ``settings``: JSON of what else the number is of and a variant does not say, e.g. ``{"directions": 39}``.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure;
+    ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
-    analysis: str
-    variant: str
-    model: str
-    corpus: str
-    unit: str
-    layer: str
-    layer_index: int
-    target: str
-    value: float
-    ci_low: float | None = None
-    ci_high: float | None = None
-    chance: float | None = None
-    n: int | None = None
-    seed: int | None = None
-    store: str | None = None
-    revision: str | None = None
-    step: int | None = None
-    layertool: str = __version__
-    settings: str | None = None
+    def __init__(
+        self,
+        rows: Iterable[Result] | pd.DataFrame,
+        tables: Mapping[str, list[dict[str, Any]]] | None = None,
+        **shown: Any,
+    ):
+        self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
+        self.shown = shown
 
+    @classmethod
+    def read(cls, files: Path | str | Sequence[Path | str]) -> Results:
+        """Results of one file or several. Raises UsageError, in one sentence, for files that hold none."""
+        return cls(read([files] if isinstance(files, (str, Path)) else files))
 
-COLUMNS = [
-    "analysis", "variant", "model", "revision", "step", "corpus", "unit", "layer", "layer_index", "target", "value",
-    "ci_low", "ci_high", "chance", "n", "seed", "store", "layertool", "settings",
-]  # fmt: skip
-LATER = ["settings"]  # columns that files of 0.1.0 do not have
-if set(COLUMNS) != {f.name for f in fields(Result)}:
-    raise RuntimeError("the columns of results and the fields of Result differ")
+    def __len__(self) -> int:
+        return len(self.rows)
 
+    def __repr__(self) -> str:
+        return self.text()
 
-def table(results: Iterable[Result]) -> pd.DataFrame:
-    """Results as a DataFrame with the columns of the schema, in their order."""
-    return pd.DataFrame([asdict(result) for result in results], columns=COLUMNS)
+    def _repr_html_(self) -> str:
+        from layertool import figures
 
+        return tables.html(self.rows) + figures.svg(self.rows)
 
-def records(rows: pd.DataFrame) -> list[dict]:
-    """Results as plain dicts for JSON, with None for what is missing; JSON has no infinity, so it is text ("-inf")."""
-    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    for row in plain:
-        row |= {name: str(value) for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
-    return plain
+    def over(self, **how: Any) -> Results:
+        """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
+        how = {**self.shown, **how}
+        rows = self.rows
+        if how.get("x") == "parameters":
+            from layertool.comparison import with_sizes
 
+            rows = with_sizes(rows)
+        found = Results(rows, **how)
+        found.tables = self.tables
+        return found
 
-def metrics_of(rows: pd.DataFrame) -> pd.Series:
-    """What each row is of: the first part of its variant."""
-    return rows["variant"].str.split(", ").str[0]
+    def text(self, brief: bool = False, **how: Any) -> str:
+        """The rows as tables of 80 columns for a terminal. ``brief``: without intervals; ``how``: see ``plot``."""
+        asked = self.over(**how)
+        return tables.text(asked.rows, brief, **asked.shown)
 
+    def write(self, file: Path | str) -> Path:
+        """Write the rows as .csv, .parquet or .json, whole or not at all."""
+        return result_rows.write(self.rows, file)
 
-def is_stimulus(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are of one stimulus ("SSN: T_1"), rather than a mean of many ("SSN", "all")."""
-    return rows["target"].str.contains(SEPARATOR, regex=False)
+    def plot(self, file: Path | str | None = None, **how: Any) -> Figure:
+        """The figure; with ``file`` it is written, too, as .png, .pdf or .svg.
 
+        ``how``: ``x`` is the axis ("layer", "depth", "step" or "parameters" removed from the store ``reference``), ``names`` are
+        labels of the stores, in their order.
+        """
+        from layertool import figures
 
-def is_matrix(rows: pd.DataFrame) -> bool:
-    """Whether rows hold a layer by layer table, rather than layers against one target or a few.
+        asked = self.over(**how)
+        return figures.draw(asked.rows, file, **asked.shown)
 
-    Targets are layers ("T3", or "OTHER:T3") then: all of the store's own, or at least three, and a layer that is among
-    the targets is compared with itself too, which no curve against one layer does.
-    """
-    if rows.empty:
-        return False
-    name = rows["target"].astype(str).str.rpartition(":")
-    names = set(rows["layer"].astype(str))
-    rows = rows.assign(_other=name[0], _of=name[2])[[n in names or bool(_LAYER.fullmatch(n)) for n in name[2]]]
-    keys = [k for k in ("store", "model", "revision", "step", "analysis", "variant", "unit", "_other") if k in rows]
-    for _, part in rows.groupby(keys, dropna=False):
-        layers, targets = set(part["layer"]), set(part["_of"])
-        with_itself = bool((part["layer"] == part["_of"]).any()) or not layers & targets
-        if with_itself and len(targets) > 1 and (layers <= targets or len(targets) >= 3):
-            return True
-    return False
+    def report(self, file: Path | str) -> Path:
+        """One HTML page of the rows: figures, tables, methods and provenance."""
+        from layertool.report import write as write_page
 
-
-def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
-    """Write results as .csv, .parquet or .json (records), whole or not at all. Raises UsageError for other suffixes."""
-    path = Path(path)
-    rows = results if isinstance(results, pd.DataFrame) else table(results)
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path} has no known format: end it in {', '.join(FORMATS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        if path.suffix == ".parquet":
-            rows.to_parquet(temporary, index=False)
-        elif path.suffix == ".json":
-            temporary.write_text(json.dumps(records(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        else:
-            columns.write_csv(rows, temporary)
-    return path
-
-
-def read(paths: Sequence[Path | str]) -> pd.DataFrame:
-    """Read and join result files. Raises UsageError for a file that does not have the schema's columns."""
-    parts = []
-    for path in map(Path, paths):
-        if path.suffix not in FORMATS or not path.exists():
-            raise UsageError(f"{path} is no result file ({', '.join(FORMATS)}) that exists: check the path")
-        try:
-            part = _read(path)
-        except (ValueError, OSError, RecursionError) as error:  # the parsers of all formats raise these
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"{path} is no result file: it cannot be read as {path.suffix[1:]} ({reason})") from error
-        missing = [column for column in COLUMNS if column not in part.columns and column not in LATER]
-        if missing:
-            raise UsageError(f"{path} is no result file: it has no column '{missing[0]}'")
-        parts.append(part.reindex(columns=COLUMNS))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Rows with the very numbers that were written."""
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix == ".csv":  # a model may be called 007, a word nan
-        texts = {f.name: "str" for f in fields(Result) if str(f.type).startswith("str")}
-        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ValueError("it holds no list of records")
-    table = pd.DataFrame(found)
-    for column in ("value", "ci_low", "ci_high"):  # "-inf"
-        if column in table:
-            table[column] = pd.to_numeric(table[column])
-    return table
+        return write_page(self.rows, file)

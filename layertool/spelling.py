@@ -40,6 +40,11 @@ def visible(text: str, keep: str = "", spell: Callable[[str], str] = ascii) -> s
     return text.translate(unseen) if unseen else text
 
 
+def natural(text: str) -> list:
+    """Sorts texts by the numbers in them: step-900 before step-1000."""
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
 def is_text(text: str) -> bool:
     """Whether files can hold ``text``: names of files that are no UTF-8 come as halves of surrogate pairs, which
     are none."""

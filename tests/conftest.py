@@ -36,18 +36,3 @@ def _figures_closed():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
-
-
-# Files that train networks or run whole commands: minutes in all, so that `make check` leaves them out.
-_SLOW = {
-    "test_compressing.py", "test_compressing_places.py", "test_compress_command.py", "test_compression.py", "test_ctc.py", "test_ctc_runs.py",
-    "test_distillation.py", "test_distilling.py", "test_distill_command.py", "test_finetune_command.py",
-    "test_pretraining.py", "test_pretrain_command.py", "test_pruned_models.py", "test_session.py",
-    "test_probe_commands.py", "test_word_discrimination.py", "test_fairseq_oracle.py",
-}  # fmt: skip
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.name in _SLOW:
-            item.add_marker(pytest.mark.slow)

@@ -119,7 +119,7 @@ def _serve() -> None:
     import transformers.models.wav2vec2.modeling_wav2vec2  # noqa: F401
 
     import layertool.commands.extract
-    import layertool.extractors.acoustic_run
+    import layertool.extractors.acoustic
     import layertool.extractors.huggingface
     import layertool.extractors.run  # noqa: F401
 

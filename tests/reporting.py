@@ -10,7 +10,7 @@ import pandas as pd
 
 from layertool import results
 from layertool.report import page
-from layertool.results import PARAMETERS, Result
+from layertool.result_rows import PARAMETERS, Result
 
 LAYERS = ("C1", "T0", "T1", "T2")
 EVIL = '</script><script>document.title = "run"</script><img src=x onerror=\'document.title="run"\'>'

@@ -11,13 +11,13 @@ import models
 import pandas as pd
 import pytest
 from commands import run, succeeds
+from layertool.feed import correlation, information, similarity
 
 import layertool
 from layertool import FeatureStore, results
-from layertool.analysis.rows import ALL, Sampling, parse_where
-from layertool.feed import correlation, information, similarity
-from layertool.feed.correlation import EmbeddingTarget, LabelTarget, LayerTarget, cca_rows
-from layertool.feed.similarity import similarity_rows
+from layertool.layerwise.cca import EmbeddingTarget, LabelTarget, LayerTarget, cca_rows
+from layertool.layerwise.cka import similarity_rows
+from layertool.layerwise.rows import ALL, Sampling, parse_where
 
 USAGE, DATA, N = 2, 1, 14
 CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000", "checkpoint-4000")

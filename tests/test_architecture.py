@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "layertool"
 FLOORS = [
     {"errors", "spelling"},
     {
+        "account",
+        "declared",
         "files",
         "kinds",
         "layers",
@@ -28,7 +30,7 @@ FLOORS = [
     {"corpora", "analysis", "probes", "figures"},
     {"feed"},
     {"extractors", "training", "report"},
-    {"commands", "cli", "demo"},
+    {"commands", "cli", "demo", "doctor", "recipes", "rehearsal"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

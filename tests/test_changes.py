@@ -148,9 +148,9 @@ def test_normalisation_of_a_folder_without_preprocessor(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"normalise": True}, "--normalise is for models; mel is an acoustic feature"),
-        ({"language": "fr"}, "--language is for models; mel is an acoustic feature"),
-        ({"dtype": "bfloat16"}, "leave out --dtype bfloat16"),
+        ({"normalise": True}, "--normalise is for models that read waveforms; mel is an acoustic feature"),
+        ({"language": "fr"}, "--language is for Whisper's decoder; mel is an acoustic feature"),
+        ({"dtype": "bfloat16"}, "--dtype is for networks; mel is an acoustic feature"),
         ({"device": "cuda:7"}, "device 'cuda:7' is not on this machine"),
     ],
 )

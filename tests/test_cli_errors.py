@@ -25,6 +25,7 @@ from commands import run as layertool
 from commands import succeeds
 
 from layertool.cli import COMMANDS, cli
+from layertool.commands.options import OLD
 from layertool.corpora.corpus import Corpus
 from layertool.store import FeatureStore, verify
 
@@ -86,8 +87,21 @@ def by_hand(folder: Path, utterances: str, segments: str | None = None) -> Path:
 
 
 def test_what_is_no_command():
-    says = "there is no command 'extrct'; the commands are " + ", ".join(COMMANDS)
-    fails(USAGE, ["extrct"], says)
+    fails(USAGE, ["extrct"], "there is no command 'extrct'; did you mean extract or export?")
+    fails(USAGE, ["xyz"], "there is no command 'xyz'; the commands are " + ", ".join(COMMANDS))
+    fails(USAGE, ["compress", "headz"], "Did you mean 'heads'?")
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"), [(command, old, new) for command, names in OLD.items() for old, new in names.items()]
+)
+def test_options_that_are_called_something_else_now(command, old, new):
+    fails(
+        USAGE,
+        [*command.split(), "a", "b", "-o", "x", old, "1"],
+        f"'layertool {command}' has no {old} any more: type {new}",
+    )
+    assert new in succeeds(*command.split(), "-h").stdout
 
 
 @pytest.mark.parametrize(
@@ -202,7 +216,7 @@ def test_a_unit_that_is_none(corpus, store):
         ["extract", "mel", corpus, "-o", store, "--units", "word,syllable"],
         "'syllable' is no unit: choose among frame, phone, word, utterance",
     )
-    fails(USAGE, ["extract", "mel", corpus, "-o", store, "--units", ""], "'' is no unit: choose among frame")
+    fails(USAGE, ["extract", "mel", corpus, "-o", store, "--units", ""], "--units names nothing")
 
 
 def test_segments_outside_their_utterance(corpus, store):
@@ -366,7 +380,7 @@ def test_layers_that_are_not_there(corpus, store, network):
             ["extract", "mel", corpus, "-o", store, "--layers", layer],
             f"'{layer}' is no layer of mel: it has mel",
         )
-    fails(USAGE, ["extract", "mel", corpus, "-o", store, "--layers", ","], "no layer was asked for", "--layers all")
+    fails(USAGE, ["extract", "mel", corpus, "-o", store, "--layers", ","], "--layers names nothing")
     assert not store.exists()
 
 

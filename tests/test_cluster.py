@@ -19,13 +19,13 @@ import layertool
 from layertool import results
 from layertool.cluster import Cluster, _room, current
 from layertool.errors import AudioError, LayertoolError, ModelError, UsageError
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.on_cluster import Request, extract_on_cluster
-from layertool.extractors.prepare import Options
 from layertool.store import FeatureStore, verify
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
-OPTIONS = Options(("phone", "word", "utterance"), shard_seconds=0.1)  # a shard for every utterance
+OPTIONS = Extraction(units=("phone", "word", "utterance"), shard_seconds=0.1)  # a shard for every utterance
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def one_thread():
 
 
 def request_of(model, **compute) -> Request:
-    return Request(str(model), OPTIONS, {"device": "cpu", **compute})
+    return Request(str(model), replace(OPTIONS, device="cpu", **compute))
 
 
 def workers(title: bytes = b"ray::Worker") -> list[int]:

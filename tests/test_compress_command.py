@@ -18,6 +18,8 @@ from layertool.training.pretraining_recipes import Recipe
 from layertool.training.schedules import Trigger
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 QUICK = ("--device", "cpu", "--batch-size", "2", "--max-seconds", "0.5", "--min-frames", "5", "--learning-rate", "1e-3")
 
 
@@ -89,9 +91,7 @@ def test_when_weights_are_pruned(folder, model, tmp_path, monkeypatch):
         pruning = asked(monkeypatch, "weights", model / "wav2vec2", folder, "-o", tmp_path / "o", *arguments)[3]
         return pruning.plan, pruning.total_steps
 
-    options = (
-        "--warm-up 10 --period 20 --lag 5 --improvement 0.1 --decay 0.5 --seeding original --sparsities 0.1,0.4".split()
-    )
+    options = "--first-pruning 10 --period 20 --lag 5 --improvement 0.1 --decay 0.5 --seeding original --sparsities 0.1,0.4".split()
     assert plan(*options) == (Trigger((0.1, 0.4), 10, 20, 5, 0.5, 0.1, "original"), 1_000_000)
     assert plan("--sparsities", "0.3")[0] == Trigger((0.3,))
     fixed, total = plan("--at", "5,10", "--steps", "12")
@@ -125,13 +125,13 @@ def test_the_help_says_the_defaults():
         (("weights", "melhubert", "--steps", "0", "--period", "5"), "leave --period out"),
         (("rows", "melhubert", "--steps", "0", "--mask-prob", "0.5"), "leave --mask-prob out"),
         (("heads", "melhubert", "CORPUS", "--at", "5"), "add --steps"),
-        (("heads", "melhubert", "CORPUS", "--at", "5,x", "--steps", "9"), "is no list of steps"),
+        (("heads", "melhubert", "CORPUS", "--at", "5,x", "--steps", "9"), "--at takes whole numbers, separated by commas, not"),
         (("heads", "melhubert", "CORPUS", "--at", "1,2,3,4", "--steps", "9"), "4 prunings remove 4 heads of each block, but block 1 has 4"),
         (("heads", "melhubert", "--steps", "0", "--amount", "4"), "remove 4 heads of each block, but block 1 has 4"),
         (("heads", "melhubert", "CORPUS", "--steps", "100"), "leaves no training after it, which ends at step 100"),
         (("weights", "melhubert", "CORPUS", "--at", "5", "--period", "9", "--steps", "9"), "leave one out"),
         (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "do not ascend"),
-        (("weights", "melhubert", "CORPUS", "--sparsities", "a"), "are no sparsities"),
+        (("weights", "melhubert", "CORPUS", "--sparsities", "a"), "--sparsities takes numbers, separated by commas, not"),
         (("heads", "wav2vec2", "CORPUS", "--clusters", "5"), "leave --clusters out"),
         (("heads", "melhubert", "CORPUS", "--targets", "T2"), "'T2' are no targets"),
         (("heads", "melhubert", "CORPUS", "--replay", "nowhere", "--steps", "9"), "nowhere is no file"),

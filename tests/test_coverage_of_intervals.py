@@ -22,10 +22,10 @@ import pytest
 
 from layertool.analysis import cca, cka, folds, matrix, protocols, similarity, speat
 from layertool.analysis.moments import FoldMoments
-from layertool.feed import information, segmentation
-from layertool.feed.lexical import bootstrap_mean
+from layertool.layerwise.lexical_rows import bootstrap_mean
+from layertool.layerwise.mi import MI
+from layertool.layerwise.segmentation import Segmentation
 from layertool.probes import neighbours, sentence_similarity, word_discrimination, word_similarity
-from layertool.probes import segmentation as boundaries
 from layertool.store import FeatureStore
 from layertool.training.ctc_rates import bootstrap_rate
 
@@ -132,8 +132,8 @@ def clusters_and_labels(effect: float, fit_on: bool = False, repeats: int = 3, n
         with TemporaryDirectory() as folder:
             store = phones(Path(folder), random, "scored")
             fit = phones(Path(folder), random, "fit") if fit_on else None
-            options = information.Options(n_clusters=12, batch_size=200, repeats=repeats, fit_store=fit, seed=seed)
-            rows = information.mi_rows(store, "phone", options=options)[:3]
+            analysis = MI(labels="phone", clusters=12, batch_size=200, repeats=repeats, fit_on=fit, seed=seed)
+            rows = analysis.run(store)[:3]
         return sum(((row.value, row.ci_low, row.ci_high) for row in rows), ())
 
     return draw
@@ -239,9 +239,9 @@ def word_boundaries(resampled: str, n_cells: int) -> Callable[[np.random.Generat
             store = planted.store(
                 Path(folder) / "s", lengths, segments, {"T1": frames}, words, speaker=[f"s{k}" for k in speakers]
             )
-            cells = boundaries.grid(["euclidean"], [2, 4], [0.3, 1])[:n_cells]
-            options = segmentation.Options(cells=cells, resample=resampled, tolerance=640, seed=seed)
-            rows = {row.variant.split(",")[0]: row for row in segmentation.segmentation_rows(store, options=options)}
+            grid = {"window": (2, 4), "prominence": (0.3, 1)} if n_cells == 4 else {"window": 2, "prominence": 0.3}
+            analysis = Segmentation(distance="euclidean", **grid, resample=resampled, tolerance=40, seed=seed)
+            rows = {row.metric: row for row in analysis.run(store)}
         asked = [rows[name] for name in ("F1", "R-value", "token F1")]
         return sum(((row.value, row.ci_low, row.ci_high) for row in asked), ())
 

@@ -8,10 +8,12 @@ import models
 import pytest
 from click.testing import CliRunner
 
-from layertool.commands.distill import distill
+from layertool.commands.training import distill
 from layertool.errors import LayertoolError, UsageError
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,13 @@ def run(place, *options, out="out"):
 
 
 def test_a_run(place):
-    result = run(place, "--targets", "1,3", "--batch-size", 2)
+    result = run(place, "--teacher-layers", "1,3", "--batch-size", 2)
     assert result.exit_code == 0, result.output
     assert "out: 3 models" in result.output
     assert "utterances  2 (1 too short)" in result.output
     assert "layertool extract" in result.stderr
     assert "1 of 3 utterances are left out" in result.stderr
-    again = run(place, "--targets", "1,3", "--batch-size", 2, "-q")
+    again = run(place, "--teacher-layers", "1,3", "--batch-size", 2, "-q")
     assert "the run was finished already" in again.output
     assert again.stderr == ""
     record = json.loads((place / "out/distill.json").read_text())
@@ -46,7 +48,7 @@ def test_a_run(place):
 
 
 def test_options_reach_the_run(place):
-    options = ("--layers", 1, "--targets", 2, "--no-teacher-init", "--pad", "count", "--max-samples", 4000, "--seed", 5,
+    options = ("--blocks", 1, "--teacher-layers", 2, "--no-teacher-init", "--pad", "count", "--max-samples", 4000, "--seed", 5,
                "--learning-rate", 1e-3, "--warmup-steps", 2, "--schedule", "constant", "--batch-size", 1)  # fmt: skip
     assert run(place, *options, out="other").exit_code == 0
     record = json.loads((place / "other/distill.json").read_text())
@@ -70,8 +72,9 @@ def test_options_reach_the_run(place):
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [(["--targets", "last"], "type --targets 3"), (["--targets", "4,12"], "no layer 4"), (["--targets", "1,1,9"], "no layer 9"),
-     (["--layers", "4", "--targets", "1"], "choose from 1 to 3"), (["--statistics", "100"], "--statistics is for MelHuBERT")],
+    [(["--teacher-layers", "last"], "--teacher-layers takes whole numbers"), (["--teacher-layers", "4,12"], "no layer 4"),
+     (["--teacher-layers", "1,1,9"], "no layer 9"),
+     (["--blocks", "4", "--teacher-layers", "1"], "choose from 1 to 3"), (["--statistics", "100"], "--statistics is for MelHuBERT")],
 )  # fmt: skip
 def test_wrong_requests(options, what, place):
     result = run(place, *options, out="wrong")
@@ -86,6 +89,6 @@ def test_what_click_refuses(place):
 
 
 def test_a_folder_of_something_else(place):
-    result = run(place, "--targets", "1", out="corpus")
+    result = run(place, "--teacher-layers", "1", out="corpus")
     assert isinstance(result.exception, LayertoolError)
     assert "holds other things" in str(result.exception)

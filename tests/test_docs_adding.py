@@ -1,6 +1,9 @@
 """docs/adding.md does what it says: its own code adds a model family and an analysis."""
 
+import json
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import small
 from click.testing import CliRunner
 
 from layertool import FeatureStore
+from layertool.commands.analyses import command
 from layertool.store import verify
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
@@ -81,10 +85,16 @@ def test_its_batches_change_nothing(family):
 
 
 @pytest.fixture(scope="module")
-def analysis() -> dict:
+def analysis(family, folder) -> dict:
+    """What the second section's code leaves behind, beside the store of the first."""
     names: dict = {"__name__": "adding"}
-    for block in blocks("An analysis"):
-        exec(block, names)
+    sys.modules["adding"] = types.ModuleType("adding")
+    sys.modules["adding"].__dict__.update(names)
+    names = sys.modules["adding"].__dict__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block in blocks("An analysis"):
+            exec(block, names)
     return names
 
 
@@ -101,11 +111,16 @@ def test_the_function_is_its_formula(analysis):
     assert permuted == pytest.approx(3 / 59, abs=0.002)
 
 
-def test_the_command_gives_rows_like_all_others(family, analysis, folder):
+@pytest.fixture
+def separation(family, analysis):
+    """Its command, made from the declaration."""
+    return command(analysis["Separation"])
+
+
+def test_the_command_gives_rows_like_all_others(family, analysis, separation, folder):
     out, plot = folder / "separation.csv", folder / "separation.png"
-    done = CliRunner().invoke(
-        analysis["separation"], [str(folder / "toy"), "-o", str(out), "--plot", str(plot), "--layers", "C2"]
-    )
+    arguments = [str(folder / "toy"), "-o", str(out), "--plot", str(plot), "--layers", "C2"]
+    done = CliRunner().invoke(separation, arguments)
     assert done.exit_code == 0, done.output
     rows = pd.read_csv(out)
     assert rows["layer"].tolist() == ["C2"]
@@ -114,15 +129,19 @@ def test_the_command_gives_rows_like_all_others(family, analysis, folder):
     assert rows["value"][0] == pytest.approx(analysis["between"](family["store"].read("phone", "C2"), codes), rel=1e-6)
     assert rows["chance"][0] == pytest.approx((len(set(labels)) - 1) / (len(labels) - 1))
     assert rows["ci_low"][0] < rows["value"][0] < rows["ci_high"][0]
+    assert json.loads(rows["settings"][0])["labels"] == "phone"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "separation" in done.output
 
 
+def test_the_function_gives_the_same(family, analysis, folder):
+    found = analysis["found"].rows
+    assert found["layer"].tolist() == ["C1", "C2"]
+    assert (found["metric"] == "eta squared").all()
+    assert "labels" in analysis["separation"].__doc__
+
+
 def test_the_report_takes_them(family, analysis, folder):
     pytest.importorskip("plotly")
-    from layertool import results
-    from layertool.report import page
-
-    results.write(analysis["separation_rows"](family["store"]), folder / "all.csv")
-    page.write([folder / "all.csv"], folder / "report.html")
+    analysis["found"].report(folder / "report.html")
     assert "share of variance between labels" in (folder / "report.html").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import pytest
 import layertool
 from layertool.analysis import protocols
 from layertool.cli import cli
-from layertool.feed import information, neighbours, similarity, word_similarity
-from layertool.probes import segmentation
+from layertool.layerwise import ANALYSES, declared
+from layertool.result_rows import PARAMETERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(page.relative_to(DOCS)): page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")}
@@ -25,17 +25,7 @@ make_reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make_reference)
 COMMANDS = dict(make_reference.commands(cli))
 # What the design fixes for other programs: (where it is, how the docs name it).
-FIXED = [
-    ("layertool", "Corpus.read"), ("layertool", "extract"), ("layertool", "FeatureStore"), ("layertool", "FeatureStore.layers"),
-    ("layertool", "FeatureStore.read"), ("layertool", "FeatureStore.rows"), ("layertool.analysis.cca", "fit"),
-    ("layertool.analysis.cca", "Fit.score"), ("layertool.analysis.cka", "linear"),
-    ("layertool.analysis.mi", "score"), ("layertool.analysis.speat", "association_test"),
-    ("layertool.analysis.lexical", "log_likelihood"), ("layertool.analysis.lexical", "WhisperScorer"),
-    ("layertool.analysis.lexical", "WhisperScorer.log_probs"), ("layertool.analysis.lexical", "WhisperScorer.top_words"),
-    ("layertool.models.melhubert", "load"), ("layertool.models.fairseq", "load"),
-    ("layertool.training.compression", "prune_heads"), ("layertool.training.compression", "prune_rows"),
-    ("layertool.training.compression", "prune_weights"), ("layertool.extractors.acoustic", "features"),
-]  # fmt: skip
+FIXED = [(module, name) for module, names in make_reference.PUBLIC.items() for name in names]
 FIELDS = {
     ("layertool.analysis.cca", "Fit"): ("correlations",),
     ("layertool.analysis.cca", "Score"): ("correlations", "mean", "pwcca_x", "pwcca_y", "pwcca"),
@@ -100,23 +90,11 @@ def test_every_fixed_field_is_there_and_in_the_docs(module, kind):
         assert f"`{name}`" in reference_of(module)
 
 
-def variants() -> list[str]:
-    """How the variants that the code writes begin."""
-    from layertool import results
-
-    names = [*protocols.NAMES.values(), *(name for name, _, _ in information.METRICS.values())]
-    for measure in similarity.MEASURES:
-        for debiased in (True, False):
-            name = similarity._name(similarity.Options(measure=measure, debiased=debiased))
-            names.append(name.split(", chance")[0])
-    names += [results.LIKELIHOOD, results.TAU, results.TOP_1, results.TOP_N, results.SURPLUS, results.IMPOSSIBLE]
-    names += [results.UNFINISHED, results.PARAMETERS, word_similarity.COVERAGE, neighbours.MAJORITY]
-    counts = dict.fromkeys(segmentation.Counts.__dataclass_fields__, 1)
-    return [*names, *segmentation.scores(segmentation.Counts(**counts))]
+METRICS = [metric.name for words in ANALYSES for metric in declared(words).metrics]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(variants()))
-def test_every_variant_is_in_the_table_of_metrics(name):
+@pytest.mark.parametrize("name", dict.fromkeys([*METRICS, PARAMETERS]))
+def test_every_metric_is_in_the_tables(name):
     assert f"`{name}`" in PAGES["metrics.md"]
 
 

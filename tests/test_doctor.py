@@ -9,8 +9,7 @@ import pytest
 import torch
 from commands import succeeds
 
-from layertool import __version__
-from layertool.commands import doctor, installed
+from layertool import __version__, doctor
 
 
 def found(**changes) -> dict:
@@ -36,15 +35,15 @@ def test_json_has_the_same():
 
 
 def test_a_missing_extra_comes_with_its_command(monkeypatch):
-    there = installed.version_of
-    monkeypatch.setattr(installed, "version_of", lambda name: None if name == "espeakng-loader" else there(name))
+    there = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "espeakng-loader" else there(name))
     assert found()["extras"]["demo"]["install"] == "pip install 'layertool[demo]'"
     assert "pip install 'layertool[demo]'" in succeeds("doctor").stdout  # rich takes brackets for styles
 
 
 def test_an_old_package_is_told(monkeypatch):
-    there = installed.version_of
-    monkeypatch.setattr(installed, "version_of", lambda name: "1.0" if name == "numpy" else there(name))
+    there = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: "1.0" if name == "numpy" else there(name))
     problems = found()["problems"]
     assert any("numpy is 1.0" in problem and "pip install 'numpy>=" in problem for problem in problems)
     assert "another version" in succeeds("doctor").stdout

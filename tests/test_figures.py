@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from layertool import figures, results
 from layertool.errors import UsageError
 from layertool.figures.panels import COLOURS
-from layertool.results import is_matrix
+from layertool.result_rows import is_matrix
 
 BASE = [f"C{k}" for k in range(1, 8)] + [f"T{k}" for k in range(13)]
 LARGE = [f"T{k}" for k in range(25)]

@@ -10,7 +10,7 @@ import pytest
 
 from layertool import figures, results
 from layertool.errors import UsageError
-from layertool.results import PARAMETERS, Result
+from layertool.result_rows import PARAMETERS, Result
 
 TARGETS = ("gender=female:male, valence=positive:negative", "age=young:old, valence=positive:negative")
 

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 
 from layertool import figures, results
 from layertool.errors import UsageError
-from layertool.results import Result
+from layertool.result_rows import Result
 
 LAYERS = ["T0", "T1", "final", "D0", "D1"]
 HOW = "notimestamps, end token, lower case, 30 s window"

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 from layertool import figures, results
 from layertool.errors import UsageError
 from layertool.figures.panels import COLOURS
-from layertool.results import Result
+from layertool.result_rows import Result
 
 LIKELIHOOD, SURPLUS = "log-likelihood", "frequency minus probability of the target"
 HOW = "notimestamps, end token, lower case, 30 s window"

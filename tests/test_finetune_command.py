@@ -13,9 +13,11 @@ from commands import run, succeeds
 
 pytest.importorskip("accelerate")
 pytest.importorskip("jiwer")
+
+pytestmark = pytest.mark.slow
 SPLITS = ["train"] * 4 + ["dev"] * 2 + ["test"] * 2
 QUICK = ("--steps", 4, "--save-steps", 2, "--batch-size", 2, "--device", "cpu")
-FROZEN = ("--units", "phone", "--freeze", "--weighted-sum")
+FROZEN = ("--tokens", "phone", "--freeze", "--weighted-sum")
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +111,8 @@ def test_models_of_one_name(place):
         ([*FROZEN, "--augment"], "leave --augment out"),
         (["--normalise-layers"], "--normalise-layers is for frozen layers"),
         (["--plot", "x.png"], "--plot draws the weights of frozen layers"),
-        (["--units", "phone", "--case", "lower"], "--case is for characters"),
-        (["--reinit-top", "many"], "type --reinit-top 3, or --reinit-top 0,1,3"),
+        (["--tokens", "phone", "--case", "lower"], "--case is for characters"),
+        (["--reinit-top", "many"], "--reinit-top takes whole numbers"),
         (["--reinit-top", "4"], "choose from 0 to 3"),
         (["--reinit-top", "0", "--sweep-reinit"], "name some with --reinit-top"),
         (["--dev-where", "split=x"], "there is no dev part"),

@@ -17,7 +17,7 @@ from commands import refused, succeeds
 from layertool import files, folders, results
 from layertool.corpora.corpus import Corpus
 from layertool.errors import LayertoolWarning, StoreError, UsageError
-from layertool.models.checkpoint_files import check_apart
+from layertool.models.open import Model
 from layertool.store.export import ExportFolder
 from layertool.training.runs import RunFolder
 
@@ -183,15 +183,15 @@ def run(tmp_path, monkeypatch) -> Path:
 )  # fmt: skip
 def test_a_model_is_not_overwritten_by_what_is_made_of_it(run, model, out):
     with pytest.raises(UsageError) as error:
-        check_apart(model, Path(out))
+        Model.open(model).check_apart(Path(out))
     assert str(error.value) == f"the model {model} lies in {Path(out)}, which is to be written: choose another -o"
 
 
 @pytest.mark.parametrize("model", ["elsewhere", "facebook/wav2vec2-base", "mel", "facebook/x@main", "run2/step-2"])
 def test_models_that_are_elsewhere_pass(run, model):
-    check_apart(model, Path("run"))
-    check_apart("run/step-2", Path("new"))
-    check_apart("run/step-2", Path("run/step-2/below"))  # nothing of the model is replaced
+    Model.open(model).check_apart(Path("run"))
+    Model.open("run/step-2").check_apart(Path("new"))
+    Model.open("run/step-2").check_apart(Path("run/step-2/below"))  # nothing of the model is replaced
 
 
 # no room

@@ -41,7 +41,7 @@ def rows_of(*arguments) -> pd.DataFrame:
 def means(rows) -> dict[tuple, float]:
     """(model, metric, layer) -> mean over all stimuli."""
     rows = rows[rows["target"] == "all"]
-    metrics, layers = rows["variant"].str.split(", ").str[0], rows["layer"].fillna("")
+    metrics, layers = rows["metric"], rows["layer"].fillna("")
     keys = zip(rows["model"], metrics, layers, strict=True)
     return dict(zip(keys, rows["value"], strict=True))
 
@@ -94,7 +94,7 @@ def test_tables_files_figures(name):
     assert set(rows["analysis"]) == {"lexical lens" if name == "lens" else "lexical"}
     metrics = {"log-likelihood", "Kendall tau-b", "frequency minus probability of the target"}
     metrics |= {"top-1 accuracy", "top-n coverage"} if name != "score" else set()
-    assert set(rows["variant"].str.split(", ").str[0]) == metrics
+    assert set(rows["metric"]) == metrics
     assert set(rows[~rows["target"].str.contains(":")]["target"]) == {"all", "SSN", "BMN3", "BAB4"}
     assert rows["target"].str.contains(":").any() == (name != "lens")
     assert "nan" not in told.stdout.lower()
@@ -121,7 +121,7 @@ def test_responses(suffix):
     assert f"{len(table)} rows in r{suffix}" in told.stderr
     assert table["response"].tolist() == [word for clip in heard.CLIPS for word in clip[0].split("|")]
     assert table["count"].tolist() == [int(k) for clip in heard.CLIPS for k in clip[1].split()]
-    rows = results.read(["x.csv"]).query("target.str.contains(':') and variant.str.startswith('log-l')")
+    rows = results.read(["x.csv"]).query("item.notna() and metric == 'log-likelihood'")
     for (utterance, part), value in zip(table.groupby("utterance", sort=False), rows["value"], strict=True):
         assert heard.multinomial(part["log_p"], part["count"]) == pytest.approx(value), utterance
 
@@ -136,7 +136,7 @@ def test_words_that_were_ranked():
         assert part["rank"].tolist() == list(range(1, len(words) + 1))
         assert set(part["word"]) <= set(heard.LEXICON)
         own = rows[rows["target"].str.endswith(f": u{k}")]
-        mine = dict(zip(own["variant"].str.split(", ").str[0], own["value"], strict=True))
+        mine = dict(zip(own["metric"], own["value"], strict=True))
         assert mine["top-n coverage"] == pytest.approx(heard.share_found(list(part["word"]), words))
         assert mine["top-1 accuracy"] == heard.top_is_right(part["word"].iloc[0], words, counts)
 
@@ -153,7 +153,7 @@ def test_a_model_that_is_drawn_anew_and_coarser_computing():
     anew = means(rows_of(*COMMANDS["score"], "--random-init", 3))
     assert {key[0] for key in anew} == {"small (random init 3)"}
     coarse = rows_of(*COMMANDS["score"], "--dtype", "bfloat16")
-    assert coarse["variant"].str.contains("bfloat16").all()
+    assert coarse["settings"].str.contains("bfloat16").all()
     key = ("small", "log-likelihood", "D2")
     assert 0 < abs(means(coarse)[key] - before[key]) < 10
 
@@ -194,7 +194,7 @@ def test_models_whose_folders_have_one_name():
 
 def test_a_model_twice_is_one():
     rows = rows_of("score", "small", "small", "corpus", *FAST)
-    assert not rows.duplicated(["model", "variant", "target"]).any()
+    assert not rows.duplicated(["model", "metric", "target"]).any()
 
 
 @pytest.mark.parametrize("command", ["score", "lens"])
@@ -229,13 +229,13 @@ def test_states_that_were_computed_coarsely_are_not_taken_for_others():
         assert fine["value"].tolist() != coarse["value"].tolist()
         alone = rows_of(*COMMANDS["score"])
         if fine["value"].tolist() != pytest.approx(alone["value"].tolist(), abs=1e-3):
-            assert not set(fine["variant"]) & set(alone["variant"])
+            assert not set(fine["settings"]) & set(alone["settings"])
 
 
 def test_layers_of_the_lens():
     rows = rows_of(*COMMANDS["lens"], "--layers", "T0-T1,D2", "--no-rank")
     assert list(dict.fromkeys(rows["layer"])) == ["T0", "T1", "D2"]
-    assert not rows["variant"].str.startswith("top-").any()
+    assert not rows["metric"].str.startswith("top-").any()
     itself = means(rows_of(*COMMANDS["score"], "--split", "test"))
     assert means(rows)["small", "log-likelihood", "D2"] == pytest.approx(
         itself["small", "log-likelihood", "D2"], abs=1e-4
@@ -307,7 +307,6 @@ baselines small corpus --smoothing -1 WORDS | smoothing
 baselines small corpus --lexicon no.txt | no.txt does not exist
 lens small corpus --layers T9 WORDS FAST | 'T9' is no layer of small | T0-T2, final, D0-D2
 lens small corpus --layers C1 WORDS FAST | 'C1' is no layer of small
-lens small other corpus WORDS | corpus
 """
 CASES = [(code, line) for code, text in ((DATA, BROKEN), (USAGE, REFUSED)) for line in text.strip().splitlines()]
 

@@ -24,7 +24,8 @@ from layertool.errors import LayertoolWarning, ModelError, UsageError
 from layertool.extractors.load import open_extractor
 from layertool.models import melhubert, pruned
 from layertool.models.checkpoint_files import normalises
-from layertool.models.checkpoints import load_model, read_config
+from layertool.models.checkpoints import read_config
+from layertool.models.open import Model
 from layertool.models.whisper import is_multilingual, load_tokenizer
 from layertool.training.opening import open_encoder
 from layertool.training.plans import look
@@ -132,7 +133,7 @@ def test_every_family_opens_without_a_preprocessor(kind, tmp_path):
         f"{tmp_path / 'm'} has no preprocessor_config.json: its waveforms are "
         f"{'' if has_layer_norm else 'not '}normalised" in sentence
     )
-    assert open_encoder(str(tmp_path / "m")).normalises is has_layer_norm if "Conformer" not in kind else True
+    assert open_encoder(str(tmp_path / "m")).model.normalises is has_layer_norm if "Conformer" not in kind else True
     waveform = models.speech_like(8_000, 1)
     given = references.standardised(waveform) if has_layer_norm else waveform
     assert np.allclose(extractor.normalise(waveform), given, atol=1e-5)
@@ -222,7 +223,7 @@ def test_weights_are_missed_by_the_layers_that_need_them(tmp_path, family, part,
     with pytest.raises(ModelError, match="lacks"):
         layertool.extract(str(folder), corpus, tmp_path / "u", "utterance")
     with pytest.raises(ModelError, match="lacks"):  # training takes all of it
-        load_model(str(folder), read_config(str(folder)), None)
+        Model.open(folder).load()
 
 
 def test_whispers_decoder_is_missed_by_its_layers(tmp_path):
@@ -418,7 +419,7 @@ def test_the_file_of_transformers_5_is_read_alone(tmp_path, said):
     )
     extractor, notes = told(lambda: opened(folder))
     assert extractor.provenance["normalise"] is said
-    assert open_encoder(str(folder)).normalises is said  # training is given the same
+    assert open_encoder(str(folder)).model.normalises is said  # training is given the same
     assert notes == []
 
 
@@ -469,7 +470,7 @@ def test_an_input_of_another_kind_is_refused(tmp_path, said):
 def test_a_preprocessor_that_says_nothing_has_the_default_of_transformers(tmp_path):
     folder = models.save("wav2vec2-base", tmp_path / "m")
     write(folder / "preprocessor_config.json", sampling_rate=16_000)
-    result, said = told(lambda: normalises(str(folder), read_config(str(folder))))
+    result, said = told(lambda: normalises(str(folder), None, read_config(str(folder))))
     assert result is True
     assert "does not say do_normalize" in said[0]
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from layertool.errors import ModelError
-from layertool.extractors.series import members
 from layertool.models.foreign import check_tensors, plain, read_checkpoint, whole_step
+from layertool.models.open import Model
 
 
 def text(value: str) -> bytes:
@@ -149,11 +149,11 @@ def test_names_of_a_series_are_one_part_of_a_path(tmp_path, monkeypatch, style):
     (tmp_path / "a/folder.pt").mkdir()
     monkeypatch.chdir(tmp_path / "b")
     start = {"absolute": str(tmp_path), "relative": "../../" + tmp_path.name, "above": ".."}[style]
-    found = members(f"fairseq:{start}/*/*")
+    found = Model.series(f"fairseq:{start}/*/*")
     names = [name for name, _ in found]
     assert len(set(names)) == len(names) == 5
     assert all(os.sep not in name and name not in ("", ".", "..") for name in names)
-    alone = members(f"fairseq:{start}/a/step_*.pt")
+    alone = Model.series(f"fairseq:{start}/a/step_*.pt")
     assert [name for name, _ in alone] == ["step_900", "step_1000"]
     with pytest.raises(ModelError, match="no checkpoint is called"):
-        members("melhubert:nowhere/*.ckpt")
+        Model.series("melhubert:nowhere/*.ckpt")

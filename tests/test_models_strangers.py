@@ -20,8 +20,9 @@ import torch
 from layertool.errors import LayertoolWarning, ModelError
 from layertool.extractors.load import open_extractor
 from layertool.models import melhubert, pruned
-from layertool.models.checkpoints import load_model, read_config
+from layertool.models.checkpoints import read_config
 from layertool.models.foreign import check_tensors, read_checkpoint
+from layertool.models.open import Model
 from layertool.models.whisper import load_tokenizer
 
 
@@ -439,7 +440,7 @@ def test_a_weights_file_of_pickles_is_bounded_too(folder):
     state = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    whole_network = load_model(str(folder), read_config(str(folder)), None)[0]
+    whole_network = Model.open(folder).load()
     assert all(torch.equal(whole_network.state_dict()[key], value) for key, value in state.items())
     name = max(state, key=lambda key: state[key].numel())
     state[name] = torch.zeros(1).expand(state[name].shape)
@@ -516,12 +517,11 @@ def test_errors_of_libraries_end_in_a_sentence(folder, tmp_path, monkeypatch, er
         raise error
 
     fairseq_writer.write("wav2vec2-base", tmp_path)
-    config = read_config(str(folder))
     monkeypatch.setattr(transformers.Wav2Vec2Model, "__init__", fail)
     monkeypatch.setattr(melhubert.MelHuBERT, "__init__", fail)
     for work in (
-        lambda: load_model(str(folder), config, None),
-        lambda: load_model(str(folder), config, 0),
+        lambda: Model.open(folder).load(),
+        lambda: Model.open(folder, random_init=0).load(),
         lambda: open_extractor(f"fairseq:{next(tmp_path.glob('*.pt'))}", device="cpu"),
     ):
         with pytest.raises(ModelError) as caught:

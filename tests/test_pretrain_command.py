@@ -16,6 +16,8 @@ from layertool.training.pretraining_networks import Sizes
 from layertool.training.pretraining_recipes import MODELS, SETTINGS, Recipe
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 TINY = ("--blocks", "1", "--width", "32", "--ffn", "48", "--heads", "4", "--device", "cpu")
 QUICK = (*TINY, "--steps", "4", "--save-steps", "2", "--batch-size", "2", "--max-seconds", "0.5", "--min-frames", "10", "--learning-rate", "1e-3")  # fmt: skip
 
@@ -38,7 +40,7 @@ def asked(monkeypatch, *arguments) -> tuple:
 
 def test_every_option_reaches_the_function(folder, tmp_path, monkeypatch):
     _, out, recipe, settings, store, init, device, overwrite, _, _ = asked(
-        monkeypatch, folder, "-o", tmp_path / "o", "--size", "small", "--heads", "10", "--frames", "10", "--clusters", "33",
+        monkeypatch, folder, "-o", tmp_path / "o", "--size", "small", "--heads", "10", "--frame-ms", "10", "--clusters", "33",
         "--cluster-frames", "444", "--mask-prob", "0.6", "--mask-length", "7", "--min-masks", "1", "--max-seconds", "3.5", "--min-frames", "9",
         "--statistics", "360", "--steps", "11", "--save-steps", "3", "--batch-size", "2", "--accumulation", "5", "--learning-rate", "2e-3",
         "--warmup-steps", "4", "--schedule", "cosine", "--seed", "6", "--device", "cpu", "--dtype", "bfloat16", "--overwrite",
@@ -78,7 +80,7 @@ def test_the_help_says_the_defaults():
     [
         (("--model", "wav2vec2", "--clusters", "5"), "leave --clusters out"),
         (("--model", "wav2vec2", "--targets", "s:T1"), "leave --targets out"),
-        (("--model", "hubert", "--frames", "20"), "--frames is for melhubert"),
+        (("--model", "hubert", "--frame-ms", "10"), "--frame-ms is for melhubert"),
         (("--conv-width", "8"), "--conv-width is for networks that read waveforms"),
         (("--init", "x", "--width", "32"), "leave --width out"),
         (("--init", "nowhere"), "nowhere"),
@@ -90,7 +92,7 @@ def test_the_help_says_the_defaults():
         ((), "the longest has 49 frames of 20 ms, and 321 are asked for; give fewer with --min-frames"),
         (("--min-frames", "5", "--clusters", "9999"), "9999 clusters need at least as many frames"),
         (("--device", "cuda:99"), "cuda:99"),
-        (("--mask-prob", "0"), "--mask-prob"),
+        (("--mask-prob", "0"), "with probability 0 cannot be drawn"),
         (("--steps", "-1"), "--steps"),
         (("--size", "large"), "--size"),
     ],
@@ -115,7 +117,6 @@ def test_without_accelerate(folder, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
 def test_two_stages_and_a_series(folder, tmp_path):
     done = succeeds("pretrain", folder, "-o", tmp_path / "run", *QUICK, "--clusters", "7")
     assert "1 of 4 utterances are left out: shorter than 10 frames (--min-frames)" in done.stderr
@@ -123,7 +124,7 @@ def test_two_stages_and_a_series(folder, tmp_path):
     assert f"layertool extract '{tmp_path}/run/step-*'" in done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"{tmp_path}/run: 3 models"
-    assert "utterances: 3 (1 too short)" in done.stdout
+    assert "utterances  3 (1 too short)" in done.stdout
     assert [line.split()[0] for line in lines if line.strip()][-2:] == ["2", "4"]
     again = succeeds("pretrain", folder, "-o", tmp_path / "run", *QUICK, "--clusters", "7")
     assert "(the run was finished already)" in again.stdout
@@ -190,11 +191,10 @@ def test_two_stages_and_a_series(folder, tmp_path):
     assert on.stderr == ""
 
 
-@pytest.mark.slow
 def test_the_other_networks(folder, tmp_path):
     for model, more in (("hubert", ("--clusters", "7")), ("wav2vec2", ())):
         done = succeeds(
             "pretrain", folder, "-o", tmp_path / model, "--model", model, *QUICK, "--conv-width", "16", *more
         )
-        assert ("targets:" in done.stdout) == (model == "hubert")
+        assert ("  targets  " in done.stdout) == (model == "hubert")
         succeeds("extract", f"{tmp_path}/{model}/step-*", folder, "-o", tmp_path / f"{model}-series", "--units", "utterance", "--device", "cpu", "-q")  # fmt: skip

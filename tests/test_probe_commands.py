@@ -11,14 +11,16 @@ import pandas as pd
 import planted
 import pytest
 from commands import run, succeeds
+from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
 
 from layertool import FeatureStore, figures, results
-from layertool.analysis.rows import Sampling, parse_where
-from layertool.feed import discrimination, neighbours, segmentation, sentences, word_similarity
-from layertool.feed.common import merged
+from layertool.layerwise.rows import Sampling, parse_where
+from layertool.layerwise.stores import merged
 from layertool.probes.segmentation import grid
 from layertool.probes.word_similarity import read
 from layertool.report.choosing import drawn
+
+pytestmark = pytest.mark.slow
 
 USAGE, DATA, N = 2, 1, 8
 STORES = ("one", "mel")
@@ -325,7 +327,6 @@ def test_one_metric_is_compared():
     succeeds("compare", "segmentation.csv", "--variant", "chosen prominence", "--layers", "T0,T1")
 
 
-@pytest.mark.slow
 def test_all_probes_in_one_figure():
     files = [f"{name}.csv" for name in PLAIN]
     shown = succeeds("compare", *files, "--plot", "all.svg").stdout

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 import layertool
-from layertool.analysis.rows import ALL
 from layertool.corpora import folder as folder_reader
-from layertool.feed import discrimination, neighbours, segmentation
+from layertool.layerwise.discrimination import Discrimination
+from layertool.layerwise.neighbours import Neighbours
+from layertool.layerwise.segmentation import Segmentation
 
 pytestmark = pytest.mark.slow
 
@@ -24,14 +25,14 @@ def stores(shared, tmp_path_factory):
     return whisper, layertool.extract("mel", corpus, folder / "mel", UNITS)
 
 
-def of_layers(compute, stores):
-    """Layer -> row, of both stores."""
-    return {row.layer: row for store in stores for row in compute(store) if row.layer != "baseline"}
+def of_layers(analysis, stores):
+    """Layer -> row, of all stores."""
+    return {row.layer: row for row in analysis.run(stores) if row.layer != "baseline"}
 
 
 def test_phones_are_told_better_the_higher_the_layer(stores, record_property):
-    options = neighbours.Options(("centroid",), sampling=ALL)
-    found = of_layers(lambda store: neighbours.neighbour_rows(store, "phone", options=options), stores)
+    analysis = Neighbours(labels="phone", method="centroid", sample="all")
+    found = of_layers(analysis, stores)
     record_property("accuracy", {name: round(row.value, 3) for name, row in found.items()})
     assert set(found) == {*NAMES, "mel"}
     assert found["T1"].value < found["T2"].value < found["T3"].value
@@ -39,13 +40,12 @@ def test_phones_are_told_better_the_higher_the_layer(stores, record_property):
     assert best.ci_low > found["mel"].ci_high
     assert found["mel"].ci_low > found["mel"].chance
     assert all(row.chance < 0.1 for row in found.values())
-    majority = neighbours.neighbour_rows(stores[0], "phone", layers="T0", options=options)[-1]
+    majority = analysis.run(stores[0])[-1]
     assert 0.05 < majority.value < 0.15 < found["mel"].value
 
 
 def test_words_are_told_better_by_the_last_layer_than_by_mel(stores, record_property):
-    options = discrimination.Options(min_characters=2, min_seconds=0.1)
-    found = of_layers(lambda store: discrimination.discrimination_rows(store, options=options), stores)
+    found = of_layers(Discrimination(min_characters=2, min_seconds=0.1), stores)
     record_property("average precision", {name: round(row.value, 3) for name, row in found.items()})
     assert found["T4"].ci_low > found["mel"].ci_high
     assert len({row.chance for row in found.values()}) == 1
@@ -53,8 +53,8 @@ def test_words_are_told_better_by_the_last_layer_than_by_mel(stores, record_prop
 
 
 def test_frames_of_words_are_warped(stores, record_property):
-    options = discrimination.Options(distance="dtw", min_characters=4, min_seconds=0.2)
-    found = {row.layer: row for row in discrimination.discrimination_rows(stores[0], layers="T0,T4", options=options)}
+    analysis = Discrimination(distance="dtw", min_characters=4, min_seconds=0.2, layers="T0,T4")
+    found = of_layers(analysis, stores[:1])
     record_property("average precision", {name: round(row.value, 3) for name, row in found.items()})
     assert found["T4"].value > found["T0"].value
     assert found["T4"].ci_low > found["T4"].chance
@@ -62,9 +62,8 @@ def test_frames_of_words_are_warped(stores, record_property):
 
 def test_boundaries_are_found(stores, record_property):
     found = {}
-    for store in stores:
-        for row in segmentation.segmentation_rows(store):
-            found.setdefault(row.layer, {})[row.variant.split(", ")[0]] = row
+    for row in Segmentation().run(stores):
+        found.setdefault(row.layer, {})[row.metric] = row
     record_property("F1", {name: round(rows["F1"].value, 3) for name, rows in found.items()})
     record_property("chance", {name: round(rows["F1"].chance, 3) for name, rows in found.items()})
     assert found["T4"]["F1"].ci_low > found["T4"]["F1"].chance

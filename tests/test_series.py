@@ -8,7 +8,7 @@ import pytest
 from commands import run, succeeds
 
 from layertool import FeatureStore
-from layertool.feed.common import step_of
+from layertool.layerwise.stores import step_of
 
 
 @pytest.fixture

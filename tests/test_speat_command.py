@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 import safetensors.torch
 from commands import run
+from layertool.feed import bias
 
 import layertool
 from layertool import FeatureStore, results
-from layertool.analysis.rows import parse_where
-from layertool.feed import bias
-from layertool.feed.bias import Options, parse_groups, speat_rows
-from layertool.results import PARAMETERS
+from layertool.layerwise.rows import parse_where
+from layertool.layerwise.speat import Options, parse_groups, speat_rows
+from layertool.result_rows import PARAMETERS
 
 USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28
 CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000")

@@ -9,12 +9,12 @@ from small import sound
 
 from layertool.analysis import embeddings
 from layertool.analysis.lexical.lexicon import read_words
-from layertool.analysis.rows import parse_where
 from layertool.corpora.align import read_dictionary
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
-from layertool.feed.bias import parse_groups
+from layertool.layerwise.rows import parse_where
+from layertool.layerwise.speat import parse_groups
 from layertool.probes import word_similarity
 from layertool.spelling import nfc, nfc_values, on_disk
 

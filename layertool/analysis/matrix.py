@@ -79,6 +79,16 @@ class Matrix:
             part[j, i] = part[i, j]
 
 
+def joined(parts: Sequence[Matrix]) -> Matrix:
+    """One matrix of parts that were computed apart, each with NaN where the others have numbers."""
+    out = Matrix.empty(*parts[0].value.shape)
+    for part in parts:
+        known = np.isfinite(part.value)
+        for name, values in vars(part).items():
+            getattr(out, name)[known] = values[known]
+    return out
+
+
 def view_name(view: View) -> str:
     """What errors call a view, unless the caller knows better."""
     return f"layer {view[1]} of side {view[0]}"
@@ -94,6 +104,7 @@ def fill(
     device: str = "cpu",
     name_of: Name = view_name,
     progress: Progress | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Matrix:
     """A measure of every layer of one side with every layer of another: (len(layers_x), len(layers_y)).
 
@@ -101,17 +112,16 @@ def fill(
     layer in blocks (b, d). It is called afresh for every pass, and gives the same rows in blocks of the
     same lengths for all layers. Without ``layers_y`` the layers of side x are compared among themselves: a
     symmetric matrix. ``groups`` (n,): numbers from 0 on; the interval is a jackknife that leaves out one group at a time.
+    ``rows``: fill only these rows of the matrix (of a symmetric one, from the diagonal on, and its mirror image); ``joined``
+    puts parts together.
 
     Each layer is read once for its mean and once for its own products; then as many rows of the matrix as
     have products within ``max_bytes`` (one row at least) are filled in one reading. UsageError for rows or blocks that
     do not match, and those of the measure, naming side and layer.
     """
-    xs = [("x", layer) for layer in layers_x]
-    ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
-    if not xs or not ys:
-        raise UsageError("a matrix needs at least one layer on either side")
-    centres = {view: _centre(blocks_of, view, name_of(view), device) for view in dict.fromkeys(xs + ys)}
-    first = centres[xs[0]]
+    xs, ys, cells = _cells(layers_x, layers_y, rows)
+    centres = {view: _centre(blocks_of, view, name_of(view), device) for view in _views_of(xs, ys, cells)}
+    first = next(iter(centres.values()))
     for centre in centres.values():
         if centre.n != first.n:
             raise UsageError(f"views need the same rows: {first.name} has {first.n}, {centre.name} has {centre.n}")
@@ -134,12 +144,13 @@ def fill(
             diagonal[view] = parts[0], [measure.value(part, a, a) for part, a in zip(parts, own[view], strict=True)]
 
     out = Matrix.empty(len(xs), len(ys))
-    row_groups = list(
-        _groups([_row_bytes(centres, view, ys, n_groups + measure.needs_control) for view in xs], max_bytes)
-    )
+    by_row = [[(i, j) for i, j in cells if i == row] for row in dict.fromkeys(i for i, _ in cells)]
+    n_copies = n_groups + measure.needs_control
+    sizes = [sum(8 * n_copies * centres[xs[i]].width * centres[ys[j]].width for i, j in row) for row in by_row]
+    row_groups = list(_groups(sizes, max_bytes))
     done = 0
-    for rows in row_groups:
-        pairs = {(i, j): (xs[i], ys[j]) for i in rows for j in range(len(ys)) if layers_y is not None or j >= i}
+    for numbers in row_groups:
+        pairs = {(i, j): (xs[i], ys[j]) for number in numbers for i, j in by_row[number]}
         crosses = {(i, j): Cross(n_groups) for i, j in pairs if layers_y is not None or i != j}
         controls = {key: Cross() for key in pairs} if measure.needs_control else {}
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
@@ -168,6 +179,23 @@ def fill(
             if layers_y is None:
                 out.mirror(i, j)
     return out
+
+
+def _cells(
+    layers_x: Sequence[Any], layers_y: Sequence[Any] | None, rows: Sequence[int] | None
+) -> tuple[list[View], list[View], list[tuple[int, int]]]:
+    """The views of both sides, and which cells of the matrix are computed: of a symmetric one those from the diagonal on."""
+    xs = [("x", layer) for layer in layers_x]
+    ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
+    if not xs or not ys:
+        raise UsageError("a matrix needs at least one layer on either side")
+    chosen = range(len(xs)) if rows is None else rows
+    return xs, ys, [(i, j) for i in chosen for j in range(len(ys)) if layers_y is not None or j >= i]
+
+
+def _views_of(xs: Sequence[View], ys: Sequence[View], cells: Sequence[tuple[int, int]]) -> list[View]:
+    """The views that cells need, each once, side x first."""
+    return list(dict.fromkeys([*(xs[i] for i, _ in cells), *(ys[j] for _, j in cells)]))
 
 
 def _parts(cross: Cross, left_out: Sequence[int]) -> list[Products]:
@@ -208,10 +236,6 @@ def _together(
         )
 
 
-def _row_bytes(centres: dict[View, Centre], x: View, ys: Sequence[View], copies: int) -> int:
-    return 8 * copies * centres[x].width * sum(centres[y].width for y in ys)
-
-
 def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
     """Consecutive indices whose sizes sum to at most ``limit``; a larger one stands alone."""
     group: list[int] = []
@@ -235,29 +259,28 @@ def compare_in_memory(
     groups: np.ndarray | None = None,
     name_of: Name = view_name,
     progress: Progress | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Matrix:
     """The same for measures that are the product of something that each view is turned into by ``embed``.
 
     ``read(side, layer)``: (n, d). ``chance``: of two embedded views. Every embedded view is held in memory.
     """
-    views = [("x", layer) for layer in layers_x]
-    others = views if layers_y is None else [("y", layer) for layer in layers_y]
+    xs, ys, pairs = _cells(layers_x, layers_y, rows)
     present = np.unique(groups) if groups is not None else np.zeros(0, np.int64)
     turns = [-1, *(present.tolist() if len(present) > 1 else [])]  # -1: all rows
-    out = Matrix.empty(len(views), len(others))
-    pairs = [(i, j) for i in range(len(views)) for j in range(len(others)) if layers_y is not None or j >= i]
+    out = Matrix.empty(len(xs), len(ys))
     cells: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
     levels: dict[tuple[int, int], float] = {}
     for done, turn in enumerate(turns, start=1):
         kept = np.ones(0, bool) if groups is None else groups != turn
         embedded = {}
-        for view in dict.fromkeys(views + others):
-            rows = read(*view)
-            embedded[view] = embed(rows if turn < 0 or groups is None else rows[kept], name_of(view))
+        for view in _views_of(xs, ys, pairs):
+            held = read(*view)
+            embedded[view] = embed(held if turn < 0 or groups is None else held[kept], name_of(view))
         for i, j in pairs:
-            cells[i, j].append(float(np.vdot(embedded[views[i]], embedded[others[j]])))
+            cells[i, j].append(float(np.vdot(embedded[xs[i]], embedded[ys[j]])))
             if turn < 0:
-                levels[i, j] = chance(embedded[views[i]], embedded[others[j]])
+                levels[i, j] = chance(embedded[xs[i]], embedded[ys[j]])
         if progress:
             progress(done, len(turns))
     for (i, j), (whole, *rest) in cells.items():

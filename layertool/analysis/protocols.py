@@ -29,14 +29,14 @@ IN_SAMPLE_EPS = 1e-10
 N_FOLDS, N_TRIALS = 10, 3
 
 # Each number that a fit gives on some rows. `svcca` is the mean correlation of views cut to their largest directions.
-NAMES = {
-    "pwcca": "pwcca, mean of both directions",
-    "pwcca-x": "pwcca-x, weights of the layer",
-    "pwcca-y": "pwcca-y, weights of the target",
-    "mean": "mean CCA",
-    "mean-square": "mean squared CCA",
-    "svcca": "SVCCA",
-    "legacy": "legacy pwcca, as in the published code",
+NAMES = {  # of variants, as rows name their metric
+    "pwcca": "pwcca",
+    "pwcca-x": "pwcca-x",
+    "pwcca-y": "pwcca-y",
+    "mean": "mean cca",
+    "mean-square": "mean squared cca",
+    "svcca": "svcca",
+    "legacy": "legacy pwcca",
 }
 
 

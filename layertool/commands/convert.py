@@ -7,15 +7,14 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, output_folder, quiet_option
-from layertool.errors import UsageError
+from layertool.commands.options import HELP, ModelText, output_folder, quiet_option
 
 
 @click.command(context_settings=HELP)
-@click.argument("model")
+@click.argument("members", metavar="MODEL", type=ModelText(series=True))
 @output_folder("Model")
 @quiet_option
-def convert(model: str, out: Path, quiet: bool) -> None:
+def convert(members: list, out: Path, quiet: bool) -> None:
     """Write a fairseq or MelHuBERT checkpoint as safetensors and a configuration.
 
     \b
@@ -25,14 +24,9 @@ def convert(model: str, out: Path, quiet: bool) -> None:
       layertool convert fairseq:wav2vec_small.pt -o wav2vec-small
       layertool convert 'melhubert:run/*.ckpt' -o converted
     """
-    from layertool.extractors.series import members
-    from layertool.models.checkpoint_files import split_kind
     from layertool.models.convert import convert as write
 
-    if split_kind(model)[0] not in ("fairseq", "melhubert"):
-        raise UsageError(f"'{model}' is no checkpoint of another tool: give fairseq:FILE or melhubert:FILE")
-    for name, member in members(model):
-        kind, path = split_kind(member)
-        folder = write(str(kind), path, out if name is None else out / name)
+    for name, model in members:
+        folder = write(model, out if name is None else out / name)
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         output.echo(f"{folder}: {output.size(weights)} of weights")

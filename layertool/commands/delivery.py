@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from layertool.account import Account
 from layertool.commands import output
+from layertool.commands.options import bundle, json_option, quiet_option
 from layertool.errors import StoreError, UsageError
 from layertool.kinds import kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = (".csv", ".parquet")
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def check_places(out: Path | None, plot: Path | None) -> None:
-    """Refuse a format or a place that cannot be written before the work, not after it."""
-    from layertool import results
+def check_places(out: Path | None, plot: Path | None, *tables: Path | None) -> None:
+    """Refuse a format or a place that cannot be written before the work: of rows, of a figure, of other tables."""
+    from layertool import result_rows as results
 
     if out is not None and out.suffix not in results.FORMATS:
         raise UsageError(f"{out} has no known format: end it in {', '.join(results.FORMATS)}")
     if plot is not None and plot.suffix not in FIGURES:
         raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
-    for path in filter(None, (out, plot)):
+    for path in filter(None, tables):
+        if path.suffix not in TABLES:
+            raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
+    named = [path for path in (out, plot, *tables) if path is not None]
+    if len({path.resolve() for path in named}) < len(named):
+        raise UsageError("two of the files to write have the same name: give each its own")
+    for path in named:
         check_place(path)
 
 
-def check_table(path: Path) -> None:
-    """The same for a table beside the rows."""
-    if path.suffix not in TABLES:
-        raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
-    check_place(path)
+def check_axis(x: str, reference: Path | None) -> None:
+    """Refuse a reference that nothing is removed from."""
+    if reference is not None and x != "parameters":
+        raise UsageError(
+            "--reference is the model that parameters are removed from: add --x parameters, or leave it out"
+        )
 
 
-def write_table(lines: list[dict], path: Path, quiet: bool) -> None:
+def write_table(table, path: Path, quiet: bool) -> None:
     """Write a table beside the rows, as .csv or .parquet."""
-    import pandas as pd
-
     from layertool import columns
     from layertool.files import whole_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(lines)
     with whole_file(path) as temporary:
         table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else columns.write_csv(table, temporary)
     output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
@@ -82,55 +93,86 @@ def _check_not_read(path: Path) -> None:
         raise UsageError(f"{path} is a part of the {what} {path.parent}: choose another -o")
 
 
+options = bundle(
+    click.option(
+        "-o",
+        "--output",
+        "out",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Write the result rows as .csv, .parquet or .json.",
+    ),
+    click.option(
+        "--plot",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Draw the figure as .png, .pdf or .svg.",
+    ),
+    click.option(
+        "--x",
+        type=click.Choice(["layer", "depth", "step", "parameters"]),
+        default="layer",
+        show_default=True,
+        help="Axis of figure and table: layers, relative depth, training steps, or parameters removed from --reference.",
+    ),
+    click.option(
+        "--reference",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="STORE",
+        help="Store of the model that nothing was removed from, for --x parameters.  [default: the largest]",
+    ),
+    click.option(
+        "--names", default=None, metavar="NAME,NAME", help="Labels of the stores in table and figure, in their order."
+    ),
+    click.option("--brief", is_flag=True, help="Tables without intervals."),
+    json_option,
+    quiet_option,
+)
+OPTIONS = ("out", "plot", "x", "reference", "names", "brief", "as_json", "quiet")
+
+
 def deliver(
-    rows, out: Path | None, plot: Path | None, as_json: bool, quiet: bool, ylabel: str | None, x: str = "layer"
+    rows,
+    out: Path | None = None,
+    plot: Path | None = None,
+    x: str = "layer",
+    reference: Path | None = None,
+    names: str | None = None,
+    brief: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+    show: Callable[[pd.DataFrame], Iterable[Account]] | None = None,
+    files: Mapping[str, Path | None] | None = None,
 ) -> None:
-    """Write results first, so that they are not lost, then print and draw them. ``ylabel``: None takes the variants."""
-    import pandas as pd
+    """Write results first, so that they are not lost, then print and draw them.
 
-    from layertool import results
-    from layertool.commands.probe_tables import show
+    ``show``: says the rows in a way of its own; ``files``: of the tables beside the rows, by name.
+    """
+    from layertool.declared import listed
+    from layertool.result_rows import records
+    from layertool.results import Results
 
-    table = rows if isinstance(rows, pd.DataFrame) else results.table(rows)
-
-    def draw(path: Path) -> None:
-        from layertool import figures
-        from layertool.report.choosing import drawn
-
-        rows = drawn(table)
-        if x != "layer":
-            rows = rows[rows["layer"] != results.BASELINE]  # they have no steps
-        if rows.empty:
-            raise UsageError("none of these results is a curve or a map: choose others to draw")
-        are_maps = {results.is_matrix(part) for _, part in rows.groupby(["analysis", "unit"])}
-        if len(are_maps) > 1 and x == "layer":
-            raise UsageError(
-                "these results hold layer by layer tables and curves, which are two figures: choose with --analysis or --unit"
-            )
-        if x != "layer":
-            figures.series(rows, path, x, ylabel)
-        elif results.is_matrix(rows):
-            figures.heatmaps(rows, path, ylabel)
-        else:
-            figures.layer_curves(rows, path, ylabel)
-
-    hand_over(table, show, draw, out, plot, as_json, quiet)
-
-
-def hand_over(table, show, draw, out: Path | None, plot: Path | None, as_json: bool, quiet: bool) -> None:
-    """The same with a way of its own to ``show(table)`` and to ``draw(path)``."""
-    from layertool import results
-
+    results = rows if isinstance(rows, Results) else Results(rows)
+    results = results.over(x=x, reference=reference, names=list(listed(names)) if names else None)
     try:
+        for name, file in (files or {}).items():
+            if file is not None:
+                write_table(results.tables[name], file, quiet)
         if out is not None:
-            results.write(table, out)
+            results.write(out)
     finally:  # numbers that a full disk has no room for are seen, at least
         if as_json:
-            output.as_json(results.records(table))
+            output.as_json(records(results.rows))
+        elif show:
+            for account in show(results.rows):
+                output.show(account)
         else:
-            show(table)
+            output.shown(results.text(brief))
     if out is not None:
-        output.note(f"{output.count(len(table), 'row')} in {out}", quiet)
+        output.note(f"{output.count(len(results), 'row')} in {out}", quiet)
     if plot is not None:
-        draw(plot)
+        results.plot(plot)
         output.note(f"figure in {plot}", quiet)

@@ -50,8 +50,12 @@ def demo(out: Path, quiet: bool) -> None:
         rows.append((model, layer, *(_cell(values.loc[target]) for target in targets)))
     chance = made.table.groupby("target")["chance"].max()
     rows.append(("chance*", "", *(f"{chance[target]:.0%}" for target in targets)))
-    output.table("Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % intervals",
-                 ("model", "layer", *targets), rows)  # fmt: skip
+    output.table(
+        "Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % "
+        "intervals",
+        ("model", "layer", *targets),
+        rows,
+    )
     output.echo(
         "* permuted labels, or the most frequent label, whichever is found more often", "", "What the numbers say:"
     )

@@ -11,10 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
+from layertool.account import Account
+from layertool.account import count as count
+from layertool.account import duration as duration
+from layertool.account import number as number
+from layertool.account import size as size
 from layertool.spelling import visible
 
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
@@ -63,24 +67,34 @@ def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence]) -
     _print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def shown(text: str) -> None:
+    """Print a table that was made elsewhere."""
+    _print(text)
+
+
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, one a line, under a title."""
     width = max(len(name) for name, _ in pairs)
     echo(title, *(f"  {name:<{width}}  {value}" for name, value in pairs))
 
 
-def number(cell) -> str:
-    """A cell as text: thousands apart, three digits after the point."""
-    if isinstance(cell, bool) or cell is None:
-        return {True: "yes", False: "no", None: ""}[cell]
-    if isinstance(cell, int):
-        return f"{cell:,}".replace(",", " ")
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
-
-
-def count(n: int, thing: str) -> str:
-    """A number and its noun: 1 shard, 12 shards."""
-    return f"{number(n)} {thing}{'' if n == 1 else 's'}"
+def show(account: Account, quiet: bool = False, data: bool = False) -> None:
+    """Print what there is to say of something; its notes on stderr, unless ``quiet``. ``data``: as JSON instead."""
+    if data:
+        as_json(account.data)
+        return
+    for text in account.warnings:
+        note(text)
+    if account.facts:
+        facts(account.title, account.facts)
+    elif account.title:
+        echo(account.title)
+    for one in account.tables:
+        table(*one)
+    if account.lines:
+        echo(*account.lines)
+    for text in account.notes:
+        note(text, quiet)
 
 
 def as_json(value) -> None:
@@ -92,25 +106,6 @@ def note(text: str, quiet: bool = False) -> None:
     """A line for the person, on stderr."""
     if not quiet:
         echo(text, err=True)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for a person, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds of audio for a person: 12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager
@@ -150,136 +145,3 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
             progress.update(task, completed=done, total=total, rate=rate, description=text)
 
         yield show
-
-
-def scores(rows) -> None:
-    """Print result rows: layers down, stores and variants across; layer by layer matrices as such."""
-    from layertool.results import is_matrix
-
-    for (analysis, unit), part in rows.groupby(["analysis", "unit"], sort=False):
-        if is_matrix(part):
-            _matrices(analysis, unit, part)
-            continue
-        for target, mine in part.groupby("target", sort=False):
-            _curves(f"{analysis} with {target}, {unit} rows", mine)
-
-
-def _curves(title: str, rows) -> None:
-    rows, below = without_baselines(rows)
-    if rows.empty:
-        echo(title, *below, "")
-        return
-    several = [name for name in ("store", "variant") if rows[name].nunique(dropna=False) > 1]
-    columns = list(rows.groupby(several or ["analysis"], sort=False, dropna=False))
-    if len(columns) > _MAX_CURVES and "store" in several:
-        for store, part in rows.groupby("store", sort=False, dropna=False):
-            _curves(f"{title} of {_short('store', store)}", part)
-        if below:
-            echo(*below)
-        return
-    names = ["value"]
-    if several:
-        names = [", ".join(_head(rows, *one) for one in zip(several, key, strict=True)) for key, _ in columns]
-    wide = len(columns) == 1 and bool(columns[0][1]["ci_low"].notna().any())
-    layers = list(dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]))
-    headers = ["layer", *names, *(["95 % interval"] if wide else []), *(["chance"] if len(columns) == 1 else [])]
-    lines: list[list] = []
-    for layer in layers:
-        line: list = [layer]
-        for _, part in columns:
-            found = part[part["layer"] == layer]
-            line.append("" if found.empty else _value(found.iloc[0], brief=wide))
-        if len(columns) == 1:
-            only = columns[0][1][columns[0][1]["layer"] == layer].iloc[0]
-            line += ([f"{only['ci_low']:.3f} to {only['ci_high']:.3f}"] if wide else []) + [_number(only["chance"])]
-        lines.append(line)
-    if len(columns) > 1:
-        lines.append(["chance (highest)", *(_number(part["chance"].max()) for _, part in columns)])
-    echo(title)
-    table(None, headers, lines)
-    echo(*below, f"  {_in_common(list(dict.fromkeys(rows['variant'])))}; {_rows_counted(rows)}", "")
-
-
-def without_baselines(rows) -> tuple:
-    """The rows of layers, and a line for each of the others."""
-    from layertool.results import BASELINE
-
-    are = rows["layer"] == BASELINE
-    lines = []
-    for model, mine in rows[are].groupby("model", sort=False):
-        places = mine["corpus"].where(mine["store"].isna(), mine["store"].map(lambda store: Path(str(store)).name))
-        for place, own in mine.groupby(places, sort=False):
-            for _, row in own.iterrows():
-                parts = [
-                    "" if own["value"].nunique() == 1 else _parted(row["variant"], rows["variant"]),
-                    "" if mine["value"].nunique() == 1 or places.nunique() == 1 else str(place),
-                ]
-                which = ", ".join(filter(None, parts))
-                lines.append(f"  baseline, {model}{f' ({which})' if which else ''}: {_value(row, brief=False)}")
-    return rows[~are], list(dict.fromkeys(lines))
-
-
-def _parted(variant: str, variants) -> str:
-    """What one variant's name has and not all others."""
-    parts = [set(other.split(", ")) for other in dict.fromkeys(variants)]
-    return ", ".join(part for part in variant.split(", ") if not all(part in other for other in parts))
-
-
-def _in_common(variants: Sequence[str]) -> str:
-    """What the names of all variants end in; the columns are headed by what they begin with."""
-    parts = [variant.split(", ") for variant in variants]
-    shared = 0
-    while shared < min(map(len, parts)) and len({part[-1 - shared] for part in parts}) == 1:
-        shared += 1
-    return ", ".join(parts[0][len(parts[0]) - shared :]) or "; ".join(variants)
-
-
-def _rows_counted(part) -> str:
-    few, many = int(part["n"].min()), int(part["n"].max())
-    return f"n = {number(few)}" + (f" to {number(many)}" if few != many else "")
-
-
-def _matrices(analysis: str, unit: str, rows) -> None:
-    for (store, variant), part in rows.groupby(["store", "variant"], sort=False):
-        for other, mine in part.groupby(part["target"].str.rpartition(":")[0], sort=False):
-            mine = mine.assign(down=mine["target"].str.rpartition(":")[2])
-            across = list(dict.fromkeys(mine["layer"]))
-            title = f"{analysis} of {_short('store', store)} (across) and {other or 'itself'} (down), {unit} rows"
-            if len(across) > _MAX_COLUMNS:
-                echo(f"{title}: {len(across)} x {mine['down'].nunique()} layers; see them with --plot or -o")
-            else:
-                lines = [[layer, *map(_number, line["value"])] for layer, line in mine.groupby("down", sort=False)]
-                echo(title)
-                table(None, ["layer", *across], lines)
-            half = ((mine["ci_high"] - mine["ci_low"]) / 2).max()
-            spread = "" if half != half else f"; intervals of ±{half:.3f} or less"
-            echo(f"  {variant}; {_rows_counted(mine)}{spread}; chance up to {_number(mine['chance'].max())}", "")
-
-
-_MAX_COLUMNS = 16  # of a matrix in a terminal
-_MAX_CURVES = 8  # beside each other
-
-
-def _short(column: str, cell) -> str:
-    """The folder of a store, the first words of a variant."""
-    return Path(str(cell)).name if column == "store" else str(cell).split(",")[0]
-
-
-def _head(rows, column: str, cell) -> str:
-    """The same, and what a variant alone has where others begin with the same words."""
-    alike = [other for other in rows[column].unique() if _short(column, other) == _short(column, cell)]
-    own = _parted(cell, alike) if column == "variant" else ""
-    return _short(column, cell) + (f", {own}" if own else "")
-
-
-def _number(value) -> str:
-    return "" if value is None or value != value else f"{value:.3f}"
-
-
-def _value(row, brief: bool) -> str:
-    low, high = row["ci_low"], row["ci_high"]
-    if brief or low is None or high is None or low != low or high != high:
-        return _number(row["value"])
-    half = (high - low) / 2
-    lopsided = abs((high + low) / 2 - row["value"]) > 0.0005
-    return _number(row["value"]) + (f" [{low:.2f}, {high:.2f}]" if lopsided else f" ±{half:.3f}")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from layertool.errors import CorpusError
 from layertool.files import file_checksum, read_json, remove, sync_folder, whole_file, write_json
-from layertool.folders import OutputFolder, check_outside
+from layertool.folders import OutputFolder, check_outside, sweep
 from layertool.kinds import STORE, kind
 
 RECORD, LOCK, AUDIO = "corpus.json", ".corpus.lock", "audio"
@@ -124,7 +124,7 @@ class CorpusFolder(OutputFolder):
             self._mine[place] = self
             self._locks.callback(self._mine.pop, place)
             self._settle()
-            self.sweep()
+            sweep(self.path)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

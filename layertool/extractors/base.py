@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from layertool.errors import UsageError, tell
 from layertool.extractors.masking import TimeMask
-from layertool.geometry import FrameGeometry, Window
+from layertool.geometry import Window
 from layertool.layers import summary
+from layertool.models.checkpoints import refuse_lacking
+from layertool.models.hooks import Emit
+from layertool.models.open import Layer, Model
 from layertool.waveforms import Moments, standardised
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer: its width, and where its frames lie (None for decoder layers, whose rows are tokens)."""
-
-    width: int
-    geometry: FrameGeometry | None
 
 
 @dataclass
@@ -50,10 +46,6 @@ class Item:
         return self.window.end - self.window.start == self.n_samples
 
 
-# Called with a layer's name and its frames: a tensor or array (items, frames or tokens, width).
-Emit = Callable[[str, Any], None]
-
-
 class Extractor(ABC):
     """A model that turns waveforms into layers.
 
@@ -68,6 +60,7 @@ class Extractor(ABC):
     n_parameters: int | None = None
     n_nonzero: int | None = None
     name: str = ""  # as it was typed
+    device = torch.device("cpu")
     lacking: Sequence[str] = ()  # parameters that the checkpoint has not, so that they hold random numbers
     min_samples: int = 1
     max_window: int | None = None
@@ -123,11 +116,20 @@ class Extractor(ABC):
             f"{self.provenance['id']} is not one: leave it out"
         )
 
+    def _take(self, model: Model, network: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """Begin with a network of ``model``, before parts of it are left out."""
+        self.name, self.network, self.lacking = model.text, network, model.lacking
+        self.layers, self.provenance = dict(model.layers), model.provenance
+        self.normalises, self.epsilon = bool(model.normalises), model.epsilon
+        self._count_parameters(network, self.lacking)
+        self.network.to(device)
+        self.device, self.dtype = device, dtype
+
     def _count_parameters(self, network: Any, lacking: Sequence[str] = ()) -> None:
-        """Called before parts of the network are left out. ``lacking``: parameters that the checkpoint has not."""
-        there = [parameter for name, parameter in network.named_parameters() if name not in lacking]
-        self.n_parameters = sum(p.numel() for p in there)
-        self.n_nonzero = sum(int(p.count_nonzero()) for p in there)
+        """``lacking``: parameters that the checkpoint has not."""
+        parameters = [parameter for name, parameter in network.named_parameters() if name not in lacking]
+        self.n_parameters = sum(p.numel() for p in parameters)
+        self.n_nonzero = sum(int(p.count_nonzero()) for p in parameters)
 
     def first_layer(self, parameter: str) -> str | None:
         """The first layer, in network order, that is computed from a parameter; None where no layer is."""
@@ -135,8 +137,6 @@ class Extractor(ABC):
 
     def check_whole(self, layers: Sequence[str]) -> None:
         """Raise ModelError where ``layers`` are computed from weights that the checkpoint lacks; tell of others."""
-        from layertool.models.checkpoints import refuse_lacking  # more than the native extractor of fairseq needs
-
         order = {name: k for k, name in enumerate(self.layers)}
         top = max(order[name] for name in layers)
         firsts = {
@@ -146,10 +146,15 @@ class Extractor(ABC):
         refuse_lacking(name, [key for key in firsts if firsts[key] <= top], summary(layers))
         if firsts:
             tell(
-                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers "
-                "asked "
+                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers asked "
                 f"({summary(layers)}) are computed without them"
             )
 
     def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
         """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""
+
+
+def needed_blocks(blocks: Sequence[Any], layers: Sequence[str], letter: str = "T") -> torch.nn.ModuleList:
+    """The blocks up to the highest asked layer; the first stays, as the layer before it is what goes into it."""
+    top = max((int(name[1:]) for name in layers if name.startswith(letter)), default=0)
+    return torch.nn.ModuleList(blocks if letter == "T" and "final" in layers else blocks[: max(top, 1)])

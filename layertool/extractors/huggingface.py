@@ -7,127 +7,37 @@ convolution inside the encoder sees zeros where a clip has ended; attention is m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from layertool.errors import ModelError
-from layertool.extractors.base import Emit, Extractor, Item, Layer
-from layertool.extractors.hooks import Hook, after, before, hooked
+from layertool.extractors.base import Emit, Extractor, Item, needed_blocks
 from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
-from layertool.geometry import convolution_geometry
-from layertool.models.checkpoint_files import normalises
-from layertool.models.checkpoints import load_model
 from layertool.models.computing import computing_in
+from layertool.models.hooks import Tap, block_taps, hooked, tapped
+from layertool.models.open import Model
+from layertool.models.padding import each_alone, moved, padded
 
-# transformers model types with this structure (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
-MODEL_TYPES = {
-    "wav2vec2": "wav2vec 2.0",
-    "hubert": "HuBERT",
-    "wavlm": "WavLM",
-    "data2vec-audio": "data2vec-audio",
-    "unispeech": "UniSpeech",
-    "unispeech-sat": "UniSpeech-SAT",
-    "wav2vec2-conformer": "wav2vec2-conformer",
-}
 HOLDING_ATTENTION = ("wavlm", "wav2vec2-conformer")  # the others' is fused
 MASK_EMBEDDING = "masked_spec_embed"  # only masked frames are computed from it
-EPSILON = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
-
-
-class ClipGroupNorm(nn.Module):
-    """A GroupNorm over time that, in a padded batch, normalises each clip over its own frames."""
-
-    def __init__(self, norm: nn.GroupNorm):
-        super().__init__()
-        self.norm = norm
-        self.lengths: list[int] | None = None
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.lengths is None:
-            return self.norm(hidden)
-        out = hidden  # in place: the convolution's output is used nowhere else
-        for k, length in enumerate(self.lengths):
-            clip = self.norm(hidden[k : k + 1, :, :length])
-            if clip.dtype != out.dtype:  # autocast normalises in float32
-                out = out.to(clip.dtype)
-            out[k : k + 1, :, :length] = clip
-        return out
 
 
 class SpeechExtractor(Extractor):
-    """One encoder of the wav2vec 2.0 kind.
+    """One encoder of the wav2vec 2.0 kind, in transformers' network."""
 
-    ``network``: transformers' model, in evaluation mode; ``provenance``: what identifies it; ``normalises``: whether the
-    waveform gets zero mean and unit variance over the whole utterance; ``lacking``: parameters that the checkpoint
-    had not, whose layers are refused; ``epsilon``: added to the variance (fairseq's is another).
-    """
-
-    def __init__(
-        self,
-        network: Any,
-        provenance: dict,
-        normalises: bool,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        lacking: Sequence[str] = (),
-        epsilon: float = EPSILON,
-    ):
-        self.network, self.lacking, config = network, list(lacking), network.config
-        self._count_parameters(self.network, lacking)
-        self.network.to(device)
-        self.device, self.dtype = device, dtype
-        self.normalises, self.epsilon = normalises, epsilon
-        self.provenance = {"family": MODEL_TYPES[config.model_type], **provenance, "normalise": self.normalises}
-        convolutions = self.network.feature_extractor.conv_layers
-        geometry = convolution_geometry(config.conv_kernel, config.conv_stride)
-        self._blocks = list(self.network.encoder.layers)
-        hidden, n_blocks = config.hidden_size, len(self._blocks)
-        self.layers = {f"C{k}": Layer(config.conv_dim[k - 1], g) for k, g in enumerate(geometry, start=1)}
-        self.layers |= {f"T{k}": Layer(hidden, geometry[-1]) for k in range(n_blocks + 1)}
-        # post-norm encoders apply encoder.layer_norm before their first block: nothing comes after the last
-        self.has_final = (
-            bool(getattr(config, "do_stable_layer_norm", False)) or config.model_type == "wav2vec2-conformer"
-        )
-        if self.has_final:
-            self.layers["final"] = Layer(hidden, geometry[-1])
-        self.first_geometry, self.geometry = geometry[0], geometry[-1]
-        self.min_samples = self.geometry.field
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype = torch.float32):
+        _ = model.normalises  # what is wrong with its input is said before its weights are read
+        self._take(model, model.load(partly=True), device, dtype)
+        config, encoder = self.network.config, self.network.encoder
+        self._blocks = list(encoder.layers)
+        self.geometry, self.min_samples = model.geometry, model.geometry.field
         if config.model_type in HOLDING_ATTENTION:
             self.attention_heads = config.num_attention_heads
-        self.group_norm: ClipGroupNorm | None = None
-        norm = getattr(convolutions[0], "layer_norm", None)
-        if isinstance(norm, nn.GroupNorm):
-            self.group_norm = convolutions[0].layer_norm = ClipGroupNorm(norm)
-        self._mask: torch.Tensor | None = None
-        for module in self.network.encoder.modules():
-            if isinstance(module, nn.Conv1d) and module.padding != (0,):
-                module.register_forward_pre_hook(self._zero_padding)
-
-    @classmethod
-    def open(
-        cls,
-        model: str,
-        config: Any,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        random_init: int | None = None,
-        normalise: bool | None = None,
-    ) -> SpeechExtractor:
-        """The extractor of a Hugging Face checkpoint; ``normalise``: None follows its preprocessor."""
-        normalised = normalises(model, config, normalise)
-        network, provenance, lacking = load_model(model, config, random_init, partly=True)
-        epsilon = provenance.get("normalisation_epsilon") or EPSILON
-        made = cls(network, provenance, normalised, device, dtype, lacking, epsilon)
-        made.name = model
-        return made
-
-    def _zero_padding(self, _module: nn.Module, inputs: tuple) -> tuple | None:
-        if self._mask is None:
-            return None
-        return (inputs[0].masked_fill(~self._mask[:, None, :], 0.0), *inputs[1:])
+        self.taps = block_taps(self._blocks, encoder.layer_norm if "final" in self.layers else None)
+        for k, convolution in enumerate(self.network.feature_extractor.conv_layers, start=1):
+            self.taps[f"C{k}"] = Tap(convolution, change=_channels_last)
 
     def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
         """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""
@@ -154,67 +64,35 @@ class SpeechExtractor(Extractor):
             return f"C{number}"
         if part == "encoder" and kind == "layers":
             return f"T{number}"
-        if part == "encoder" and kind == "layer_norm" and self.has_final:
+        if part == "encoder" and kind == "layer_norm" and "final" in self.layers:
             return "final"
         return "T0" if part in ("feature_projection", "encoder") else None
 
     def restrict(self, layers: Sequence[str]) -> None:
         """Drop the blocks above the highest asked layer: their work would be thrown away."""
         self.check_whole(layers)
-        top = max((int(name[1:]) for name in layers if name.startswith("T")), default=0)
-        # the first stays: T0 is what goes into it
-        blocks = self._blocks if "final" in layers else self._blocks[: max(top, 1)]
-        self.network.encoder.layers = nn.ModuleList(blocks)
+        self.network.encoder.layers = needed_blocks(self._blocks, layers)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:
         lengths = [len(item.samples) for item in items]
-        longest = max(lengths)
-        batch = torch.zeros(len(items), longest)
-        for k, item in enumerate(items):
-            batch[k, : lengths[k]] = torch.from_numpy(item.samples)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
-        attention = None
-        if min(lengths) < longest:
-            ends = torch.tensor(lengths, device=self.device)[:, None]
-            attention = (torch.arange(longest, device=self.device) < ends).long()
-            frames = torch.tensor([self.geometry.n_frames(n) for n in lengths], device=self.device)[:, None]
-            self._mask = torch.arange(self.geometry.n_frames(longest), device=self.device) < frames
-            if self.group_norm is not None:
-                self.group_norm.lengths = [self.first_geometry.n_frames(n) for n in lengths]
-        try:
-            hooks = self._hooks(layers, emit) + self._masking(items, self.geometry.n_frames(longest))
-            with hooked(hooks), computing_in(self.device, self.dtype):
-                self.network(batch, attention_mask=attention)
-        finally:
-            self._mask = None
-            if self.group_norm is not None:
-                self.group_norm.lengths = None
+        batch = moved(padded([item.samples for item in items]), self.device)
+        with (
+            each_alone(self.network, lengths, batch) as attention,
+            hooked(self._masking(items, self.geometry.n_frames(max(lengths)))),
+            tapped(self.taps, layers, emit),
+            computing_in(self.device, self.dtype),
+        ):
+            self.network(batch, attention_mask=attention)
 
-    def _hooks(self, layers: Sequence[str], emit: Emit) -> list[Hook]:
-        network, hooks = self.network, []
-        for name in layers:
-            number = int(name[1:]) if name != "final" else 0
-            if name.startswith("C"):
-                hooks.append(after(network.feature_extractor.conv_layers[number - 1], emit, name, _channels_last))
-            elif name == "T0":
-                hooks.append(before(network.encoder.layers[0], emit, name))
-            elif name == "final":
-                hooks.append(after(network.encoder.layer_norm, emit, name))
-            else:
-                hooks.append(after(network.encoder.layers[number - 1], emit, name))
-        return hooks
-
-    def _masking(self, items: Sequence[Item], n_frames: int) -> list[Hook]:
+    def _masking(self, items: Sequence[Item], n_frames: int) -> Iterator[Any]:
         """Puts the mask embedding at the masked frames, after the projection, before the positions are added.
 
         The ``mask_time_indices`` of transformers do the same, but not where a checkpoint's configuration has
         ``apply_spec_augment`` off: there they are left aside without a word.
         """
         if all(item.masked is None for item in items):
-            return []
+            return
         masked = torch.zeros(len(items), n_frames, 1, dtype=torch.bool)
         for k, item in enumerate(items):
             if item.masked is not None:
@@ -227,7 +105,7 @@ class SpeechExtractor(Extractor):
             hidden = torch.where(masked, embedding.to(hidden.dtype), hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        return [Hook(self.network.feature_projection, replace, False)]
+        yield self.network.feature_projection.register_forward_hook(replace)
 
 
 def _channels_last(hidden: torch.Tensor) -> torch.Tensor:

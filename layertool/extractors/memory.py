@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.reading import AHEAD
@@ -32,7 +31,7 @@ class Memory:
 def needed(prepared: Prepared, batch_seconds: float | None = None) -> Memory:
     """What a prepared run takes: what this process has already (weights, corpus), the largest batch, what is read ahead."""
     extractor = prepared.extractor
-    device = getattr(extractor, "device", torch.device("cpu"))
+    device = extractor.device
     lengths = prepared.corpus.utterances["n_samples"].to_numpy()
     longest = min(int(lengths.max()), prepared.longest_window)
     cost = extractor.padded_samples(longest)

@@ -20,10 +20,12 @@ from typing import Any
 from layertool.cluster import MAX_DEATHS, Cluster, go_to
 from layertool.corpora.corpus import Corpus
 from layertool.errors import LayertoolError, LayertoolWarning, MissingExtraError, ModelError, tell
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.plan import Shard
-from layertool.extractors.prepare import Options, Prepared, prepare
+from layertool.extractors.prepare import Prepared
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
+from layertool.folders import sweep
 from layertool.geometry import SAMPLE_RATE
 from layertool.store import FeatureStore, StoreWriter, layout
 from layertool.store.layout import differences
@@ -34,13 +36,10 @@ MAX_CHUNK = 16  # shards that a worker gets at a time, so that reading goes on f
 
 @dataclass(frozen=True)
 class Request:
-    """What every worker prepares for itself. ``compute``: keyword arguments of ``prepare``; ``folder``: that paths are relative to."""
+    """What every worker prepares for itself. ``folder``: that paths are relative to."""
 
     model: str
-    options: Options
-    compute: dict
-    batch_seconds: float | None = None
-    threads: int = 2
+    asked: Extraction
     folder: str = field(default_factory=os.getcwd)
 
 
@@ -65,7 +64,7 @@ class Worker:
     def prepared(self) -> Prepared:
         """Made at the first call: of an error while an actor is made Ray passes on only the text."""
         go_to(self.request.folder)
-        return prepare(self.request.model, self.corpus, self.request.options, **self.request.compute)
+        return self.request.asked.prepared(self.request.model, self.corpus)
 
     def describe(self) -> Description:
         """What it would do."""
@@ -82,19 +81,24 @@ class Worker:
         """
         if changed := differences(expected, self.prepared.configuration):
             raise ModelError(
-                f"this machine has something else under the name {self.request.model} than the first one: {'; '.join(changed)}; give a "
-                "revision (name@revision), or the same files to all machines"
+                f"this machine has something else under the name {self.request.model} than the first one: "
+                f"{'; '.join(changed)}; give a revision (name@revision), or the same files to all machines"
             )
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        shards = [self.prepared.shards[number] for number in numbers]
+        asked, shards = self.request.asked, [self.prepared.shards[number] for number in numbers]
         place = LooseShards(store, self.prepared.configuration, lambda entry: events.put(("shard", entry)))
 
         def work() -> None:
             try:
                 write_shards(
-                    self.prepared, place, shards, self.request.batch_seconds, self.request.threads, max_failures,
+                    self.prepared,
+                    place,
+                    shards,
+                    asked.batch_seconds,
+                    asked.READING_THREADS,
+                    max_failures,
                     lambda seconds: events.put(("seconds", seconds)),
-                )  # fmt: skip
+                )
                 events.put(("end", None))
             except BaseException as error:  # raised below, in the thread that Ray listens to
                 events.put(("error", error))
@@ -132,8 +136,8 @@ def extract_on_cluster(
     progress: Progress | None = None,
     say: Callable[[str], object] | None = None,
 ) -> FeatureStore:
-    """As ``layertool.extract``, by the workers of a cluster; the store has the same data. Every machine has to see the model, the
-    audio and ``out`` under the same paths.
+    """As ``layertool.extract``, by the workers of a cluster; the store has the same data. Every machine has to see the
+    model, the audio and ``out`` under the same paths.
 
     Raises what a worker raises, and LayertoolError where ``MAX_DEATHS`` workers died of one shard.
     """
@@ -171,8 +175,8 @@ def _own_error(error: Exception, request: Request) -> Exception:
     if isinstance(cause, LayertoolError):
         return cause if isinstance(cause, MissingExtraError) else type(cause)(f"a worker says: {cause}")
     return LayertoolError(
-        f"a worker failed on {request.model} ({str(error).strip().splitlines()[-1]}): every machine of the cluster needs the model "
-        "under this name, layertool, and enough memory"
+        f"a worker failed on {request.model} ({str(error).strip().splitlines()[-1]}): every machine of the cluster "
+        "needs the model under this name, layertool, and enough memory"
     )
 
 
@@ -192,9 +196,16 @@ class _Team:
     """The workers of a run, and who has which shards."""
 
     def __init__(
-        self, cluster: Cluster, request: Request, corpus: Any, described: Description, store: StoreWriter, max_failures: int,
-        progress: Progress | None, say: Callable[[str], object] | None,
-    ):  # fmt: skip
+        self,
+        cluster: Cluster,
+        request: Request,
+        corpus: Any,
+        described: Description,
+        store: StoreWriter,
+        max_failures: int,
+        progress: Progress | None,
+        say: Callable[[str], object] | None,
+    ):
         self.cluster, self.request, self.corpus, self.described = cluster, request, corpus, described
         self.store, self.max_failures, self.progress, self.say = store, max_failures, progress, say
         self.total = sum(shard.n_samples for shard in described.shards) / SAMPLE_RATE
@@ -237,7 +248,7 @@ class _Team:
             self._tell(())
         finally:
             _end(everyone)
-            self.store.sweep(layout.SHARDS)  # what they were writing
+            sweep(self.store.path, layout.SHARDS)  # what they were writing
 
     def _goes_on(self, one: _Running) -> bool:
         """Take what a worker says next; False when it has no more to say, or is dead."""
@@ -277,8 +288,9 @@ class _Team:
         if self.deaths[number] >= MAX_DEATHS:
             shard = self.described.shards[number]
             raise LayertoolError(
-                f"{MAX_DEATHS} workers died of shard {number} (utterances {shard.first} to {shard.last - 1} of the corpus): there "
-                "may be too little memory; give a smaller --batch-seconds or fewer --workers, and run the same command again"
+                f"{MAX_DEATHS} workers died of shard {number} (utterances {shard.first} to {shard.last - 1} of the "
+                "corpus): there may be too little memory; give a smaller --batch-seconds or fewer --workers, and run "
+                "the same command again"
             ) from error
         if self.say:
             self.say(f"a worker died; shard {number} is done again by another")

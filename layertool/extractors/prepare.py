@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,33 +23,13 @@ from layertool.corpora.corpus import AUDIO_COLUMNS, Corpus
 from layertool.errors import CorpusError, UsageError, tell
 from layertool.extractors import plan
 from layertool.extractors.base import Extractor
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
-
-STORE_DTYPES = ("float32", "float16")
-
-
-@dataclass
-class Options:
-    """What decides the numbers of a run besides the model and the corpus. Seconds are of audio.
-
-    ``mask_seed`` puts the time mask of pre-training on; ``mask_prob`` and ``mask_length`` (frames) change it.
-    """
-
-    units: Sequence[str] = ("word", "utterance")
-    layers: str | Sequence[str] = "all"
-    store_dtype: str = "float32"
-    pooling: Mapping[str, str] = field(default_factory=dict)
-    channel: str | None = None
-    window_seconds: float = 60.0
-    overlap_seconds: float = 10.0
-    shard_seconds: float = 600.0
-    mask_seed: int | None = None
-    mask_prob: float | None = None
-    mask_length: int | None = None
+from layertool.models.open import Model
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ class Prepared:
     configuration: dict
     about: dict
     plan: plan.Plan
-    options: Options
+    options: Extraction
     mask: TimeMask | None = None
 
     @cached_property
@@ -93,8 +74,7 @@ class Prepared:
             if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
                 reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid
                 raise UsageError(
-                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that "
-                    "overlap by "
+                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that overlap by "
                     f"{self.options.overlap_seconds:g} s would cut some of them: make --overlap-seconds at least "
                     f"{-(-2 * reach // SAMPLE_RATE)}"
                 )
@@ -102,19 +82,14 @@ class Prepared:
 
 
 def prepare(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
-    options: Options,
+    options: Extraction,
     device: str = "auto",
     dtype: str = "float32",
-    random_init: int | None = None,
-    normalise: bool | None = None,
-    cmvn: bool = False,
-    language: str | None = None,
-    encoder_window: str = "clip",
-    statistics: str | None = None,
+    **asked: Any,
 ) -> Prepared:
-    """Check everything that can be checked before the first audio file is read."""
+    """Check everything that can be checked before the first audio file is read. ``asked``: see ``models.open.Asked``."""
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, options.channel)
     else:
@@ -124,11 +99,7 @@ def prepare(
     for note in notes:
         tell(note)
     corpus = replace(corpus, utterances=utterances)
-    units = [u.strip() for u in (options.units.split(",") if isinstance(options.units, str) else options.units)]
-    if options.store_dtype not in STORE_DTYPES:
-        raise UsageError(f"'{options.store_dtype}' is no store dtype: choose {' or '.join(STORE_DTYPES)}")
-    if not units:
-        raise UsageError("no unit was asked for: give --units, e.g. --units phone,word")
+    units: Sequence[str] = options.units
     audio.check_channel(options.channel)
     if options.overlap_seconds <= 0:
         # the last frame of a window would see beyond its end, and so would be in no window
@@ -142,23 +113,19 @@ def prepare(
         )
     if options.mask_seed is None and (options.mask_prob is not None or options.mask_length is not None):
         raise UsageError("--mask-prob and --mask-length change the mask that --mask-seed N puts on: add --mask-seed")
-    pooling = _pooling(units, options.pooling)
+    pooling = _pooling(units, options.poolings)
     rows = CorpusRows(corpus, units)
-    if cmvn and "utterance" in units and pooling["utterance"].name == "mean":
+    if asked.get("cmvn") and "utterance" in units and pooling["utterance"].name == "mean":
         raise UsageError(
             "--cmvn makes the mean over time of every utterance 0 up to rounding, so its utterance rows would be "
             "numerical noise: leave out --cmvn or the unit utterance"
         )
     extractor = (
-        model
-        if isinstance(model, Extractor)
-        else open_extractor(
-            model, device, dtype, random_init, normalise, cmvn, language, options.mask_seed, encoder_window, statistics
-        )
+        model if isinstance(model, Extractor) else open_extractor(model, device, dtype, options.mask_seed, **asked)
     )
     if extractor.only_unit and set(units) != {extractor.only_unit}:
         raise UsageError(
-            f"--encoder-window {encoder_window} keeps frames of silence, which no segment holds: type --units {extractor.only_unit}"
+            f"--encoder-window 30s keeps frames of silence, which no segment holds: type --units {extractor.only_unit}"
         )
     mask = None
     if options.mask_seed is not None:

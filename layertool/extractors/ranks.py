@@ -21,9 +21,9 @@ def part_of(nshard: int | None, rank: int | None) -> Part | None:
 def part_of_job(nshard: int | None, rank: int | None, environment: Mapping[str, str]) -> tuple[Part | None, str | None]:
     """The part of this process, and which variables said so, None where nobody asked the environment.
 
-    Slurm's job arrays (any first index and step; SLURM_ARRAY_TASK_ID and the like) and launchers that set RANK and WORLD_SIZE
-    (torchrun, accelerate). ``--nshard`` alone takes the rank from there, ``--nshard 1`` is all of the work. Raises UsageError
-    for numbers that do not fit together.
+    Slurm's job arrays (any first index and step; SLURM_ARRAY_TASK_ID and the like) and launchers that set RANK and
+    WORLD_SIZE (torchrun, accelerate). ``--nshard`` alone takes the rank from there, ``--nshard 1`` is all of the work.
+    Raises UsageError for numbers that do not fit together.
     """
     if rank is not None or nshard == 1:
         return part_of(nshard, 0 if nshard == 1 and rank is None else rank), None
@@ -32,8 +32,8 @@ def part_of_job(nshard: int | None, rank: int | None, environment: Mapping[str, 
         return part_of(nshard, rank), None
     if _of_array(environment) and (other := _of_launcher(environment)) and other[1] > 1:
         raise UsageError(
-            f"both {ARRAY[0]} and {LAUNCHER[0]} say which part of the work this is: give --nshard and --rank (or --nshard 1 for "
-            "all of it)"
+            f"both {ARRAY[0]} and {LAUNCHER[0]} say which part of the work this is: give --nshard and --rank (or "
+            "--nshard 1 for all of it)"
         )
     there, of, source = found
     return part_of(nshard or of, there), source
@@ -50,8 +50,8 @@ def _of_array(environment: Mapping[str, str]) -> tuple[int, int, str] | None:
     rank, rest = divmod(task - first, max(1, step))
     if rest or not 0 <= rank < count or (last - first) // max(1, step) + 1 != count:
         raise UsageError(
-            f"task {task} of a job array from {first} to {last} with {count} tasks has no clear rank: use an array without gaps, "
-            "e.g. --array=0-7, or give --nshard and --rank"
+            f"task {task} of a job array from {first} to {last} with {count} tasks has no clear rank: use an array "
+            "without gaps, e.g. --array=0-7, or give --nshard and --rank"
         )
     return (rank, count, ARRAY[0]) if count > 1 else None
 

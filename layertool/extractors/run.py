@@ -1,110 +1,161 @@
-"""The run: what was prepared is carried out here, as a part of a job array, or by a Ray cluster."""
+"""The run: what was asked for is carried out here, as a part of a job array, or by a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layertool.cluster import ENGINES, Cluster
+from layertool.account import Account, count, duration
+from layertool.cluster import Cluster
 from layertool.corpora.corpus import Corpus
-from layertool.errors import UsageError
+from layertool.errors import ModelError, UsageError, tell
+from layertool.extractors import account
 from layertool.extractors.base import Extractor
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.on_cluster import Request, extract_on_cluster
-from layertool.extractors.prepare import Options, Prepared, prepare
-from layertool.extractors.ranks import part_of
+from layertool.extractors.prepare import Prepared
+from layertool.extractors.ranks import part_of, part_of_job
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
+from layertool.models.open import Model
 from layertool.store import FeatureStore, StoreWriter
 from layertool.store.writer import Part
 
-READING_THREADS = 2
+Say = Callable[[str], object]
+_MOST_NAMED = 5  # checkpoints of a series that could not be extracted
 
 
 def extract(
-    model: str | Extractor,
+    model: str | Model | Extractor,
     corpus: Corpus | Path | str,
     out: Path | str,
-    units: Sequence[str] = ("word", "utterance"),
-    layers: str | Sequence[str] = "all",
+    units: Sequence[str] | str = ("word", "utterance"),
+    layers: Sequence[str] | str = "all",
     *,
-    dtype: str = "float32",
-    store_dtype: str = "float32",
-    device: str = "auto",
-    batch_seconds: float | None = None,
-    shard_seconds: float = 600.0,
-    workers: int | None = None,
-    random_init: int | None = None,
-    overwrite: bool = False,
-    max_failures: int = 0,
-    pooling: Mapping[str, str] | None = None,
-    channel: str | None = None,
-    normalise: bool | None = None,
-    cmvn: bool = False,
-    language: str | None = None,
-    window_seconds: float = 60.0,
-    overlap_seconds: float = 10.0,
-    mask_seed: int | None = None,
-    mask_prob: float | None = None,
-    mask_length: int | None = None,
-    encoder_window: str = "clip",
-    statistics: str | None = None,
-    nshard: int | None = None,
-    rank: int | None = None,
-    engine: str = "local",
-    address: str | None = None,
-    gpus_per_worker: float | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], object] | None = None,
+    say: Say | None = None,
+    **options: Any,
 ) -> FeatureStore:
     """Run a model over a corpus once and write every asked layer at every asked unit into a store.
 
-    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, or an Extractor.
-    ``units``: among frame, phone, word, utterance. ``pooling``: unit -> pooling name (see
-    geometry.Pooling); phones default to their centre third, words and utterances to the mean.
-    ``dtype``: of the computation; ``store_dtype``: on the disk. ``max_failures``: how many utterances
-    may fail before the run does. ``mask_seed``: run a model of the wav2vec 2.0 kind with the time
-    mask of its pre-training on; frame rows then have a column ``masked``. ``mask_prob``,
-    ``mask_length`` (frames): other values than pre-training's. ``encoder_window``: what
-    Whisper's encoder sees and which frames are kept (models.whisper.WINDOWS). ``statistics``: of MelHuBERT's input.
-    ``nshard``, ``rank``: write only every nshard-th shard, beside other processes; ``layertool store merge`` finishes the store.
-    ``engine``: local, or ray: the workers of the cluster at ``address`` (``layertool.cluster.Cluster.open``), with so many GPUs each;
-    ``workers``: threads that read audio, or workers of Ray. A run that was stopped goes on where it was; ``overwrite`` starts
-    again. Raises a LayertoolError that says what to do.
+    ``model``: a Hugging Face id, a local folder, an acoustic feature's name, a Model, or an Extractor.
+    ``units``: among frame, phone, word, utterance. ``options``: those of the command, with their defaults
+    (``extractors.extraction.Extraction``): ``pooling`` (also unit -> pooling name), ``dtype`` of the computation,
+    ``store_dtype`` on the disk, ``random_init``, ``normalise``, ``cmvn``, ``language``, ``encoder_window``,
+    ``statistics``, ``mask_seed``, ``mask_prob``, ``mask_length``, ``device``, ``batch_seconds``, ``shard_seconds``,
+    ``window_seconds``, ``overlap_seconds``, ``channel``, ``max_failures``, ``overwrite``, ``workers``, ``nshard``,
+    ``rank``, ``engine``, ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite``
+    starts again. ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
     """
-    options = Options(
-        units, layers, store_dtype, dict(pooling or {}), channel, window_seconds, overlap_seconds, shard_seconds,
-        mask_seed, mask_prob, mask_length,
-    )  # fmt: skip
-    compute: dict[str, Any] = {
-        "device": device, "dtype": dtype, "random_init": random_init, "normalise": normalise, "cmvn": cmvn, "language": language,
-        "encoder_window": encoder_window, "statistics": statistics,
-    }  # fmt: skip
-    part = part_of(nshard, rank)
-    if engine == "local":
-        prepared = prepare(model, corpus, options, **compute)
-        return carry_out(
-            prepared, out, batch_seconds, workers or READING_THREADS, overwrite, max_failures, progress, part
-        )
-    if engine not in ENGINES:
-        raise UsageError(f"'{engine}' is no engine: choose {' or '.join(ENGINES)}")
-    if part:
-        raise UsageError("Ray deals out the shards itself: leave out --nshard and --rank, or --engine ray")
-    if isinstance(model, Extractor):
+    asked = Extraction(units=units, layers=layers, **options)  # type: ignore[arg-type]
+    part = part_of(asked.nshard, asked.rank)
+    if asked.engine == "ray" and isinstance(model, Extractor):
         raise UsageError("the workers of Ray open the model themselves: give its name, not an extractor")
-    if not isinstance(corpus, Corpus):
-        corpus = Corpus.read(corpus, channel)
-    request = Request(model, options, compute, batch_seconds)
-    with Cluster.open(address, workers, gpus_per_worker) as cluster:
-        return extract_on_cluster(cluster, request, corpus, out, overwrite, max_failures, progress, say)
+    with asked.cluster() as cluster:
+        return _store(model, corpus, out, asked, part, cluster, progress, say)
+
+
+def extractions(
+    model: str | list,
+    corpus: Path,
+    out: Path,
+    asked: Extraction,
+    dry_run: bool,
+    watch: Callable[[], AbstractContextManager[Progress | None]],
+) -> Iterator[Account]:
+    """Extract a MODEL, or each checkpoint of a series into a store of its own in ``out``; yields what there is to say
+    of each.
+
+    The part of the shards is the one that a job array says, where nobody else does. ``dry_run`` writes nothing;
+    ``watch`` gives, for each, what is told the progress. A checkpoint of a series that cannot be read is left out;
+    ModelError in the end.
+    """
+    part, source = (None, None) if asked.engine == "ray" else part_of_job(asked.nshard, asked.rank, os.environ)
+    if part and source:
+        tell(f"{part}, as {source} says (--nshard 1: all of the work)")
+    found = Model.series(model)
+    if found[0][0] is not None:
+        tell(f"{count(len(found), 'checkpoint')}, each into a store of its own in {out}")
+    if len(found) > 1 and asked.random_init is not None:
+        raise UsageError("--random-init draws the same weights for every checkpoint of a series: give one of them")
+    failed = []
+    with nullcontext() if dry_run else asked.cluster() as cluster:
+        for name, member in found:
+            place = out if name is None else out / name
+            try:
+                if dry_run:
+                    yield account.of_plan(asked.prepared(member, corpus), place, asked.batch_seconds, part)
+                else:
+                    yield _extracted(member, corpus, place, asked, part, cluster, watch)
+            except ModelError as error:
+                if name is None:
+                    raise
+                failed.append(name)
+                yield Account("", warnings=[f"left out: {error}"])
+    if failed:
+        raise ModelError(
+            f"{len(failed)} of {len(found)} checkpoints could not be extracted ({', '.join(failed[:_MOST_NAMED])}): "
+            "restore or remove them, and run the same command again; the others are done"
+        )
+
+
+def _extracted(
+    model: Model,
+    corpus: Path,
+    out: Path,
+    asked: Extraction,
+    part: Part | None,
+    cluster: Cluster | None,
+    watch: Callable[[], AbstractContextManager[Progress | None]],
+) -> Account:
+    """One model into one store, and what there is to say of it."""
+    begun, told = time.monotonic(), []
+    with watch() as show:
+
+        def progress(done: float, total: float) -> None:
+            told.append(done)
+            if show:
+                show(done, total)
+
+        store = _store(model, corpus, out, asked, part, cluster, progress, tell)
+    when = "already complete" if len(told) == 1 else f"in {duration(time.monotonic() - begun)}"
+    return account.of_store(store, part, when)
+
+
+def _store(
+    model: str | Model | Extractor,
+    corpus: Corpus | Path | str,
+    out: Path | str,
+    asked: Extraction,
+    part: Part | None,
+    cluster: Cluster | None,
+    progress: Progress | None,
+    say: Say | None,
+) -> FeatureStore:
+    common: dict[str, Any] = {
+        "overwrite": asked.overwrite,
+        "max_failures": asked.max_failures,
+        "progress": progress,
+    }
+    if cluster is None:
+        threads = asked.workers or asked.READING_THREADS
+        return carry_out(asked.prepared(model, corpus), out, asked.batch_seconds, threads, part=part, **common)
+    read = corpus if isinstance(corpus, Corpus) else Corpus.read(corpus, asked.channel)
+    asked = replace(asked, **model.asked.given) if isinstance(model, Model) else asked
+    return extract_on_cluster(cluster, Request(str(model), asked), read, out, say=say, **common)
 
 
 def carry_out(
     prepared: Prepared,
     out: Path | str,
     batch_seconds: float | None = None,
-    workers: int = READING_THREADS,
+    workers: int = Extraction.READING_THREADS,
     overwrite: bool = False,
     max_failures: int = 0,
     progress: Progress | None = None,
@@ -112,7 +163,8 @@ def carry_out(
 ) -> FeatureStore:
     """Do what was prepared, shard by shard, leaving out the shards that are there already.
 
-    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge`` finishes it.
+    With a ``part``, only its shards; the store that comes back may be unfinished, and ``layertool store merge``
+    finishes it.
     """
     with StoreWriter(
         out, prepared.configuration, prepared.about, prepared.corpus.utterances, prepared.rows.labels, overwrite, part

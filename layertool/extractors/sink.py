@@ -94,7 +94,7 @@ class Sink:
         self.error: BaseException | None = None
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.waiting = 0  # bytes handed over and not yet written
-        self.most_waiting = _AHEAD_BYTES[getattr(prepared.extractor, "device", torch.device("cpu")).type]
+        self.most_waiting = _AHEAD_BYTES[prepared.extractor.device.type]
         self.room = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="write", daemon=True)
         self._report()

@@ -30,7 +30,7 @@ def write_shards(
     progress: Callable[[float], object] | None,
 ) -> None:
     """Write shards in their order; ``progress`` is told the seconds of audio that are done of them."""
-    device = getattr(prepared.extractor, "device", torch.device("cpu"))
+    device = prepared.extractor.device
     batch_seconds = batch_seconds or BATCH_SECONDS[device.type]
     facts = {"device": str(device), "batch_seconds": batch_seconds}
     with Sink(prepared, store, max_failures, progress, facts) as sink:

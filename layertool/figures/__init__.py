@@ -1,46 +1,22 @@
-"""Figures from result rows: curves over layers, layer by layer maps, and series of checkpoints.
+"""Figures from result rows: curves over layers, layer by layer maps, bars, single stimuli, series of checkpoints.
 
-``layer_curves``, ``heatmaps`` and ``series`` write a file; the ``draw_…`` functions return the Figure.
-They draw nothing but rows of the table of results.
+``draw`` makes one of matplotlib; ``specification`` says what it shows, for the page of ``layertool.report`` too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
 from layertool.errors import UsageError
-from layertool.figures.bias import draw_bars, draw_removed
-from layertool.figures.draw import draw_heatmaps, draw_layer_curves, draw_series
-from layertool.figures.lens import draw_lens
-from layertool.figures.lexical import draw_distributions
-from layertool.figures.panels import plt
-from layertool.figures.table import families
 from layertool.files import whole_file
 
-__all__ = [
-    "FORMATS",
-    "bars",
-    "distributions",
-    "draw_bars",
-    "draw_distributions",
-    "draw_heatmaps",
-    "draw_layer_curves",
-    "draw_lens",
-    "draw_removed",
-    "draw_series",
-    "families",
-    "heatmaps",
-    "layer_curves",
-    "lens",
-    "removed",
-    "series",
-]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
 # No dates and no random names in a file: the same rows give the same bytes. And fonts that publishers accept.
@@ -54,65 +30,48 @@ SETTINGS: Any = {
 }
 
 
-def layer_curves(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Path:
-    """Write curves over layers, one panel per analysis, variant, unit and target, as PNG, PDF or SVG.
+def draw(
+    rows: pd.DataFrame,
+    file: Path | str | None = None,
+    x: str = "layer",
+    reference: str | Path | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """The figure of result rows, written to ``file`` (.png, .pdf or .svg), whole or not at all, where one is named.
 
-    ``rows``: the table of results; ``ylabel``: default what all panels have in common. A curve is a
-    store; its band is the rows' intervals. Raises UsageError for other formats, for no rows, and for
-    two results for the same point.
+    ``x``: the axis: layer, depth (the share of the layers below), step, or parameters, removed from the store ``reference``
+    (default: the largest); ``names``: labels of the stores, in their order. Panels are of one metric, target, unit and
+    setting; bands are the rows' intervals. The same rows give the same bytes. Raises UsageError for other suffixes, for rows
+    without that axis, and for two results of one point.
     """
-    return _write(path, lambda: draw_layer_curves(rows, ylabel))
+    if file is not None and Path(file).suffix not in FORMATS:
+        raise UsageError(f"{file} has no known figure format: end it in {', '.join(FORMATS)}")
+    from layertool.figures import canvas, specification
 
-
-def heatmaps(rows: pd.DataFrame, path: Path | str, label: str | None = None) -> Path:
-    """Write layer by layer maps, one panel per analysis, variant, unit and pair of stores, as PNG, PDF or SVG.
-
-    ``rows``: the table of results, where ``target`` is a layer of the same store ("T3") or "OTHER:T3",
-    with the folder name of the other store. ``label``: of the colour bars, which the panels of one
-    analysis and variant share. Raises UsageError for other formats and rows that are no matrix.
-    """
-    return _write(path, lambda: draw_heatmaps(rows, label))
-
-
-def series(rows: pd.DataFrame, path: Path | str, x: str = "step", ylabel: str | None = None) -> Path:
-    """Write a line per layer over training steps (or another numeric column ``x``), as PNG, PDF or SVG.
-
-    One panel per analysis, variant, unit and target, and per model where there are several. Raises
-    UsageError for other formats, rows without ``x``, and fewer than two values of it.
-    """
-    return _write(path, lambda: draw_series(rows, x, ylabel))
-
-
-def bars(rows: pd.DataFrame, path: Path | str, ylabel: str | None = None) -> Path:
-    """Write a group of bars for each target, one bar for each model, as PNG, PDF or SVG."""
-    return _write(path, lambda: draw_bars(rows, ylabel))
-
-
-def removed(rows: pd.DataFrame, path: Path | str, reference: str, ylabel: str | None = None) -> Path:
-    """Write numbers of compressed models over the parameters removed from the store ``reference``, as PNG, PDF or SVG."""
-    return _write(path, lambda: draw_removed(rows, reference, ylabel))
-
-
-def distributions(rows: pd.DataFrame, path: Path | str) -> Path:
-    """Write violins of lexical results of single stimuli, for each model and masker, as PNG, PDF or SVG."""
-    return _write(path, lambda: draw_distributions(rows))
-
-
-def lens(rows: pd.DataFrame, path: Path | str) -> Path:
-    """Write the lexical lens: metrics over encoder layers and over decoder layers, as PNG, PDF or SVG."""
-    return _write(path, lambda: draw_lens(rows))
-
-
-def _write(path: Path | str, draw: Callable[[], Figure]) -> Path:
-    """Draw and save, whole or not at all; the same rows give the same bytes."""
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path} has no known figure format: end it in {', '.join(FORMATS)}")
-    figure = draw()
-    try:
+    shown = specification.specifications(rows, x, reference, names)
+    whole = {one.title.partition(":")[0] for one in shown if one.kind == "singles"}  # their means stand in tables
+    figure = canvas.draw([one for one in shown if one.kind != "bars" or one.title not in whole])
+    if file is not None:
+        path = Path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, matplotlib.rc_context(SETTINGS):
-            figure.savefig(temporary, format=path.suffix[1:], metadata=METADATA[path.suffix])
-    finally:
-        plt.close(figure)
-    return path
+        with whole_file(path) as temporary:
+            _save(figure, temporary, path.suffix)
+    return figure
+
+
+def svg(rows: pd.DataFrame) -> str:
+    """The figure of result rows as SVG, for a notebook; "" for rows that no figure shows."""
+    try:
+        figure = draw(rows)
+    except UsageError:
+        return ""
+    text = io.StringIO()
+    _save(figure, text, ".svg")
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _save(figure: Figure, place: Any, suffix: str) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(place, format=suffix[1:], metadata=METADATA[suffix])

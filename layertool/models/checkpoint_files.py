@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from layertool.errors import ModelError, UsageError, tell
-from layertool.folders import check_outside
+from layertool.errors import ModelError, tell
+from layertool.files import write_json
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
 from layertool.models.strangers import check_settings
 
+SOURCE = "source.json"  # what a folder was made from here: step, normalisation_epsilon, and by what
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # until and from transformers 5
 WAVEFORMS = "Wav2Vec2FeatureExtractor"  # what the input of models that read waveforms is called
@@ -45,37 +46,8 @@ _FOREIGN = {
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _LANGUAGE_ADAPTERS = "adapter.*.safetensors", "adapter.*.bin"  # of MMS
 _UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
-KINDS = ("fairseq", "melhubert", "fairseq-native")  # of MODELs that name a file: KIND:FILE
 _LFS = b"version https://git-lfs"
 _SHOWN = 4  # names in one message
-
-
-def split_kind(model: str) -> tuple[str | None, str]:
-    """'melhubert:FILE' -> ('melhubert', FILE); (None, model) for every other MODEL. Raises UsageError without a FILE."""
-    kind, colon, path = model.partition(":")
-    if not colon or kind not in KINDS:
-        return None, model
-    if not path.strip():
-        raise UsageError(f"'{model}' names no file: type {kind}:FILE")
-    return kind, path
-
-
-def path_of(model: str) -> Path:
-    """Where a MODEL lies, however it is spelled; of an id of the hub, where nothing is."""
-    return Path(split_revision(split_kind(model)[1])[0])
-
-
-def check_apart(model: str, out: Path) -> None:
-    """Raise UsageError where a MODEL lies in the folder that is to be written, or is it."""
-    check_outside(out, f"the model {model}", path_of(model))
-
-
-def split_revision(model: str) -> tuple[str, str | None]:
-    """'name@revision' -> (name, revision); a local path is never split."""
-    if Path(model).exists() or "@" not in model:
-        return model, None
-    name, _, revision = model.rpartition("@")
-    return name, revision
 
 
 def check_folder(name: str) -> None:
@@ -281,6 +253,19 @@ def read_preprocessor(name: str, revision: str | None) -> dict | None:
     return said
 
 
+def write_preprocessor(folder: Path, normalise: bool) -> None:
+    """Write the file that says whether a network's waveforms are normalised."""
+    said = {
+        "feature_extractor_type": WAVEFORMS,
+        "do_normalize": normalise,
+        "sampling_rate": SAMPLE_RATE,
+        "feature_size": 1,
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+    }
+    write_json(folder / PREPROCESSOR, said)
+
+
 def check_rate(name: str, said: dict) -> None:
     """Raise ModelError for an input (``read_preprocessor``) of another sampling rate than every model here is given."""
     if said.get("sampling_rate") not in (None, SAMPLE_RATE):
@@ -291,14 +276,13 @@ def check_rate(name: str, said: dict) -> None:
         )
 
 
-def normalises(model: str, config: Any, asked: bool | None = None) -> bool:
-    """Whether a model of the wav2vec 2.0 kind (a hub id, ``name@revision``, or a folder) is given normalised waveforms.
+def normalises(name: str, revision: str | None, config: Any, asked: bool | None = None) -> bool:
+    """Whether a model of the wav2vec 2.0 kind (a hub id or a folder) is given normalised waveforms.
 
     ``asked``: what a person decided, None for what the checkpoint says. Without a file that says it, models with
     layer norm in their convolutions are given zero mean and unit variance, and those with group norm are not, as
     fairseq trained them; that is told. Raises ModelError where the file cannot be read, or is of another kind of model.
     """
-    name, revision = split_revision(model)
     unknown = "whether its waveforms are normalised is unknown: for extraction, give --normalise or --no-normalise"
     said = None
     try:

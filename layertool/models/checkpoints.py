@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 
 from layertool.errors import ModelError, tell
-from layertool.files import read_json
 from layertool.models import pruned
 from layertool.models.checkpoint_files import (
     CONFIG,
@@ -25,20 +24,20 @@ from layertool.models.checkpoint_files import (
     listed,
     read_settings,
     refuse_adapter,
-    split_revision,
     weight_files,
 )
+from layertool.models.computing import drawing
 from layertool.models.foreign import check_tensors, read_checkpoint
-from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, opening
+from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
-_UNUSED = ("masked_spec_embed",)
+UNUSED = ("masked_spec_embed",)
 # Names of peft's own weights: of a model that was saved with its adapter, or of the layers that the adapter wraps.
 _PEFT = re.compile(
     r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|(lora|ia3|hada|lokr|oft|vera|randlora|ln_tuning)_\w+)(\.|$)"
 )
 # What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
-_DESCRIPTIONS = (
+DESCRIPTIONS = (
     "config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -48,8 +47,8 @@ _DESCRIPTIONS = (
 )
 
 
-def read_config(model: str) -> Any:
-    """The transformers configuration of a hub id (``name@revision``) or local folder.
+def read_config(name: str, revision: str | None = None) -> Any:
+    """The transformers configuration of a hub id or local folder.
 
     Raises ModelError with what to do when there is none, or when it wants code of its own to run.
     """
@@ -59,7 +58,6 @@ def read_config(model: str) -> Any:
 
     huggingface_hub.utils.logging.set_verbosity_error()  # retries without network are told by the error below
 
-    name, revision = split_revision(model)
     check_folder(name)
     is_local = Path(name).exists()
     raw = read_settings(name, None, CONFIG) if is_local else None
@@ -120,39 +118,22 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-@opening
-def load_model(
-    model: str, config: Any, random_init: int | None, kind: str = "AutoModel", partly: bool = False
-) -> tuple[Any, dict, list[str]]:
-    """The model in evaluation mode and float32, its provenance (id, revision, sha256, random_init), and what it lacks.
+def load_network(name: str, revision: str | None, config: Any, head: str) -> tuple[Any, list[str]]:
+    """The network of a checkpoint in evaluation mode and float32, and the parameters that it lacks: those hold random numbers.
 
-    ``kind``: the automatic class of transformers that opens it; AutoModel leaves an output layer out.
-    It may lack parameters that only training uses; those hold random numbers, and are named. ``partly``: it may lack
-    any, for callers who know which ones they need, and ``refuse_lacking``. With ``random_init`` the weights are
-    drawn anew from the configuration (the untrained control).
-    Raises ModelError when weights are missing, have other shapes, or are not safe to read.
+    ``head``: the automatic class of transformers that opens it; AutoModel leaves an output layer out.
+    Raises ModelError when weights have other shapes, or are not safe to read.
     """
     import transformers
 
-    opener = getattr(transformers, kind)
+    opener = getattr(transformers, head)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    name, revision = split_revision(model)
-    is_local = Path(name).is_dir()
-    provenance: dict = {
-        "id": Path(name).resolve().name if is_local else name,
-        "revision": None if is_local else getattr(config, "_commit_hash", None) or revision,
-        "sha256": None,
-        "description_sha256": files_sha256(Path(name), _DESCRIPTIONS) if is_local else None,
-    }
-    if random_init is not None:
-        network = draw_anew(config, random_init, kind)
-        return network, {**provenance, "random_init": random_init, "sha256": state_sha256(network)}, []
     report: dict[str, Any] = {"missing_keys": ()}
     try:
         if pruned.is_config(config):
             network = pruned.load(name)
-            network = network.base_model if kind == "AutoModel" else network
+            network = network.base_model if head == "AutoModel" else network
         else:
             files = weight_files(name, revision)
             state = _read_pickles(files) if files and files[0].suffix == ".bin" else None
@@ -180,13 +161,15 @@ def load_model(
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if mismatched:
         raise ModelError(_random(name, f"has {len(mismatched)} weights of another shape (first: {mismatched[0]})"))
-    lacking = sorted(report["missing_keys"])
     _tell_of_others(name, network, report.get("unexpected_keys", ()))
-    if not partly:
-        refuse_lacking(name, [key for key in lacking if not key.endswith(_UNUSED)])
+    _tell_of_languages(name, getattr(config, "adapter_attn_dim", None) is not None)
+    return network.eval(), sorted(report["missing_keys"])
+
+
+def _tell_of_languages(name: str, is_used: bool) -> None:
+    """Tell of adapters of single languages, of which at most the one among the main weights is used."""
     others = language_adapters(name)
-    if getattr(config, "adapter_attn_dim", None) is not None:
-        provenance["adapter"] = "main weights"
+    if is_used:
         tell(
             f"{name} has adapters of single languages: the one among its main weights is used, and none of its other "
             f"files{f' ({listed(others)})' if others else ''}"
@@ -196,12 +179,6 @@ def load_model(
             f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has no "
             "adapter_attn_dim"
         )
-    if is_local:
-        provenance["sha256"] = files_sha256(Path(name), ("*.safetensors", "*.bin"))
-        if (Path(name) / "source.json").exists():  # of `layertool convert`
-            source = read_json(Path(name) / "source.json", "the source of a converted model")
-            provenance |= {key: source.get(key) for key in ("step", "normalisation_epsilon")}
-    return network.eval(), {**provenance, "random_init": None}, lacking
 
 
 def _read_pickles(files: Sequence[Path]) -> dict[str, torch.Tensor]:
@@ -258,17 +235,15 @@ def _tell_of_others(name: str, network: Any, unexpected: Iterable[str]) -> None:
         )
 
 
-def draw_anew(config: Any, seed: int, kind: str = "AutoModel") -> Any:
+def draw_anew(config: Any, seed: int, head: str = "AutoModel") -> Any:
     """A network of this configuration with weights drawn from ``seed``, in evaluation mode and float32."""
     import transformers
 
-    opener = getattr(transformers, kind)
+    opener = getattr(transformers, head)
     check_size(config.name_or_path or config.model_type, config, opener, None)
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    network = opener.from_config(config, trust_remote_code=False).float().eval()
-    pruned.fit_to_config(network)
-    torch.set_rng_state(generator_state)
+    with drawing(seed):
+        network = opener.from_config(config, trust_remote_code=False).float().eval()
+        pruned.fit_to_config(network)
     return network
 
 

@@ -41,6 +41,27 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def choose(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Where a network computes, and in which dtype: ``choose_device`` and ``check_dtype``."""
+    place = choose_device(device)
+    return place, check_dtype(dtype, place)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Weights inside are drawn from ``seed``; the process's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks made inside take no memory and draw nothing."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
 @cache
 def _narrow_groups_are_sound() -> bool:
     """Whether grouped convolutions of few channels are right in bfloat16 on this CPU.
@@ -48,8 +69,7 @@ def _narrow_groups_are_sound() -> bool:
     oneDNN's for Intel AMX gives noise (100 % off) with four channels a group and an even kernel of 16 or more, which is the
     convolution of positions in small models (torch 2.13, Xeon with amx_bf16).
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with drawing(0), torch.no_grad():
         rows, layer = torch.randn(1, 64, 64), torch.nn.Conv1d(64, 64, 16, groups=16, padding=8)
         right = layer(rows)
         return bool((layer.bfloat16()(rows.bfloat16()).float() - right).norm() < 0.05 * right.norm())

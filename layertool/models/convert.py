@@ -4,41 +4,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from layertool.errors import UsageError
 from layertool.files import read_json, whole_folder, write_json
 from layertool.models import fairseq, melhubert
+from layertool.models.checkpoint_files import SOURCE, write_preprocessor
 from layertool.models.foreign import file_sha256
+from layertool.models.open import Model
 
-SOURCE = "source.json"  # what a folder was converted from
 
-
-def convert(kind: str, path: Path | str, out: Path | str) -> Path:
+def convert(model: Model | str, out: Path | str) -> Path:
     """Write the network of a checkpoint as a folder with config.json and model.safetensors, whole or not at all.
 
-    ``kind``: "fairseq" gives a folder for transformers (tensors that only training uses are left out), "melhubert" one for
-    ``layertool.models.melhubert``. source.json names the file, its sha256 and its step. Raises ModelError and StoreError.
+    ``model``: fairseq:FILE gives a folder for transformers (tensors that only training uses are left out), melhubert:FILE
+    one for ``layertool.models.melhubert``. source.json names the file, its sha256 and its step. Raises UsageError for any
+    other MODEL, ModelError and StoreError.
     """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    path, out = Path(path), Path(out)
+    model, out = Model.open(model), Path(out)
+    if not model.text.startswith(("fairseq:", "melhubert:")):
+        raise UsageError(f"'{model}' is no checkpoint of another tool: give fairseq:FILE or melhubert:FILE")
+    path = model.path
     sha256 = file_sha256(path) if path.is_file() else None
     if (out / SOURCE).exists() and read_json(out / SOURCE, "the source of a converted model").get("sha256") == sha256:
         return out  # it is done
     with whole_folder(out) as temporary:
-        if kind == "melhubert":
+        if model.kind == "melhubert":
             network, config = melhubert.load(path)
             melhubert.save(network, config, temporary)
             facts: dict = {"step": config.step}
         else:
             network, known = fairseq.read(path)
             network.save_pretrained(temporary)
-            write_json(
-                temporary / "preprocessor_config.json",
-                {
-                    "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": known.normalise,
-                    "sampling_rate": 16_000, "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
-                },
-            )  # fmt: skip
+            write_preprocessor(temporary, known.normalise)
             facts = {
                 "step": known.step,
                 "normalisation_epsilon": fairseq.EPSILON,

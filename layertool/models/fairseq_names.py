@@ -15,6 +15,10 @@ from layertool.errors import ModelError
 from layertool.models.strangers import shown
 
 DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
+CROPPED = (
+    "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy of "
+    "the file"
+)
 _MOST_CONVOLUTIONS = 64
 # "[(512, 3, 2)] * 4", "2 * [(512,2,2)]", "[(512,10,5),(512,3,2)]"; spaces are gone before
 _TERM = re.compile(r"(?:(\d{1,2})\*)?\[((?:\(\d{1,6},\d{1,6},\d{1,6},?\),?)+)\](?:\*(\d{1,2}))?")
@@ -163,9 +167,7 @@ def transformers_options(family: str, settings: Settings) -> dict[str, Any]:
     if settings.flag(settings.model, "quantize_input"):
         raise ModelError("quantize_input is on, for which transformers has no network: use fairseq-native:FILE")
     if settings.whole_number("crop_seq_to_multiple", 1) != 1:
-        raise ModelError(
-            "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy of the file"
-        )
+        raise ModelError(CROPPED)
     layers = convolutions(settings.value(settings.model, "conv_feature_layers", DEFAULT_CONVOLUTIONS))
     width = settings.whole_number("encoder_embed_dim", 768)
     heads = settings.whole_number("encoder_attention_heads", 12)

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from layertool.errors import AudioError, ModelError, UsageError, tell
-from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, MODEL_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.models.checkpoint_files import (
     GENERATION,
     PREPROCESSOR,
@@ -26,10 +26,14 @@ from layertool.models.checkpoint_files import (
     read_preprocessor,
     read_settings,
 )
+from layertool.models.hooks import block_taps, tapped
 from layertool.models.strangers import BROKEN, first_line, opening
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
 WINDOW_POSITIONS = WINDOW_SAMPLES // MODEL_HOP
+# log-mel frames: 400 samples centred on every 160th; conv1 sees 3 of them, conv2 3 of conv1's
+CONV1 = FrameGeometry(FRAME_HOP, 400 + 2 * FRAME_HOP, -(200 + FRAME_HOP), centred=True)
+CONV2 = FrameGeometry(MODEL_HOP, 400 + 4 * FRAME_HOP, -(200 + 2 * FRAME_HOP), centred=True)
 # What the encoder sees, and what the decoder sees of it.
 WINDOWS = {
     "30s": "30 s, padded with silence, all 1500 positions",
@@ -259,24 +263,10 @@ def encoder_layers(
 ) -> dict[str, torch.Tensor]:
     """Layers T0 to TL (the blocks' inputs and outputs) and final of clips, as ``encode`` sees them: name -> states."""
     found: dict[str, torch.Tensor] = {}
-    hooks = []
-
-    def keep(name: str, hidden: Any) -> None:
-        found[name] = hidden[0] if isinstance(hidden, tuple) else hidden
-
-    try:
-        for name in layers:
-            if name == "T0":
-                first = encoder.layers[0]
-                hooks.append(first.register_forward_pre_hook(lambda _module, inputs: keep("T0", inputs)))
-            elif name != "final":
-                block = encoder.layers[int(name[1:]) - 1]
-                hooks.append(block.register_forward_hook(lambda _module, _inputs, out, name=name: keep(name, out)))
-        last = encode(encoder, features, positions)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: last if name == "final" else found[name] for name in layers}
+    taps = block_taps(encoder.layers, encoder.layer_norm)
+    with tapped(taps, layers, found.__setitem__):
+        encode(encoder, features, positions)
+    return {name: found[name] for name in layers}
 
 
 class ForcedDecoder:

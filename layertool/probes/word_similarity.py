@@ -36,6 +36,9 @@ class Task:
     ratings: np.ndarray
     n_read: int
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def words(self) -> list[str]:
         """Every word once, in the order of the pairs."""

@@ -28,7 +28,7 @@ from layertool.report.spec import (
     text,
     x_title,
 )
-from layertool.results import EVERYTHING, metrics_of
+from layertool.result_rows import EVERYTHING, metrics_of
 
 TALL = 340  # pixels of a panel whose groups have long names
 TICKS = {"type": "category", "automargin": True}

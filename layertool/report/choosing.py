@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from layertool.analysis.layer_sets import OVER
-from layertool.results import metrics_of
+from layertool.layerwise.layer_sets import OVER
+from layertool.result_rows import metrics_of
 
 SIGNIFICANT = 0.05
 DRAWN_METRICS = ("F1", "R-value", "token F1")  # of segmentation, in a figure

@@ -42,7 +42,7 @@ from layertool.report.spec import (
     text,
     x_title,
 )
-from layertool.results import TOP_1, TOP_N
+from layertool.result_rows import TOP_1, TOP_N
 
 MAX_Y_TITLE = 40  # characters that fit beside a panel
 

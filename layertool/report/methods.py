@@ -10,7 +10,7 @@ import pandas as pd
 from layertool.report.inputs import Run
 from layertool.report.provenance import Store
 from layertool.report.references import cited
-from layertool.results import BASELINE, LIKELIHOOD, PARAMETERS, TAU, TOP_1, TOP_N, is_stimulus
+from layertool.result_rows import BASELINE, LIKELIHOOD, PARAMETERS, TAU, TOP_1, TOP_N, is_stimulus
 
 MOST_NAMES = 8  # of models in a sentence
 # What an analysis measures: the parts of its variants that a sentence is about, "" for all; each said once.

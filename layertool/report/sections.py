@@ -14,7 +14,7 @@ from layertool.report import bars, curves, maps, tables
 from layertool.report.choosing import EFFECT, drawn, layer_by_layer, one_of_each_model
 from layertool.report.inputs import Run
 from layertool.report.spec import Figure, Section
-from layertool.results import BASELINE, PARAMETERS, is_matrix
+from layertool.result_rows import BASELINE, PARAMETERS, is_matrix
 
 NAMES = {
     "cca": "Canonical correlation (CCA)", "cka": "Centered kernel alignment (CKA)", "rsa": "Representational similarity (RSA)",

@@ -9,7 +9,7 @@ import pandas as pd
 from layertool.figures.table import tidy
 from layertool.report.choosing import EFFECT, basic, own_of_variant, p_text, pooling_of, stars
 from layertool.report.spec import Table, against_chance, interval, number
-from layertool.results import (
+from layertool.result_rows import (
     EVERYTHING,
     IMPOSSIBLE,
     LIKELIHOOD,

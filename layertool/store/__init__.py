@@ -11,8 +11,8 @@ On the disk (readable with plain h5py; see docs/store.md)::
       store.h5            virtual datasets over all shards, written when the run ends
 """
 
-from layertool.store.reader import FeatureStore
+from layertool.store.reader import FeatureStore, matching
 from layertool.store.verify import verify
 from layertool.store.writer import StoreWriter
 
-__all__ = ["FeatureStore", "StoreWriter", "verify"]
+__all__ = ["FeatureStore", "StoreWriter", "matching", "verify"]

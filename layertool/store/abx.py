@@ -7,6 +7,7 @@ docs/advanced/slicing.rst and its src/fastabx/dataset.py; see docs/store.md.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,13 +19,13 @@ import pandas as pd
 import xxhash
 
 from layertool import columns
-from layertool import layers as layer_names
+from layertool.account import count
 from layertool.errors import StoreError, UsageError
-from layertool.files import whole_file, write_json
+from layertool.files import read_json, remove, whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
 from layertool.spelling import percent
-from layertool.store.export import ExportFolder, Progress
+from layertool.store.export import ExportFolder, Progress, chosen_layers
 from layertool.store.reader import FeatureStore
 
 DESCRIPTION = "fastabx.json"
@@ -61,7 +62,7 @@ def export_fastabx(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -80,24 +81,20 @@ def export_fastabx(
     """
     out = Path(out)
     tiers = _tiers(store, units)
-    names = _layers(store, layers)
+    ((_, names),) = chosen_layers(store, ["frame"], layers)
     geometries = {name: _geometry(store, name) for name in names}
     frequencies = {name: _frequency(name, geometry.hop) for name, geometry in geometries.items()}
     folders, items = [out / name for name in names], [out / f"{tier}.item" for tier in tiers]
     written = [*folders, *items, out / DESCRIPTION]
     held = ExportFolder(store, out, written, overwrite)
     frames: dict[str, _Frames] = {}
-    for name in names:
-        table = store.table_of("frame", name)
-        if table not in frames:
-            counts = np.bincount(store.row_table("frame", name)["utterance"], minlength=len(store.utterances))
-            frames[table] = _Frames(geometries[name].hop, counts)
+    for table, name in {store.table_of("frame", name): name for name in names}.items():
+        counts = np.bincount(store.row_table("frame", name)["utterance"], minlength=len(store.utterances))
+        frames[table] = _Frames(geometries[name].hop, counts)
     files = np.array([file_name(utterance) for utterance in store.utterances["utterance"]], dtype=object)
     tables = {tier: _items(store, tier, list(frames.values()), files) for tier in tiers}
     with held:
-        (out / DESCRIPTION).unlink(
-            missing_ok=True
-        )  # what it describes is about to change; it comes back when all is there
+        remove(out / DESCRIPTION)  # what it describes is about to change; it comes back when all is there
         for k, name in enumerate(names):
             folders[k].mkdir(parents=True, exist_ok=True)
             counts = frames[store.table_of("frame", name)].counts
@@ -125,6 +122,20 @@ def export_fastabx(
     return written
 
 
+def next_steps(out: Path) -> list[str]:
+    """What an export left out, and the command that scores its last layer."""
+    about, notes = read_json(out / DESCRIPTION, "the description of an export"), []
+    for tier, counts in about["items"].items():
+        short = counts["left_out_too_short"]
+        left_out = f"; {count(short, tier)} shorter than a frame left out" if short else ""
+        notes.append(f"{tier}: {count(counts['n_items'], 'item')}{left_out}")
+    layer, facts = list(about["layers"].items())[-1]
+    if isinstance(facts["frequency"], int):  # its command line takes no other
+        files = shlex.join([str(out / f"{next(iter(about['items']))}.item"), str(out / layer)])
+        notes.append(f"score a layer with: fastabx {files} --frequency {facts['frequency']} --max-size-group 10")
+    return notes
+
+
 def file_name(utterance: str) -> str:
     """The id as a file name and as the column #file: what is no letter, digit, dot, dash or underscore as %XX.
 
@@ -144,27 +155,15 @@ def shift_ms(geometry: FrameGeometry) -> float:
 
 def _tiers(store: FeatureStore, units: Sequence[str] | None) -> list[str]:
     asked = ["phone", *(tier for tier in TIERS[1:] if tier in store.units)] if units is None else list(units)
-    for unit in asked:
-        if unit not in (*TIERS, "frame"):  # frames are written whatever was asked for
-            raise UsageError(f"fastabx discriminates segments, '{unit}' is none: ask for --units phone, word, or both")
+    if others := [unit for unit in asked if unit not in (*TIERS, "frame")]:  # frames are written whatever was asked for
+        raise UsageError(f"fastabx discriminates segments, '{others[0]}' is none: ask for --units phone, word, or both")
     tiers = [tier for tier in TIERS if tier in asked] or ["phone"]
-    needed = ["frame", *tiers]
-    for unit in needed:
-        if unit not in store.units:
-            raise UsageError(
-                f"{store.path} has no unit '{unit}' (it has {', '.join(store.units)}), and fastabx takes frames and "
-                f"segments: extract again with --units {','.join(needed)}"
-            )
+    if lacking := [unit for unit in ("frame", *tiers) if unit not in store.units]:
+        raise UsageError(
+            f"{store.path} has no unit '{lacking[0]}' (it has {', '.join(store.units)}), and fastabx takes frames and "
+            f"segments: extract again with --units {','.join(('frame', *tiers))}"
+        )
     return tiers
-
-
-def _layers(store: FeatureStore, layers: str | None) -> list[str]:
-    there = store.layers_of("frame")
-    names = layer_names.select(layers, store.layers, str(store.path)) if layers else there
-    chosen = [name for name in there if name in names]
-    if not chosen:
-        raise UsageError(f"{store.path} has none of the layers {layers} at frames (it has {', '.join(there)} there)")
-    return chosen
 
 
 def _geometry(store: FeatureStore, layer: str) -> FrameGeometry:
@@ -208,13 +207,13 @@ def _utterances(store: FeatureStore, layer: str, counts: np.ndarray) -> Iterator
     """The frames of one utterance after the other, float32 (frames, width); one block and one utterance in memory."""
     blocks = store.blocks("frame", layer)
     left = np.empty((0, store.width(layer)), np.float32)
-    for count in counts:
+    for n_rows in counts:
         parts = [left]
-        while sum(map(len, parts)) < count:
+        while sum(map(len, parts)) < n_rows:
             parts.append(next(blocks))
         rows = np.concatenate(parts)
-        left = rows[count:]
-        yield rows[:count].astype(np.float32)  # a copy: torch.save would write the whole block with a view
+        left = rows[n_rows:]
+        yield rows[:n_rows].astype(np.float32)  # a copy: torch.save would write the whole block with a view
 
 
 def _items(
@@ -256,8 +255,8 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
     """The speaker of every utterance as text; those of ``needed`` (positions) must be known."""
     # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
     remedy = (
-        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the same "
-        "extract command again, which computes nothing anew"
+        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the "
+        "same extract command again, which computes nothing anew"
     )
     if "speaker" not in store.utterances:
         raise StoreError(

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from layertool import columns
+from layertool.account import count
 from layertool.errors import StoreError
 from layertool.files import whole_file
 from layertool.folders import LOCK, held, sweep
@@ -34,6 +35,10 @@ class Merged:
     n_shards: int
     n_parts: int
 
+    def __str__(self) -> str:
+        parts = f" of {count(self.n_parts, 'rank')}" if self.n_parts else ", merged before"
+        return f"complete: {count(self.n_shards, 'shard')}{parts}"
+
 
 def merge(path: Path | str) -> Merged:
     """Finish a store that ranks of a job array have written: one index.jsonl in the order of the corpus, and store.h5.
@@ -51,8 +56,8 @@ def merge(path: Path | str) -> Merged:
             missing = islice((n for n in range(n_shards) if n not in in_place), 5)
             shown = ", ".join(map(str, missing)) + (", …" if n_missing > 5 else "")
             raise StoreError(
-                f"{path} is unfinished: {n_missing} of {n_shards} shards are missing or damaged ({shown}); run the same "
-                "extract commands again (any --nshard), then merge"
+                f"{path} is unfinished: {n_missing} of {n_shards} shards are missing or damaged ({shown}); run the "
+                "same extract commands again (any --nshard), then merge"
             )
         other = [n for n, entry in index.items() if entry["configuration"] != about["configuration_hash"]]
         if other:
@@ -100,7 +105,9 @@ def fill_view(
     utterances: pd.DataFrame,
     labels: Mapping[str, list[str]],
 ) -> None:
-    """Write into ``view``, a new file, what ``write_view`` says; ``entries``: lines of the index, in the order of shards."""
+    """Write into ``view``, a new file, what ``write_view`` says; ``entries``: lines of the index, in the order of
+    shards.
+    """
     text = h5py.string_dtype()
     for column in utterances:
         values = utterances[column]

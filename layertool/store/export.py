@@ -14,6 +14,7 @@ from layertool import layers as layer_names
 from layertool.errors import StoreError, UsageError
 from layertool.files import saying_no_room, whole_file
 from layertool.folders import OutputFolder
+from layertool.kinds import kind
 from layertool.spelling import percent
 from layertool.store import layout
 from layertool.store.layout import configuration_hash
@@ -29,7 +30,7 @@ def export_npy(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -38,11 +39,12 @@ def export_npy(
     ``OUT/MODEL/CORPUS/{local,contextualized}/{unit}_level/``: C layers are local, others contextualized
     (decoder layers under ``decoder``); segments lie one folder down, in ``0/``, with ``labels_0.lst`` and
     ``segments_0.tsv`` beside it; frames have ``n_frames.txt`` (frames per utterance) and
-    ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was written.
+    ``frames.tsv``, those of layers at another rate ``n_frames_10ms.txt`` and ``frames_10ms.tsv``. Returns what was
+    written.
     """
     root = Path(out) / _slug(store.model) / _slug(store.about["corpus"]["name"])
     parts = {}  # path: unit, layer, level
-    for unit, names in _chosen(store, units, layers):
+    for unit, names in chosen_layers(store, units, layers):
         for name in names:
             kind = {"C": "local", "D": "decoder"}.get(name[0] if name[1:].isdigit() else "", "contextualized")
             level = root / kind / f"{unit}_level"
@@ -52,7 +54,8 @@ def export_npy(
     with ExportFolder(store, Path(out), list(parts), overwrite):
         for n_written, (path, (unit, name, level)) in enumerate(parts.items(), 1):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _stream(store, unit, name, path)
+            with whole_file(path) as temporary, open(temporary, "wb") as file:
+                _write_layer(store, unit, name, file, np.dtype(np.float32))
             if (level, _rate(store, unit, name)) not in described:
                 _write_rows(store, unit, name, level)
                 described.add((level, _rate(store, unit, name)))
@@ -68,6 +71,9 @@ class ExportFolder(OutputFolder):
     """
 
     def __init__(self, store: FeatureStore, out: Path, paths: Sequence[Path], overwrite: bool):
+        if out.is_file() or kind(out):
+            what = "a file" if out.is_file() else f"a {kind(out)}"
+            raise UsageError(f"{out} is {what}: arrays go into a folder of their own, choose another -o")
         asked = {"store": store.about["configuration_hash"], "paths": [str(path.relative_to(out)) for path in paths]}
         lock = f".export-{configuration_hash(asked)[:8]}.lock"  # there as long as the export is not
         super().__init__(out, "folder of exports", lock, None, lock)
@@ -92,21 +98,18 @@ def _write_rows(store: FeatureStore, unit: str, layer: str, level: Path) -> None
         for name in ("utterance", "label"):
             rows[name] = rows[name].map({text: percent(str(text), _OF_LINES) for text in rows[name].dropna().unique()})
         rows.to_csv(temporary, sep="\t", index=False)
+    name, lines = "labels_0.lst", rows["utterance" if unit == "utterance" else "label"]
     if unit == "frame":
-        counts = rows["utterance"].value_counts(sort=False)
-        with whole_file(level / f"n_frames{rate}.txt") as temporary:
-            temporary.write_text("".join(f"{count}\n" for count in counts), encoding="utf-8")
-    else:
-        column = "utterance" if unit == "utterance" else "label"
-        with whole_file(level / "labels_0.lst") as temporary:
-            temporary.write_text("".join(f"{label}\n" for label in rows[column]), encoding="utf-8")
+        name, lines = f"n_frames{rate}.txt", rows["utterance"].value_counts(sort=False)
+    with whole_file(level / name) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def export_npz(
     store: FeatureStore,
     out: Path,
     units: Sequence[str] | None = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -116,7 +119,7 @@ def export_npz(
     Layers whose frames run at another rate go to ``frame_10ms.npz``. Returns what was written.
     """
     out = Path(out)
-    chosen = _chosen(store, units, layers)
+    chosen = chosen_layers(store, units, layers)
     done, total = 0, sum(len(names) for _, names in chosen)
     files: dict[Path, tuple[str, list[str]]] = {}  # path: unit, layers
     for unit, names in chosen:
@@ -150,11 +153,6 @@ def _rate(store: FeatureStore, unit: str, layer: str) -> str:
     return f"_{int(table.split('_')[1]) * 1000 / store.about['audio']['sample_rate']:g}ms"
 
 
-def _stream(store: FeatureStore, unit: str, layer: str, path: Path) -> None:
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        _write_layer(store, unit, layer, file, np.dtype(np.float32))
-
-
 def _write_layer(store: FeatureStore, unit: str, layer: str, file, dtype: np.dtype) -> None:
     """One layer as .npy, block by block: a store larger than memory can be exported."""
     header = {"descr": dtype.str, "fortran_order": False, "shape": (store.n_rows(unit, layer), store.width(layer))}
@@ -164,16 +162,16 @@ def _write_layer(store: FeatureStore, unit: str, layer: str, file, dtype: np.dty
             file.write(block.astype(dtype, copy=False).tobytes())
 
 
-def _chosen(store: FeatureStore, units: Sequence[str] | None, layers: str | None) -> list[tuple[str, list[str]]]:
-    names = layer_names.select(layers, store.layers, str(store.path)) if layers else store.layers
-    chosen = []
-    for unit in units or store.units:
-        there = [name for name in store.layers_of(unit) if name in names]
-        if there:
-            chosen.append((unit, there))
-    if not chosen:
-        raise UsageError(f"{store.path} has none of the layers {layers} at the units {', '.join(units or store.units)}")
-    return chosen
+def chosen_layers(
+    store: FeatureStore, units: Sequence[str] | None, layers: str | Sequence[str] | None
+) -> list[tuple[str, list[str]]]:
+    """Each unit with those of its layers that are asked for. Raises UsageError where there is none."""
+    names = layer_names.select(layers or store.layers, store.layers, str(store.path))
+    chosen = [(unit, [name for name in store.layers_of(unit) if name in names]) for unit in units or store.units]
+    if not any(of_unit for _, of_unit in chosen):
+        asked = layers if isinstance(layers, str) else ",".join(layers or ())
+        raise UsageError(f"{store.path} has none of the layers {asked} at the units {', '.join(units or store.units)}")
+    return [(unit, of_unit) for unit, of_unit in chosen if of_unit]
 
 
 def _slug(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,8 @@ from layertool.store.schema import (
 
 __all__ = ["MASKED_ROW_DTYPE", "NO_LABEL", "ROW_DTYPE", "SCHEMA", "SHARDS", "UNITS", "row_dtype", "shard_name"]
 
-ABOUT, UTTERANCES, LABELS, INDEX, VIEW, PARTS, DAMAGED = (
-    "store.json", "utterances.parquet", "labels.json", "index.jsonl", "store.h5", "parts", "damaged.json",
-)  # fmt: skip
+ABOUT, UTTERANCES, LABELS, DAMAGED = "store.json", "utterances.parquet", "labels.json", "damaged.json"
+INDEX, PARTS, VIEW = "index.jsonl", "parts", "store.h5"
 BLOCK_ROWS = 16_384  # rows read at a time where a whole layer need not be in memory
 _CHECKED_ROWS = 2048  # rows at a time whose checksum is computed: they stay in the processor's cache
 _LONGEST_LINE = 2**24  # bytes of a line of the index: a hundred thousand failures
@@ -75,7 +74,8 @@ def as_held(text: str) -> str:
 
 
 def foreign(store: Path, name: str) -> str | None:
-    """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for nothing.
+    """What stands in the place of a file of the store that is none of its own, as a phrase; None for files and for
+    nothing.
 
     A link would make the bytes of others ours; a pipe would be waited for.
     """
@@ -92,7 +92,10 @@ def foreign(store: Path, name: str) -> str | None:
 
 
 def own(store: Path, name: str) -> Path:
-    """The path of a file of the store, which may be missing. Raises StoreError where something ``foreign`` stands there."""
+    """The path of a file of the store, which may be missing.
+
+    Raises StoreError where something ``foreign`` stands there.
+    """
     if problem := foreign(store, name):
         raise StoreError(f"{store}/{problem}: put the file itself there, or extract the store again with --overwrite")
     return store / name
@@ -100,22 +103,31 @@ def own(store: Path, name: str) -> Path:
 
 def read_about(store: Path) -> dict[str, Any]:
     """The description of a store, checked. Raises StoreError where it is of another schema or damaged."""
-    about = read_json(own(store, ABOUT), "the description of a store")
+    return _checked(store, ABOUT, "the description of a store", lambda about: _check_about(store, about), _RENEW)
+
+
+def _check_about(store: Path, about: Any) -> None:
     if isinstance(about, dict) and about.get("schema") != SCHEMA:
         raise StoreError(
             f"{store} has store schema {about.get('schema')}, this layertool reads {SCHEMA}: extract it again"
         )
-    with _said(store / ABOUT, _RENEW):
-        schema.check_about(about)
-    return about
+    schema.check_about(about)
+
+
+def _checked(store: Path, name: str, what: str, check: Callable[[Any], object], remedy: str) -> Any:
+    """What a JSON file of the store says, after ``check``. Raises StoreError where it is damaged."""
+    value = read_json(own(store, name), what)
+    with _said(store / name, remedy):
+        check(value)
+    return value
 
 
 def read_index(store: Path, about: Mapping | None = None) -> dict[int, dict]:
     """The finished shards by number: of the index, and of the parts that ranks of a job array have written beside it.
 
-    Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one turn, one
-    without failures before one with them, and else the later. ``about``: what ``read_about`` gave. Raises StoreError for
-    a line that contradicts it.
+    Two lines about one shard: that of the later turn counts (``turn``: how often ranks have written it anew); of one
+    turn, one without failures before one with them, and else the later. ``about``: what ``read_about`` gave. Raises
+    StoreError for a line that contradicts it.
     """
     finished: dict[int, dict] = {}
     holds: dict[str, schema.Content] = {}
@@ -127,8 +139,7 @@ def read_index(store: Path, about: Mapping | None = None) -> dict[int, dict]:
             with _said(f"{path}, line {number},", remedy):
                 entry = json.loads(line)
                 schema.check_entry(entry, about, holds)
-            if entry["shard"] not in finished or _order(entry) >= _order(finished[entry["shard"]]):
-                finished[entry["shard"]] = entry
+            finished[entry["shard"]] = max(entry, finished.get(entry["shard"], entry), key=_order)
     index = dict(sorted(finished.items()))
     if about:
         with _said(store / INDEX, "delete the lines of shards that overlap and run the same extract command again"):
@@ -182,23 +193,18 @@ def state(store: Path) -> tuple[int, int, int] | None:
 
 def read_damaged(store: Path, n_shards: int) -> dict[int, str]:
     """The shards that ``verify`` found damaged and that have not been written again, each with what is wrong."""
-    path = own(store, DAMAGED)
-    if not path.exists():
+    if not own(store, DAMAGED).exists():
         return {}
-    found = read_json(path, "the damage that verify found")
-    with _said(path, "delete it and verify the store again"):
-        schema.check_damaged(found, n_shards)
-    return {int(number): problem for number, problem in found.items()}
+    what, remedy = "the damage that verify found", "delete it and verify the store again"
+    damaged = _checked(store, DAMAGED, what, lambda value: schema.check_damaged(value, n_shards), remedy)
+    return {int(number): problem for number, problem in damaged.items()}
 
 
 def read_labels(store: Path) -> dict[str, list[str]]:
     """Every tier's labels. Raises StoreError where they are missing or damaged."""
     if not own(store, LABELS).exists():
         raise StoreError(f"{store / LABELS} is missing: {_RENEW}")
-    labels = read_json(store / LABELS, "the labels of a store")
-    with _said(store / LABELS, _RENEW):
-        schema.check_labels(labels)
-    return labels
+    return _checked(store, LABELS, "the labels of a store", schema.check_labels, _RENEW)
 
 
 def read_utterances(store: Path, n_utterances: int) -> pd.DataFrame:
@@ -226,17 +232,18 @@ def read_utterances(store: Path, n_utterances: int) -> pd.DataFrame:
 
 def check_store(path: Path) -> None:
     """Raise StoreError where there is no store."""
-    if not (path / ABOUT).exists():
-        if problem := mistaken(path, STORE):
-            raise StoreError(problem)
-        if path.is_file():
-            raise StoreError(
-                f"{path} is a file, not a feature store: files of results go to 'layertool compare' and 'layertool report'"
-            )
-        hint = f"it has no {ABOUT}" if path.exists() else "it does not exist"
+    if (path / ABOUT).exists():
+        return
+    if problem := mistaken(path, STORE):
+        raise StoreError(problem)
+    if path.is_file():
         raise StoreError(
-            f"{path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {path}'"
+            f"{path} is a file, not a feature store: files of results go to 'layertool compare' and 'layertool report'"
         )
+    hint = f"it has no {ABOUT}" if path.exists() else "it does not exist"
+    raise StoreError(
+        f"{path} is not a feature store ({hint}): make one with 'layertool extract MODEL CORPUS -o {path}'"
+    )
 
 
 def write_damaged(store: Path, damaged: dict[int, str]) -> None:

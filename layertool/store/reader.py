@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from layertool.account import Account
 from layertool.errors import StoreError, UsageError
+from layertool.layers import summary
+from layertool.spelling import natural
 from layertool.store import layout, schema
 from layertool.store.shards import DAMAGE, dataset_problem, misplaced
 
@@ -24,10 +28,10 @@ _UNSAID = ("dtype", "layer_convention", "corpus", "channel", "window_seconds")
 class FeatureStore:
     """The features of one model on one corpus.
 
-    An opened store is one store: its description and index are read and checked once, and whatever is read later is what
-    they said then. Raises StoreError when ``path`` is no store, is damaged or is unfinished (``allow_unfinished=True``
-    opens it for looking at its state); and, when something is read, where the shard or the store was replaced meanwhile,
-    is damaged, or has its bytes from elsewhere.
+    An opened store is one store: its description and index are read and checked once, and whatever is read later is
+    what they said then. Raises StoreError when ``path`` is no store, is damaged or is unfinished
+    (``allow_unfinished=True`` opens it for looking at its state); and, when something is read, where the shard or the
+    store was replaced meanwhile, is damaged, or has its bytes from elsewhere.
     """
 
     def __init__(self, path: Path | str, allow_unfinished: bool = False):
@@ -36,9 +40,7 @@ class FeatureStore:
         self._state = layout.state(self.path)
         self.about: dict = layout.read_about(self.path)
         self.index = layout.read_index(self.path, self.about)
-        self._sound: dict[
-            tuple[int, str], tuple[int, int]
-        ] = {}  # datasets with their checksum, at this state of the file
+        self._sound: dict[tuple[int, str], tuple[int, int]] = {}  # with their checksum, at this state of the file
         n_shards = self.about["n_shards"]
         n_missing = n_shards - len(self.index)
         self.damaged = damaged = layout.read_damaged(self.path, n_shards)
@@ -46,8 +48,8 @@ class FeatureStore:
         if damaged and not allow_unfinished:
             number, problem = next(iter(damaged.items()))
             raise StoreError(
-                f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the same extract "
-                "command again, it writes them anew"
+                f"{self.path} is damaged ({len(damaged)} of {n_shards} shards; shard {number}: {problem}): run the "
+                "same extract command again, it writes them anew"
             )
         if n_missing and not allow_unfinished:
             again = "commands of all ranks" if layout.part_indexes(self.path) else "command"
@@ -57,11 +59,14 @@ class FeatureStore:
             )
         if self.strangers and not allow_unfinished:
             raise StoreError(
-                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract command again"
+                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract "
+                "command again"
             )
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.path)!r}: {self.model}, units {', '.join(self.units)}, layers {', '.join(self.layers)})"
+        units = ", ".join(self.units)
+        of = f"{self.model} on {self.about['corpus']['name']}, units {units}, layers {summary(self.layers)}"
+        return f"FeatureStore({str(self.path)!r}: {of})"
 
     @property
     def configuration(self) -> dict:
@@ -202,7 +207,8 @@ class FeatureStore:
         """What each row stands for: utterance, start, end (seconds), label, and the utterance's metadata.
 
         Frames of a run with the time mask on have a column masked, too (true or false).
-        A metadata column named label is utterance_label here. Frames of layers that run at another rate than the model's (C1 to C6 at 10 ms) need ``layer``.
+        A metadata column named label is utterance_label here. Frames of layers that run at another rate than the
+        model's (C1 to C6 at 10 ms) need ``layer``.
         """
         codes = self.row_table(unit, layer)
         rate = self.about["audio"]["sample_rate"]
@@ -223,6 +229,28 @@ class FeatureStore:
             table = pd.concat([table, extra.iloc[codes["utterance"]].reset_index(drop=True)], axis=1)
         return table
 
+    def export(
+        self,
+        out: Path | str,
+        layout: str = "npy",
+        units: Sequence[str] = (),
+        layers: Sequence[str] | str = (),
+        overwrite: bool = False,
+        progress: Callable[[float, float], object] | None = None,
+    ) -> Account:
+        """Write layers as files of other programs: ``npy`` (Pasad et al.'s code), ``npz``, or ``fastabx``.
+
+        ``units``, ``layers``: none for all there are. Returns what was written, a path a line. Raises StoreError where
+        something is there already, UsageError where nothing of what is asked is in the store.
+        """
+        from layertool.store import abx, export
+
+        writers = {"npy": export.export_npy, "npz": export.export_npz, "fastabx": abx.export_fastabx}
+        written = writers[layout](self, Path(out), units or None, layers or None, overwrite, progress)
+        return Account(
+            "", lines=list(map(str, written)), notes=abx.next_steps(Path(out)) if layout == "fastabx" else []
+        )
+
     def _check_same(self, entry: dict | None = None) -> None:
         """Raise StoreError where the store, or its line about a shard, is not the one that was opened."""
         state = layout.state(self.path)
@@ -231,7 +259,8 @@ class FeatureStore:
         self._state = state
         if entry is not None and not layout.are_same(layout.read_index(self.path).get(entry["shard"], {}), entry):
             raise StoreError(
-                f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run this command again"
+                f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run "
+                "this command again"
             )
 
     @property
@@ -239,36 +268,29 @@ class FeatureStore:
         return f"run 'layertool verify {self.path}' and then the same extract command, which redoes just this shard"
 
     @contextmanager
-    def _shard(self, entry: dict) -> Iterator[h5py.File]:
-        """A shard, while it is open: the file that the index names."""
-        path = self.path / layout.shard_name(entry["shard"])
+    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
+        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
+        path, file = self.path / layout.shard_name(entry["shard"]), None
         try:
             if problem := misplaced(self.path, entry):
                 raise StoreError(f"{self.path}/{problem}: {_AGAIN}")
             try:
-                file = h5py.File(path, "r")
+                with h5py.File(path, "r") as file:
+                    if problem := self._problem(file, entry, name):
+                        raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
+                    yield file[name]
             except DAMAGE as error:
-                raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
-            with file:
-                yield file
+                if file is None:
+                    raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
+                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
         except StoreError:
             self._check_same(entry)  # where it was replaced, nothing is damaged
             raise
 
-    @contextmanager
-    def _dataset(self, entry: dict, name: str) -> Iterator[h5py.Dataset]:
-        """A dataset of a shard, while it is open: the one of which the index has the checksum."""
-        with self._shard(entry) as file:
-            path = self.path / layout.shard_name(entry["shard"])
-            try:
-                if problem := self._problem(file, entry, name):
-                    raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
-                yield file[name]
-            except DAMAGE as error:
-                raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
-
     def _problem(self, file: h5py.File, entry: dict, name: str) -> str | None:
-        """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a file."""
+        """Why a dataset is not that of which the index has the checksum; it is computed once for each state of a
+        file.
+        """
         self._check_same()
         if problem := dataset_problem(file, name, *self.contents[name].of(entry)):
             return problem
@@ -283,3 +305,21 @@ class FeatureStore:
     def contents(self) -> dict[str, schema.Content]:
         """What every shard holds: datasets by their names."""
         return schema.contents(self.about)
+
+
+def matching(texts: Path | str | Iterable[Path | str]) -> list[Path]:
+    """The folders of stores that paths and patterns name, each once; those of a pattern in natural order.
+
+    ``series/*`` has ``step-2`` before ``step-10``, and of what it finds only stores count. A path without a pattern, or
+    that is there, stands for itself, whatever it is. Raises StoreError for a pattern that no store matches.
+    """
+    folders: list[Path] = []
+    for text in [texts] if isinstance(texts, (str, Path)) else texts:
+        if not glob.has_magic(str(text)) or Path(text).exists():
+            folders.append(Path(text))
+            continue
+        stores = [path for path in map(Path, glob.glob(str(text))) if (path / layout.ABOUT).is_file()]
+        if not stores:
+            raise StoreError(f"no feature store is called {text}: check the pattern, and keep it in quotes")
+        folders += sorted(stores, key=lambda path: natural(str(path)))
+    return list(dict.fromkeys(folders))

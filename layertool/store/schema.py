@@ -34,9 +34,6 @@ class Wrong(ValueError):
     """What is wrong with a value, as a phrase: "layers.T1.width is -3, not a whole number from 1 to 1048576"."""
 
 
-Shape = Callable[[Any, str], None]  # checks (value, its dotted name)
-
-
 def row_dtype(unit: str, is_masked: bool) -> np.dtype:
     """Of a unit's row table; frames of a run with the time mask on say whether they are masked."""
     return MASKED_ROW_DTYPE if is_masked and unit == "frame" else ROW_DTYPE
@@ -60,97 +57,92 @@ def _refuse(value: Any, name: str, wanted: str) -> None:
     raise Wrong(f"{name} is {_shown(value)}, not {wanted}")
 
 
-def whole(least: int, most: int) -> Shape:
-    """A whole number; true and false are none."""
+class Leaf(NamedTuple):
+    """A value that ``fits``; ``wanted`` says what it is."""
 
-    def check(value: Any, name: str) -> None:
-        if type(value) is not int or not least <= value <= most:
-            _refuse(value, name, f"a whole number from {least} to {most}")
-
-    return check
+    wanted: str
+    fits: Callable[[Any], bool]
 
 
-def number(value: Any, name: str) -> None:
-    """A finite number."""
-    if type(value) not in (int, float) or not abs(value) < 1e15:
-        _refuse(value, name, "a number")
-
-
-def duration(value: Any, name: str) -> None:
-    """Seconds, not negative."""
-    if type(value) not in (int, float) or not 0 <= value < 1e15:
-        _refuse(value, name, "a number of seconds")
-
-
-def text(value: Any, name: str) -> None:
-    """A text that UTF-8 can hold."""
-    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
-        _refuse(value, name, "a text")
-
-
-def truth(value: Any, name: str) -> None:
-    if not isinstance(value, bool):
-        _refuse(value, name, "true or false")
-
-
-def among(*values: Any) -> Shape:
-    def check(value: Any, name: str) -> None:
-        if not any(type(value) is type(one) and value == one for one in values):
-            _refuse(value, name, " or ".join(map(str, values)))
-
-    return check
-
-
-def maybe(shape: Shape) -> Shape:
+class Maybe(NamedTuple):
     """Null, or what ``shape`` takes."""
 
-    def check(value: Any, name: str) -> None:
+    shape: Any
+
+
+class Names(NamedTuple):
+    """An object of any number of entries, whose names and values have these shapes."""
+
+    key: Any
+    shape: Any
+
+
+class Record(NamedTuple):
+    """An object that has what is ``needed``, and may have what is ``known``; of anything else nothing is asked.
+
+    ``only``: it has nothing else.
+    """
+
+    needed: Mapping[str, Any]
+    known: Mapping[str, Any] = {}
+    only: bool = False
+
+
+def check(value: Any, name: str, shape: Any) -> None:
+    """Raise Wrong unless ``value`` has a shape: one of the classes above, or [shape] for a list.
+
+    ``name``: its dotted name.
+    """
+    if isinstance(shape, Leaf):
+        if not shape.fits(value):
+            _refuse(value, name, shape.wanted)
+    elif isinstance(shape, Maybe):
         if value is not None:
-            shape(value, name)
-
-    return check
-
-
-def items(shape: Shape) -> Shape:
-    """A list of what ``shape`` takes."""
-
-    def check(value: Any, name: str) -> None:
+            check(value, name, shape.shape)
+    elif isinstance(shape, list):
         if not isinstance(value, list):
             _refuse(value, name, "a list")
         for position, one in enumerate(value):
-            shape(one, f"{name}[{position}]")
-
-    return check
-
-
-def mapping(key: Shape, shape: Shape) -> Shape:
-    """An object of any number of entries."""
-
-    def check(value: Any, name: str) -> None:
-        if not isinstance(value, dict):
-            _refuse(value, name, "an object")
-        for own, one in value.items():
-            key(own, f"a name in {name}")
-            shape(one, f"{name}.{own}")
-
-    return check
-
-
-def record(needed: Mapping[str, Shape], known: Mapping[str, Shape] | None = None) -> Shape:
-    """An object that has what is ``needed``, and may have what is ``known``; of anything else nothing is asked."""
-
-    def check(value: Any, name: str) -> None:
+            check(one, f"{name}[{position}]", shape[0])
+    else:
         if not isinstance(value, dict):
             _refuse(value, name or "it", "an object")
         dot = f"{name}." if name else ""
-        for own in needed:
+        if isinstance(shape, Names):
+            for own, one in value.items():
+                check(own, f"a name in {name}", shape.key)
+                check(one, dot + own, shape.shape)
+            return
+        for own in shape.needed:
             if own not in value:
                 raise Wrong(f"{dot}{own} is missing")
-        for own, shape in {**needed, **(known or {})}.items():
-            if own in value:
-                shape(value[own], dot + own)
+        inside = {**shape.needed, **shape.known}
+        for own in value:
+            if own in inside:
+                check(value[own], dot + own, inside[own])
+            elif shape.only:
+                _refuse(own, f"a name in {name}", " or ".join(inside))
 
-    return check
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def whole(least: int, most: int) -> Leaf:
+    """A whole number; true and false are none."""
+    return Leaf(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
+
+
+def among(*values: Any) -> Leaf:
+    """One of some values, of its type."""
+    wanted = " or ".join(map(str, values))
+    return Leaf(wanted, lambda value: any(type(value) is type(one) and value == one for one in values))
+
+
+number = Leaf("a number", lambda value: type(value) in (int, float) and abs(value) < 1e15)
+duration = Leaf("a number of seconds", lambda value: type(value) in (int, float) and 0 <= value < 1e15)
+text = Leaf("a text", _is_text)
+truth = Leaf("true or false", lambda value: isinstance(value, bool))
 
 
 def _shallow(value: Any, name: str, depth: int = 0) -> None:
@@ -158,101 +150,88 @@ def _shallow(value: Any, name: str, depth: int = 0) -> None:
         raise Wrong(f"it holds more than {_DEEPEST} objects inside each other")
     if isinstance(value, dict):
         for own, one in value.items():
-            text(own, f"a name in {name or 'it'}")
+            check(own, f"a name in {name or 'it'}", text)
             _shallow(one, own, depth + 1)
     elif isinstance(value, list):
         for one in value:
             _shallow(one, name, depth + 1)
     elif isinstance(value, str):
-        text(value, name)
+        check(value, name, text)
 
 
 # store.json
 
 
-def _layer_name(value: Any, name: str) -> None:
+def _is_layer_name(value: Any) -> bool:
     """A layer is an HDF5 name and, in exports, a name of a file."""
-    text(value, name)
-    if (
-        not value.isprintable()
-        or not 1 <= len(value.encode()) <= _LONGEST_NAME
-        or set(value) & {"/", "\\"}
-        or set(value) <= {"."}
-        or _TABLE.fullmatch(value)
-    ):
-        _refuse(value, name, "the name of a layer")
+    return (
+        _is_text(value)
+        and value.isprintable()
+        and 1 <= len(value.encode()) <= _LONGEST_NAME
+        and not set(value) & {"/", "\\"}
+        and not set(value) <= {"."}
+        and not _TABLE.fullmatch(value)
+    )
 
 
-def _table_name(value: Any, name: str) -> None:
-    if not isinstance(value, str) or not _TABLE.fullmatch(value):
-        _refuse(value, name, "the name of a row table")
-
-
+_LAYER = Leaf("the name of a layer", _is_layer_name)
+_ROWS = Leaf("the name of a row table", lambda value: isinstance(value, str) and _TABLE.fullmatch(value) is not None)
 _COUNT = whole(0, _MOST_UTTERANCES)
-_GEOMETRY_FIELDS = {
-    "hop": whole(1, _MOST_SAMPLES),
-    "field": whole(1, _MOST_SAMPLES),
+_FIELDS = {"hop": whole(1, _MOST_SAMPLES), "field": whole(1, _MOST_SAMPLES)}
+_MORE_FIELDS = {
     "offset": whole(-_MOST_SAMPLES, _MOST_SAMPLES),
     "centred": truth,
     "extra_frame": truth,
-    "always": maybe(_COUNT),
-    "least": maybe(whole(1, _MOST_SAMPLES)),
+    "always": Maybe(_COUNT),
+    "least": Maybe(whole(1, _MOST_SAMPLES)),
 }
-
-
-def _geometry(value: Any, name: str) -> None:
-    """Fields of ``geometry.FrameGeometry``, and no others."""
-    record({field: _GEOMETRY_FIELDS[field] for field in ("hop", "field")}, _GEOMETRY_FIELDS)(value, name)
-    mapping(among(*_GEOMETRY_FIELDS), lambda *_: None)(value, name)
-
-
-_MODEL = record(
+# of ``geometry.FrameGeometry``
+_GEOMETRY = Record(_FIELDS, _MORE_FIELDS, only=True)
+_MODEL = Record(
     {"id": text},
     {
         "family": text,
-        "revision": maybe(text),
-        "sha256": maybe(text),
-        "definition": maybe(text),
-        "step": maybe(number),
-        "random_init": maybe(number),
+        "revision": Maybe(text),
+        "sha256": Maybe(text),
+        "definition": Maybe(text),
+        "step": Maybe(number),
+        "random_init": Maybe(number),
     },
 )
 _MASK = {"mask_seed": number, "mask_prob": number, "mask_length": number}
-_CONFIGURATION = record(
-    {"model": _MODEL, "store_dtype": among(*DTYPES), "units": mapping(among(*UNITS), text)},
+_CONFIGURATION = Record(
+    {"model": _MODEL, "store_dtype": among(*DTYPES), "units": Names(among(*UNITS), text)},
     {
         "dtype": text,
         "layer_convention": text,
-        "layers": items(text),
-        "channel": maybe(text),
-        "window_seconds": maybe(duration),
+        "layers": [text],
+        "channel": Maybe(text),
+        "window_seconds": Maybe(duration),
         **_MASK,
     },
 )
-_ABOUT = record(
+_ABOUT = Record(
     {
         "schema": whole(SCHEMA, SCHEMA),
-        "layers": mapping(
-            _layer_name,
-            record({"width": whole(1, _WIDEST)}, {"geometry": maybe(_geometry), "frame_average": maybe(items(_COUNT))}),
+        "layers": Names(
+            _LAYER,
+            Record({"width": whole(1, _WIDEST)}, {"geometry": Maybe(_GEOMETRY), "frame_average": Maybe([_COUNT])}),
         ),
-        "units": mapping(
-            among(*UNITS), record({"layers": items(_layer_name), "rows": mapping(_layer_name, _table_name)})
-        ),
+        "units": Names(among(*UNITS), Record({"layers": [_LAYER], "rows": Names(_LAYER, _ROWS)})),
         "n_shards": _COUNT,
-        "corpus": record({"name": text, "n_utterances": _COUNT, "seconds": duration}),
-        "audio": record(
-            {"sample_rate": whole(1, 10**9), "columns": items(text)},
-            {"source_rates": mapping(text, _COUNT), "resampler": maybe(text)},
+        "corpus": Record({"name": text, "n_utterances": _COUNT, "seconds": duration}),
+        "audio": Record(
+            {"sample_rate": whole(1, 10**9), "columns": [text]},
+            {"source_rates": Names(text, _COUNT), "resampler": Maybe(text)},
         ),
         "configuration": _CONFIGURATION,
         "configuration_hash": text,
     },
     {
-        "network_layers": items(text),
-        "parameters": maybe(record({}, {"all": maybe(whole(0, _MOST_BYTES)), "nonzero": maybe(whole(0, _MOST_BYTES))})),
+        "network_layers": [text],
+        "parameters": Maybe(Record({}, {"all": Maybe(whole(0, _MOST_BYTES)), "nonzero": Maybe(whole(0, _MOST_BYTES))})),
         "zero_length_segments": _COUNT,
-        "versions": mapping(text, text),
+        "versions": Names(text, text),
     },
 )
 
@@ -260,12 +239,12 @@ _ABOUT = record(
 def check_about(about: Any) -> None:
     """Raise Wrong unless ``about`` is a store.json of this schema, of which nothing contradicts the rest."""
     _shallow(about, "")
-    _ABOUT(about, "")
+    check(about, "", _ABOUT)
     if about["n_shards"] > max(1, about["corpus"]["n_utterances"]):
         _refuse(about["n_shards"], "n_shards", f"at most one for each of {about['corpus']['n_utterances']} utterances")
     configuration = about["configuration"]
     if "mask_seed" in configuration:
-        record(_MASK)(configuration, "configuration")
+        check(configuration, "configuration", Record(_MASK))
     for unit, there in about["units"].items():
         if sorted(there["layers"]) != sorted(there["rows"]):
             raise Wrong(f"units.{unit}.layers and units.{unit}.rows do not name the same layers")
@@ -275,7 +254,9 @@ def check_about(about: Any) -> None:
 
 
 class Content(NamedTuple):
-    """A dataset of every shard: its numbers, the row table that says how many rows it has ("unit/table"), the rest of its shape."""
+    """A dataset of every shard: its numbers, the row table that says how many rows it has ("unit/table"), the rest of
+    its shape.
+    """
 
     dtype: np.dtype
     table: str
@@ -301,25 +282,19 @@ def contents(about: Mapping) -> dict[str, Content]:
 # index.jsonl
 
 
-def _pair(value: Any, name: str) -> None:
-    items(_COUNT)(value, name)
-    if len(value) != 2 or value[0] > value[1]:
-        _refuse(value, name, "the first utterance and one past the last")
-
-
-_ENTRY = record(
+_ENTRY = Record(
     {
         "shard": _COUNT,
         "file": text,
         "size": whole(0, _MOST_BYTES),
-        "rows": mapping(text, whole(0, _MOST_BYTES)),
-        "checksums": mapping(text, text),
+        "rows": Names(text, whole(0, _MOST_BYTES)),
+        "checksums": Names(text, text),
         "configuration": text,
-        "utterances": _pair,
+        "utterances": [_COUNT],
     },
     {
         "seconds": duration,
-        "failures": items(record({"utterance": text, "error": text})),
+        "failures": [Record({"utterance": text, "error": text})],
         "turn": whole(0, 10**9),
     },
 )
@@ -327,15 +302,18 @@ _ENTRY = record(
 
 def check_entry(entry: Any, about: Mapping, holds: Mapping[str, Content]) -> None:
     """Raise Wrong unless ``entry`` is a line of the index about a shard of the store that ``about`` describes."""
-    _ENTRY(entry, "")
+    check(entry, "", _ENTRY)
+    part = entry["utterances"]
+    if len(part) != 2 or part[0] > part[1]:
+        _refuse(part, "utterances", "the first utterance and one past the last")
     if entry["shard"] >= about["n_shards"]:
         _refuse(entry["shard"], "shard", f"one of {about['n_shards']}")
     if entry["file"] != shard_name(entry["shard"]):
         raise Wrong(
             f"file is not {shard_name(entry['shard'])}"
         )  # and what it names is not said: it is not to be touched
-    if entry["utterances"][1] > about["corpus"]["n_utterances"]:
-        _refuse(entry["utterances"][1], "utterances[1]", f"at most {about['corpus']['n_utterances']}")
+    if part[1] > about["corpus"]["n_utterances"]:
+        _refuse(part[1], "utterances[1]", f"at most {about['corpus']['n_utterances']}")
     n_bytes = 0
     for name, content in holds.items():
         for field, one in (("rows", content.table), ("checksums", name)):
@@ -363,12 +341,12 @@ def check_together(index: Mapping[int, Mapping], about: Mapping) -> None:
 
 def check_labels(labels: Any) -> None:
     """Raise Wrong unless ``labels`` gives each tier a list of texts."""
-    mapping(text, items(text))(labels, "labels")
+    check(labels, "labels", Names(text, [text]))
 
 
 def check_damaged(damaged: Any, n_shards: int) -> None:
     """Raise Wrong unless ``damaged`` gives numbers of shards a text each."""
-    mapping(text, text)(damaged, "the list")
+    check(damaged, "the list", Names(text, text))
     for name in damaged:
         if not re.fullmatch("[0-9]{1,10}", name) or int(name) >= n_shards:
             _refuse(name, "a name", f"the number of one of {n_shards} shards")

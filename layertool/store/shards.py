@@ -17,7 +17,9 @@ DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 
 def misplaced(store: Path, entry: Mapping) -> str | None:
-    """What is wrong with the file of a shard before it is opened, as a phrase that begins with its name; None if nothing."""
+    """What is wrong with the file of a shard before it is opened, as a phrase that begins with its name; None if
+    nothing.
+    """
     name = shard_name(entry["shard"])
     if problem := layout.foreign(store, name):
         return problem
@@ -29,7 +31,10 @@ def misplaced(store: Path, entry: Mapping) -> str | None:
 
 
 def linked(file: h5py.File, name: str) -> str | None:
-    """Why "group/dataset" is not in this file by its name alone, as a phrase about it; None if it is. Follows no link."""
+    """Why "group/dataset" is not in this file by its name alone, as a phrase about it; None if it is.
+
+    Follows no link.
+    """
     for one in (name.split("/")[0], name):
         if not file.id.links.exists(one.encode()):
             return "it is missing"
@@ -55,10 +60,11 @@ def outside(group: h5py.Group, seen: set[int] | None = None) -> Iterator[str]:
 
 
 def dataset_problem(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> str | None:
-    """Why a dataset is not numbers of this dtype and shape that lie in this file, as a phrase about it; None if it is that.
+    """Why a dataset is not numbers of this dtype and shape that lie in this file, as a phrase about it; None if it is
+    that.
 
-    HDF5 reads other files by links, external storage and virtual datasets; and what was never written as fill values, of
-    which a small file may claim any number. Raises an error of ``DAMAGE`` where the structure is damaged.
+    HDF5 reads other files by links, external storage and virtual datasets; and what was never written as fill values,
+    of which a small file may claim any number. Raises an error of ``DAMAGE`` where the structure is damaged.
     """
     if problem := linked(file, name):
         return problem

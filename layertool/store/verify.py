@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from layertool.account import count, size
 from layertool.errors import StoreError
 from layertool.store import layout, schema
 from layertool.store.concluding import fill_view
@@ -34,13 +35,12 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
 
     Checks that every shard is there with its size, that every dataset has its checksum, shape,
     width and only finite values, that rows stand in corpus order inside their utterances, that no bytes come from
-    other files, and that the virtual view is of these shards, with the same labels and ids. Reads everything once. ``progress`` gets
-    (bytes of shards read, bytes in all).
+    other files, and that the virtual view is of these shards, with the same labels and ids. Reads everything once.
+    ``progress`` gets (bytes of shards read, bytes in all).
     """
-    problems = []
     n_shards = store.about["n_shards"]
     missing = (n for n in range(n_shards) if n not in store.index)
-    problems += [f"shard {n} of {n_shards} is not in the index" for n in islice(missing, _MOST_NAMED)]
+    problems = [f"shard {n} of {n_shards} is not in the index" for n in islice(missing, _MOST_NAMED)]
     if (n_more := n_shards - len(store.index) - _MOST_NAMED) > 0:
         problems.append(f"{n_more} more shards are not in the index")
     if layout.configuration_hash(store.about["configuration"]) != store.about["configuration_hash"]:
@@ -65,6 +65,17 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
             )
     problems += _check_view(store)
     return problems
+
+
+def verdict(store: FeatureStore, problems: list[str]) -> str:
+    """A sentence for a store in which nothing was found. Raises StoreError where something was."""
+    if problems:
+        raise StoreError(
+            f"{store.path} has {count(len(problems), 'problem')} (above): run the same extract command again, it "
+            "writes just these shards anew"
+        )
+    n_bytes = size(sum(entry["size"] for entry in store.index.values()))
+    return f"{store.path} is sound: {count(len(store.index), 'shard')}, {n_bytes}, every checksum right"
 
 
 def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:
@@ -98,16 +109,13 @@ def _problems_of_dataset(
         if problem := dataset_problem(file, name, *content.of(entry)):
             return [f"{shard}, {name}: {problem}"]
         dataset = file[name]
-        problems = (
-            []
-            if layout.checksum(dataset) == checksum
-            else ["the checksum differs, the data were changed after writing"]
-        )
-        if content.tail:
-            if not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
-                problems.append("values that are not finite")
-        else:
+        problems = ["the checksum differs, the data were changed after writing"]
+        if layout.checksum(dataset) == checksum:
+            problems = []
+        if not content.tail:
             problems += _problems_of_rows(dataset[:], name.split("/")[0], store, lengths, entry["utterances"])
+        elif not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
+            problems.append("values that are not finite")
     except DAMAGE as error:
         return [f"{shard}, {name}, cannot be read ({error})"]
     return [f"{shard}, {name}: {problem}" for problem in problems]
@@ -150,8 +158,10 @@ def _problems_of_view_elsewhere(store: FeatureStore) -> list[str]:
     try:
         done = subprocess.run(
             [sys.executable, "-c", code, str(store.path)],
-            capture_output=True, env=os.environ | {"PYTHONPATH": places}, timeout=_PATIENCE_SECONDS,
-        )  # fmt: skip
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": places},
+            timeout=_PATIENCE_SECONDS,
+        )
     except subprocess.TimeoutExpired:
         return [f"{layout.VIEW} is damaged (it was not read in {_PATIENCE_SECONDS} s): {_AGAIN}"]
     if done.returncode:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,16 @@ import numpy as np
 import pandas as pd
 
 from layertool.errors import StoreError, UsageError
-from layertool.files import put_in_place, read_json, saying_no_room, temporary_path, whole_file, write_json
-from layertool.folders import OutputFolder
+from layertool.files import put_in_place, read_json, remove, saying_no_room, temporary_path, whole_file, write_json
+from layertool.folders import OutputFolder, sweep
 from layertool.store import layout
 from layertool.store.concluding import conclude, gather
 from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 # What a kill while a store is begun leaves without store.json.
-_OWN = (
-    layout.LABELS, layout.UTTERANCES, layout.INDEX, layout.VIEW, layout.SHARDS, layout.PARTS, layout.DAMAGED
-)  # fmt: skip
+_FILES = (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED)
+_FOLDERS = (layout.SHARDS, layout.PARTS)
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,8 @@ class Part:
     def __post_init__(self) -> None:
         if self.of < 1 or not 0 <= self.rank < self.of:
             raise UsageError(
-                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard {self.of})"
+                f"there is no rank {self.rank} among {self.of}: ranks go from 0 to {max(self.of, 1) - 1} (--nshard "
+                f"{self.of})"
             )
 
     def __str__(self) -> str:
@@ -53,7 +52,26 @@ class Part:
         return f"{layout.PARTS}/{self.rank:05d}-of-{self.of:05d}.jsonl"
 
 
-class StoreWriter(OutputFolder):
+class Shards:
+    """What shards are written for: ``add`` is told of each that is in place."""
+
+    path: Path
+    configuration: dict
+    hash: str
+    add: Callable[[dict], object]
+
+    def shard(
+        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
+    ) -> ShardWriter:
+        """Begin one shard.
+
+        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
+        its row table).
+        """
+        return ShardWriter(self, number, tables, layers)
+
+
+class StoreWriter(Shards, OutputFolder):
     """One process's hold on a store: made new, or taken up where an earlier run stopped.
 
     ``configuration`` is everything that decides the numbers; ``about`` describes the rest (geometry,
@@ -76,7 +94,7 @@ class StoreWriter(OutputFolder):
             raise UsageError(
                 "--overwrite would remove what the other ranks write: remove the store first, then start them"
             )
-        super().__init__(Path(path), "store", layout.ABOUT, _OWN)
+        super().__init__(Path(path), "store", layout.ABOUT, (*_FILES, *_FOLDERS))
         self.configuration, self.part = configuration, part
         self.hash = layout.configuration_hash(configuration)
         try:
@@ -97,20 +115,16 @@ class StoreWriter(OutputFolder):
 
     def _clear(self) -> None:
         # store.json goes last: a kill in between leaves a store that can be cleared again
-        for folder in (layout.SHARDS, layout.PARTS):
-            if (self.path / folder).is_symlink():  # what it leads to is not ours
-                (self.path / folder).unlink()
-            shutil.rmtree(self.path / folder, ignore_errors=True)
-        for name in (layout.VIEW, layout.INDEX, layout.UTTERANCES, layout.LABELS, layout.DAMAGED, layout.ABOUT):
-            (self.path / name).unlink(missing_ok=True)
+        for name in (*_FOLDERS, *_FILES, layout.ABOUT):
+            remove(self.path / name)
 
     def _open(self, about: dict, utterances: pd.DataFrame, labels: Mapping[str, list[str]]) -> None:
         stored, self.n_shards = self.path / layout.ABOUT, about["n_shards"]
-        for folder in (layout.SHARDS, layout.PARTS):
+        for folder in _FOLDERS:
             if (self.path / folder).is_symlink():
                 raise StoreError(
-                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or start "
-                    "again with --overwrite"
+                    f"{self.path / folder} is a link, and a store's bytes are its own: put the folder itself there, or "
+                    "start again with --overwrite"
                 )
         if not stored.exists():
             (self.path / layout.SHARDS).mkdir(exist_ok=True)
@@ -150,7 +164,7 @@ class StoreWriter(OutputFolder):
         (self.path / layout.SHARDS).mkdir(exist_ok=True)
         if not self.part:  # nobody else writes
             gather(self.path, known)
-            self.sweep(layout.SHARDS, layout.PARTS)
+            sweep(self.path, layout.SHARDS, layout.PARTS)
         damaged = layout.read_damaged(self.path, about["n_shards"])
         # what a rank writes anew outranks the lines of other files about it
         self.turns = {number: entry.get("turn", 0) + 1 for number, entry in known.items()} if self.part else {}
@@ -163,16 +177,6 @@ class StoreWriter(OutputFolder):
     def _is_in_place(self, entry: dict) -> bool:
         # utterances that failed may have been repaired since: their shard is done again
         return entry["configuration"] == self.hash and misplaced(self.path, entry) is None and not entry.get("failures")
-
-    def shard(
-        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ) -> ShardWriter:
-        """Begin one shard.
-
-        ``tables``: "unit/table" -> row table (``layout.row_dtype``). ``layers``: "unit/layer" -> (width, name of
-        its row table).
-        """
-        return ShardWriter(self, number, tables, layers)
 
     def add(self, entry: dict) -> None:
         """Name a shard that is in place in the index."""
@@ -204,36 +208,37 @@ class StoreWriter(OutputFolder):
                 raise
 
     def finish(self, n_shards: int) -> None:
-        """Put the indexes of ranks into one, and write store.h5 over all shards. Raises StoreError when one is missing."""
+        """Put the indexes of ranks into one, and write store.h5 over all shards.
+
+        Raises StoreError when one is missing.
+        """
         missing = [number for number in range(n_shards) if number not in self.finished]
         if missing:
             raise StoreError(
-                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command again"
+                f"{self.path} is unfinished: {len(missing)} of {n_shards} shards are missing; run the same command "
+                "again"
             )
         conclude(self.path, self.finished)
 
 
-class LooseShards:
+class LooseShards(Shards):
     """Shards of a store that another process holds: ``add`` is told of each that is in place, and passes it on."""
 
     def __init__(self, path: Path | str, configuration: dict, add: Callable[[dict], object]):
         self.path, self.configuration, self.add = Path(path), configuration, add
         self.hash = layout.configuration_hash(configuration)
 
-    def shard(
-        self, number: int, tables: Mapping[str, np.ndarray], layers: Mapping[str, tuple[int, str]]
-    ) -> ShardWriter:
-        """As ``StoreWriter.shard``."""
-        return ShardWriter(self, number, tables, layers)
-
 
 class ShardWriter:
     """One shard being written, row by row in any order, under a temporary name."""
 
     def __init__(
-        self, store: StoreWriter | LooseShards, number: int, tables: Mapping[str, np.ndarray],
+        self,
+        store: Shards,
+        number: int,
+        tables: Mapping[str, np.ndarray],
         layers: Mapping[str, tuple[int, str]],
-    ):  # fmt: skip
+    ):
         self.store, self.number, self.tables, self.layers = store, number, dict(tables), dict(layers)
         self.path = store.path / layout.shard_name(number)
         self.temporary = temporary_path(self.path)
@@ -242,10 +247,13 @@ class ShardWriter:
         for name, rows in self.tables.items():
             self.file.create_dataset(name, data=rows)
         for name, (width, table) in self.layers.items():
-            n_rows = len(self.tables[f"{name.split('/')[0]}/{table}"])
-            # contiguous: rows of a known number, no filter, written where they belong
-            dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
-            dataset.attrs["rows"] = table
+            self._layer(name, len(self.tables[f"{name.split('/')[0]}/{table}"]), width, table)
+
+    def _layer(self, name: str, n_rows: int, width: int, table: str) -> h5py.Dataset:
+        # contiguous: rows of a known number, no filter, written where they belong
+        dataset = self.file.create_dataset(name, shape=(n_rows, width), dtype=self.dtype)
+        dataset.attrs["rows"] = table
+        return dataset
 
     def _open(self) -> None:
         self.sheltered = Sheltered(self.temporary, self.path)
@@ -303,9 +311,7 @@ class ShardWriter:
                     self.file.create_dataset(name, data=source[name][:][keep[name]])
                 for name, (width, table) in self.layers.items():
                     mask = keep[f"{name.split('/')[0]}/{table}"]
-                    dataset = self.file.create_dataset(name, shape=(mask.sum(), width), dtype=self.dtype)
-                    dataset.attrs["rows"] = table
-                    first, written = 0, 0
+                    dataset, first, written = self._layer(name, mask.sum(), width, table), 0, 0
                     for block in layout.blocks(source[name]):
                         kept = block[mask[first : first + len(block)]]
                         dataset[written : written + len(kept)] = kept

@@ -24,8 +24,7 @@ from torch import nn
 from layertool.corpora.corpus import Corpus
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.models import pruned
-from layertool.models.checkpoint_files import check_apart, normalises
-from layertool.models.checkpoints import load_model, read_config
+from layertool.models.open import Model
 from layertool.store import FeatureStore
 from layertool.training import compression
 from layertool.training.chain import LOSSES, PRUNINGS, START, Chain, Compressed, Saved, keep_models
@@ -56,7 +55,7 @@ RECORD = "compress.json"
 
 
 def compress(
-    model: str,
+    model: Model | str,
     corpus: Corpus | None,
     out: Path | str,
     pruning: Pruning,
@@ -76,8 +75,9 @@ def compress(
     with the same numbers; a finished one is returned as it is.
     Raises as ``pretrain`` does, and UsageError for a plan that removes more than there is.
     """
-    out, about = Path(out), look(model)
-    check_apart(model, out)
+    out, model = Path(out), Model.open(model)
+    about = look(model)
+    model.check_apart(out)
     pruning.check_sizes(about)
     if pruning.needs_speech and corpus is None:
         raise UsageError("training and scores from data need speech: give a CORPUS, or neither steps nor such scores")
@@ -160,18 +160,17 @@ class _Bare(nn.Module):
         self.network, self.normalises = network, normalises
 
 
-def _open(model: str, about: About) -> tuple[Any, dict]:
+def _open(model: Model, about: About) -> tuple[Any, dict]:
     """A network to prune without training, with all that its folder has."""
     if about.model == "melhubert":
         return reopen("melhubert", model, about.clusters)
     if about.clusters:  # a HuBERT with its heads
         return reopen("hubert", model, about.clusters)
-    config = read_config(model)
+    config = model.configuration
     has_quantiser = "Wav2Vec2ForPreTraining" in (getattr(config, "architectures", None) or ())
     if has_quantiser and not pruned.is_config(config):
         return reopen("wav2vec2", model, 0)
-    network, source, _ = load_model(model, config, None)
-    return _Bare(network, normalises(model, config)), source
+    return _Bare(model.load(), model.normalises), model.identity
 
 
 def _n_weights(network: nn.Module) -> int:

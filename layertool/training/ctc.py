@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.models.checkpoints import draw_anew
+from layertool.models.computing import drawing
 from layertool.models.melhubert import MelHuBERT
-from layertool.training.encoders import Beside, drawing, encode, layer_names, place_of, width_of
+from layertool.training.encoders import Beside, encode, layer_names, place_of, width_of
 
 # How the losses of a batch become one number.
 PER = {

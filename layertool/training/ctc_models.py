@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
 from layertool.errors import ModelError, StoreError
 from layertool.files import read_json, write_json
-from layertool.models import melhubert, pruned
+from layertool.models import pruned
+from layertool.models.computing import shapes_only
 from layertool.models.melhubert import MelHuBERT
+from layertool.models.open import Model
 from layertool.training.ctc import BLANK, CTC, PhoneProbe
 from layertool.training.ctc_data import Writing
 from layertool.training.opening import Opened, open_encoder
@@ -63,7 +64,7 @@ def _of_transformers(network: CTC, n_tokens: int) -> Any:
 
     config = deepcopy(network.encoder.config)
     config.vocab_size, config.pad_token_id = n_tokens, BLANK
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with shapes_only():
         whole = getattr(transformers, _CLASSES[config.model_type])(config)
     setattr(whole, whole.base_model_prefix, network.encoder)
     whole.lm_head = network.head
@@ -80,7 +81,7 @@ def read_record(folder: Path) -> dict:
     return record
 
 
-def load(folder: Path, model: str | None = None) -> tuple[Learner, Opened, Vocabulary, Writing]:
+def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opened, Vocabulary, Writing]:
     """The network of a finished run on the CPU, with its input, tokens and what they write.
 
     ``model``: the MODEL of a frozen run where it lies elsewhere now. Raises StoreError for other folders, ModelError for weights
@@ -91,7 +92,7 @@ def load(folder: Path, model: str | None = None) -> tuple[Learner, Opened, Vocab
     vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(**record["writing"])
     if record["recipe"]["frozen"]:
         opened = open_encoder(model or record["opened_as"], record["statistics"])
-        if opened.provenance["sha256"] != record["model"]["sha256"]:
+        if opened.model.sha256 != record["model"]["sha256"]:
             raise ModelError(
                 f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or train again"
             )
@@ -104,10 +105,8 @@ def load(folder: Path, model: str | None = None) -> tuple[Learner, Opened, Vocab
         network = CTC(opened.encoder, len(vocabulary))
         load_head(network, folder)
         return network.eval(), opened, vocabulary, writing
-    opened = Opened(
-        str(folder), network_there.base_model, {}, record["model"]["normalise"], record["model"]["epsilon"],
-        melhubert.DEFAULT_STATISTICS,
-    )  # fmt: skip
+    encoder, said = network_there.base_model, record["model"]
+    opened = Opened(Model.of(encoder, str(folder), said["normalise"], said["epsilon"]), encoder)
     network = CTC(opened.encoder, len(vocabulary))
     network.head = network_there.lm_head
     return network.eval(), opened, vocabulary, writing

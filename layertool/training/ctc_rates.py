@@ -16,7 +16,7 @@ from layertool.training.text import error_rate, letters
 
 ANALYSIS = "ctc"
 LAYER = "model"  # the layer of rows of whole models
-WEIGHT = "weight of the layer in the sum"  # the variant of rows of learned weights
+WEIGHT = "weight of the layer in the sum"  # the metric of rows of learned weights
 EMPTY = 1.0  # the rate of empty transcripts: what saying nothing gives
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layertool.results import Result
+from layertool.result_rows import Result, row
 from layertool.training.ctc_data import Writing
 from layertool.training.ctc_rates import ANALYSIS, EMPTY, LAYER, WEIGHT, Assessed, Rate, bootstrap_rate
 from layertool.training.ctc_runs import Recipe, Tuned
@@ -27,15 +27,17 @@ def rate_names(writing: Writing) -> tuple[str, str | None]:
     return ("word error rate", "character error rate") if writing.units == "characters" else ("phone error rate", None)
 
 
-def how(tuned: Tuned) -> str:
-    """The rest of a variant's name."""
+def settings(tuned: Tuned, treated: str | None = None) -> dict[str, Any]:
+    """What decides a rate. ``treated``: what was done to the network, None for what its recipe says."""
     writing = tuned.recipe.writing
-    units = (
-        f"characters in {writing.case} case" if writing.units == "characters" else f"labels of the tier {writing.tier}"
-    )
-    units = units.replace("keep case", "the case of the texts")
-    more = ", SpecAugment" if tuned.recipe.augment else ""
-    return f"linear CTC head on {units}, greedy decoding, best on dev of {tuned.steps} steps{more}"
+    case = "the case of the texts" if writing.case == "keep" else f"{writing.case} case"
+    tokens = f"characters in {case}" if writing.units == "characters" else f"labels of the tier {writing.tier}"
+    return {
+        "layers": treated or treatment(tuned.recipe),
+        "head": f"linear CTC on {tokens}, greedy decoding",
+        "best_on_dev_of_steps": tuned.steps,
+        "SpecAugment": tuned.recipe.augment or None,
+    }
 
 
 def rows(
@@ -51,13 +53,23 @@ def rows(
     for part, found in assessed.items():
         for name, rate in zip(names, (found.rate, found.characters), strict=True):
             if name is not None and rate is not None:
-                out.append(_rate(about, f"{name}, {treatment(tuned.recipe)}, {how(tuned)}", part, rate, seed))
+                low, high = rate.interval(seed)
+                out.append(_rate(about, name, settings(tuned), part, rate, (rate.value, low, high), EMPTY))
     weights = tuned.weights or {}
     for k, (layer, weight) in enumerate(weights.items()):
         out.append(
-            Result(**about, variant=WEIGHT, layer=layer, layer_index=k, target=tuned.recipe.writing.units, value=weight,
-                   chance=1 / len(weights), n=tuned.n_utterances["train"])
-        )  # fmt: skip
+            row(
+                WEIGHT,
+                {},
+                **about,
+                layer=layer,
+                layer_index=k,
+                target=tuned.recipe.writing.units,
+                value=weight,
+                chance=1 / len(weights),
+                n=tuned.n_utterances["train"],
+            )
+        )
     return out
 
 
@@ -70,12 +82,9 @@ def sweep_rows(sweep: Sweep, corpus: str, model: str | None = None, seed: int = 
     name, about = rate_names(tuned.recipe.writing)[0], _about(tuned, corpus, model, seed)
     for part, found in sweep.assessed[sweep.chosen].items():
         standard = sweep.assessed[0][part]
-        value, low, high = difference(standard.rate, found.rate, seed)
-        variant = f"{name}, standard minus {treatment(tuned.recipe)} (chosen on dev), paired bootstrap, {how(tuned)}"
-        out.append(
-            Result(**about, variant=variant, layer=LAYER, layer_index=0, target=part, value=value, ci_low=low, ci_high=high,
-                   chance=0.0, n=len(found.utterances))
-        )  # fmt: skip
+        treated = f"standard minus {treatment(tuned.recipe)} (chosen on dev), paired bootstrap"
+        numbers = difference(standard.rate, found.rate, seed)
+        out.append(_rate(about, name, settings(tuned, treated), part, found.rate, numbers, 0.0))
     return out
 
 
@@ -87,14 +96,29 @@ def difference(one: Rate, other: Rate, seed: int = 0) -> tuple[float, float | No
 def _about(tuned: Tuned, corpus: str, model: str | None, seed: int) -> dict[str, Any]:
     of = tuned.provenance
     return {
-        "analysis": ANALYSIS, "model": of["id"], "revision": of.get("revision"), "step": of.get("step"), "corpus": corpus,
-        "unit": "utterance", "seed": seed, "store": model if model and Path(model).exists() else None,
-    }  # fmt: skip
+        "analysis": ANALYSIS,
+        "model": of["id"],
+        "revision": of.get("revision"),
+        "step": of.get("step"),
+        "corpus": corpus,
+        "unit": "utterance",
+        "seed": seed,
+        "store": model if model and Path(model).exists() else None,
+    }
 
 
-def _rate(about: dict, variant: str, part: str, rate: Rate, seed: int) -> Result:
-    low, high = rate.interval(seed)
-    return Result(
-        **about, variant=variant, layer=LAYER, layer_index=0, target=part, value=rate.value, ci_low=low, ci_high=high,
-        chance=EMPTY, n=len(rate.errors),
-    )  # fmt: skip
+def _rate(about: dict, metric: str, how: dict, part: str, rate: Rate, numbers: tuple, chance: float) -> Result:
+    value, low, high = numbers
+    return row(
+        metric,
+        how,
+        **about,
+        layer=LAYER,
+        layer_index=0,
+        target=part,
+        value=value,
+        ci_low=low,
+        ci_high=high,
+        chance=chance,
+        n=len(rate.errors),
+    )

@@ -20,7 +20,7 @@ import xxhash
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
 from layertool.files import read_json, write_json
-from layertool.models.checkpoint_files import check_apart
+from layertool.models.open import Model
 from layertool.training import ctc_models
 from layertool.training.ctc import CTC, PER, PhoneProbe, reinitialise_top
 from layertool.training.ctc_data import Hearing, Material, Parts, Writing, material, transcribe
@@ -139,7 +139,7 @@ class _Run:
 
 
 def fine_tune(
-    model: str,
+    model: Model | str,
     corpus: Corpus,
     out: Path | str,
     recipe: Recipe | None = None,
@@ -166,7 +166,8 @@ def fine_tune(
     how = replace(how, log_steps=log_steps(how.save_steps))
     if how.steps < 1:
         raise UsageError("no step of training keeps nothing: give --steps 1 or more")
-    check_apart(model, out)
+    model = Model.open(model)
+    model.check_apart(out)
     place = place_of(device, how.precision)
     with random_states_kept():
         torch.manual_seed(how.seed)
@@ -343,7 +344,7 @@ def _result(folder: RunFolder, facts: dict, recipe: Recipe, was_there: bool) -> 
 
 
 def assess_run(
-    folder: Path | str, corpus: Corpus, parts: Parts | None = None, model: str | None = None, device: str = "auto",
+    folder: Path | str, corpus: Corpus, parts: Parts | None = None, model: Model | str | None = None, device: str = "auto",
     unknown: str = "error", batch_size: int = 8,
 ) -> dict[str, Assessed]:  # fmt: skip
     """Transcribe the dev part, and the test part where there is one, with a finished run; transcripts.csv gets them.
@@ -376,6 +377,6 @@ def check_reinit(tops: list[int], n_layers: int) -> None:
             )
 
 
-def n_layers_of(model: str, statistics: str | None = None) -> int:
+def n_layers_of(model: Model | str, statistics: str | None = None) -> int:
     """Transformer layers of a MODEL."""
     return len(open_encoder(model, statistics).encoder.encoder.layers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
-from layertool.models.checkpoint_files import check_apart
+from layertool.models.open import Model
 from layertool.training.ctc_data import Parts
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
@@ -38,7 +38,7 @@ class Sweep:
 
 
 def sweep_reinit(
-    model: str,
+    model: Model | str,
     corpus: Corpus,
     out: Path | str,
     tops: Sequence[int] | None = None,
@@ -57,7 +57,8 @@ def sweep_reinit(
     Raises UsageError for more layers than there are, else as ``fine_tune``.
     """
     recipe, parts, out = recipe or Recipe(), parts or Parts(), Path(out)
-    check_apart(model, out)
+    model = Model.open(model)
+    model.check_apart(out)
     if (out / RECORD).exists():
         raise StoreError(f"{out} holds a single run: choose another -o for a sweep")
     n_layers = len(open_encoder(model, statistics).encoder.encoder.layers)

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from layertool.errors import ModelError, UsageError
+from layertool.models.computing import drawing
 from layertool.models.melhubert import MelHuBERT
-from layertool.training.encoders import Beside, drawing, encode, place_of, width_of
+from layertool.training.encoders import Beside, encode, place_of, width_of
 
 PAD = ("mask", "count")  # padded frames are left out of the loss; or they count, as in the original
 TARGETS = (4, 12)  # the teacher's layers (Lin et al. 2024)

@@ -16,7 +16,7 @@ import torch
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, StoreError, UsageError
-from layertool.models.checkpoint_files import check_apart
+from layertool.models.open import Model
 from layertool.training.distillation import FRONT_GRADIENT, PAD, TARGETS, Distillation, student_of
 from layertool.training.encoders import collate
 from layertool.training.opening import Opened, open_encoder
@@ -99,7 +99,7 @@ class Crops:
 
 
 def distill(
-    teacher: str,
+    teacher: Model | str,
     corpus: Corpus,
     out: Path | str,
     recipe: Recipe | None = None,
@@ -120,7 +120,8 @@ def distill(
     """
     recipe, how, out = recipe or Recipe(), how or settings(), Path(out)
     how = replace(how, log_steps=log_steps(how.save_steps))
-    check_apart(teacher, out)
+    teacher = Model.open(teacher)
+    teacher.check_apart(out)
     place = place_of(device, how.precision)
     with random_states_kept():
         torch.manual_seed(how.seed)

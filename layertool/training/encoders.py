@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from layertool.errors import UsageError
-from layertool.geometry import FrameGeometry, convolution_geometry
+from layertool.geometry import convolution_geometry
+from layertool.models.hooks import block_taps, hooked, tapped
 from layertool.models.melhubert import MelHuBERT
+from layertool.models.padding import each_alone, inside, padded
 
 IGNORED = -100  # in `labels`, after the last token of an utterance
 
@@ -75,8 +74,8 @@ def encode(
             raise UsageError(
                 f"{type(encoder).__name__} hears waveforms (batch, samples), not inputs of shape {tuple(inputs.shape)}"
             )
-        geometries = _geometries(encoder)
-        n_frames = [geometries[-1].n_frames(n) for n in sizes]
+        geometry = convolution_geometry(encoder.config.conv_kernel, encoder.config.conv_stride)[-1]
+        n_frames = [geometry.n_frames(n) for n in sizes]
     if len(sizes) != len(inputs) or max(sizes, default=0) > inputs.shape[1]:
         raise UsageError(
             f"lengths {sizes[:8]} do not belong to inputs of shape {tuple(inputs.shape)}: give one each, none longer"
@@ -91,23 +90,21 @@ def encode(
         raise UsageError("hidden states are those of evaluation mode: call eval() on the encoder first")
     of_batch = torch.tensor(n_frames, device=inputs.device)
     if isinstance(encoder, MelHuBERT):
-        valid = torch.arange(inputs.shape[1], device=inputs.device) < of_batch[:, None]
+        valid = inside(sizes, inputs.shape[1], inputs.device)
         out = encoder(inputs, attention_mask=valid)
         last = out.last_hidden_state
         kept = [*out.hidden_states[:-1], last] if states else []
         return States(tuple(kept), last, of_batch, valid)
-    valid = torch.arange(geometries[-1].n_frames(inputs.shape[1]), device=inputs.device) < of_batch[:, None]
-    heard = (torch.arange(inputs.shape[1], device=inputs.device) < lengths.to(inputs.device)[:, None]).long()
-    collected: list[torch.Tensor] = []
-    with _hooks(encoder, sizes, geometries[0], valid, collected if states else None, front_gradient):
-        last = encoder(inputs, attention_mask=heard).last_hidden_state
-    if states and _norm_at_the_end(encoder):
-        collected[-1] = last
-    return States(tuple(collected), last, of_batch, valid)
-
-
-def _geometries(encoder: Any) -> list[FrameGeometry]:
-    return convolution_geometry(encoder.config.conv_kernel, encoder.config.conv_stride)
+    valid = inside(n_frames, geometry.n_frames(inputs.shape[1]), inputs.device)
+    taken: dict[str, torch.Tensor] = {}
+    taps = block_taps(encoder.encoder.layers, encoder.encoder.layer_norm if _norm_at_the_end(encoder) else None)
+    with (
+        each_alone(encoder, sizes, inputs) as attention,
+        tapped(taps, layer_names(encoder) if states else (), taken.__setitem__),
+        hooked([encoder.feature_extractor.register_forward_hook(scaled_gradient(front_gradient))]),
+    ):
+        last = encoder(inputs, attention_mask=attention).last_hidden_state
+    return States(tuple(taken.values()), last, of_batch, valid)
 
 
 def _norm_at_the_end(encoder: Any) -> bool:
@@ -115,55 +112,14 @@ def _norm_at_the_end(encoder: Any) -> bool:
     return bool(getattr(encoder.config, name, False))
 
 
-@contextmanager
-def _hooks(
-    encoder: Any, sizes: list[int], first: FrameGeometry, valid: torch.Tensor, collected: list | None, gradient: float
-) -> Iterator[None]:
-    """Hooks for one forward pass: padding changes nothing, states are collected, gradients made smaller."""
-    blocks = encoder.encoder.layers
-    norm = getattr(encoder.feature_extractor.conv_layers[0], "layer_norm", None)
-    padding = ~valid[:, None, :]
+def scaled_gradient(factor: float) -> Callable[..., None]:
+    """A forward hook after which so large a part of the gradient goes back into its module."""
 
-    def each_alone(module: nn.GroupNorm, given: tuple, _out: torch.Tensor) -> torch.Tensor:
-        """The norm over time sees a clip's own frames, and no padding."""
-        clips = (clip[None, :, : first.n_frames(n)] for clip, n in zip(given[0], sizes, strict=True))
-        normed = [
-            functional.group_norm(clip, module.num_groups, module.weight, module.bias, module.eps) for clip in clips
-        ]
-        longest = given[0].shape[2]
-        return torch.cat([functional.pad(clip, (0, longest - clip.shape[2])) for clip in normed])
+    def scale(_module: nn.Module, _given: tuple, out: torch.Tensor) -> None:
+        if out.requires_grad and factor != 1.0:
+            out.register_hook(lambda gradients: gradients * factor)
 
-    def silent(_module: nn.Module, given: tuple) -> tuple:
-        return (given[0].masked_fill(padding, 0.0), *given[1:])
-
-    def smaller(_module: nn.Module, _given: tuple, out: torch.Tensor) -> None:
-        if out.requires_grad:
-            out.register_hook(lambda gradients: gradients * gradient)
-
-    def before(_module: nn.Module, given: tuple, named: dict) -> None:
-        collected.append(given[0] if given else named["hidden_states"])  # type: ignore[union-attr]
-
-    def after(_module: nn.Module, _given: tuple, out: Any) -> None:
-        collected.append(out[0] if isinstance(out, tuple) else out)  # type: ignore[union-attr]
-
-    with ExitStack() as stack:
-
-        def hook(handle: Any) -> None:
-            stack.callback(handle.remove)
-
-        if not valid.all():
-            for module in encoder.encoder.modules():
-                if isinstance(module, nn.Conv1d) and module.padding != (0,):
-                    hook(module.register_forward_pre_hook(silent))
-        if isinstance(norm, nn.GroupNorm) and len(set(sizes)) > 1:
-            hook(norm.register_forward_hook(each_alone))
-        if gradient != 1.0:
-            hook(encoder.feature_extractor.register_forward_hook(smaller))
-        if collected is not None:
-            hook(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
-            for block in blocks:
-                hook(block.register_forward_hook(after))
-        yield
+    return scale
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -174,12 +130,12 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """
     sequences = [torch.as_tensor(item["input"], dtype=torch.float32) for item in items]
     batch = {
-        "inputs": pad_sequence(sequences, batch_first=True),
+        "inputs": padded(sequences),
         "lengths": torch.tensor([len(sequence) for sequence in sequences]),
     }
     if "target" in items[0]:
         targets = [torch.as_tensor(item["target"], dtype=torch.long) for item in items]
-        batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+        batch["labels"] = nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED)
     return batch
 
 
@@ -208,11 +164,3 @@ class Beside(nn.Module):
         """All hidden states of the frozen encoder, without gradients."""
         self.encoder.eval()
         return encode(self.encoder, inputs, lengths, states=True)
-
-
-@contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Weights inside are drawn from ``seed``; the process's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -15,13 +15,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperFor
 from transformers.trainer_callback import PrinterCallback
 
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
-from layertool.analysis.lexical.stimuli import Stimulus, stimuli_of
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
-from layertool.feed.listening import Listener, check_lengths
 from layertool.files import read_json, write_json
-from layertool.models.checkpoint_files import check_apart
+from layertool.layerwise.listener import Listener, check_lengths
+from layertool.layerwise.stimuli import Stimulus, stimuli_of
 from layertool.models.computing import DTYPES, sound
+from layertool.models.open import Model
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
 from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
 from layertool.training.session import Diverged, place_of, random_states_kept
@@ -149,7 +149,7 @@ class _Progress(TrainerCallback):
 
 
 def fine_tune(
-    model: str,
+    model: Model | str,
     corpus: Corpus,
     out: Path | str,
     recipe: Recipe | None = None,
@@ -169,7 +169,8 @@ def fine_tune(
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
-    check_apart(model, out)
+    model = Model.open(model)
+    model.check_apart(out)
     place = place_of(device, recipe.precision)
     parts = _parts(corpus, by_target)
     with random_states_kept():
@@ -251,7 +252,7 @@ def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stim
     return float(np.mean([outcome.log_likelihood for outcome in outcomes]))
 
 
-def _scorer(model: str, recipe: Recipe) -> WhisperScorer:
+def _scorer(model: Model, recipe: Recipe) -> WhisperScorer:
     """A scorer of a network that can learn; float32, whatever the precision of training."""
     opened = WhisperScorer(model, recipe.variant, "cpu", random_init=recipe.seed if recipe.from_scratch else None)
     network = Network(opened.network.config)

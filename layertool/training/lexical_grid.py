@@ -10,6 +10,7 @@ from typing import Any
 
 from layertool.corpora.corpus import Corpus
 from layertool.files import read_json, write_json
+from layertool.models.open import Model
 from layertool.training.lexical import DIVERGED, Diverged, Recipe, Tuned, fine_tune
 
 # The paper's search space.
@@ -33,7 +34,7 @@ def grid(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def search_grid(
-    model: str,
+    model: Model | str,
     corpus: Corpus,
     out: Path | str,
     recipe: Recipe,

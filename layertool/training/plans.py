@@ -11,9 +11,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from layertool.errors import ModelError, UsageError
-from layertool.models import melhubert, pruned
-from layertool.models.checkpoint_files import path_of
-from layertool.models.checkpoints import read_config
+from layertool.models import pruned
+from layertool.models.open import Model
 from layertool.training import compression
 from layertool.training.pretraining_networks import (
     HEADS,
@@ -60,18 +59,17 @@ class About:
     rows: list[int]
 
 
-def look(model: str) -> About:
+def look(model: Model | str) -> About:
     """What a MODEL is. Raises ModelError for those that cannot be pruned, UsageError for files that are to be converted first."""
-    kind, colon, file = model.partition(":")
-    if colon and kind in ("fairseq", "fairseq-native"):
+    model = Model.open(model)
+    if model.kind in ("fairseq", "fairseq-native"):
         raise UsageError(f"{model} is a file of fairseq: write it as a folder with 'layertool convert' first")
-    if (colon and kind == "melhubert") or melhubert.is_folder(model):
-        network, config = melhubert.load(Path(file if colon and kind == "melhubert" else model))
-        return About("melhubert", config.num_cluster, *pruned.sizes(network))
-    config = read_config(model)
-    if config.model_type not in pruned.FAMILIES:
+    config = model.configuration
+    if model.kind == "melhubert":
+        return About("melhubert", config.num_cluster, *map(list, (config.heads_of_blocks, config.rows_of_blocks)))
+    if model.type not in pruned.FAMILIES:
         raise ModelError(
-            f"{model} is of type '{config.model_type}', which cannot be pruned: give a MelHuBERT, or a model of the type "
+            f"{model} is of type '{model.type}', which cannot be pruned: give a MelHuBERT, or a model of the type "
             f"{', '.join(pruned.FAMILIES)}"
         )
     sizes = getattr(config, pruned.KEY) if pruned.is_config(config) else {}
@@ -80,7 +78,7 @@ def look(model: str) -> About:
         sizes.get("heads") or [config.num_attention_heads] * n,
         sizes.get("ffn_rows") or [config.intermediate_size] * n,
     )
-    return About(config.model_type, _clusters_of(path_of(model) / HEADS), heads, rows)
+    return About(config.model_type, _clusters_of(model.path / HEADS), heads, rows)
 
 
 def _clusters_of(path: Path) -> int:

@@ -19,7 +19,7 @@ from layertool.errors import StoreError, UsageError
 from layertool.folders import check_outside
 from layertool.geometry import SAMPLE_RATE
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import check_apart
+from layertool.models.open import EPSILON, Model
 from layertool.store import FeatureStore
 from layertool.training import targets as clustering
 from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
@@ -92,7 +92,7 @@ def pretrain(
     recipe: Recipe | None = None,
     settings: Settings | None = None,
     targets: tuple[FeatureStore, str] | None = None,
-    init: str | None = None,
+    init: Model | str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -110,8 +110,9 @@ def pretrain(
     recipe, out = recipe or Recipe(), Path(out)
     settings = replace(settings or SETTINGS[recipe.model])
     settings = replace(settings, log_steps=log_steps(settings.save_steps))
+    init = None if init is None else Model.open(init)
     if init:
-        check_apart(init, out)
+        init.check_apart(out)
     place = place_of(device, settings.precision)
     with random_states_kept():
         torch.manual_seed(settings.seed)
@@ -131,7 +132,7 @@ def prepare(
     recipe: Recipe,
     settings: Settings,
     targets: tuple[FeatureStore, str] | None,
-    init: str | None,
+    init: Model | None,
     same_clusters: bool = False,
 ) -> tuple[Run, dict | None]:
     """The network and what it learns from, and what identifies ``init``; nothing is written, nothing computed from audio.
@@ -191,6 +192,8 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
         decided["features"] = {
             "gradient": FEATURE_GRADIENT, "penalty": FEATURE_PENALTY, "normalise": network.normalises
         }  # fmt: skip
+        if network.normalises and network.epsilon != EPSILON:
+            decided["features"]["epsilon"] = network.epsilon
     if isinstance(network, Wav2Vec2):
         decided["gumbel_temperature"] = GUMBEL
     return plain(decided)
@@ -245,7 +248,7 @@ def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = N
     if isinstance(network, Mel):
         return MelExamples(**common, stride=network.geometry.hop * 1000 // SAMPLE_RATE, statistics=recipe.statistics)
     n_negatives = network.n_negatives if isinstance(network, Wav2Vec2) else 0
-    return WaveformExamples(**common, n_negatives=n_negatives, normalises=network.normalises)
+    return WaveformExamples(**common, n_negatives=n_negatives, normalises=network.normalises, epsilon=network.epsilon)
 
 
 def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -> Targets | None:

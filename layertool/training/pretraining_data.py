@@ -14,7 +14,8 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 from layertool.geometry import FrameGeometry
 from layertool.models import melhubert
-from layertool.training.pretraining_networks import EPSILON
+from layertool.models.open import EPSILON
+from layertool.models.padding import inside, padded
 from layertool.training.targets import Targets, check_count
 from layertool.waveforms import standardised
 
@@ -92,31 +93,31 @@ class MelExamples(Examples):
         return {"features": features[crop], **item}
 
     def collate(self, items: list[Item]) -> Batch:
-        lengths = torch.tensor([len(item["features"]) for item in items])
-        within = torch.arange(int(lengths.max())) < lengths[:, None]
-        named = {name: _padded([item[name] for item in items]) for name in ("features", "masked", "clusters")}
+        lengths = [len(item["features"]) for item in items]
+        within = inside(lengths, max(lengths))
+        named = {name: padded([item[name] for item in items]) for name in ("features", "masked", "clusters")}
         return {**named, "attention_mask": within}
 
 
 class WaveformExamples(Examples):
     """Waveforms, of as many samples as their frames see."""
 
-    def __init__(self, *arguments, normalises: bool, **options):
+    def __init__(self, *arguments, normalises: bool, epsilon: float = EPSILON, **options):
         super().__init__(*arguments, **options)
-        self.normalises = normalises
+        self.normalises, self.epsilon = normalises, epsilon
 
     def make(self, number: int, random: np.random.Generator) -> Item:
         row, geometry = self.rows[number], self.geometry
         waveform = read_utterance(row)
         crop, item = self._crop(row, geometry.n_frames(len(waveform)), random)
         if self.normalises:  # over the whole utterance, as `layertool extract` does
-            waveform = standardised(waveform, EPSILON)
+            waveform = standardised(waveform, self.epsilon)
         last = (crop.stop - 1) * geometry.hop + geometry.field
         return {"waveforms": waveform[crop.start * geometry.hop : last], **item}
 
     def collate(self, items: list[Item]) -> Batch:
         batch = {"n_samples": torch.tensor([len(item["waveforms"]) for item in items])}
-        batch |= {name: _padded([item[name] for item in items]) for name in items[0]}
+        batch |= {name: padded([item[name] for item in items]) for name in items[0]}
         if "negatives" in batch:  # counted through the batch
             n_frames = batch["masked"].shape[1]
             batch["negatives"] += n_frames * torch.arange(len(items))[:, None, None]
@@ -138,12 +139,3 @@ def draw_negatives(masked: np.ndarray, n: int, random: np.random.Generator) -> n
     else:
         out[hidden] = hidden[:, None]
     return out
-
-
-def _padded(arrays: list[np.ndarray]) -> torch.Tensor:
-    """Arrays of one kind below each other, zeros after the shorter ones."""
-    longest = max(map(len, arrays))
-    out = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, array in zip(out, arrays, strict=True):
-        row[: len(array)] = array
-    return torch.from_numpy(out)

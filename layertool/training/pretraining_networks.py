@@ -7,7 +7,6 @@ mean square of what they give counts, by 10. Padded frames count nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,11 @@ from layertool.errors import ModelError, UsageError
 from layertool.files import write_json
 from layertool.geometry import FrameGeometry, convolution_geometry
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import normalises, path_of
-from layertool.models.checkpoints import files_sha256, load_model, read_config
-from layertool.models.foreign import file_sha256
+from layertool.models.checkpoint_files import SOURCE, write_preprocessor
+from layertool.models.hooks import Tap, tapped
+from layertool.models.open import EPSILON, Model
+from layertool.models.padding import each_alone, inside
+from layertool.training.encoders import scaled_gradient
 
 PROJECTED = 256  # dimensions in which clusters or code vectors are told (fairseq's final_dim)
 CONVOLUTION_WIDTH = 512
@@ -40,7 +41,6 @@ TEMPERATURE = 0.1  # of cosines, in both losses
 FEATURE_GRADIENT, FEATURE_PENALTY = 0.1, 10.0  # fairseq's feature_grad_mult; its weight of the features' mean square
 GUMBEL = (2.0, 0.5, 0.999995)  # first and last temperature, and what it is multiplied by at each step
 HEADS = "heads.safetensors"  # beside a HuBERT: what tells clusters, which no layer is computed from
-EPSILON = 1e-7  # added to the variance of waveforms, as transformers does
 
 
 @dataclass(frozen=True)
@@ -93,94 +93,48 @@ class Mel(nn.Module):
         melhubert.save(self.network, replace(self.network.config, step=step), folder)
 
 
-class ClipNorm(nn.GroupNorm):
-    """The first convolution's norm over time; in a padded batch, over each clip's own frames."""
-
-    lengths: torch.Tensor | None = None  # frames of each clip
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.lengths is None:
-            return super().forward(hidden)
-        with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.float()
-            own = (torch.arange(hidden.shape[2], device=hidden.device) < self.lengths[:, None])[:, None]
-            n = self.lengths[:, None, None].float()
-            mean = hidden.masked_fill(~own, 0).sum(2, keepdim=True) / n
-            variance = (hidden - mean).masked_fill(~own, 0).square().sum(2, keepdim=True) / n
-            hidden = (hidden - mean) * torch.rsqrt(variance + self.eps)
-            return hidden * self.weight[:, None] + self.bias[:, None]
-
-
 class _OfWaveforms(nn.Module):
     """What networks that read waveforms share."""
 
     takes_waveforms = True
 
-    def __init__(self, network: Any, base: Any, normalises: bool):
+    def __init__(self, network: Any, normalises: bool, epsilon: float):
         super().__init__()
-        self.network, self.normalises = network, normalises
-        self._geometries = convolution_geometry(base.config.conv_kernel, base.config.conv_stride)
-        first = base.feature_extractor.conv_layers[0]
-        self._norms: list[ClipNorm] = []
-        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
-            norm = first.layer_norm
-            if norm.num_groups != norm.num_channels:
-                raise ModelError("its first convolution has a norm over groups of channels, which no known network has")
-            first.layer_norm = ClipNorm(norm.num_groups, norm.num_channels, norm.eps)
-            first.layer_norm.weight, first.layer_norm.bias = norm.weight, norm.bias
-            self._norms = [first.layer_norm]
-        self._features: list[torch.Tensor] = []
-        base.feature_extractor.register_forward_hook(self._keep)
+        self.network, self.normalises, self.epsilon = network, normalises, epsilon
+        network.base_model.feature_extractor.register_forward_hook(scaled_gradient(FEATURE_GRADIENT))
 
     @property
     def geometry(self) -> FrameGeometry:
-        return self._geometries[-1]
+        config = self.network.config
+        return convolution_geometry(config.conv_kernel, config.conv_stride)[-1]
 
-    def _keep(self, _module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(lambda gradient: gradient * FEATURE_GRADIENT)
-        self._features = [output]
-
-    def _hear(self, forward: Callable[..., Any], waveforms: torch.Tensor, n_samples: torch.Tensor, **given: Any) -> Any:
+    def _hear(self, waveforms: torch.Tensor, n_samples: torch.Tensor, **given: Any) -> Any:
         """What transformers' network gives for padded clips, and the mean square of the convolutions' output."""
-        within = torch.arange(waveforms.shape[1], device=waveforms.device) < n_samples[:, None]
-        first, last = self._geometries[0], self._geometries[-1]
-        for norm in self._norms:
-            norm.lengths = (n_samples - first.field) // first.hop + 1
-        try:
-            out = forward(waveforms, attention_mask=within.long(), **given)
-        finally:
-            for norm in self._norms:
-                norm.lengths = None
-        features = self._features.pop().float()
-        own = (
-            torch.arange(features.shape[2], device=features.device)
-            < ((n_samples - last.field) // last.hop + 1)[:, None]
-        )
+        base, lengths, taken = self.network.base_model, n_samples.tolist(), dict[str, torch.Tensor]()
+        taps = {"features": Tap(base.feature_extractor)}
+        with each_alone(base, lengths, waveforms) as attention, tapped(taps, list(taps), taken.__setitem__):
+            out = self.network(waveforms, attention_mask=attention, **given)
+        features = taken["features"].float()
+        own = inside([self.geometry.n_frames(n) for n in lengths], features.shape[2], features.device)
         penalty = features.square().masked_fill(~own[:, None], 0).sum() / (own.sum() * features.shape[1])
         return out, penalty
 
-    def _save(self, base: Any, folder: Path, step: int) -> None:
+    def save(self, folder: Path, step: int) -> None:
         """Write a network, and what ``layertool extract`` needs to know besides."""
         logging.disable_progress_bar()
-        base.save_pretrained(folder)
-        write_json(
-            folder / "preprocessor_config.json",
-            {
-                "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": self.normalises,
-                "sampling_rate": 16_000, "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
-            },
-        )  # fmt: skip
-        write_json(
-            folder / "source.json", {"file": None, "sha256": None, "step": step, "made_by": "layertool pretrain"}
-        )
+        self.network.save_pretrained(folder)
+        write_preprocessor(folder, self.normalises)
+        facts: dict[str, Any] = {"file": None, "sha256": None, "step": step, "made_by": "layertool pretrain"}
+        if self.epsilon != EPSILON:
+            facts["normalisation_epsilon"] = self.epsilon
+        write_json(folder / SOURCE, facts)
 
 
 class Hubert(_OfWaveforms):
     """HuBERT: cosines between projected states and embeddings of the clusters (Hsu et al. 2021, equation 3)."""
 
-    def __init__(self, network: HubertModel, n_clusters: int, normalises: bool = False):
-        super().__init__(network, network, normalises)
+    def __init__(self, network: HubertModel, n_clusters: int, normalises: bool = False, epsilon: float = EPSILON):
+        super().__init__(network, normalises, epsilon)
         self.final_proj = nn.Linear(network.config.hidden_size, PROJECTED)
         self.label_embeddings = nn.Parameter(torch.empty(n_clusters, PROJECTED).uniform_())
 
@@ -193,12 +147,12 @@ class Hubert(_OfWaveforms):
         self, waveforms: torch.Tensor, n_samples: torch.Tensor, masked: torch.Tensor, clusters: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Mean cross-entropy at hidden frames and the penalty. (batch, samples), (batch,), twice (batch, frames)."""
-        out, penalty = self._hear(self.network, waveforms, n_samples, mask_time_indices=masked)
+        out, penalty = self._hear(waveforms, n_samples, mask_time_indices=masked)
         told = functional.cross_entropy(self.logits(out.last_hidden_state[masked]), clusters[masked])
         return {"loss": told + FEATURE_PENALTY * penalty, "told": told.detach()}
 
     def save(self, folder: Path, step: int) -> None:
-        self._save(self.network, folder, step)
+        super().save(folder, step)
         heads = {"label_embeddings": self.label_embeddings, **self.final_proj.state_dict(prefix="final_proj.")}
         safetensors.torch.save_file({name: value.detach().cpu() for name, value in heads.items()}, folder / HEADS)
 
@@ -220,8 +174,8 @@ class Hubert(_OfWaveforms):
 class Wav2Vec2(_OfWaveforms):
     """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section 3.2)."""
 
-    def __init__(self, network: Wav2Vec2ForPreTraining, normalises: bool = False):
-        super().__init__(network, network.wav2vec2, normalises)
+    def __init__(self, network: Wav2Vec2ForPreTraining, normalises: bool = False, epsilon: float = EPSILON):
+        super().__init__(network, normalises, epsilon)
 
     @property
     def n_negatives(self) -> int:
@@ -234,13 +188,8 @@ class Wav2Vec2(_OfWaveforms):
 
         ``negatives`` (batch, frames, n): frames of the batch, counted through it; only those of hidden frames matter.
         """
-        out, penalty = self._hear(
-            self.network, waveforms, n_samples, mask_time_indices=masked, sampled_negative_indices=negatives
-        )
+        out, penalty = self._hear(waveforms, n_samples, mask_time_indices=masked, sampled_negative_indices=negatives)
         return {"loss": out.loss / masked.sum() + FEATURE_PENALTY * penalty}
-
-    def save(self, folder: Path, step: int) -> None:
-        self._save(self.network, folder, step)
 
 
 class GumbelTemperature(TrainerCallback):
@@ -281,40 +230,33 @@ def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Netw
     raise UsageError(f"'{model}' is no model to pre-train: choose melhubert, hubert or wav2vec2")
 
 
-def reopen(model: str, name: str, n_clusters: int) -> tuple[Network, dict]:
+def reopen(wanted: str, model: Model | str, n_clusters: int) -> tuple[Network, dict]:
     """The network of a MODEL to go on with, and what identifies it. Heads for another number of clusters are drawn anew.
 
-    Raises ModelError for a MODEL of another kind than ``model``.
+    Raises ModelError for a MODEL of another kind than ``wanted``.
     """
-    if model == "melhubert":
-        path = path_of(name)
-        network, config = melhubert.load(path)
-        if config.stride is None:
-            raise ModelError(
-                f"{path} takes {config.feat_emb_dim} numbers a frame, which is the input of no MelHuBERT (40 or 80)"
-            )
+    model = Model.open(model)
+    if model.type != wanted:
+        raise ModelError(f"{model} is of type '{model.type}', and cannot be gone on with as {wanted}: change --model")
+    config = model.configuration
+    if wanted == "melhubert":
+        network = model.load()
         if config.num_cluster != n_clusters:
             network.final_proj = nn.Linear(config.encoder_embed_dim, n_clusters)
             network.config = replace(config, num_cluster=n_clusters)
-        sha256 = files_sha256(path, ("*.safetensors",)) if path.is_dir() else file_sha256(path)
-        return Mel(network), {"id": path.resolve().name, "sha256": sha256, "step": config.step}
-    config = read_config(name)
-    if config.model_type != model:
-        raise ModelError(
-            f"{name} is of type '{config.model_type}', and cannot be gone on with as {model}: change --model"
-        )
+        return Mel(network), {key: model.identity[key] for key in ("id", "sha256", "step")}
     if not getattr(config, "apply_spec_augment", True):
         config.apply_spec_augment = True  # or transformers leaves masks aside without a word
-    kind = "AutoModelForPreTraining" if model == "wav2vec2" else "AutoModel"
-    network, provenance, lacking = load_model(name, config, None, kind)
-    if lacking:
+    network = model.load("AutoModelForPreTraining" if wanted == "wav2vec2" else "AutoModel")
+    if model.lacking:
         raise ModelError(
-            f"{name} has no {lacking[0]} among its weights, which pre-training needs: take another checkpoint"
+            f"{model} has no {model.lacking[0]} among its weights, which pre-training needs: take another checkpoint"
         )
-    if model == "wav2vec2":
+    normalises = bool(model.normalises)
+    if wanted == "wav2vec2":
         if not isinstance(network, Wav2Vec2ForPreTraining):
-            raise ModelError(f"{name} has no quantiser, which its pre-training needs: take another checkpoint")
-        return Wav2Vec2(network, normalises(name, config)), provenance
-    built = Hubert(network, n_clusters, normalises(name, config))
-    built.take_heads(path_of(name))
-    return built, provenance
+            raise ModelError(f"{model} has no quantiser, which its pre-training needs: take another checkpoint")
+        return Wav2Vec2(network, normalises, model.epsilon), model.identity
+    built = Hubert(network, n_clusters, normalises, model.epsilon)
+    built.take_heads(model.path)
+    return built, model.identity

@@ -12,8 +12,8 @@ from layertool import audio
 from layertool.analysis.lexical.lexicon import in_tokens
 from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.analysis.lexical.search import forms_log_p
-from layertool.analysis.lexical.stimuli import Stimulus, top_response
 from layertool.corpora.corpus import Corpus
+from layertool.layerwise.stimuli import Stimulus, top_response
 from layertool.models import whisper
 
 OBJECTIVES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from layertool.errors import StoreError
 from layertool.files import file_checksum, read_json, write_json
-from layertool.folders import OutputFolder
+from layertool.folders import OutputFolder, sweep
 from layertool.store.layout import differences
 
 _OF_SAFETENSORS = ".tmp" + "[A-Za-z0-9]" * 6  # where it writes a file before that gets its name
@@ -41,7 +41,7 @@ class RunFolder(OutputFolder):
         self._read()
         try:
             self.hold(f"{path} is being trained by another process: wait for it, or choose another -o")
-            self.sweep()
+            sweep(self.path)
             for stale in path.glob(_OF_SAFETENSORS):
                 stale.unlink()
             self._begin(overwrite)

@@ -39,14 +39,6 @@ SEEDINGS = ("first", "original", "corrected")
 Decision = Literal["go on", "wait", "prune"]
 
 
-def parse_steps(text: str) -> tuple[int, ...]:
-    """'0,1000,2000' as numbers. Raises UsageError for anything else."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"'{text}' is no list of steps: give whole numbers with commas, such as 0,1000,2000") from None
-
-
 class Schedule:
     """Prunings at fixed steps.
 

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from layertool.errors import ModelError, UsageError
 from layertool.files import remove, whole_folder
-from layertool.models.computing import DTYPES, check_dtype, choose_device, sound
+from layertool.models.computing import DTYPES, choose, sound
 from layertool.training.runs import mark_whole, whole_checkpoints
 
 SCHEDULES = {
@@ -123,12 +123,11 @@ class Loss:
 
 def place_of(device: str, precision: str) -> torch.device:
     """Where training runs. Raises UsageError for a GPU that is not the first, and a precision that it has not."""
-    place = choose_device(device)
+    place, _ = choose(device, precision)
     if place.type == "cuda" and (place.index or 0) > 0:
         raise UsageError(
             f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it"
         )
-    check_dtype(precision, place)
     return place
 
 

@@ -21,7 +21,7 @@ from layertool.errors import CorpusError, StoreError, UsageError
 from layertool.files import whole_file
 from layertool.geometry import FRAME_HOP, SAMPLE_RATE
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import path_of
+from layertool.models.open import Model
 from layertool.store import FeatureStore
 
 FILE = "targets.npz"  # in the folder of a run
@@ -256,15 +256,14 @@ def decided(frames: Frames, n_clusters: int, seed: int, max_frames: int, known: 
     return {**frames.decided, "clusters": n_clusters, "max_frames": max_frames, "seed": seed}
 
 
-def learned(model: str, frames: Frames, n_clusters: int) -> Targets | None:
+def learned(model: Model, frames: Frames, n_clusters: int) -> Targets | None:
     """The targets that a MODEL was trained on, where it lies in the folder of its run: clusters are numbered at will, and a network
     tells their numbers. None where its run is not known.
 
     Raises UsageError where ``frames`` are other features than it learned clusters of, or the clusters are others in number.
     """
-    place = path_of(model)
-    path = place.resolve().parent / FILE
-    if not place.is_dir() or not path.exists():
+    path = model.path.resolve().parent / FILE
+    if not model.path.is_dir() or not path.exists():
         return None
     known = load(path)
     features = {key: _of_features(known.decided).get(key) for key in _of_features(frames.decided)}

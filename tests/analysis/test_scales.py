@@ -9,7 +9,7 @@ import pytest
 from layertool.analysis import cca, matrix, protocols
 from layertool.analysis.moments import FoldMoments, standard_scales, total
 from layertool.analysis.protocols import EPS_GRID, NAMES, held_out, in_sample
-from layertool.extractors import acoustic
+from layertool.models import acoustic
 
 N_FOLDS = 10
 SCALED = tuple(name for name in NAMES if name != "svcca")  # which the scales decide by definition

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from layertool.errors import AudioError, UsageError
-from layertool.extractors import acoustic
 from layertool.geometry import FrameGeometry, convolution_geometry, moving_average
+from layertool.models import acoustic
 
 KALDI = FrameGeometry(160, 400)
 TABLE = {  # name: width, hop, window, centred
@@ -534,7 +534,7 @@ def test_presets_can_be_sent_to_another_process():
 
 def test_no_heavy_library_is_imported():
     code = (
-        "import sys, layertool.extractors.acoustic; "
+        "import sys, layertool.models.acoustic; "
         "print(*{'torch', 'librosa', 'transformers', 'torchaudio'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,10 +15,10 @@ import references
 import torch
 from torch import nn
 
-from layertool.extractors import huggingface
-from layertool.extractors.base import Item
+from layertool.extractors.base import Extractor, Item
 from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
+from layertool.models import padding
 
 LENGTHS = (16_000, 400, 719, 5_003, 12_345, 15_999)
 WITH_GROUP_NORM = {
@@ -38,7 +38,7 @@ class Family:
 
     name: str
     folder: Path
-    extractor: huggingface.SpeechExtractor
+    extractor: Extractor
     network: nn.Module
 
     def reference(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
@@ -211,14 +211,14 @@ def test_a_plain_padded_batch_of_transformers_disagrees(name, tmp_path):
 
 
 def test_without_the_zeroing_of_padding_some_families_disagree(family, monkeypatch):
-    monkeypatch.setattr(huggingface.SpeechExtractor, "_zero_padding", lambda *_: None)
+    monkeypatch.setattr(padding, "silenced", lambda hidden, _outside: hidden)
     got = extract(open_extractor(str(family.folder)), clips())[3]
     error = max(worst(got, family.reference(clips()[3])).values())
     assert (error > 1e-3) == (family.name in WITH_CONVOLUTIONS_TO_MASK), error
 
 
 def test_without_own_statistics_the_group_norm_families_disagree(family, monkeypatch):
-    monkeypatch.setattr(huggingface.ClipGroupNorm, "forward", lambda self, hidden: self.norm(hidden))
+    monkeypatch.setattr(padding, "clipwise", lambda norm, hidden, _lengths: torch.nn.GroupNorm.forward(norm, hidden))
     got = extract(open_extractor(str(family.folder)), clips())[3]
     error = max(worst(got, family.reference(clips()[3])).values())
     assert (error > 1e-2) == (family.name in WITH_GROUP_NORM), error

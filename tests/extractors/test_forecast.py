@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from layertool.extractors import forecast
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.extraction import Extraction
+from layertool.extractors.prepare import prepare
 from layertool.geometry import windows
 
 LENGTHS = [4_000, 8_000, 30_000]
@@ -31,7 +32,7 @@ def corpus(tmp_path_factory):
 
 def prepared_with(extractor_name, corpus, folder, **options):
     model = models.save(extractor_name, folder / "model") if extractor_name != "mel" else "mel"
-    return prepare(str(model), corpus, Options(("utterance",), **options), device="cpu")
+    return prepare(str(model), corpus, Extraction(units=("utterance",), **options), device="cpu")
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def _neighbours(cut):
 
 
 def test_padding_is_counted(corpus, tmp_path):
-    prepared = prepare(str(models.whisper(tmp_path / "whisper")), corpus, Options(("utterance",)), device="cpu")
+    prepared = prepare(
+        str(models.whisper(tmp_path / "whisper")), corpus, Extraction(units=("utterance",)), device="cpu"
+    )
     found = forecast.computed_samples(prepared.extractor, LENGTHS, 480_000, 160_000)
     assert found == len(LENGTHS) * 480_000
     assert forecast.forecast(prepared, batch_seconds=1).seconds > 0

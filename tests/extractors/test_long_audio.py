@@ -18,7 +18,7 @@ from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
 from layertool.extractors import memory, sink
-from layertool.extractors.acoustic_run import AcousticExtractor
+from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.huggingface import SpeechExtractor
 from layertool.extractors.load import open_extractor
 
@@ -30,11 +30,12 @@ MEASURED = """
 import sys
 from layertool.corpora.corpus import Corpus
 from layertool.extractors.memory import needed
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.extraction import Extraction
+from layertool.extractors.prepare import prepare
 from layertool.extractors.run import carry_out
 model, path, store, units, n = sys.argv[1:]
 parts = [{"utterance": f"u{k}", "audio": path, "start": 5.0 * k, "end": 5.0 * k + 5} for k in range(int(n))]
-prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Options(units), device="cpu")
+prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Extraction(units=units), device="cpu")
 said = needed(prepared).process
 carry_out(prepared, store)
 print(said, 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]))
@@ -130,7 +131,7 @@ def test_windows_from_a_stream_give_the_rows_of_a_waveform_held_whole(pooling, t
 
 @pytest.mark.parametrize("name", ["mel", "fbank", "mfcc", "spectrogram:torchaudio", "stft:log", "mfcc:torchaudio"])
 def test_acoustic_features_of_long_audio_are_those_of_the_whole(name, corpus, tmp_path, monkeypatch):
-    from layertool.extractors import acoustic
+    from layertool.models import acoustic
 
     monkeypatch.setattr(AcousticExtractor, "__init__", shortened(AcousticExtractor.__init__))
     got = layertool.extract(name, corpus, tmp_path / "store", units=("frame", "utterance"))

@@ -24,12 +24,13 @@ from click.testing import CliRunner
 import layertool
 from layertool.cli import cli
 from layertool.errors import ModelError, StoreError, UsageError
-from layertool.extractors import huggingface, masking
-from layertool.extractors.acoustic_run import AcousticExtractor
+from layertool.extractors import masking
+from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.base import Item
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window, windows
+from layertool.models.open import WAVEFORMS, Model
 from layertool.store import FeatureStore, layout, verify
 
 MODEL_FRAMES = FrameGeometry(320, 400)
@@ -137,7 +138,7 @@ def test_rows_of_other_rates_go_with_the_frame_of_their_centre():
 
 
 def test_every_family_has_the_probability_of_its_pre_training():
-    assert set(masking.PROBABILITY) == set(huggingface.MODEL_TYPES)
+    assert set(masking.PROBABILITY) == set(WAVEFORMS)
     assert masking.LENGTH == 10
     contrastive = {"wav2vec2", "data2vec-audio", "unispeech", "wav2vec2-conformer"}
     assert {name for name, value in masking.PROBABILITY.items() if value == 0.65} == contrastive
@@ -192,7 +193,7 @@ def test_masked_as_transformers_does(family, record_property):
     got = forward(extractor, [waveform], [masked])[0]
     given = references.standardised(waveform) if models.FAMILIES[name][2] else waveform
     expected = transformers_layers(network, given, masked)
-    last = "final" if extractor.has_final else f"T{network.config.num_hidden_layers}"
+    last = "final" if "final" in extractor.layers else f"T{network.config.num_hidden_layers}"
     assert set(expected) == {"last"} | {f"T{k}" for k in range(network.config.num_hidden_layers)}
     errors = {key: references.worst_row(got[last if key == "last" else key], expected[key]) for key in expected}
     record_property("worst", max(errors.values()))
@@ -538,10 +539,12 @@ def test_the_command_refuses_them_in_one_sentence(model, corpus, tmp_path):
 
 
 def test_features_and_whisper_have_no_mask(corpus, tmp_path):
-    with pytest.raises(UsageError, match="--mask-seed is for models; mel is an acoustic feature"):
+    with pytest.raises(
+        UsageError, match=r"--mask-seed is for models of the wav2vec 2.0 kind.*; mel is an acoustic feature"
+    ):
         layertool.extract("mel", corpus, tmp_path / "store", ["frame"], mask_seed=0)
     with pytest.raises(UsageError, match=r"--mask-seed is for models of the wav2vec 2.0 kind.*mel is not one"):
-        layertool.extract(AcousticExtractor("mel"), corpus, tmp_path / "store", ["frame"], mask_seed=0)
+        layertool.extract(AcousticExtractor(Model.open("mel")), corpus, tmp_path / "store", ["frame"], mask_seed=0)
     whisper = str(models.whisper(tmp_path / "whisper"))
     with pytest.raises(UsageError, match=r"--mask-seed is for models of the wav2vec 2.0 kind.*type 'whisper'"):
         layertool.extract(whisper, corpus, tmp_path / "store", ["frame"], mask_seed=0)

@@ -15,14 +15,19 @@ from melhuberts import SMALL, random_state, write
 import layertool
 from layertool.errors import AudioError, ModelError, UsageError
 from layertool.extractors.base import Item
-from layertool.extractors.melhubert import MelHubertExtractor
+from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
 from layertool.models import melhubert
 from layertool.models.melhubert import input as melhubert_input
 
-CPU = torch.device("cpu")
 LENGTHS = (8_000, 400, 559, 560, 719, 720, 880, 5_003, 7_999)
 HEAD_DIM = 8
+
+
+def opened(path, **asked):
+    return open_extractor(f"melhubert:{path}", "cpu", **asked)
+
+
 TABLES = json.loads(melhubert_input._TABLES.read_text())
 
 
@@ -34,7 +39,7 @@ class Case:
         self.state = random_state(self.settings, seed=stride)
         self.path = write(folder / "checkpoint-epoch-7.ckpt", self.state, self.settings, step=12_345)
         self.stride = stride
-        self.extractor = MelHubertExtractor(self.path, CPU)
+        self.extractor = opened(self.path)
 
     def reference(self, waveform, statistics: str = "960") -> dict[str, np.ndarray]:
         of = TABLES[statistics]
@@ -115,22 +120,22 @@ def test_what_identifies_the_model(case):
 
 def test_statistics_of_another_subset(case, tmp_path):
     waveform = models.speech_like(4_000, seed=1)
-    other = MelHubertExtractor(case.path, CPU, statistics="100")
+    other = opened(case.path, statistics="100")
     assert worst(extract(other, [waveform])[0], case.reference(waveform, "100")) < 1e-5
     assert worst(extract(other, [waveform])[0], case.reference(waveform)) > 0.01
     assert other.provenance["statistics"] == "100"
     np.save(tmp_path / "own.npy", np.array([TABLES["100"]["mean"], TABLES["100"]["std"]]))
-    own = MelHubertExtractor(case.path, CPU, statistics=str(tmp_path / "own.npy"))
+    own = opened(case.path, statistics=str(tmp_path / "own.npy"))
     assert worst(extract(own, [waveform])[0], extract(other, [waveform])[0]) == 0
     assert own.provenance["statistics"].startswith("sha256:")
     with pytest.raises(UsageError, match="choose 100, 360, 960"):
-        MelHubertExtractor(case.path, CPU, statistics="1000")
+        opened(case.path, statistics="1000")
 
 
 def test_a_folder_gives_the_same_layers(case, tmp_path):
     model, config = melhubert.load(case.path)
     melhubert.save(model, config, tmp_path / "folder")
-    saved = MelHubertExtractor(tmp_path / "folder", CPU)
+    saved = opened(tmp_path / "folder")
     for got, expected in zip(extract(saved, clips()), extract(case.extractor, clips()), strict=True):
         assert all(np.array_equal(got[name], expected[name]) for name in expected)
     assert (saved.provenance["id"], saved.provenance["step"]) == ("folder", 12_345)
@@ -138,7 +143,7 @@ def test_a_folder_gives_the_same_layers(case, tmp_path):
 
 
 def test_weights_drawn_anew(case):
-    one, two, three = (MelHubertExtractor(case.path, CPU, random_init=seed) for seed in (0, 0, 1))
+    one, two, three = (opened(case.path, random_init=seed) for seed in (0, 0, 1))
     waveform = [models.speech_like(4_000, seed=1)]
     first, second, third, trained = (extract(e, waveform)[0] for e in (one, two, three, case.extractor))
     assert worst(second, first) == 0
@@ -152,16 +157,16 @@ def test_weights_that_are_pruned_are_counted(tmp_path):
     state, name = random_state(SMALL), "encoder.layers.0.fc1.weight"
     mask = torch.zeros_like(state[name], dtype=torch.bool)
     mask[:, 5] = True
-    whole = MelHubertExtractor(write(tmp_path / "a.ckpt", state, SMALL), CPU)
+    whole = opened(write(tmp_path / "a.ckpt", state, SMALL))
     state = {**state, f"{name}_orig": state[name], f"{name}_mask": mask}
     del state[name]
-    pruned = MelHubertExtractor(write(tmp_path / "b.ckpt", state, SMALL), CPU)
+    pruned = opened(write(tmp_path / "b.ckpt", state, SMALL))
     assert whole.n_parameters == pruned.n_parameters == whole.n_nonzero
     assert pruned.n_nonzero == whole.n_nonzero - mask.numel() + 24
 
 
 def test_blocks_above_the_highest_asked_layer_are_dropped(case):
-    extractor = MelHubertExtractor(case.path, CPU)
+    extractor = opened(case.path)
     item = Item(0, "clip", 4_000, Window(0, 4_000, 0, 4_000), models.speech_like(4_000, seed=1))
     extractor.prepare(item)
     expected = extract(case.extractor, [item.samples])[0]
@@ -179,7 +184,7 @@ def test_blocks_above_the_highest_asked_layer_are_dropped(case):
 def test_input_of_no_pipeline(tmp_path):
     path = write(tmp_path / "a.ckpt", melhuberts.golden_state(), melhuberts.GOLDEN)
     with pytest.raises(ModelError, match="takes 8 numbers a frame"):
-        MelHubertExtractor(path, CPU)
+        opened(path)
 
 
 def test_there_is_no_mask_of_the_wav2vec_kind(case):
@@ -194,9 +199,7 @@ def test_a_store_has_the_frames_and_words_of_the_reference(case, tmp_path):
     lengths = (8_000, 720, 5_003)
     waveforms = [models.speech_like(n, seed) for seed, n in enumerate(lengths)]
     corpus = models.corpus(tmp_path / "corpus", waveforms, models.random_segments(lengths))
-    store = layertool.extract(
-        MelHubertExtractor(case.path, CPU), corpus, tmp_path / "s", ("frame", "word", "utterance")
-    )
+    store = layertool.extract(opened(case.path), corpus, tmp_path / "s", ("frame", "word", "utterance"))
     expected = [case.reference(waveform) for waveform in waveforms]
     hop = 16 * case.stride
     rows = store.rows("frame")
@@ -223,7 +226,7 @@ def test_long_audio_in_windows_stands_on_the_same_frames(case, tmp_path):
     waveform = models.speech_like(80_123, seed=2)
     corpus = models.corpus(tmp_path / "corpus", [waveform])
     store = layertool.extract(
-        MelHubertExtractor(case.path, CPU), corpus, tmp_path / "s", ("frame",), window_seconds=2, overlap_seconds=0.5
+        opened(case.path), corpus, tmp_path / "s", ("frame",), window_seconds=2, overlap_seconds=0.5
     )
     assert references.worst_row(store.read("frame", "C1"), case.reference(waveform)["C1"]) < 1e-5
 
@@ -231,4 +234,4 @@ def test_long_audio_in_windows_stands_on_the_same_frames(case, tmp_path):
 def test_audio_that_is_too_short(case, tmp_path):
     corpus = models.corpus(tmp_path / "corpus", [models.speech_like(399, seed=0)])
     with pytest.raises(AudioError, match="399 samples"):
-        layertool.extract(MelHubertExtractor(case.path, CPU), corpus, tmp_path / "s", ("utterance",))
+        layertool.extract(opened(case.path), corpus, tmp_path / "s", ("utterance",))

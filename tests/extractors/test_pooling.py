@@ -9,8 +9,8 @@ import references
 import torch
 
 import layertool
-from layertool.extractors import acoustic
 from layertool.extractors.pooling import segment_sums
+from layertool.models import acoustic
 
 LENGTHS = (400, 16_000, 5_003, 31_111)
 POSITIONS = ("position@0", "position@0.29", "position@0.5", "position@1")

@@ -19,9 +19,10 @@ import torch
 
 import layertool
 from layertool.errors import AudioError, FeatureError, UsageError
-from layertool.extractors import acoustic
+from layertool.extractors.extraction import Extraction
 from layertool.extractors.load import open_extractor
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.prepare import prepare
+from layertool.models import acoustic
 
 LENGTHS = (16_000, 400, 23_456, 719, 5_003, 40_000, 15_999, 8_080)
 UNITS = ("frame", "phone", "word", "utterance")
@@ -491,7 +492,7 @@ def bytes_of(store) -> int:
     [("all", UNITS, "float32"), ("all", ("word", "utterance"), "float16"), ("C2,T1", ("frame",), "float16")],
 )
 def test_a_dry_plan_is_what_the_run_makes(model, corpus, tmp_path, layers, units, store_dtype):
-    options = Options(units, layers, store_dtype, shard_seconds=3)
+    options = Extraction(units=units, layers=layers, store_dtype=store_dtype, shard_seconds=3)
     planned = prepare(model, corpus, options).plan
     got = layertool.extract(model, corpus, tmp_path / "store", units, layers, store_dtype=store_dtype, shard_seconds=3)
     assert planned.n_utterances == len(LENGTHS)
@@ -506,7 +507,7 @@ def test_a_dry_plan_is_what_the_run_makes(model, corpus, tmp_path, layers, units
 
 
 def test_a_dry_plan_of_acoustic_features(corpus, tmp_path):
-    planned = prepare("mel", corpus, Options(UNITS)).plan
+    planned = prepare("mel", corpus, Extraction(units=UNITS)).plan
     got = layertool.extract("mel", corpus, tmp_path / "store", UNITS)
     assert planned.rows["frame/rows"] == got.n_rows("frame") == sum(1 + n // 160 for n in LENGTHS)
     assert planned.n_bytes == bytes_of(got)

@@ -12,7 +12,8 @@ import torch
 import layertool
 from layertool.errors import LayertoolError, ModelError, UsageError
 from layertool.extractors.base import Extractor, Layer
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.extraction import Extraction
+from layertool.extractors.prepare import prepare
 from layertool.geometry import WINDOW_GRID, FrameGeometry, window_grid, windows
 
 HOPS = (160, 200, 240, 256, 320, 384, 400, 441, 480, 512, 640, 800, 960, 1000, 1280, 1600, 1920)
@@ -144,7 +145,7 @@ def test_windows_lie_on_the_grid(hop):
     ],
 )
 def test_frames_that_windows_would_cut_are_refused_before_the_work(tmp_path, geometry, seconds, says):
-    options = Options(units=("frame",), window_seconds=20, overlap_seconds=seconds)
+    options = Extraction(units=("frame",), window_seconds=20, overlap_seconds=seconds)
     with pytest.raises(UsageError, match=says):
         prepare(Ramp(geometry), ramp_corpus(tmp_path / "c", 61), options)
     prepare(Ramp(geometry), ramp_corpus(tmp_path / "d", 19), options)  # nothing is cut

@@ -9,16 +9,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from layertool.extractors.base import Item
-from layertool.extractors.fairseq_native import FairseqNativeExtractor
+from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
 
 
 def main(folder: Path, names: list[str]) -> None:
     for name in names:
-        extractor = FairseqNativeExtractor(folder / f"{name}.pt", torch.device("cpu"), normalise=False)
+        extractor = open_extractor(f"fairseq-native:{folder / name}.pt", "cpu", normalise=False)
         written = np.load(folder / f"{name}.npz")
         clips = [written[key] for key in written.files if key.startswith("waveform/")]
         items = [

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import references
-import torch
 
 from layertool.errors import MissingExtraError, ModelError
 from layertool.extractors.base import Item
-from layertool.extractors.fairseq_native import FairseqNativeExtractor
-from layertool.extractors.huggingface import SpeechExtractor
+from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
 from layertool.models import fairseq
+from layertool.models.open import Model
+
+pytestmark = pytest.mark.slow
 
 PYTHON = os.environ.get("LAYERTOOL_FAIRSEQ_PYTHON")
 needs_fairseq = pytest.mark.skipif(
@@ -91,7 +92,7 @@ def layers_in(file, start: str) -> list[str]:
 
 def extract(network, clips) -> list[dict[str, np.ndarray]]:
     """The clips as one batch through the extractor of transformers' models."""
-    extractor = SpeechExtractor(network, {"id": "written by fairseq"}, False, torch.device("cpu"))
+    extractor = open_extractor(Model.of(network, "written by fairseq", False), "cpu")
     batch: dict[str, np.ndarray] = {}
     items = [Item(k, f"clip{k}", len(clip), Window(0, len(clip), 0, len(clip)), clip) for k, clip in enumerate(clips)]
     extractor.forward(items, list(extractor.layers), lambda name, frames: batch.update({name: frames.clone().numpy()}))
@@ -185,7 +186,7 @@ def test_without_fairseq_the_extra_is_named(tmp_path, monkeypatch):
     path = fairseq_writer.write("wav2vec2-base", tmp_path)
     monkeypatch.setitem(sys.modules, "fairseq", None)
     with pytest.raises(MissingExtraError, match=r"layertool\[fairseq\]"):
-        FairseqNativeExtractor(path, torch.device("cpu"))
+        open_extractor(f"fairseq-native:{path}", "cpu")
 
 
 def test_native_refuses_what_is_refused_before_fairseq_is_asked(tmp_path):
@@ -196,4 +197,4 @@ def test_native_refuses_what_is_refused_before_fairseq_is_asked(tmp_path):
     cfg = fairseq_writer.settings("wav2vec2-base", "cfg", conv_feature_layers=code)
     path = fairseq_writer.write("wav2vec2-base", tmp_path, cfg=cfg)
     with pytest.raises(ModelError, match="conv_feature_layers"):
-        FairseqNativeExtractor(path, torch.device("cpu"))
+        open_extractor(f"fairseq-native:{path}", "cpu")

@@ -12,6 +12,8 @@ from layertool.errors import FeatureError, UsageError
 from layertool.probes import word_discrimination
 from layertool.probes.word_discrimination import Cosine, Warped, average_precision
 
+pytestmark = pytest.mark.slow
+
 
 def tokens(n: int, n_words: int, n_speakers: int = 4, seed: int = 0, width: int = 5, integers: bool = False):
     """Vectors that say something of their word, words, speakers. Integers: small ones, of which many stand twice."""

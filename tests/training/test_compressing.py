@@ -27,6 +27,8 @@ from layertool.training.schedules import Record, Schedule, Trigger
 from layertool.training.session import Settings
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 TINY = Sizes(2, 32, 48, 4, 16)
 CLUSTERS = 6
 MODELS = ("melhubert", "hubert", "wav2vec2")
@@ -153,7 +155,6 @@ def test_prunings_are_those_of_the_saved_network(whole):
         assert removed == compression.prune_heads(pruned.load(m.path))
 
 
-@pytest.mark.slow
 def test_the_trigger_waits_and_the_run_is_longer(base, speech):
     """With a learning rate that loses nothing, the average falls: by how much decides."""
     never = run(speech, base, "melhubert", "weights", "never", Trigger((0.2, 0.5), 2, 3, 1, 0.9, 9.0))
@@ -311,7 +312,6 @@ def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
         assert steps[0] > 2  # it did go on
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(PLANS))
 @pytest.mark.parametrize("where", ["_save_model", "_prune", "_write_start", "record", "start"])
 @pytest.mark.parametrize("time", [1, 2])
@@ -341,7 +341,6 @@ def test_a_run_killed_between(kind, where, time, base, whole, speech, tmp_path, 
     equal(run(speech, base, "melhubert", kind, tmp_path / "run"), whole[kind])
 
 
-@pytest.mark.slow
 def test_a_kill_in_a_wait_of_the_trigger(base, speech, tmp_path):
     plan = Trigger((0.2, 0.5), 2, 3, 1, 0.9, 0.0)
     unstopped = run(speech, base, "melhubert", "weights", tmp_path / "whole", plan)
@@ -356,7 +355,6 @@ def test_a_kill_in_a_wait_of_the_trigger(base, speech, tmp_path):
     equal(run(speech, base, "melhubert", "weights", tmp_path / "run", plan), unstopped)
 
 
-@pytest.mark.slow
 def test_a_kill_with_scores_from_data_in_half_precision(base, speech, tmp_path, monkeypatch):
     options = {"changes": {"score": "data"}, "settings": settings("heads", "wav2vec2", precision="bfloat16")}
     unstopped = run(speech, base, "wav2vec2", "heads", tmp_path / "whole", **options)

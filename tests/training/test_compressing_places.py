@@ -17,6 +17,8 @@ from layertool.training.pretraining_networks import Sizes, build
 from layertool.training.pretraining_recipes import Recipe
 from layertool.training.schedules import Schedule, Trigger
 
+pytestmark = pytest.mark.slow
+
 TINY, CLUSTERS, BATCH, SEED = Sizes(1, 32, 32, 4), 3, 2, 7
 RECIPE = Recipe("melhubert", TINY, clusters=CLUSTERS, spans=Spans(0.5, 3), max_seconds=0.5, min_frames=5)
 HOW = usual_settings("heads", "melhubert", batch_size=BATCH, save_steps=2, seed=SEED)

@@ -17,6 +17,8 @@ from layertool.errors import ModelError, UsageError
 from layertool.models import melhubert, pruned
 from layertool.training import compression
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("wav2vec2-base", "wav2vec2-large", "hubert-base", "data2vec-audio", "unispeech", "unispeech-sat-large")
 
 
@@ -212,7 +214,6 @@ def test_how_many_weights_can_be_pruned(name, expected):
     assert sum(linear.weight.numel() + linear.bias.numel() for linear in linears) == expected
 
 
-@pytest.mark.slow
 def test_weights_left_in_base():
     model = melhubert.MelHuBERT(melhubert.PRESETS["base"])
     left = {0.2: 73_227_904, 0.4: 56_224_384, 0.5: 47_722_624, 0.65: 34_969_984, 0.7: 30_719_104, 0.8: 22_217_344}

@@ -17,6 +17,8 @@ from layertool.training.ctc import CTC, PhoneProbe, check_reachable, ctc_loss, n
 from layertool.training.encoders import collate
 from layertool.training.text import greedy
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["melhubert", "wav2vec2-base", "wav2vec2-large", "hubert-base", "wavlm-base", "wavlm-large"]
 
 

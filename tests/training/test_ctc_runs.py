@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import layertool
-from layertool.analysis.rows import parse_where
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
+from layertool.layerwise.rows import parse_where
 from layertool.models import melhubert
 from layertool.training import ctc_models
 from layertool.training.ctc_data import Parts, Writing
@@ -28,6 +28,8 @@ from layertool.training.ctc_sweep import sweep_reinit
 
 pytest.importorskip("accelerate")
 pytest.importorskip("jiwer")
+
+pytestmark = pytest.mark.slow
 PARTS = Parts(test=parse_where(["split=test"]))
 SPLITS = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
 QUICK = settings(steps=6, batch_size=2, save_steps=2, learning_rate=1e-3, warmup_steps=0, seed=3)
@@ -422,13 +424,11 @@ def test_requests_that_cannot_be(model, speech, learned, tmp_path):
         assess_run(learned.folder, speech, Parts(train=parse_where(["utterance=u0"])), device="cpu", unknown="count")
 
 
-@pytest.mark.slow
 def test_augmentation_hides_frames(model, speech, tmp_path):
     plain, hidden = (quick(model, speech, tmp_path / str(on), Recipe(augment=on)) for on in (False, True))
     assert plain.losses != hidden.losses
 
 
-@pytest.mark.slow
 def test_the_loss_falls_on_real_speech(shared, tmp_path):
     """Phones of 19 utterances from frozen layers of an untrained network, and characters from all of it."""
     import pandas as pd

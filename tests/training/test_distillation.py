@@ -15,6 +15,8 @@ from layertool.models import melhubert
 from layertool.training.distillation import Distillation, SplitLinear, distillation_loss, student_of
 from layertool.training.encoders import collate, encode, layer_names
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = [name for name in models.FAMILIES if "conformer" not in name]
 TEACHERS = ["melhubert", "hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-large"]
 

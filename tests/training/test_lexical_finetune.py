@@ -10,10 +10,10 @@ import pytest
 import torch
 import tuning
 
-from layertool.analysis.lexical.scorer import Variant, WhisperScorer
+from layertool.analysis.lexical.scorer import Variant
 from layertool.errors import CorpusError
-from layertool.feed.lexical import LIKELIHOOD, Task, listener_rows
-from layertool.feed.listening import Listener
+from layertool.layerwise.lexical_rows import LIKELIHOOD
+from layertool.layerwise.lexical_score import LexicalScore
 from layertool.training.lexical import fine_tune
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
@@ -36,10 +36,10 @@ def tuned(model, corpus, tmp_path_factory):
 
 def scored(model, corpus, variant: Variant, by_target: bool = False) -> float:
     """As ``layertool lexical score`` does it on the dev part, with a model opened anew."""
-    rows, _ = listener_rows(
-        Listener(WhisperScorer(model, variant), corpus), Task(corpus, "dev", by_target, n_resamples=10), 100
-    )
-    (value,) = (row.value for row in rows if row.target == "all" and row.variant.startswith(LIKELIHOOD))
+    asked = {"end_token": variant.end_token, "surface": variant.surface, "timestamps": variant.timestamps}
+    asked |= {"encoder_window": variant.window, "language": variant.language, "device": "cpu"}
+    rows = LexicalScore(split="dev", target_disjoint=by_target, **asked).run(str(model), corpus)
+    (value,) = (row.value for row in rows if row.target == "all" and row.metric == LIKELIHOOD.name)
     return value
 
 

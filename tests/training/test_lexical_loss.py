@@ -13,7 +13,7 @@ import tuning
 from torch.nn import functional
 
 from layertool.analysis.lexical.scorer import Variant
-from layertool.analysis.lexical.stimuli import stimuli_of
+from layertool.layerwise.stimuli import stimuli_of
 from layertool.models import whisper
 from layertool.training.lexical import Recipe, _scorer
 from layertool.training.responses import StimulusData, batch

@@ -76,7 +76,7 @@ def test_output_and_embeddings_stay_one(model, corpus, tmp_path):
 def test_from_scratch_begins_with_the_weights_of_the_seed(model, corpus, tmp_path):
     """Frozen parts show what was drawn; the convolutions here."""
     from layertool.analysis.lexical.scorer import WhisperScorer
-    from layertool.analysis.lexical.stimuli import stimuli_of
+    from layertool.layerwise.stimuli import stimuli_of
     from layertool.training.lexical import dev_likelihood
 
     for seed in (0, 5):
@@ -157,7 +157,7 @@ def test_defaults_are_the_papers():
 
 def test_every_epoch_shows_every_train_stimulus_once_in_another_order(model, corpus, tmp_path, watched):
     """And nothing of dev or test."""
-    from layertool.analysis.lexical.stimuli import stimuli_of
+    from layertool.layerwise.stimuli import stimuli_of
 
     fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(epochs=4))
     train = sorted(stimulus.responses for stimulus in stimuli_of(corpus, "train"))
@@ -179,7 +179,7 @@ def test_the_loss_in_the_history_is_the_mean_of_the_steps(model, corpus, tmp_pat
 
 def test_one_step_by_hand(model, corpus, tmp_path):
     """Whole batch, no warm-up, one epoch: one step of torch's Adam on clipped gradients."""
-    from layertool.analysis.lexical.stimuli import stimuli_of
+    from layertool.layerwise.stimuli import stimuli_of
     from layertool.training.responses import StimulusData, batch
 
     recipe = tuning.recipe(epochs=1, batch_size=6, warmup=0.0)

@@ -333,7 +333,7 @@ def test_damaged_score_before_training(model, corpus, whole, stopped):
 
 def test_every_checkpoint_is_kept_and_a_model(model, corpus, whole, tmp_path):
     from layertool.analysis.lexical.scorer import WhisperScorer
-    from layertool.analysis.lexical.stimuli import stimuli_of
+    from layertool.layerwise.stimuli import stimuli_of
     from layertool.training.lexical import dev_likelihood
 
     tuned = fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(), keep_checkpoints=True)

@@ -46,8 +46,8 @@ def refused(*arguments) -> str:
 def test_every_option_reaches_the_recipe(model, folder, tmp_path):
     out = tmp_path / "o"
     options = (
-        "--objective", "top", "--train", "decoder,convolutions", "--from-scratch", "--learning-rate", "2e-3",
-        "--warmup", "0.5", "--schedule", "linear", "--epochs", "2", "--batch-size", "3", "--target-disjoint", "--no-end-token",
+        "--objective", "top", "--modules", "decoder,convolutions", "--from-scratch", "--learning-rate", "2e-3",
+        "--warmup-share", "0.5", "--schedule", "linear", "--epochs", "2", "--batch-size", "3", "--target-disjoint", "--no-end-token",
         "--surface", "capitalised", "--timestamps", "--encoder-window", "clip", "--language", "en", "--dtype", "bfloat16",
         "--seed", "6", "--keep-checkpoints", "--device", "cpu",
     )  # fmt: skip
@@ -105,22 +105,25 @@ def test_nothing_of_transformers_is_printed(model, folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--train", "encode"), "'encode' is no part that can be trained: choose among decoder, encoder, convolutions"),
+        (
+            ("--modules", "encode"),
+            "'encode' is no part that can be trained: choose among decoder, encoder, convolutions",
+        ),
         (("--grid", "--epochs", "3"), "--grid tries several values of --epochs"),
-        (("--grid", "--learning-rate", "1e-5"), "--grid tries several values of --learning-rate"),
+        (("--grid", "--learning-rate", "1e-4"), "--grid tries several values of --learning-rate"),
         (("--dtype", "float16"), "float16"),
         (("--language", "de"), "leave out --language"),
         (("--device", "cuda:7"), "cuda:7"),
         (("--epochs", "0"), "--epochs"),
         (("--batch-size", "0"), "--batch-size"),
-        (("--learning-rate", "0"), "--learning-rate"),
-        (("--learning-rate", "nan"), "no learning rate"),
+        (("--learning-rate", "0"), "no learning rate"),
+        (("--learning-rate", "nan"), "--learning-rate takes a number"),
         (("--learning-rate", "inf"), "no learning rate"),
-        (("--warmup", "1"), "--warmup"),
+        (("--warmup-share", "1"), "no warm-up"),
         (("--seed", "-1"), "--seed"),
         (("--seed", str(2**32)), "no seed"),
         (("--objective", "both"), "--objective"),
-        (("--train", ","), "--train"),
+        (("--modules", ","), "--modules"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

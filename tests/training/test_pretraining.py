@@ -19,15 +19,18 @@ from torch.nn import functional
 import layertool
 from layertool.errors import AudioError, CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
+from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
 from layertool.training.pretraining import log_steps, pretrain
 from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
-from layertool.training.pretraining_networks import PRESETS, ClipNorm, GumbelTemperature, Mel, Sizes, build, reopen
+from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
 from layertool.training.session import Diverged, Settings
 from layertool.training.targets import Targets, load, save
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 TINY = Sizes(2, 32, 48, 4, 16)
 CLUSTERS = 6
 LENGTHS = [7000, 16000, 12345, 9600, 5000]
@@ -273,12 +276,10 @@ def test_what_stands_at_padded_places_does_not_matter(model, speech):
 
 def test_a_padded_norm_is_that_of_single_clips():
     torch.manual_seed(0)
-    norm = ClipNorm(5, 5)
+    norm = torch.nn.GroupNorm(5, 5)
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     hidden = torch.randn(3, 5, 40) * 3 + 1
-    norm.lengths = torch.tensor([40, 17, 29])
-    padded = norm(hidden)
-    norm.lengths = None
+    padded = clipwise(norm, hidden, [40, 17, 29])
     for k, n in enumerate((40, 17, 29)):
         assert torch.allclose(padded[k, :, :n], norm(hidden[k : k + 1, :, :n])[0], atol=1e-5)
 
@@ -344,7 +345,6 @@ def runs(speech, tmp_path_factory):
     return {model: pretrain(speech, folder / model, recipe(model), QUICK, device="cpu") for model in MODELS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, speech, tmp_path):
@@ -364,7 +364,6 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, sp
     assert (tmp_path / "run/losses.csv").read_bytes() == (runs[model].folder / "losses.csv").read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_step_is_a_model_that_extract_takes(model, runs, speech, tmp_path):
     run = runs[model]
@@ -377,7 +376,6 @@ def test_every_step_is_a_model_that_extract_takes(model, runs, speech, tmp_path)
     assert np.abs(first - last).max() > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_the_record_of_a_run(model, runs):
     run = runs[model]
@@ -396,7 +394,6 @@ def test_the_record_of_a_run(model, runs):
     assert record["parameters"] == sum(p.numel() for p in network(model).parameters())
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_returned_as_it_is(runs, speech):
     run = runs["melhubert"]
     before = {
@@ -407,7 +404,6 @@ def test_a_finished_run_is_returned_as_it_is(runs, speech):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-@pytest.mark.slow
 def test_a_run_decided_otherwise(runs, speech, tmp_path):
     run = runs["melhubert"]
     for asked, what in (
@@ -423,7 +419,6 @@ def test_a_run_decided_otherwise(runs, speech, tmp_path):
     assert [m.name for m in done.models] == ["step-0", "step-2"]  # those of the longer run are gone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_going_on_with_the_weights_of_a_step(model, runs, speech, tmp_path):
     step = runs[model].models[-1]
@@ -444,7 +439,6 @@ def test_going_on_with_the_weights_of_a_step(model, runs, speech, tmp_path):
         assert not [n for n, p in fewer.named_parameters() if p.shape[0] == CLUSTERS]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["melhubert", "hubert"])
 def test_stage_2_predicts_clusters_of_a_layer_of_stage_1(model, runs, speech, tmp_path):
     step = runs["melhubert"].models[-1]
@@ -462,7 +456,6 @@ def test_stage_2_predicts_clusters_of_a_layer_of_stage_1(model, runs, speech, tm
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.slow
 def test_untrained_and_stopped_before_the_first_model(runs, speech, tmp_path):
     done = pretrain(speech, tmp_path / "run", recipe("melhubert"), replace(QUICK, steps=0), device="cpu")
     assert [m.name for m in done.models] == ["step-0"]
@@ -481,7 +474,6 @@ def test_untrained_and_stopped_before_the_first_model(runs, speech, tmp_path):
     assert len(pretrain(speech, tmp_path / "third", recipe("melhubert"), changed, device="cpu").losses) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
     settings = Settings(40, 3e-3, batch_size=4, save_steps=10, seed=1)
@@ -491,7 +483,6 @@ def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.slow
 def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
     """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of the best guess
     that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
@@ -506,7 +497,6 @@ def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
     assert losses[-1] < -(shares * np.log(shares)).sum() - 0.9
 
 
-@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_written(speech, tmp_path):
     with pytest.raises(Diverged, match="lower the learning rate"):
         pretrain(
@@ -515,7 +505,6 @@ def test_weights_that_are_no_numbers_are_not_written(speech, tmp_path):
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-0"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision(model, speech, runs, tmp_path):
     half = pretrain(speech, tmp_path, recipe(model), replace(QUICK, precision="bfloat16"), device="cpu").losses

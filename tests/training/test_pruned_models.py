@@ -15,11 +15,13 @@ from melhuberts import GOLDEN, golden_state, write
 import layertool
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.extractors.base import Item
-from layertool.extractors.huggingface import SpeechExtractor
 from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
 from layertool.models import checkpoints, melhubert, pruned
+from layertool.models.open import Model
 from layertool.training import compression
+
+pytestmark = pytest.mark.slow
 
 FAMILIES = (
     "wav2vec2-base",
@@ -153,8 +155,7 @@ def test_extraction_of_a_pruned_folder(tmp_path, name):
     for layer, expected in hidden.items():
         assert np.abs(got[layer][0] - expected[0].numpy()).max() < 1e-4
     # with padding, all layers equal those of the network in memory
-    provenance = {"id": "memory", "revision": None, "sha256": None}
-    own = frames(SpeechExtractor(network, provenance, normalises, torch.device("cpu"), epsilon=1e-5), waveforms)
+    own = frames(open_extractor(Model.of(network, "memory", normalises, 1e-5), "cpu"), waveforms)
     assert list(own) == list(got)
     assert all(np.abs(own[layer] - got[layer]).max() < 1e-5 for layer in own)
 

@@ -10,7 +10,7 @@ import pytest
 
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.training import schedules
-from layertool.training.schedules import Record, Schedule, Trigger, parse_steps
+from layertool.training.schedules import Record, Schedule, Trigger
 
 # --- the paper -------------------------------------------------------------------------------------
 
@@ -136,13 +136,6 @@ def test_states_of_others():
         Trigger().load_state_dict(state)
     with pytest.raises(UsageError, match="go on with the same"):
         Trigger(decay=0.9).load_state_dict(Trigger().state_dict())
-
-
-def test_steps_as_they_are_typed():
-    assert parse_steps("0,1000, 2000") == (0, 1000, 2000)
-    for wrong in ("", "1,,2", "1;2", "1e3", "x"):
-        with pytest.raises(UsageError, match="is no list of steps"):
-            parse_steps(wrong)
 
 
 # --- the trigger -----------------------------------------------------------------------------------

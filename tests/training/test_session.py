@@ -12,6 +12,8 @@ from layertool.training.runs import whole_checkpoints
 from layertool.training.session import Diverged, Drawn, Settings, place_of, train, write_model
 
 pytest.importorskip("accelerate")
+
+pytestmark = pytest.mark.slow
 N = 7  # examples
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ import torch
 from layertool.analysis.lexical import search
 from layertool.analysis.lexical.lexicon import SURFACES, Lexicon, in_tokens
 from layertool.errors import CorpusError, ModelError, UsageError
-from layertool.models import checkpoints, whisper
-from layertool.models.checkpoint_files import split_revision
-from layertool.models.computing import check_dtype, choose_device, computing_in
+from layertool.models import whisper
+from layertool.models.computing import choose, computing_in
+from layertool.models.open import Model
 
 CHECKED = 1000  # words of a lexicon, for whether they are in this model's tokens
 OUTPUT = "AutoModelForSpeechSeq2Seq"  # transformers' models with an output layer
@@ -24,7 +24,7 @@ OUTPUT = "AutoModelForSpeechSeq2Seq"  # transformers' models with an output laye
 
 @dataclass(frozen=True)
 class Variant:
-    """What the paper leaves open and what changes every number; its text names it in every result.
+    """What the paper leaves open and what changes every number; rows say it in their settings.
 
     ``end_token``: the product ends with end-of-text, so that P is a distribution over words. ``surface``: how words are
     written (lexicon.SURFACES; "marginal" adds the probabilities of all). ``timestamps``: leave the token out that says
@@ -42,42 +42,27 @@ class Variant:
             if value not in known:
                 raise UsageError(f"'{value}' is no {what}: choose {', '.join(known)}")
 
-    def __str__(self) -> str:
-        parts = [
-            "timestamps" if self.timestamps else "notimestamps",
-            "end token" if self.end_token else "no end token",
-            {"lower": "lower case", "marginal": "marginal of three forms"}.get(self.surface, self.surface),
-            {"30s": "30 s window"}.get(self.window, f"{self.window} window"),
-            f"language {self.language}" if self.language else "",
-        ]
-        return ", ".join(filter(None, parts))
-
 
 class WhisperScorer:
     """A Whisper checkpoint that scores and ranks words on clips of 16 kHz.
 
-    ``model``: a Hugging Face id (``name@revision``) or a local folder. ``random_init``: a seed, for the untrained
+    ``model``: a Model, a Hugging Face id (``name@revision``) or a local folder. ``random_init``: a seed, for the untrained
     control. Raises ModelError for what is no Whisper, UsageError for a language or device that is not there.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: Model | str | Path,
         variant: Variant | None = None,
         device: str = "auto",
         dtype: str = "float32",
         random_init: int | None = None,
     ):
-        place = choose_device(device)
-        compute = check_dtype(dtype, place)
-        config = read_whisper_config(str(model))
-        name, revision = split_revision(str(model))
-        variant = variant or Variant()
-        tokenizer, prefix = whisper.load_tokenizer(name, revision, config, variant.language, variant.timestamps)
-        mel = whisper.load_mel(name, revision, config)
-        network, provenance, _ = checkpoints.load_model(str(model), config, random_init, OUTPUT)
-        self._set_up(network.to(place), tokenizer, prefix, mel, variant, {"family": "Whisper", **provenance})
-        self.dtype = compute
+        place, self.dtype = choose(device, dtype)
+        opened, variant = open_whisper(Model.open(model, random_init=random_init)), variant or Variant()
+        tokenizer, prefix = opened.tokenizer(variant.language, variant.timestamps)
+        mel, network = opened.mel, opened.load(OUTPUT)
+        self._set_up(network.to(place), tokenizer, prefix, mel, variant, opened.provenance)
 
     @classmethod
     def of(cls, network: Any, tokenizer: Any, prefix: list[int], mel: Any, variant: Variant) -> WhisperScorer:
@@ -203,14 +188,14 @@ class WhisperScorer:
         return list(zip(found.words, found.log_p, strict=True))
 
 
-def read_whisper_config(model: str) -> Any:
-    """The configuration of a Whisper checkpoint. Raises ModelError for any other model."""
-    config = checkpoints.read_config(model)
-    if config.model_type != "whisper":
+def open_whisper(model: Model | str) -> Model:
+    """A Whisper checkpoint. Raises ModelError for any other model."""
+    model = Model.open(model)
+    if model.type != "whisper":
         raise ModelError(
-            f"{model} is of type '{config.model_type}'; lexical responses need Whisper's decoder: give a Whisper checkpoint"
+            f"{model} is of type '{model.type}'; lexical responses need Whisper's decoder: give a Whisper checkpoint"
         )
-    return config
+    return model
 
 
 def _words(words: Sequence[str]) -> list[str]:

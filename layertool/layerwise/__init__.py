@@ -1,0 +1,58 @@
+"""The analyses of stores and of Whisper, one file each; see ``analysis.Analysis``.
+
+Commands and Python functions are made from this list, whose classes are imported only when they are called.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layertool.layerwise.analysis import Metric
+
+ANALYSES = {  # the words of the command: the module and class that declare it
+    "cca": "cca:CCA",
+    "cka": "cka:CKA",
+    "mi": "mi:MI",
+    "probe discrimination": "discrimination:Discrimination",
+    "probe similarity": "similarity:Similarity",
+    "probe segmentation": "segmentation:Segmentation",
+    "probe sentences": "sentences:Sentences",
+    "probe neighbours": "neighbours:Neighbours",
+    "speat": "speat:SpEAT",
+    "lexical score": "lexical_score:LexicalScore",
+    "lexical rank": "lexical_rank:LexicalRank",
+    "lexical baselines": "lexical_baselines:LexicalBaselines",
+    "lexical lens": "lexical_lens:LexicalLens",
+}
+
+
+def declared(command: str) -> Any:
+    """The declaration of the analysis that a command names."""
+    module, name = ANALYSES[command].split(":")
+    return getattr(import_module(f"layertool.layerwise.{module}"), name)
+
+
+@cache
+def of_rows(analysis: str) -> type | None:
+    """The declaration that makes the rows of an analysis; None for one that nobody declared.
+
+    What has run is looked at first: the others need not be imported then.
+    """
+    for command in sorted(ANALYSES, key=lambda words: f"{__name__}.{ANALYSES[words].split(':')[0]}" not in sys.modules):
+        one = declared(command)
+        if analysis in (one.name, *getattr(one, "names", ())):
+            return one
+    return None
+
+
+@cache
+def measure(analysis: str, metric: str) -> Metric:
+    """What is known of a metric, of rows that may be of anybody: where nothing is, its name is its label."""
+    from layertool.layerwise.analysis import Metric
+
+    known = getattr(of_rows(analysis), "metrics", ())
+    return next((one for one in known if one.name == metric), Metric(metric, metric, better="", is_share=True))

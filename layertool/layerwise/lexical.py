@@ -1,0 +1,263 @@
+"""What the analyses of listeners' responses share: the stimuli of a corpus, and Whisper models that hear them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from layertool.analysis.lexical.lexicon import cmudict_words, read_words, unique
+from layertool.corpora.corpus import Corpus
+from layertool.declared import option
+from layertool.errors import UsageError, tell
+from layertool.files import read_json
+from layertool.layerwise.analysis import AnyAnalysis
+from layertool.layerwise.engine import Watch
+from layertool.layerwise.lexical_rows import METRICS, scores
+from layertool.layerwise.reading import Reading
+from layertool.layerwise.stimuli import Stimulus, stimuli_of
+from layertool.layerwise.stores import model_name, step_of
+from layertool.result_rows import Result
+from layertool.store import FeatureStore
+
+if TYPE_CHECKING:
+    from layertool.analysis.lexical.scorer import WhisperScorer
+    from layertool.layerwise.listener import Listener, Outcome
+
+
+@dataclass(frozen=True)
+class Task:
+    """What models are asked: the stimuli of a corpus.
+
+    ``words``: to rank; ``lexicon``: whose they are; ``vocabulary``: those and the words of the corpus, to guess among;
+    ``settings``: of the part.
+    """
+
+    corpus: Corpus
+    stimuli: Sequence[Stimulus]
+    words: Sequence[str]
+    lexicon: str
+    vocabulary: Sequence[str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexical(Reading, AnyAnalysis):
+    """Base of the analyses of models that hear the stimuli of a corpus, which says what listeners heard."""
+
+    split: Literal["train", "dev", "test", "all"] = option("all", "Part of the corpus to score.")
+    target_disjoint: bool = option(False, "--split is of the split in which no target word is in two parts.")
+    device: str = option("auto", "Where it is computed: auto, cpu, cuda:N or mps.", decides=False)
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the computation.")
+    random_init: int | None = option(
+        None, "Untrained control: draw the weights anew.", metavar="SEED", decides=False
+    )  # which the model's name says
+    states: Path | None = option(
+        None,
+        "Keep the encoder's states there, or take them from there (one model).",
+        metavar="STORE",
+        parse=Path,
+        decides=False,
+    )
+
+    name = "lexical"
+    metrics = METRICS
+    cites = ("cuervo2024",)
+    inputs = ("MODEL...", "CORPUS")
+    counted = "stimuli"
+    at_once = 1
+    in_threads = False  # one network, whose sums take all cores
+    items: ClassVar[bool] = True  # numbers of each stimulus, too
+
+    @property
+    def searched(self) -> int:
+        """How many prefixes are opened at most to rank words; 0: none are ranked."""
+        return 0
+
+    def check(self) -> None:
+        if self.target_disjoint and self.split == "all":
+            raise UsageError("--target-disjoint chooses one of two splits: add --split train, dev or test")
+
+    def of(
+        self, models: str | Path | Sequence[str | Path], corpus: Corpus | str | Path
+    ) -> Callable[[Watch], list[Result]]:
+        from layertool.analysis.lexical.scorer import open_whisper
+
+        task = self.task(corpus if isinstance(corpus, Corpus) else Corpus.read(corpus))
+        names = list(dict.fromkeys(map(str, [models] if isinstance(models, (str, Path)) else models)))
+        if not names:
+            raise UsageError("no model is named: give one or several")
+        if len(names) > 1 and self.states is not None:
+            raise UsageError("--states is a store of one model's states: give one MODEL")
+        for model in names:
+            open_whisper(model)
+        return partial(self.of_models, task, names)
+
+    def task(self, corpus: Corpus) -> Task:
+        """What is asked of models about a corpus. Raises CorpusError and UsageError for one that has it not."""
+        part = None if self.split == "all" else self.split
+        stimuli = stimuli_of(corpus, part, self.target_disjoint, self.where)
+        words, lexicon = self.lexicon_words()
+        said = [word for one in stimuli_of(corpus) for word in one.words]
+        settings = {"split_seed": corpus.provenance.get("split_seed") if part else None}
+        return Task(corpus, stimuli, words, lexicon, unique([*words, *said]), settings)
+
+    def lexicon_words(self) -> tuple[Sequence[str], str]:
+        """The words, and whose they are."""
+        return cmudict_words(), "CMUdict"
+
+    def of_models(self, task: Task, models: Sequence[str], watch: Watch) -> list[Result]:
+        """Rows of each model. Models whose folders have one name are named by their paths."""
+        alike = len({Path(model).name for model in models}) < len(models)
+        return [row for model in models for row in self.of_model(task, model, alike, watch)]
+
+    def of_model(self, task: Task, model: str, alike: bool, watch: Watch) -> list[Result]:
+        """Rows of one model; ``alike``: it is named by its path."""
+        listener = self.listener(task, model, alike, watch)
+        scorer = listener.scorer
+        layers = self.layers_of(scorer, model)
+        n_learned = self._learned(task, model, scorer)
+        heard = listener.listen(task.stimuli, layers, watch, partial(self.listener, task, model, alike))
+        name = model_name(scorer.provenance)
+        self._tell_of_search(name, listener, [one for outcomes in heard.values() for one in outcomes])
+        store = listener.states.store if listener.states else None
+        kept = store.configuration["store_dtype"] if store else "float32"
+        settings = {
+            "states": None if kept == "float32" else kept,
+            "learned": f"{n_learned} of the stimuli" if n_learned else None,
+        }
+        search = {"lexicon": f"{len(task.words)} words of {task.lexicon}", "most_prefixes": self.searched}
+        facts = {"revision": _revision(scorer.provenance), "step": step_of(scorer.provenance)}
+        facts["store"] = str(store.path) if store else None
+        rows = []
+        for layer, outcomes in heard.items():
+            for table in self.tables:
+                watch.tables.setdefault(table, []).extend(line for one in outcomes for line in self.lines(name, one))
+            of = {"layer": layer, "layer_index": scorer.layers.index(layer), **facts}
+            rows += self.rows(task, name, outcomes, settings, search, **of)
+        return rows
+
+    def rows(
+        self,
+        task: Task,
+        model: str,
+        outcomes: Sequence[Outcome],
+        settings: Mapping[str, Any],
+        search: Mapping[str, Any],
+        **facts: Any,
+    ) -> list[Result]:
+        """Rows of what one model, or one of its layers, said. ``search``: settings of what was ranked."""
+        settings = {**task.settings, **settings}
+        facts = {"model": model, "corpus": task.corpus.name, "unit": "utterance", **facts}
+        found = scores(outcomes, len(task.vocabulary), search, self.seed, self.items)
+        return [self.result(score, settings, **facts, target=score.target) for score in found]
+
+    def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        """The lines of the table beside the rows that a stimulus gives."""
+        return iter(())
+
+    def layers_of(self, scorer: WhisperScorer, model: str) -> list[str]:
+        """The layers that are heard: the model itself."""
+        return [scorer.output_layer]
+
+    def listener(self, task: Task, model: str, alike: bool, watch: Watch | None = None) -> Listener:
+        """A model that goes through the stimuli. A store of its states is made where it is not."""
+        from layertool.analysis.lexical.scorer import WhisperScorer
+        from layertool.layerwise.listener import Listener, States
+
+        scorer = WhisperScorer(model, self.variant, self.device, self.dtype, self.random_init)
+        if alike:
+            scorer.provenance["id"] = model
+        states = None
+        if self.states is not None:
+            layers = self.layers_of(scorer, model)
+            needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
+            states = States(self._kept(self.states, task, model, needed, watch or Watch()), scorer, task.corpus, needed)
+        lexicon = scorer.lexicon(task.words) if self.searched else None
+        return Listener(scorer, task.corpus, lexicon, states, self.searched)
+
+    def _kept(self, path: Path, task: Task, model: str, layers: Sequence[str], watch: Watch) -> FeatureStore:
+        """The store of the encoder's states, which is made, or made whole, where it is not."""
+        from layertool.extractors.run import extract
+
+        if path.exists() and FeatureStore(path, allow_unfinished=True).finished:
+            return FeatureStore(path)
+        tell(f"keeping the encoder's states of {task.corpus.name} in {path}")
+        return extract(
+            model,
+            task.corpus,
+            path,
+            ("frame",),
+            layers,
+            dtype=self.dtype,
+            device=self.device,
+            random_init=self.random_init,
+            encoder_window=self.encoder_window,
+            progress=watch.counting(len(task.stimuli)).progress,
+        )
+
+    @staticmethod
+    def _learned(task: Task, model: str, scorer: WhisperScorer) -> int:
+        """How many of the stimuli a fine-tuned model was trained on: told, as is another way of reading words."""
+        record = Path(model) / "finetune.json"
+        if not record.is_file() or scorer.provenance.get("random_init") is not None:  # drawn anew
+            return 0
+        known = read_json(record, "the record of a fine-tuning")
+        learned = (known.get("recipe") or {}).get("variant")
+        if learned and learned != asdict(scorer.variant):
+            tell(f"{model} learned in another variant than it is scored in ({learned}): see docs/lexical.md")
+        trained = set((known.get("split") or {}).get("train", ()))
+        n = sum(one.utterance in trained for one in task.stimuli)
+        if n:
+            tell(f"{model} was trained on {n} of these {len(task.stimuli)} stimuli: type --split test")
+        return n
+
+    @staticmethod
+    def _tell_of_search(name: str, listener: Listener, outcomes: Sequence[Outcome]) -> None:
+        opened = sorted(one.n_opened for one in outcomes if one.n_opened is not None)
+        if listener.lexicon is not None and opened:
+            middle, of = opened[len(opened) // 2], listener.lexicon.n_prefixes
+            tell(f"{name}: {middle} of {of} prefixes opened for a stimulus (median; at most {opened[-1]})")
+
+
+def _revision(model: Mapping) -> str | None:
+    """The revision of a hub's model; of a local one, as many are called 'tuned', the beginning of its weights' sha256."""
+    return model.get("revision") or (f"sha256:{model['sha256'][:12]}" if model.get("sha256") else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Lexical):
+    """Base of those that rank words."""
+
+    lexicon: Path | tuple[str, ...] | None = option(
+        None,
+        "Words to rank, one a line.",
+        metavar="FILE",
+        usual="the 126 052 of CMUdict",
+        parse=lambda given: Path(given) if isinstance(given, (str, Path)) else tuple(given),
+        decides=False,  # the numbers of ranked words say it
+    )
+    most_prefixes: int = option(
+        20_000,
+        "End the search for one stimulus after so many, and say so: what knows nothing opens all.",
+        low=1,
+        decides=False,
+    )
+
+    @property
+    def searched(self) -> int:
+        return self.most_prefixes
+
+    def lexicon_words(self) -> tuple[Sequence[str], str]:
+        """Lists of one name are told apart by their words."""
+        import xxhash
+
+        if self.lexicon is None:
+            return super().lexicon_words()
+        if isinstance(self.lexicon, Path):
+            name, words = self.lexicon.name, read_words(self.lexicon)
+        else:
+            name, words = "a list", unique(self.lexicon)
+        return words, f"{name} ({xxhash.xxh3_64_hexdigest(chr(10).join(words).encode())[:6]})"
