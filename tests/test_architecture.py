@@ -118,7 +118,11 @@ def test_the_words_of_a_row_are_for_people(path):
             assert node.attr != "variant", f"{path.name}:{node.lineno} reads {ast.unparse(node)}"
         elif isinstance(node, ast.Constant):
             assert node.value != "variant", f"{path.name}:{node.lineno} names the column variant"
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("Result", "assign", "replace"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "Result",
+            "assign",
+            "replace",
+        ):
             names = [keyword.arg for keyword in node.keywords]
             assert "variant" not in names, f"{path.name}:{node.lineno} writes the column variant"
 

@@ -133,7 +133,7 @@ class MI(Analysis):
 
     def settings(self) -> dict[str, Any]:
         unit = self.unit or self.usual_unit
-        drawn = {} if self.only_unit else {"sample": None}
+        drawn: dict[str, Any] = {} if self.only_unit else {"sample": None}
         if self.fit_on is None and not self.fit_where:
             drawn["fit_on"] = "half of the utterances"
         return super().settings() | drawn | {"chance": _control_name(unit, self.labels)}

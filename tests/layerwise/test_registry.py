@@ -6,7 +6,6 @@ import inspect
 import json
 import shlex
 import warnings
-from pathlib import Path
 from unittest import mock
 
 import click
@@ -183,7 +182,9 @@ def test_examples_are_commands(words, here):
 def test_the_function_has_the_options_of_the_declaration(words):
     analysis, call = declared(words), named(words)
     parameters = inspect.signature(call).parameters
-    expected = {one.name: inspect.Parameter.empty if one.default is MISSING else one.default for one in options_of(analysis)}
+    expected = {
+        one.name: inspect.Parameter.empty if one.default is MISSING else one.default for one in options_of(analysis)
+    }
     inputs_of = [name.strip(".[]").lower() for name in analysis.inputs]
     assert list(parameters) == [*inputs_of, *expected, *COMMON]
     assert {name: parameters[name].default for name in expected} == expected
@@ -396,7 +397,7 @@ def test_rows_are_chosen(words, here, alone):
     where = "masker=SSN" if words.startswith("lexical") else "speaker!=s3"
     found = function(words, where=where).rows
     same(function(words, where=(where,)).rows, found)
-    assert 0 < len(found)
+    assert len(found) > 0
     assert not found[["value", "n"]].equals(alone(words)[["value", "n"]])
     assert json.loads(succeeds(*command(words, where=where), "--json", "-q").stdout) == records(found)
 
