@@ -6,8 +6,8 @@ import pytest
 import small
 
 import layertool
-from layertool.analysis import rows, views
 from layertool.errors import UsageError
+from layertool.layerwise import rows, views
 from layertool.layerwise.rows import Rows
 from layertool.layerwise.views import LayerView, TableView, pair
 from layertool.store.layout import MASKED_ROW_DTYPE, NO_LABEL, ROW_DTYPE
