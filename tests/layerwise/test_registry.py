@@ -46,7 +46,7 @@ ASKED = {
         "attribute": "valence=positive:negative",
         "aggregate": "each",
         "permutations": 200,
-        "resamples": 100,
+        "n_resamples": 100,
     },
     "lexical score": LISTENING,
     "lexical rank": LISTENING | {"lexicon": "words.txt"},
