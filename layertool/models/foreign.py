@@ -117,16 +117,17 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
-    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
-    wrong += [f"{name} is none of its own" for name in state.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    if wrong:
+    parts = (("lacks", missing), ("has besides", unexpected), ("has", wrong))
+    said = [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]
+    if said:
         raise ModelError(
-            f"{where} has other weights than its settings say ({listed(sorted(wrong), 20)}): give another copy of it"
+            f"{where} has other weights than its settings say: it {' and '.join(said)}; give another copy of it"
         )
 
 
