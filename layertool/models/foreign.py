@@ -1,7 +1,8 @@
-"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading checkpoints").
+"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading
+checkpoints").
 
-Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects: those
-get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
+Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects:
+those get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
 """
 
 from __future__ import annotations
@@ -159,13 +160,15 @@ def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = T
             raise ModelError(f"{path}: the tensor {name} repeats a few numbers many times: write the checkpoint anew")
     if asked > _TIMES_THE_FILE * sum(rows.values()):
         raise ModelError(
-            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they share them: "
+            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they "
+            f"share them: "
             "write the checkpoint anew"
         )
     for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
-                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is damaged"
+                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is "
+                f"damaged"
             )
 
 
