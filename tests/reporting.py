@@ -75,7 +75,7 @@ def checkpoints(steps=(0, 100, 25_000)) -> list[Result]:
 
 def bias() -> list[Result]:
     out = []
-    for k, store in enumerate(("w/base", "w/pruned-1", "w/pruned-2")):
+    for k, store in enumerate(("w/whole", "w/pruned-1", "w/pruned-2")):
         about = {"analysis": "speat", "unit": "utterance", "model": store.split("/")[-1], "store": store}
         about |= {"target": TARGET, "n": 40, "layer_index": 9}
         for layer, aggregate in (("T0-T2", "mean"), *((name, "each") for name in LAYERS)):
@@ -111,7 +111,15 @@ def everything() -> list[Result]:
     """Mixed rows, with an analysis that nobody knows and names that would like to be code."""
     other = curve(0.1, analysis="my own", metric="a number of mine", model=EVIL, corpus="<b>bold</b>", store=EVIL)
     alone = {"layer": "model", "target": "all of it", "value": 3.25, "n": None, "seed": None}
-    return [*curves(), *matrix(), *checkpoints(), *bias(), *lexical(), *other, row("a total", analysis="my own", **alone)]
+    return [
+        *curves(),
+        *matrix(),
+        *checkpoints(),
+        *bias(),
+        *lexical(),
+        *other,
+        row("a total", analysis="my own", **alone),
+    ]
 
 
 def write(folder, found, name="rows.csv", more=(), **options):

@@ -178,7 +178,9 @@ def test_chance_is_one_grey_line_or_one_line_for_each():
     )
     figure = figures.draw(far)
     (axis,) = figure.axes
-    found = {line.get_color(): set(line.get_ydata()) for line in axis.lines if line.get_label() == "chance of each curve"}
+    found = {
+        line.get_color(): set(line.get_ydata()) for line in axis.lines if line.get_label() == "chance of each curve"
+    }
     assert found == {COLOURS[0]: {0.1}, COLOURS[1]: {0.3}, COLOURS[2]: {0.2}}
     assert legend_names(figure) == ["base", "x", "mel", "chance of each curve"]
 
@@ -525,7 +527,9 @@ def test_mistakes_are_named(tmp_path):
         figures.draw(table([]))
     with pytest.raises(UsageError, match="the table has no column 'target'"):
         figures.draw(table(rows(BASE)).drop(columns="target"))
-    with pytest.raises(UsageError, match=r"layer T0 of base has 2 results for cca, .* \(they differ in n, seed\): keep one"):
+    with pytest.raises(
+        UsageError, match=r"layer T0 of base has 2 results for cca, .* \(they differ in n, seed\): keep one"
+    ):
         figures.draw(table(rows(LARGE), rows(LARGE, seed=1, n=5)))
     with pytest.raises(UsageError, match=r"they differ in value"):
         figures.draw(table(rows(LARGE), rows(LARGE, top=0.2)))

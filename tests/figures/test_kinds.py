@@ -165,7 +165,9 @@ def marks(axis) -> dict[float, tuple[float, float, float]]:
         if isinstance(collection, LineCollection):
             for (x, low), (_, high) in collection.get_segments():
                 found[round(float(x), 6)] = (low, high)
-    middles = {round(float(line.get_xdata()[0]), 6): line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o"}
+    middles = {
+        round(float(line.get_xdata()[0]), 6): line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o"
+    }
     assert found.keys() == middles.keys()
     return {x: (found[x][0], middle, found[x][1]) for x, middle in middles.items()}
 
