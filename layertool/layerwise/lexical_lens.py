@@ -22,7 +22,7 @@ class LexicalLens(Ranked):
 
     \b
     Examples:
-      layertool lexical lens openai/whisper-small eccc --split test --plot lens.pdf
+      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv
     """
 
     layers: str = option("all", "Encoder T0 to TL and final, decoder D0 to DM, e.g. T0-T4,D4.", metavar="LAYERS")
