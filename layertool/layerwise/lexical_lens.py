@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class LexicalLens(Ranked):
     """Where in the network do human-like confusions arise? Words read from every layer.
 
-    \b
     An encoder layer goes through the encoder's last norm to the unchanged decoder; a decoder layer through the
     decoder's last norm to the output. The last one of each is the model itself.
-    Example:
-      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv --plot lens.pdf
+
+    \b
+    Examples:
+      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv
     """
 
     layers: str = option("all", "Encoder T0 to TL and final, decoder D0 to DM, e.g. T0-T4,D4.", metavar="LAYERS")
