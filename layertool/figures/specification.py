@@ -289,7 +289,10 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
                 series.append(_curve(mark, across, wide, wide["layer"], "level"))
                 continue
             points = points.loc[_order(points, axis)]
-            hollow = [(row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name) for row in points.itertuples()]
+            hollow = [
+                (row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name)
+                for row in points.itertuples()
+            ]
             one = _curve(mark, where[points.index], points, points["layer"])
             series.append(Series(one.kind, mark, one.x, one.y, points, one.names, hollow))
         series = [*_chances(series, limits, across), *series]
