@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
 import pytest
@@ -34,6 +35,11 @@ def refused(*arguments) -> str:
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ")
     return line
+
+
+def says(error: type[Exception], message: str):
+    """Context in which an error of this class must come, with this in its sentence."""
+    return pytest.raises(error, match=re.escape(message))
 
 
 class Seen(LayertoolError):

@@ -343,12 +343,15 @@ def test_damage_elsewhere_in_a_file_of_floats_is_none_of_an_utterance(tmp_path):
         ("my talk.m4a", b"\0\0\0\x20ftypM4A " + bytes(99), "'ffmpeg -i 'my talk.m4a' 'my talk.wav''"),
         ("a.webm", b"\x1a\x45\xdf\xa3" + bytes(99), "'ffmpeg -i a.webm a.wav'"),
         ("a.wav", b"no audio", "'ffmpeg -i a.wav a.flac'"),
-        ("a.sph", b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n" + bytes(2000),
-         "'sph2pipe -f wav a.sph a.wav'"),
+        (
+            "a.sph",
+            b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n" + bytes(2000),
+            "'sph2pipe -f wav a.sph a.wav'",
+        ),
         ("a.raw", bytes(999), "'sox -t raw -r 16000 -e signed -b 16 -c 1 a.raw a.wav'"),
         ("a.PCM", bytes(999), "'sox -t raw -r 16000 -e signed -b 16 -c 1 a.PCM a.wav'"),
     ],
-)  # fmt: skip
+)
 def test_kinds_that_cannot_be_read_are_told_and_tolerated(tmp_path, name, content, command):
     (tmp_path / name).write_bytes(content)
     small.sound(tmp_path / "good.wav")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import pytest
 import small
 import soundfile
 import xxhash
+from commands import says
 
 from layertool.columns import texts
 from layertool.conditions import Condition
@@ -40,11 +40,6 @@ def utterances(source, *names):
 
 def segment(utterance, start, end, label="x", tier="word"):
     return {"utterance": utterance, "tier": tier, "start": start, "end": end, "label": label}
-
-
-def says(error, message):
-    """Context in which an error of this class with this exact beginning and one sentence must come."""
-    return pytest.raises(error, match=re.escape(message))
 
 
 def assert_same(one, two):
@@ -119,10 +114,15 @@ def test_what_build_finds_out(source):
     rows[1] |= {"start": 0.25, "end": 0.75}
     corpus = Corpus.build(
         rows,
-        [segment("a", 0.3, 0.4, "late"), segment("a", 0.1, 0.3, "early"), segment("b", 0, 0.5), segment("a", 0, 0.2, "p", "phone")],
+        [
+            segment("a", 0.3, 0.4, "late"),
+            segment("a", 0.1, 0.3, "early"),
+            segment("b", 0, 0.5),
+            segment("a", 0, 0.2, "p", "phone"),
+        ],
         "mine",
         {"reader": "test"},
-    )  # fmt: skip
+    )
     table = corpus.utterances
     assert list(table.columns) == [*AUDIO_COLUMNS, "speaker", "age", "text"]
     assert table["text"].tolist()[:2] == ["x", "early late"]
@@ -132,8 +132,11 @@ def test_what_build_finds_out(source):
     assert table["channel"].tolist() == [None, None, None]
     np.testing.assert_array_equal(table["start"], [np.nan, 0.25, np.nan])
     assert corpus.segments[["utterance", "tier", "label"]].to_numpy().tolist() == [
-        ["b", "word", "x"], ["a", "phone", "p"], ["a", "word", "early"], ["a", "word", "late"],
-    ]  # fmt: skip
+        ["b", "word", "x"],
+        ["a", "phone", "p"],
+        ["a", "word", "early"],
+        ["a", "word", "late"],
+    ]
     assert list(corpus.segments.columns) == SEGMENT_COLUMNS
     assert corpus.tiers == ["phone", "word"]
     assert corpus.metadata_columns == ["speaker", "age", "text"]
@@ -263,9 +266,13 @@ def test_utterances_with_misplaced_segments_are_tolerated_like_bad_audio(source)
 
 def test_words_are_the_text_where_there_is_none(source):
     words = [
-        segment("a", 0.5, 0.9, "world"), segment("a", 0, 0.1, "<sil>"), segment("a", 0.1, 0.5, "hello"), segment("b", 0, 0.1, "never"),
-        segment("fast", 0, 0.1, "<p:>"), segment("fast", 0, 0.1, "h", "phone"),
-    ]  # fmt: skip
+        segment("a", 0.5, 0.9, "world"),
+        segment("a", 0, 0.1, "<sil>"),
+        segment("a", 0.1, 0.5, "hello"),
+        segment("b", 0, 0.1, "never"),
+        segment("fast", 0, 0.1, "<p:>"),
+        segment("fast", 0, 0.1, "h", "phone"),
+    ]
     rows = [
         row | {"text": text}
         for row, text in zip(utterances(source, "a", "b", "fast"), (" ", "as written", None), strict=True)
@@ -408,7 +415,11 @@ def test_relative_paths_of_the_caller_become_absolute(source, monkeypatch):
 def test_a_corpus_made_by_hand(source, tmp_path, suffix, comma):
     folder = tmp_path / "by_hand"
     folder.mkdir()
-    lines = ["utterance,audio,start,end,channel,speaker,age", "001,../audio/a.wav,0.25,0.75,,007,33", "002,../audio/stereo.wav,,,0,008,44"]  # fmt: skip
+    lines = [
+        "utterance,audio,start,end,channel,speaker,age",
+        "001,../audio/a.wav,0.25,0.75,,007,33",
+        "002,../audio/stereo.wav,,,0,008,44",
+    ]
     (folder / f"utterances.{suffix}").write_text("\n".join(lines).replace(",", comma) + "\n")
     lines = ["utterance,tier,start,end,label", "001,word,0,0.3,null", "001,word,0.3,0.5,NA", "002,word,0,1,1e5"]
     (folder / f"segments.{suffix}").write_text("\n".join(lines).replace(",", comma) + "\n")

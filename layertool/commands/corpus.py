@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.commands.making import PATH, show, write
+from layertool.commands.corpus_output import PATH, show, write
 from layertool.commands.options import HELP, json_option, names, output_folder, quiet_option, where_option
 from layertool.corpora.readers import COMMON, READERS, Option, Reader, make
 

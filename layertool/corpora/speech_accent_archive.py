@@ -12,7 +12,7 @@ import pandas as pd
 
 from layertool import columns
 from layertool.corpora.corpus import Corpus
-from layertool.corpora.matching import build, counted, equal_numbers, exact_pairs, extremes
+from layertool.corpora.groups import build, counted, equal_numbers, exact_pairs, extremes
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError, UsageError

@@ -14,7 +14,7 @@ from layertool.corpora import cells, huggingface
 from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus, check_unique
 from layertool.corpora.failures import Failures
-from layertool.corpora.matching import build, counted
+from layertool.corpora.groups import build, counted
 from layertool.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import small
 import soundfile
-from commands import run, succeeds
+from commands import run, says, succeeds
 
 from layertool import audio
 from layertool.corpora import eccc
@@ -38,10 +38,6 @@ GOOD = {
     "Confusion-frequency": "6.1",
     "Phoneme-distance": "10",
 }
-
-
-def says(error, message):
-    return pytest.raises(error, match=re.escape(message))
 
 
 def make(folder, rows, wavs=True):
@@ -135,11 +131,24 @@ def test_one_row(source, tmp_path):
     corpus = eccc.read(tmp_path)  # the folder above
     assert corpus.utterances["utterance"].tolist() == ["T_30", "T_4", "T_100"]  # the order of the table
     assert corpus.utterances.iloc[1].drop(["audio", "split", "split_by_target", "start", "end"]).to_dict() == {
-        "utterance": "T_4", "channel": "sum", "sample_rate": 16_000, "n_samples": LENGTH + 6400, "speaker": "s1",
-        "masker": "SSN", "snr": -4.25, "target": "kit", "text": "kit", "responses": "bit|thick|fit",
-        "counts": "2 1 1", "listeners": 4, "confusion": "bit", "consistency": 2, "target_frequency": 4.97,
-        "confusion_frequency": 6.1, "phoneme_distance": 10,
-    }  # fmt: skip
+        "utterance": "T_4",
+        "channel": "sum",
+        "sample_rate": 16_000,
+        "n_samples": LENGTH + 6400,
+        "speaker": "s1",
+        "masker": "SSN",
+        "snr": -4.25,
+        "target": "kit",
+        "text": "kit",
+        "responses": "bit|thick|fit",
+        "counts": "2 1 1",
+        "listeners": 4,
+        "confusion": "bit",
+        "consistency": 2,
+        "target_frequency": 4.97,
+        "confusion_frequency": 6.1,
+        "phoneme_distance": 10,
+    }
     assert corpus.segments.iloc[1].tolist() == ["T_4", "word", 0.2, 0.3, "kit"]
     assert corpus.provenance["source"] == str(source)
     assert "left_out" not in corpus.provenance

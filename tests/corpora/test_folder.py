@@ -12,7 +12,8 @@ from layertool.corpora import folder, labels
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError, CorpusError
 
-GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n0.1\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n0.1\n{}\n{}'
+GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n0.1\n<exists>\n1\n'
+GRID += '"IntervalTier"\n"phones"\n0\n0.1\n{}\n{}'
 
 
 def sound(path, seconds=0.1, channels=1):
@@ -83,9 +84,14 @@ def test_textgrids_beside_the_audio(source):
     ]
     counts = {k: v for k, v in corpus.provenance.items() if k not in ("reader", "source")}
     assert counts == {
-        "labels": {"phone": "ARPABET"}, "non_speech": {"phone": ["sil", "spn"]}, "segments_left_out": 1,
-        "textgrids": 2, "without_textgrid": 1, "textgrids_without_audio": 1, "zero_length_segments": 1,
-    }  # fmt: skip
+        "labels": {"phone": "ARPABET"},
+        "non_speech": {"phone": ["sil", "spn"]},
+        "segments_left_out": 1,
+        "textgrids": 2,
+        "without_textgrid": 1,
+        "textgrids_without_audio": 1,
+        "zero_length_segments": 1,
+    }
     assert calls == [(1, 2), (2, 2)]
 
 
@@ -338,8 +344,12 @@ def test_a_dialogue_is_an_utterance_a_speaker(dialogues, tiers, tmp_path):
     (dialogues / "one.txt").write_text("hi yo")  # what both say is not what each says
     corpus = folder.read(dialogues, tiers=tiers, metadata=path)
     assert corpus.utterances[["utterance", "speaker", "room"]].to_numpy().tolist() == [
-        ["one/ann", "ann", "lab"], ["one/bob", "bob", "lab"], ["three", "tom", "home"], ["two/eve", "eve", "home"], ["two/bob", "bob", "home"],
-    ]  # fmt: skip
+        ["one/ann", "ann", "lab"],
+        ["one/bob", "bob", "lab"],
+        ["three", "tom", "home"],
+        ["two/eve", "eve", "home"],
+        ["two/bob", "bob", "home"],
+    ]
     assert corpus.utterances["n_samples"].tolist() == [1600] * 5
     texts = corpus.utterances.set_index("utterance")["text"]
     assert texts.drop("three").tolist() == ["hi", "yo", "hi", "yo"]

@@ -316,7 +316,7 @@ def test_choices_of_columns(tmp_path):
         reader.read(source, out, audio_column="score")
     with pytest.raises(
         CorpusError,
-        match=r"the table of text and numbers of .* has no column 'v' \(columns there: score\): choose another --id-column",
+        match=r"table of text and numbers of .* has no column 'v' \(columns there: score\): choose another --id",
     ):
         reader.read(source, out, audio_column="audio_a", id_column="v")
     with pytest.raises(CorpusError, match=r"no column 'words' \(columns there: score\): choose another --text-column"):

@@ -19,9 +19,11 @@ def make(folder, name, ids, **metadata):
     """Utterances with the ids asked for, a word in each, and metadata."""
     folder.mkdir()
     corpus = models.corpus(
-        folder / "audio", [models.speech_like(8000 + 160 * k, k) for k in range(len(ids))],
-        [(k, "word", 0, 4000, f"w{k}") for k in range(len(ids))], **metadata,
-    )  # fmt: skip
+        folder / "audio",
+        [models.speech_like(8000 + 160 * k, k) for k in range(len(ids))],
+        [(k, "word", 0, 4000, f"w{k}") for k in range(len(ids))],
+        **metadata,
+    )
     names = dict(zip(corpus.utterances["utterance"], ids, strict=True))
     corpus.utterances["utterance"] = ids
     corpus.segments["utterance"] = corpus.segments["utterance"].map(names)

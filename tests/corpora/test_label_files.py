@@ -44,11 +44,19 @@ PHONES = [("phone", 0, 2260, "h#"), ("phone", 2260, 16_000, "sh"), ("phone", 16_
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.phn", TIMIT), ("a.PHN", TIMIT), ("a.phn", SECONDS), ("a.lab", HTK), ("a.lab", TIMIT), ("a.lab", SECONDS),
-        ("a.lab", XLABEL), ("a.phones", XLABEL), ("a.phn", TIMIT.replace("\n", "\r\n")), ("a.lab", HTK.replace(" sh", " sh -20.5 word -3")),
+        ("a.phn", TIMIT),
+        ("a.PHN", TIMIT),
+        ("a.phn", SECONDS),
+        ("a.lab", HTK),
+        ("a.lab", TIMIT),
+        ("a.lab", SECONDS),
+        ("a.lab", XLABEL),
+        ("a.phones", XLABEL),
+        ("a.phn", TIMIT.replace("\n", "\r\n")),
+        ("a.lab", HTK.replace(" sh", " sh -20.5 word -3")),
         ("a.lab", "\ufeff" + HTK),
     ],
-)  # fmt: skip
+)
 def test_labels_are_known_by_their_lines(source, name, text):
     put(source, name, text)
     corpus = read(source)
@@ -76,10 +84,25 @@ def test_samples_are_those_of_the_file(source):
 @pytest.mark.parametrize(
     "text",
     [
-        "1 2 buckle my shoe", "1 2 buckle my shoe\n3 4 knock at the door\n5 6 pick up sticks", "2 3 apples", "0 800 1111 is the number",
-        "1.5 1.75 per cent", "1,5 1,75 Prozent", "0, 1, 2, 3", "0, 1, zero, one\n2, 3, two, three", "... 3 dots", "1.2.3 4.5.6 versions", "- 1 2", "1 2", "3.5 4.5 per cent", "100 200 300\n400 500 600", "", "# 1 song", "a\n#\nb",
+        "1 2 buckle my shoe",
+        "1 2 buckle my shoe\n3 4 knock at the door\n5 6 pick up sticks",
+        "2 3 apples",
+        "0 800 1111 is the number",
+        "1.5 1.75 per cent",
+        "1,5 1,75 Prozent",
+        "0, 1, 2, 3",
+        "0, 1, zero, one\n2, 3, two, three",
+        "... 3 dots",
+        "1.2.3 4.5.6 versions",
+        "- 1 2",
+        "1 2",
+        "3.5 4.5 per cent",
+        "100 200 300\n400 500 600",
+        "",
+        "# 1 song",
+        "a\n#\nb",
     ],
-)  # fmt: skip
+)
 def test_numbers_that_somebody_says_are_a_transcript(source, name, text):
     put(source, name, text)
     corpus = read(source)
@@ -263,8 +286,10 @@ def test_one_file_for_all_recordings(source, name, text, tier):
         f"{source / name} has labels of 1 recordings that are not in {source}, or there more than once (the first: 'z')"
     ] * ("z 1" in text)
     assert segments(read(source)) == [
-        ("a", tier, 8000, 12_000, "she"), ("a", tier, 12_000, 28_000, "had"), ("s1/b", tier, 0, 8000, "yes")
-    ]  # fmt: skip
+        ("a", tier, 8000, 12_000, "she"),
+        ("a", tier, 12_000, 28_000, "had"),
+        ("s1/b", tier, 0, 8000, "yes"),
+    ]
 
 
 def test_a_ctm_as_segments_of_a_table(source, tmp_path):

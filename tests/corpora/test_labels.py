@@ -8,7 +8,8 @@ from layertool.non_speech import NOISE, SILENCE, is_speech, non_speech
 
 CMUDICT = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
 TIMIT = (
-    "iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr ax-h b d g p t k dx q jh ch s sh z zh f th v dh m n ng em en eng nx "
+    "iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr ax-h b d g p t k dx q jh ch s sh z zh f th v dh m n "
+    "ng em en eng nx "
     "l r w y hh hv el bcl dcl gcl pcl tcl kcl"
 ).split()
 SAMPA = "S s T t I i N n { } 2: a: aI E@ OY @ ? p_h".split()
@@ -182,7 +183,8 @@ def test_no_segments():
 
 @pytest.mark.parametrize(
     "label",
-    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} {B_TRANS} {E_TRANS} [SIL] SIL_S sil_B silB ++SIL++ #0 !SIL .pau".split(),
+    "SIL sil sp pau h# epi <p:> <eps> <s> </s> # _ (.) (0.5) ... {SL} {B_TRANS} {E_TRANS} [SIL] SIL_S sil_B "
+    "silB ++SIL++ #0 !SIL .pau".split(),
 )
 def test_silences_of_phones(label):
     assert non_speech("phone", label) == SILENCE
@@ -190,7 +192,8 @@ def test_silences_of_phones(label):
 
 @pytest.mark.parametrize(
     "label",
-    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_THIRD_SPKR} {BR} [noise] +NSN+ breath OOV GBG".split(),
+    "spn SPN NSN SPN_S NOISE VOCNOISE LAUGH IVER <usb> <nib> <unk> {B_THIRD_SPKR} {BR} "
+    "[noise] +NSN+ breath OOV GBG".split(),
 )
 def test_noises_of_phones(label):
     assert non_speech("phone", label) == NOISE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from itertools import product
@@ -10,16 +9,13 @@ from itertools import product
 import pandas as pd
 import pytest
 import small
+from commands import says
 
 from layertool.corpora import mess
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError, CorpusError, MissingExtraError, UsageError
 
 CODES = [f"{e}{s}{c}{i:02}" for s, e, c, i in product(["F1", "M3"], "ACHS", "MV", (1, 7))]  # 16 clips a speaker
-
-
-def says(error, message):
-    return pytest.raises(error, match=re.escape(message))
 
 
 @pytest.fixture

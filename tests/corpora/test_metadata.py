@@ -69,8 +69,10 @@ def test_who_has_no_row_has_empty_cells_and_is_told(crema, tmp_path):
     people = write(tmp_path / "people.csv", "Actor ID,Age,Sex\n1002,1000000000000000001,Female\n")
     corpus = folder.read(crema, metadata=people, by=r"(?P<Actor_ID>\d+)_.*")
     assert values(corpus, "Actor ID", "Age", "Sex") == [
-        ("1001", None, None), ("1001", None, None), ("1002", "1000000000000000001", "Female"),
-    ]  # fmt: skip
+        ("1001", None, None),
+        ("1001", None, None),
+        ("1002", "1000000000000000001", "Female"),
+    ]
     assert corpus.utterances["Age"].dtype == "Int64"  # a float would be another number
     assert corpus.provenance["notes"] == [
         f"2 of 3 utterances have no row in {people}, so its columns are empty there "
@@ -82,8 +84,10 @@ def test_several_groups_are_one_key(crema, tmp_path):
     ratings = write(tmp_path / "r.csv", "ActorID,emotion,rating\n1001,ANG,0.5\n1001,HAP,0.25\n1002,ANG,0.75\n")
     corpus = folder.read(crema, metadata=ratings, by=r"(?P<ActorID>\d+)_\w+_(?P<emotion>[A-Z]{3})_.*")
     assert values(corpus, "ActorID", "emotion", "rating") == [
-        ("1001", "ANG", "0.5"), ("1001", "HAP", "0.25"), ("1002", "ANG", "0.75"),
-    ]  # fmt: skip
+        ("1001", "ANG", "0.5"),
+        ("1001", "HAP", "0.25"),
+        ("1002", "ANG", "0.75"),
+    ]
 
 
 def test_a_level_of_the_folders(tmp_path):
@@ -91,8 +95,10 @@ def test_a_level_of_the_folders(tmp_path):
     people = write(tmp_path / "people.csv", "speaker,sex\n007,f\n7,m\n")
     corpus = folder.read(talk, metadata=people, by="speaker")
     assert values(corpus, "utterance", "speaker", "sex") == [
-        ("test/7/c", "7", "m"), ("train/007/a", "007", "f"), ("train/007/b", "007", "f"),
-    ]  # fmt: skip
+        ("test/7/c", "7", "m"),
+        ("train/007/a", "007", "f"),
+        ("train/007/b", "007", "f"),
+    ]
     with pytest.raises(UsageError, match=r"folders of 2 levels below .*talk have names that stand in 'speaker' of"):
         folder.read(talk, metadata=write(tmp_path / "p.csv", "speaker,sex\n007,f\n7,m\ntrain,m\n"), by="speaker")
     with pytest.raises(
@@ -122,19 +128,39 @@ def test_keys_in_two_spellings(tmp_path):
 @pytest.mark.parametrize(
     ("text", "by", "error", "message"),
     [
-        ("ActorID,Age\n1001,1\n", r"(\d+)_.*", UsageError, r"has no column '\(\\d\+\)_\.\*' \(columns there: ActorID, Age\)"),
-        ("ActorID,Age\n1001,1\n", r"(?:\d+)_.*", UsageError, r"has no named group: name the part .* like '\(\?P<speaker>"),
+        (
+            "ActorID,Age\n1001,1\n",
+            r"(\d+)_.*",
+            UsageError,
+            r"has no column '\(\\d\+\)_\.\*' \(columns there: ActorID, Age\)",
+        ),
+        (
+            "ActorID,Age\n1001,1\n",
+            r"(?:\d+)_.*",
+            UsageError,
+            r"has no named group: name the part .* like '\(\?P<speaker>",
+        ),
         ("ActorID,Age\n1001,1\n", r"(?P<speaker>\d+)", UsageError, "has no column 'speaker'"),
         ("ActorID,Age\n1001,1\n", r"(?P<ActorID>\d+", UsageError, "is no pattern .*: write one like"),
         ("ActorID,Age\n1001,1\n", "", UsageError, "has no column ''"),
-        ("ActorID,Age\n1001,1\n1001,2\n", ACTOR, CorpusError, r"two rows for the ActorID '1001' \(rows 1 and 2\): take one out"),
+        (
+            "ActorID,Age\n1001,1\n1001,2\n",
+            ACTOR,
+            CorpusError,
+            r"two rows for the ActorID '1001' \(rows 1 and 2\): take one out",
+        ),
         ("ActorID,Age\n1001,1\n,2\n", ACTOR, CorpusError, r"has no 'ActorID' in row 2 \(1 such rows\): fill it in"),
-        ("ActorID,Age\n9,1\n", ACTOR, CorpusError, "no utterance has a row in .*: '1001_DFA_ANG_XX' has the ActorID '1001'.*'9'"),
+        (
+            "ActorID,Age\n9,1\n",
+            ACTOR,
+            CorpusError,
+            "no utterance has a row in .*: '1001_DFA_ANG_XX' has the ActorID '1001'.*'9'",
+        ),
         ("ActorID,Age\n1001,1\n", "(?P<ActorID>x)", CorpusError, "does not fit the pattern"),
         ("ActorID,Age\n", ACTOR, CorpusError, "no utterance has a row in .*, the first row the nothing|no rows"),
         ("ActorID,audio\n1001,1\n", "ActorID", UsageError, "no folder below"),
     ],
-)  # fmt: skip
+)
 def test_keys_that_join_nothing(crema, tmp_path, text, by, error, message):
     with pytest.raises(error, match=message):
         folder.read(crema, metadata=write(tmp_path / "people.csv", text), by=by)

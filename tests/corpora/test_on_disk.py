@@ -76,7 +76,8 @@ def test_killed_at_every_step(forks, source, whole, tmp_path, point):
     try:
         assert Corpus.read(tmp_path / "c").fingerprint == Corpus.read(whole[0]).fingerprint
     except CorpusError as error:
-        assert f"{tmp_path / 'c'} is an unfinished corpus: run the command that makes it again" in str(error)  # noqa: PT017
+        unfinished = f"{tmp_path / 'c'} is an unfinished corpus: run the command that makes it again"
+        assert unfinished in str(error)  # noqa: PT017
         assert POINTS.index(point) < POINTS.index("corpus.json renamed")
     again = forks.run(command(source, tmp_path / "c"))
     assert again.code == 0, again.stderr

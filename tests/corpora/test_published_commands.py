@@ -10,11 +10,10 @@ import models
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner
+from commands import run
 
 import layertool
 import layertool.analysis.speat
-from layertool.cli import cli
 from layertool.corpora import readers
 from layertool.errors import UsageError
 
@@ -35,10 +34,6 @@ def folders(tmp_path):
     return tmp_path
 
 
-def run(*arguments):
-    return CliRunner().invoke(cli, list(map(str, arguments)))
-
-
 def test_from_both_corpora_to_a_table(folders):
     steps = [
         ("corpus", "mess", folders / "MESS", "-o", folders / "emotions"),
@@ -51,8 +46,16 @@ def test_from_both_corpora_to_a_table(folders):
         assert done.exit_code == 0, done.output
     both = layertool.Corpus.read(folders / "both")
     assert both.utterances["valence"].value_counts().to_dict() == {"positive": 4, "negative": 4}
-    told = run("speat", folders / "mfcc", "--target", "sex=female:male", "--attribute", "valence=positive:negative",
-               "--where", "part=speech-accent-archive-all")  # fmt: skip
+    told = run(
+        "speat",
+        folders / "mfcc",
+        "--target",
+        "sex=female:male",
+        "--attribute",
+        "valence=positive:negative",
+        "--where",
+        "part=speech-accent-archive-all",
+    )
     assert told.exit_code == 2  # the condition leaves no attributes
     assert "no utterance row has part=speech-accent-archive-all and valence=positive" in told.stderr
     told = run("speat", folders / "mfcc", "--target", "age=20:60", "--attribute", "valence=positive:negative", "-q")

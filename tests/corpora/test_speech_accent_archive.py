@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from importlib import resources
@@ -13,10 +12,11 @@ import pandas as pd
 import pytest
 import small
 import soundfile
+from commands import says
 
-from layertool.corpora import matching
 from layertool.corpora import speech_accent_archive as saa
 from layertool.corpora.corpus import Corpus
+from layertool.corpora.groups import counted, equal_numbers, exact_pairs
 from layertool.errors import AudioError, CorpusError, UsageError
 
 TESTS = json.loads(resources.files("layertool.corpora").joinpath("speat_ids.json").read_text())["tests"]
@@ -25,14 +25,18 @@ EVERYBODY = sorted({i for ids in LISTS.values() for i in ids}, key=int)
 US, KOREA = "boise, idaho, usa", "seoul, south korea"
 
 
-def says(error, message):
-    return pytest.raises(error, match=re.escape(message))
-
-
 def person(number, sex="female", age=30, place=US, language="english", name=None):
     name = name or f"{language}{number}"
-    return {"language": language, "id": number, "name": name, "birth_place": place, "native_language": language,
-            "age_of_english_onset": 0, "age": age, "sex": sex}  # fmt: skip
+    return {
+        "language": language,
+        "id": number,
+        "name": name,
+        "birth_place": place,
+        "native_language": language,
+        "age_of_english_onset": 0,
+        "age": age,
+        "sex": sex,
+    }
 
 
 def listed(number):
@@ -137,7 +141,7 @@ def test_missing_speakers_take_their_counterparts_along(full, tmp_path):
         "female": 9,
         "male": 4,
     }
-    assert about["published_but_not_in_the_table"] == {g: matching.counted(ids) for g, ids in newer.items()}
+    assert about["published_but_not_in_the_table"] == {g: counted(ids) for g, ids in newer.items()}
     assert about["published_but_without_usable_audio"] == {"male": {"count": 1, "ids": ["775"]}}
     assert "510" not in kept["female"]
     gone = {"775", *newer["female"], *newer["male"]}
@@ -299,12 +303,10 @@ def test_matched_sizes_and_seeds(crowd):
 
 def test_equal_numbers_and_pairs():
     table = pd.DataFrame({"sex": list("ffmmfm"), "age": [1.0, 2, 3, np.nan, 2, np.nan]}, index=list("abcdef"))
-    kept = matching.equal_numbers(table, {"x": list("abcd"), "y": list("ef")}, "sex", np.random.default_rng(0))
+    kept = equal_numbers(table, {"x": list("abcd"), "y": list("ef")}, "sex", np.random.default_rng(0))
     assert kept["y"] == ["e", "f"]
     assert [table.loc[one, "sex"] for one in kept["x"]] == ["f", "m"]
-    assert matching.exact_pairs(table, list("abc"), list("ef"), ["sex", "age"], np.random.default_rng(0)) == [
-        ("b", "e")
-    ]
+    assert exact_pairs(table, list("abc"), list("ef"), ["sex", "age"], np.random.default_rng(0)) == [("b", "e")]
 
 
 # errors

@@ -226,7 +226,10 @@ def changed(field: str, values: dict[int, object]):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        (changed("similarity", {1: 3.5}), r"the pair 'sts12_MSRpar_10' of .* has several similarities \(3.25 and 3.5\)"),
+        (
+            changed("similarity", {1: 3.5}),
+            r"the pair 'sts12_MSRpar_10' of .* has several similarities \(3.25 and 3.5\)",
+        ),
         (changed("similarity", {5: None}), r"the pair 'sts12_MSRpar_9' of .* several similarities \(0.0 and none\)"),
         (changed("similarity", {6: "high"}), r"the pair 'sts13_überschrift_1_9' of .* similarity 'high', .* no number"),
         (changed("similarity", {6: float("inf")}), r"the pair 'sts13_überschrift_1_9' of .* 'inf', which is no number"),
@@ -244,7 +247,7 @@ def changed(field: str, values: dict[int, object]):
             r"has the utterance id 'sts12_MSRpar_1_p_q_a' more than once",
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["parquet", "saved"])
 def test_rows_that_contradict_each_other_are_refused_before_anything_is_written(tmp_path, kind, columns, says):
     columns = {**table(), **columns}

@@ -22,8 +22,14 @@ def cells(table):
     return {name: columns.texts(table[name]).tolist() for name in table.columns}
 
 
-NUMBERS = {"whole": ["27", "40", "-3", "0"], "gaps": ["1000000000000000001", "", "4"], "point": ["0.5", "1.0", "2.25"],
-           "mixed": ["-5", "0", "2.5"], "decimals": ["7.10", "2.99", "11.00"], "small": ["1e-07", "0.5"]}  # fmt: skip
+NUMBERS = {
+    "whole": ["27", "40", "-3", "0"],
+    "gaps": ["1000000000000000001", "", "4"],
+    "point": ["0.5", "1.0", "2.25"],
+    "mixed": ["-5", "0", "2.5"],
+    "decimals": ["7.10", "2.99", "11.00"],
+    "small": ["1e-07", "0.5"],
+}
 TEXTS = {
     "leading zeros": ["007", "8"],
     "plus": ["+1", "2"],
@@ -65,8 +71,34 @@ def test_the_rest_stays_text(tmp_path, values, suffix):
 def test_distinct_cells_stay_distinct(tmp_path):
     """Whatever stands in a column, no two cells become one value, and cells that stay text stay what they are."""
     drawn = random.Random(18)
-    parts = ["", "0", "00", "1", "7", "10", "27", "999", "1000000000000000001", "1000000000000000002", ".5", ".50", ".0", "-", "+",
-             "e5", "E5", "x", "nan", "NA", "inf", " ", "_", "9223372036854775807", "1e-7", "٣"]  # fmt: skip
+    parts = [
+        "",
+        "0",
+        "00",
+        "1",
+        "7",
+        "10",
+        "27",
+        "999",
+        "1000000000000000001",
+        "1000000000000000002",
+        ".5",
+        ".50",
+        ".0",
+        "-",
+        "+",
+        "e5",
+        "E5",
+        "x",
+        "nan",
+        "NA",
+        "inf",
+        " ",
+        "_",
+        "9223372036854775807",
+        "1e-7",
+        "٣",
+    ]
     for trial in range(300):
         kind = drawn.choice([parts, parts[1:12], parts[1:7]])
         values = ["".join(drawn.choices(kind, k=drawn.choice([1, 1, 2]))).strip() for _ in range(5)]
@@ -137,7 +169,8 @@ def test_words_for_nothing_among_numbers_are_told(tmp_path):
     assert notes == []  # 007 is no number either
     read(tmp_path, "age\n27\nNA\nn/a\n40\n", notes=notes)
     assert notes == [
-        f"{tmp_path}/t.csv: age would be numbers but for 'NA', 'n/a', so it stays text: leave cells without a value empty"
+        f"{tmp_path}/t.csv: age would be numbers but for 'NA', 'n/a', so it stays text: leave cells without a value "
+        "empty"
     ]
 
 
@@ -157,8 +190,16 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ("file,g\na,é\nb,ü\n".encode("latin-1"), "t.csv", r"t\.csv, line 2 is not UTF-8 \(byte 0xe9, 'é' in Windows'.*\): save the table as UTF-8"),
-        ("file,g\na,b\n".encode("utf-16-le"), "t.csv", r"t\.csv is no text in UTF-8 \(line 1 holds zero bytes\): save it as \.csv in UTF-8"),
+        (
+            "file,g\na,é\nb,ü\n".encode("latin-1"),
+            "t.csv",
+            r"t\.csv, line 2 is not UTF-8 \(byte 0xe9, 'é' in Windows'.*\): save the table as UTF-8",
+        ),
+        (
+            "file,g\na,b\n".encode("utf-16-le"),
+            "t.csv",
+            r"t\.csv is no text in UTF-8 \(line 1 holds zero bytes\): save it as \.csv in UTF-8",
+        ),
         (b"\xff\xfef", "t.csv", r"t\.csv is cut short \(.* in its UTF-16\): save it again"),
         (b"PK\x03\x04\0\0", "t.csv", r"zero bytes"),
         ("x", "t.xls", r"t\.xls is an old workbook, not a table: save it as \.csv in UTF-8 or as \.xlsx"),
@@ -166,15 +207,28 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
         ("x", "t.ods", r"t\.ods is an OpenDocument sheet, not a table"),
         ("a,b,a\n1,2,3\n", "t.csv", r"t\.csv has two columns called 'a': rename one of them"),
         ("a, a\n1,2\n", "t.csv", r"two columns called 'a'"),
-        ("a,b\n1,2\n3\n", "t.csv", r"t\.csv, row 2 has fewer cells than its header \(1 for 2 names\): complete the row"),
-        ("a,b\n1,2\n\n3,4,5\n", "t.csv", r"t\.csv, row 2 has more cells than its header \(3 for 2 names\): quote cells that hold the separator \(commas here\)"),
+        (
+            "a,b\n1,2\n3\n",
+            "t.csv",
+            r"t\.csv, row 2 has fewer cells than its header \(1 for 2 names\): complete the row",
+        ),
+        (
+            "a,b\n1,2\n\n3,4,5\n",
+            "t.csv",
+            r"t\.csv, row 2 has more cells than its header \(3 for 2 names\): quote cells that hold the separator "
+            r"\(commas here\)",
+        ),
         ('a,b\n"x\ny",2\n3\n', "t.csv", r"t\.csv, row 2 has fewer cells"),
         ('a,b\n1,"2\n3,4\n', "t.csv", r"cannot be read as a table \(line \d: unexpected end of data\)"),
-        ("ID  AGE  REGION\n225  23  Southern  England\n226  22\n", "t.txt", r"t\.txt seems to have blanks between its cells \('ID  AGE  REGION'\): write commas or tabs"),
+        (
+            "ID  AGE  REGION\n225  23  Southern  England\n226  22\n",
+            "t.txt",
+            r"t\.txt seems to have blanks between its cells \('ID  AGE  REGION'\): write commas or tabs",
+        ),
         ("", "t.csv", r"cannot be read as a table \(it is empty\): save it as UTF-8"),
         (",\n,\n", "t.csv", r"has no column names in its first line: write them there"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_told(tmp_path, content, name, message):
     with pytest.raises(CorpusError, match=message):
         read(tmp_path, content, name)
@@ -205,15 +259,24 @@ def book(path, rows, formats=()):
 def test_a_workbook(tmp_path):
     import datetime
 
-    rows = [["file", " age ", "id", "coded", "day", "score", "native", None], ["a.wav", 27, "0012", 7, datetime.date(2020, 1, 31), 1.5, True, None],
-            ["b.wav", None, "0013", 12, datetime.date(2020, 2, 1), 2, False, None], [None] * 8]  # fmt: skip
+    rows = [
+        ["file", " age ", "id", "coded", "day", "score", "native", None],
+        ["a.wav", 27, "0012", 7, datetime.date(2020, 1, 31), 1.5, True, None],
+        ["b.wav", None, "0013", 12, datetime.date(2020, 2, 1), 2, False, None],
+        [None] * 8,
+    ]
     notes = []
     path = book(tmp_path / "t.XLSX", rows, formats=[("D2", "0000"), ("D3", "0000")])
     table = read_table(path, say=notes.append)
     assert cells(table) == {
-        "file": ["a.wav", "b.wav"], "age": ["27", None], "id": ["0012", "0013"], "coded": ["0007", "0012"],
-        "day": ["2020-01-31", "2020-02-01"], "score": ["1.5", "2.0"], "native": ["True", "False"],
-    }  # fmt: skip
+        "file": ["a.wav", "b.wav"],
+        "age": ["27", None],
+        "id": ["0012", "0013"],
+        "coded": ["0007", "0012"],
+        "day": ["2020-01-31", "2020-02-01"],
+        "score": ["1.5", "2.0"],
+        "native": ["True", "False"],
+    }
     assert table["age"].dtype == "Int64"
     assert notes == [f"{path}: dates are written like 2020-01-31"]
 

@@ -42,14 +42,25 @@ def source(tmp_path):
 def test_samples_of_the_files_are_samples_of_the_corpus(source):
     corpus = timit.read(source)
     assert list(corpus.utterances["utterance"]) == [
-        "TEST/DR1/MDAB0/SX49", "TEST/DR2/MABW0/SA2", "TRAIN/DR1/FCJF0/SA1", "TRAIN/DR1/FCJF0/SI1027", "TRAIN/DR8/MBCG0/SX57",
-    ]  # fmt: skip
+        "TEST/DR1/MDAB0/SX49",
+        "TEST/DR2/MABW0/SA2",
+        "TRAIN/DR1/FCJF0/SA1",
+        "TRAIN/DR1/FCJF0/SI1027",
+        "TRAIN/DR8/MBCG0/SX57",
+    ]
     one = [s[1:] for s in segments(corpus) if s[0] == "TRAIN/DR1/FCJF0/SA1"]
     assert one == [
-        ("phone", 0, 2260, "SIL"), ("phone", 2260, 4070, "sh"), ("phone", 4070, 5265, "iy"), ("phone", 5265, 6100, "hv"),
-        ("phone", 6100, 6500, "bcl"), ("phone", 6500, 6700, "b"), ("phone", 6700, 7000, "q"), ("phone", 7000, 9600, "SIL"),
-        ("word", 2260, 5265, "she"), ("word", 5265, 7000, "had"),
-    ]  # fmt: skip
+        ("phone", 0, 2260, "SIL"),
+        ("phone", 2260, 4070, "sh"),
+        ("phone", 4070, 5265, "iy"),
+        ("phone", 5265, 6100, "hv"),
+        ("phone", 6100, 6500, "bcl"),
+        ("phone", 6500, 6700, "b"),
+        ("phone", 6700, 7000, "q"),
+        ("phone", 7000, 9600, "SIL"),
+        ("word", 2260, 5265, "she"),
+        ("word", 5265, 7000, "had"),
+    ]
     assert corpus.utterances["n_samples"].tolist() == [9600] * 5
 
 
@@ -60,8 +71,14 @@ def test_columns(source):
     ].tolist()
     assert told[0] == "train"
     assert told[2:] == [
-        "DR1", "New England", "FCJF0", "female", "SA1", "SA", "She had your dark suit in greasy wash water all year."
-    ]  # fmt: skip
+        "DR1",
+        "New England",
+        "FCJF0",
+        "female",
+        "SA1",
+        "SA",
+        "She had your dark suit in greasy wash water all year.",
+    ]
     table = timit.read(source).utterances.set_index("utterance")
     assert table["test_set"].isna().tolist() == [False, False, True, True, True]
     assert table["test_set"].tolist()[:2] == ["core", "complete"]
@@ -103,7 +120,8 @@ def test_parts_of_the_corpus(source):
 
 # the 61 symbols of the documentation of TIMIT (PHONCODE.DOC)
 SYMBOLS = (
-    "b d g p t k dx q jh ch s sh z zh f th v dh m n ng em en eng nx l r w y hh hv el iy ih eh ey ae aa aw ay ah ao oy ow uh uw "
+    "b d g p t k dx q jh ch s sh z zh f th v dh m n ng em en eng nx l r w y hh hv el iy ih eh ey ae aa aw ay ah ao "
+    "oy ow uh uw "
     "ux er ax ix axr ax-h bcl dcl gcl pcl tcl kcl pau epi h#"
 ).split()
 
@@ -114,9 +132,20 @@ def test_folded_phones_are_those_of_lee_and_hon():
     folded = {n: {timit.fold(s, n) for s in SYMBOLS if s != "q"} for n in ("48", "39")}
     assert {n: len(symbols) for n, symbols in folded.items()} == {"48": 48, "39": 39}
     assert timit.fold("q", "39") is timit.fold("q", "48") is None
-    same = [("aa", "ao"), ("ah", "ax", "ax-h"), ("er", "axr"), ("hh", "hv"), ("ih", "ix"), ("l", "el"), ("m", "em"),
-            ("n", "en", "nx"), ("ng", "eng"), ("sh", "zh"), ("uw", "ux"),
-            ("bcl", "dcl", "gcl", "pcl", "tcl", "kcl", "h#", "pau", "epi")]  # fmt: skip
+    same = [
+        ("aa", "ao"),
+        ("ah", "ax", "ax-h"),
+        ("er", "axr"),
+        ("hh", "hv"),
+        ("ih", "ix"),
+        ("l", "el"),
+        ("m", "em"),
+        ("n", "en", "nx"),
+        ("ng", "eng"),
+        ("sh", "zh"),
+        ("uw", "ux"),
+        ("bcl", "dcl", "gcl", "pcl", "tcl", "kcl", "h#", "pau", "epi"),
+    ]
     for group in same:
         assert len({timit.fold(s, "39") for s in group}) == 1, group
 
@@ -125,9 +154,14 @@ def test_folding_in_a_corpus(source):
     corpus = timit.read(source, phones="39")
     one = [s[2:] for s in segments(corpus) if s[:2] == ("TRAIN/DR1/FCJF0/SA1", "phone")]
     assert one == [
-        (0, 2260, "SIL"), (2260, 4070, "sh"), (4070, 5265, "iy"), (5265, 6100, "hh"), (6100, 6500, "SIL"), (6500, 6700, "b"),
+        (0, 2260, "SIL"),
+        (2260, 4070, "sh"),
+        (4070, 5265, "iy"),
+        (5265, 6100, "hh"),
+        (6100, 6500, "SIL"),
+        (6500, 6700, "b"),
         (7000, 9600, "SIL"),
-    ]  # fmt: skip
+    ]
     raw = timit.read(source, rules=Rules(raw=True)).segments
     assert set(raw["label"]) == {"h#", "sh", "iy", "hv", "bcl", "b", "q", "she", "had"}
 
