@@ -52,7 +52,8 @@ def click_option(one: Option, usual: str | None = None) -> click.Option:
         is_flag=is_flag,
         multiple=one.many,
         required=one.default is MISSING,
-        **({} if one.many or default is None else {"default": default}),  # click takes None for a value
+        # of one that is required, click takes None for a value; of a flag, none for "no"
+        **({} if one.default is MISSING else {"default": None if one.many else default}),
         metavar=one.about["metavar"],
         show_default=not usual and default is not None and default is not False,
         help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),
