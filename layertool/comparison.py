@@ -59,8 +59,8 @@ class Comparison(CKA):
         are_results = [_are_results(one) for one in given]
         if any(are_results) != all(are_results):
             raise UsageError(
-                f"{given[are_results.index(True)]} is a file and {given[are_results.index(False)]} a folder: compare either "
-                "result files or stores"
+                f"{given[are_results.index(True)]} is a file and {given[are_results.index(False)]} a folder: "
+                "compare either result files or stores"
             )
         self._refuse_unused(are_results[0])
         if are_results[0]:
@@ -128,15 +128,15 @@ def compare(
     progress: Progress | None = None,
     **options: Any,
 ) -> Results:
-    """Results of one kind side by side: ``Results`` and result files are joined, stores are each compared with the first.
+    """Inputs side by side: ``Results`` and result files are joined, stores are each compared with the first.
 
-    ``x``: the axis of table and figure, "layer", "depth", "step" or "parameters"; over steps, stores are compared layer by
-    layer of the same name. ``options``: the fields of ``Comparison``: ``analysis``, ``metric`` and ``target`` (exact names)
-    choose among results; ``same_layer``, ``measure`` and the others of ``layertool.cka`` are for stores; ``unit`` and
-    ``layers`` for both. ``engine``, ``address``, ``workers``, ``progress``: as of every analysis.
+    ``x``: the axis of table and figure, "layer", "depth", "step" or "parameters"; over steps, stores are compared
+    layer by layer of the same name. ``options``: the fields of ``Comparison``: ``analysis``, ``metric`` and ``target``
+    (exact names) choose among results; ``same_layer``, ``measure`` and the others of ``layertool.cka`` are for stores;
+    ``unit`` and ``layers`` for both. ``engine``, ``address``, ``workers``, ``progress``: as of every analysis.
 
-    Raises UsageError, in one sentence, for inputs that are missing or of two kinds, for options that would do nothing, and
-    when no row is left.
+    Raises UsageError, in one sentence, for inputs that are missing or of two kinds, for options that would do nothing,
+    and when no row is left.
     """
     comparison = Comparison(**options)
     with on_engine(engine, address, workers):
@@ -156,8 +156,9 @@ def _are_results(given: Any) -> bool:
 def with_sizes(rows: pd.DataFrame) -> pd.DataFrame:
     """Result rows of any analysis, and a row of each store that says how many parameters of its model are not 0.
 
-    Rows that say so already are kept; stores of acoustic features have no parameters, and older stores do not say. Raises
-    UsageError for rows that do not say which store they are of, stores that are not there, and where none says a size.
+    Rows that say so already are kept; stores of acoustic features have no parameters, and older stores do not say.
+    Raises UsageError for rows that do not say which store they are of, stores that are not there, and where none says
+    a size.
     """
     of_layers = rows[(rows["layer"] != BASELINE) & (rows["metric"] != PARAMETERS)]
     if of_layers["store"].isna().any() or of_layers.empty:
@@ -168,7 +169,8 @@ def with_sizes(rows: pd.DataFrame) -> pd.DataFrame:
     for of_store in unknown.to_dict("records"):
         if not Path(of_store["store"]).exists():
             raise UsageError(
-                f"{of_store['store']} is not there, which says how large its model is: type the command where the stores are"
+                f"{of_store['store']} is not there, which says how large its model is: type the command where the "
+                "stores are"
             )
         store = FeatureStore(of_store["store"], allow_unfinished=True)
         size = (store.about.get("parameters") or {}).get("nonzero")

@@ -59,9 +59,9 @@ def tidy(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame
 
 @cache
 def _said(settings: str) -> tuple[str, ...]:
-    """Settings as phrases. Rows of 0.1.0 have one sentence."""
+    """Settings as phrases; which layers were put together stands in the column of the layer. Rows of 0.1.0 have one sentence."""
     known = json.loads(settings or "{}")
-    said = phrases({key: value for key, value in known.items() if key != WORDS})
+    said = phrases({key: value for key, value in known.items() if key not in (WORDS, "over")})
     return (*said, *filter(None, known.get(WORDS, "").split(", ")))
 
 

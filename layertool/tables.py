@@ -137,7 +137,7 @@ def _tables(part: pd.DataFrame, brief: bool, x: str, reference: str | Path | Non
 def _kinds(rows: pd.DataFrame, brief: bool, x: str, width: int) -> Iterator[Table]:
     for kind, own in outline.kinds(rows, whole=True):
         if kind == "maps":
-            yield from _matrices(own)
+            yield from matrices(own)
         elif kind == "curves":
             yield from _split(own, lambda part: _layers(part, brief, x), width)
         elif kind == "bars":
@@ -180,18 +180,17 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
 def _shared(rows: pd.DataFrame) -> list[str]:
     """How many rows there are, and the settings that all have; those of all rows of one metric with its name."""
     rows = rows[rows["metric"] != PARAMETERS]
+    return [] if rows.empty else list(filter(None, [n_of(rows), *settings_in(rows)]))
+
+
+def settings_in(rows: pd.DataFrame) -> list[str]:
+    """The settings that all rows of one analysis have; those of all rows of some metrics with their names."""
     shared = outline.common(rows)
-    notes = [n_of(rows), ", ".join(shared)]
-    own = {
-        str(name): tuple(p for p in outline.common(part) if p not in shared)
-        for name, part in rows.groupby("metric", sort=False)
-    }
-    notes += [
-        f"{', '.join(m for m in own if own[m] == said)}: {', '.join(said)}"
-        for said in dict.fromkeys(own.values())
-        if said
-    ]
-    return list(filter(None, notes))
+    own: dict[str, list[str]] = {}
+    for metric, part in rows.groupby("metric", sort=False):
+        if said := ", ".join(phrase for phrase in outline.common(part) if phrase not in shared):
+            own.setdefault(said, []).append(str(metric))
+    return [", ".join(shared), *(f"{', '.join(metrics)}: {said}" for said, metrics in own.items())]
 
 
 def n_of(rows: pd.DataFrame) -> str:
@@ -371,7 +370,7 @@ def _test(rows: pd.DataFrame, brief: bool) -> str:
     return " ".join(filter(None, words))
 
 
-def _matrices(rows: pd.DataFrame) -> Iterator[Table]:
+def matrices(rows: pd.DataFrame) -> Iterator[Table]:
     """Layers of a store across, those it is compared with down."""
     rows = rows.assign(other=rows["target"].str.rpartition(":")[0], row=rows["target"].str.rpartition(":")[2])
     for _, part in rows.groupby(["metric", "own", "unit", "label", "other"], sort=False):

@@ -1,23 +1,20 @@
-"""cca, cka, mi, compare: they print, write and draw what the Python functions return; bad input gets one sentence."""
+"""cca, cka, mi, compare: what is typed is what the Python functions are asked; bad input gets one sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shlex
-from pathlib import Path
 
 import models
 import pandas as pd
 import pytest
 from commands import run, succeeds
-from layertool.feed import correlation, information, similarity
+from running import asked
 
 import layertool
-from layertool import FeatureStore, results
-from layertool.layerwise.cca import EmbeddingTarget, LabelTarget, LayerTarget, cca_rows
-from layertool.layerwise.cka import similarity_rows
-from layertool.layerwise.rows import ALL, Sampling, parse_where
+from layertool import FeatureStore, result_rows, results
+from layertool.layerwise.rows import ALL, Sampling
 
 USAGE, DATA, N = 2, 1, 14
 CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000", "checkpoint-4000")
@@ -29,15 +26,16 @@ PLAIN = {"cca": ["one", *PHONES, *SOME], "cka": PAIR, "compare": PAIR}
 PLAIN["mi"] = ["one", "--labels", "phone", "--clusters", 8, *SOME]
 
 
-def in_python(command: str, **options) -> list:
+def in_python(command: str, **options) -> pd.DataFrame:
     """What the arguments of ``PLAIN`` ask for."""
-    store = FeatureStore("one")
+    options = {"layers": "T0,T1", **asked(**options)}
     if command == "cca":
-        return cca_rows(store, LabelTarget("phone"), None, "T0,T1", correlation.Options(**{"n_folds": 6, **options}))
+        return layertool.cca("one", **{"target": "phone", "n_folds": 6, "device": "cpu", **options}).rows
     if command == "mi":
-        return information.mi_rows(store, "phone", None, "T0,T1", information.Options(**{"n_clusters": 8, **options}))
-    options = similarity.Options(**options)
-    return similarity_rows(store, FeatureStore(CHECKPOINTS[0]), "phone", "T0,T1", options=options)
+        return layertool.mi("one", **{"labels": "phone", "clusters": 8, **options}).rows
+    if command == "cka":
+        return layertool.cka("one", CHECKPOINTS[0], unit="phone", device="cpu", **options).rows
+    return layertool.compare(["one", CHECKPOINTS[0]], unit="phone", device="cpu", **options).rows
 
 
 def fails(code: int, arguments, *says) -> str:
@@ -57,12 +55,7 @@ def rows_of(*arguments) -> list[dict]:
     return json.loads(succeeds(*arguments, "--json", "-q").stdout, parse_constant=pytest.fail)
 
 
-def records(found) -> list[dict]:
-    return results.records(results.table(found))
-
-
-def same(found: pd.DataFrame, expected) -> None:
-    expected = expected if isinstance(expected, pd.DataFrame) else results.table(expected)
+def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found, expected.reset_index(drop=True), check_dtype=False, check_exact=True)
 
 
@@ -109,49 +102,6 @@ def here(made, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_plain_run(name):
-    expected = results.table(in_python(name))
-    first, second = (succeeds(name, *PLAIN[name]) for _ in range(2))
-    assert first.stdout == second.stdout
-    lines = first.stdout.splitlines()
-    # of a matrix the layers of the other store stand at the left
-    at_left = expected["target"].str.rpartition(":")[2] if name in ("cka", "compare") else expected["layer"]
-    for layer in ("T0", "T1"):
-        (cells,) = [line.split() for line in lines if line.split()[:1] == [layer]]
-        assert set(cells) >= {f"{value:.3f}" for value in expected[at_left == layer]["value"]}
-    assert f"n = {expected['n'].iloc[0]}" in first.stdout
-    assert expected["variant"].iloc[-1].split(", ", 1)[-1] in first.stdout
-
-
-FIGURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("suffix", "figure"), list(zip(results.FORMATS, FIGURES, strict=True)))
-@pytest.mark.parametrize("name", PLAIN)
-def test_written_results_and_figures(name, suffix, figure):
-    """Whatever the format, the numbers are those of Python, to the last digit; a folder that is missing is made."""
-    out, drawn, expected = f"new/folder/x{suffix}", Path(f"figures/x{figure}"), in_python(name)
-    told = succeeds(name, *PLAIN[name], "-o", out, "--plot", drawn).stderr
-    assert f"{len(expected)} rows in {out}" in told
-    assert drawn.read_bytes().startswith(FIGURES[figure])
-    assert drawn.stat().st_size > 2_000
-    same(results.read([out]), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PLAIN)
-def test_json_alone_on_stdout(name):
-    loud = succeeds(name, *PLAIN[name], "--json", "-o", "x.csv", "--plot", "x.svg")
-    assert "x.csv" in loud.stderr
-    assert "figure in x.svg" in loud.stderr
-    assert json.loads(loud.stdout) == records(in_python(name)) == rows_of(name, *PLAIN[name])
-    quiet = succeeds(name, *PLAIN[name], "--json", "-o", "y.csv", "--quiet")
-    assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
-
-
 def test_notes_on_stderr():
     """Labels that occur once, and a number of clusters that nobody asked for."""
     assert "left out: 2 phone labels that occur once (alone, lone)" in succeeds("cca", "one", *PHONES).stderr
@@ -173,19 +123,19 @@ OPTIONS = [
     ("cca", "--sample all", {"sampling": ALL}),
     ("cca", "--per-label 25 --top-labels 5 --max-utterances 12", {"sampling": Sampling(12, 5, 25)}),
     ("cca", "--where speaker!=s0 --where label=p7 --where label=p6",
-     {"where": parse_where(["speaker!=s0", "label=p7", "label=p6"])}),
+     {"where": ["speaker!=s0", "label=p7", "label=p6"]}),
     *((command, *rest) for command in ("cka", "compare") for rest in (
-        ("--biased", {"debiased": False}),
+        ("--biased", {"biased": True}),
         *((f"--measure {name}", {"measure": name}) for name in ("cka-rbf", "procrustes", "cca")),
         ("--measure rsa --distance cosine --max-rows 90", {"measure": "rsa", "distance": "cosine", "max_rows": 90}),
         ("--per-label 20 --seed 3", {"sampling": Sampling(per_label=20), "seed": 3}),
-        ("--where split=dev", {"where": parse_where(["split=dev"])}),
+        ("--where split=dev", {"where": "split=dev"}),
     )),
     ("mi", "--clusters 5 --batch-size 20", {"n_clusters": 5, "batch_size": 20}),
     ("mi", "--repeats 2 --seed 4", {"repeats": 2, "seed": 4}),
-    ("mi", "--sample all", {"published_sampling": False}),
+    ("mi", "--sample all", {"sample": "all"}),
     ("mi", "--fit-where split=train --where split=dev",
-     {"fit_where": parse_where(["split=train"]), "where": parse_where(["split=dev"])}),
+     {"fit_where": "split=train", "where": "split=dev"}),
 ]
 # fmt: on
 
@@ -194,28 +144,25 @@ OPTIONS = [
 @pytest.mark.parametrize(("command", "arguments", "options"), OPTIONS)
 def test_options(command, arguments, options):
     found = rows_of(command, *PLAIN[command], *arguments.split())
-    assert found == records(in_python(command, **options))
-    usual = records(in_python(command))
-    assert [(row["value"], row["variant"]) for row in found] != [(row["value"], row["variant"]) for row in usual]
+    assert found == result_rows.records(in_python(command, **options))
+    usual = result_rows.records(in_python(command))
+    assert [(row["value"], row["settings"]) for row in found] != [(row["value"], row["settings"]) for row in usual]
 
 
 def test_targets_and_stores_of_cca():
-    stores, other = (FeatureStore("one"), FeatureStore(CHECKPOINTS[0])), FeatureStore(CHECKPOINTS[1])
-    targets = {"T0": None, "word": LabelTarget("word"), "embedding:words.txt": EmbeddingTarget(Path("words.txt"))}
-    targets |= {f"{other.path}{end}": LayerTarget(other, end[1:] or None, f"{other.path}{end}") for end in ("", ":T2")}
-    options, expected = correlation.Options(n_folds=6), []
-    for store in stores:
-        for text, target in targets.items():
-            expected += cca_rows(store, target or LayerTarget(store, text, text), options=options)
-    asked = [part for text in targets for part in ("--with", text)]
-    assert rows_of("cca", "one", CHECKPOINTS[0], *asked, *PHONES[2:]) == records(expected)
+    stores, other = ("one", CHECKPOINTS[0]), CHECKPOINTS[1]
+    targets = ["T0", "word", "embedding:words.txt", other, f"{other}:T2"]
+    expected = layertool.cca(stores, target=targets, n_folds=6, device="cpu").rows
+    typed = [part for text in targets for part in ("--with", text)]
+    assert rows_of("cca", *stores, *typed, *PHONES[2:]) == result_rows.records(expected)
+    assert list(dict.fromkeys(expected["target"])) == targets
 
 
 def test_one_store_and_other_layers_of_cka():
-    one, two = FeatureStore("one"), FeatureStore(CHECKPOINTS[0])
-    assert rows_of("cka", "one", "--device", "cpu") == records(similarity_rows(one))
+    assert rows_of("cka", "one", "--device", "cpu") == result_rows.records(layertool.cka("one", device="cpu").rows)
     found = rows_of("cka", "one", CHECKPOINTS[0], "--layers", "T1", "--other-layers", "C7,T2", "--device", "cpu")
-    assert found == records(similarity_rows(one, two, None, "T1", "C7,T2"))
+    expected = layertool.cka("one", CHECKPOINTS[0], layers="T1", other_layers="C7,T2", device="cpu")
+    assert found == result_rows.records(expected.rows)
     assert [row["target"] for row in found] == [f"{CHECKPOINTS[0]}:C7", f"{CHECKPOINTS[0]}:T2"]
 
 
@@ -224,19 +171,16 @@ def test_clusters_of_another_store_and_other_labels():
     arguments = [*PLAIN["mi"], "--where", "split=dev", "--fit-where", "split=train"]
     found = rows_of("mi", *arguments, "--fit-on", "one"), rows_of("mi", *arguments)
     assert [row["value"] for row in found[0]] == [row["value"] for row in found[1]]
-    options = information.Options(n_clusters=3)
     for labels, unit in (("word", None), ("speaker", None), ("speaker", "phone")):
-        asked = ["--labels", labels, "--clusters", 3, *(["--unit", unit] if unit else [])]
-        assert rows_of("mi", "one", *asked) == records(
-            information.mi_rows(FeatureStore("one"), labels, unit, options=options)
-        )
+        typed = ["--labels", labels, "--clusters", 3, *(["--unit", unit] if unit else [])]
+        expected = layertool.mi("one", labels=labels, unit=unit, clusters=3).rows
+        assert rows_of("mi", "one", *typed) == result_rows.records(expected)
 
 
 def test_result_files_are_joined():
     both = pd.concat([results.read([path]) for path in FILES], ignore_index=True)
-    told = succeeds("compare", *FILES, "-o", "both.csv").stdout
+    succeeds("compare", *FILES, "-o", "both.csv")
     same(results.read(["both.csv"]), both)
-    assert (told.count("mi with phone, phone rows of "), told.count("cca with T0, frame rows")) == (3, 1)
     succeeds("compare", *FILES, FILES[0], "-o", "twice.csv")
     same(results.read(["twice.csv"]), both)
 
@@ -263,16 +207,16 @@ def test_columns_of_one_score_made_in_two_ways_say_which_is_which(tmp_path):
 
 
 def test_results_in_all_formats_are_joined_once():
-    for suffix in results.FORMATS:
+    for suffix in result_rows.FORMATS:
         succeeds("compare", FILES[1], "-q", "-o", f"x{suffix}")
-    assert len(rows_of("compare", *(f"x{suffix}" for suffix in results.FORMATS))) == 14
+    assert len(rows_of("compare", *(f"x{suffix}" for suffix in result_rows.FORMATS))) == 14
 
 
 CHOICES = {
     "--analysis cca": lambda t: t["analysis"] == "cca",
     "--target T0": lambda t: t["target"] == "T0",
-    "--variant adjusted": lambda t: t["variant"].str.startswith("adjusted MI,"),
-    "--variant (nats)": lambda t: t["variant"].str.match(r"(corrected )?MI \(nats\)"),
+    "--metric 'adjusted mi'": lambda t: t["metric"] == "adjusted mi",
+    "--metric mi": lambda t: t["metric"] == "mi",
     "--layers T1-T2": lambda t: t["layer"].isin(["T1", "T2"]),
     "--unit frame --layers C7": lambda t: (t["unit"] == "frame") & (t["layer"] == "C7"),
 }
@@ -283,37 +227,29 @@ def test_results_are_chosen(arguments, keep):
     both = results.read(FILES)
     kept = keep(both)
     assert 0 < kept.sum() < len(both)
-    succeeds("compare", *FILES, *arguments.split(), "-q", "-o", "chosen.parquet")
+    succeeds("compare", *FILES, *shlex.split(arguments), "-q", "-o", "chosen.parquet")
     same(results.read(["chosen.parquet"]), both[kept])
 
 
 def test_stores_are_each_compared_with_the_first():
-    one, *others = (FeatureStore(name) for name in ("one", *CHECKPOINTS[:2]))
-    found = rows_of("compare", "one", *CHECKPOINTS[:2], "--device", "cpu", "--plot", "maps.svg")
-    assert found == records([row for other in others for row in similarity_rows(one, other)])
-    assert all(f"<!-- {name} -->" in Path("maps.svg").read_text() for name in ("one", *CHECKPOINTS[:2]))
+    others = CHECKPOINTS[:2]
+    expected = pd.concat([layertool.cka("one", other, device="cpu").rows for other in others], ignore_index=True)
+    assert rows_of("compare", "one", *others, "--device", "cpu") == result_rows.records(expected)
 
 
 @pytest.mark.parametrize("arguments", [["--same-layer"], ["--x", "step"]])
 def test_layers_of_the_same_name(arguments):
     one = FeatureStore("one")
-    found = rows_of("compare", "one", *CHECKPOINTS, "--unit", "phone", "--device", "cpu", *arguments, "--plot", "x.svg")
+    found = rows_of("compare", "one", *CHECKPOINTS, "--unit", "phone", "--device", "cpu", *arguments)
     expected = [(name, int(name[-4:]), layer) for name in CHECKPOINTS for layer in one.layers]
     assert [(row["store"], row["step"], row["layer"]) for row in found] == expected
     assert {row["target"] for row in found} == {"the same layer of one"}
     for row in found:
-        (alone,) = similarity_rows(FeatureStore(row["store"]), one, "phone", row["layer"], row["layer"])
-        assert (row["value"], row["ci_low"], row["n"]) == (alone.value, alone.ci_low, alone.n)
-    assert ("<!-- step -->" in Path("x.svg").read_text()) == ("step" in arguments)
+        how = {"layers": row["layer"], "unit": "phone", "device": "cpu"}
+        alone = layertool.cka(row["store"], one, **how).rows.iloc[0]
+        assert (row["value"], row["ci_low"], row["n"]) == (alone["value"], alone["ci_low"], alone["n"])
     fewer = rows_of("compare", "one", *CHECKPOINTS, "--unit", "phone", "--device", "cpu", *arguments, "--layers", "T1")
     assert fewer == [row for row in found if row["layer"] == "T1"]
-
-
-def test_a_series_of_results():
-    found = rows_of("compare", FILES[0], "--x", "step", "--variant", "adjusted", "--plot", "x.svg")
-    assert [row["step"] for row in found] == [1000, 1000, 2000, 2000, 4000, 4000]
-    drawn = Path("x.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("step", "T0", "T1", "chance"))
 
 
 SHORT = {"CCA": "cca one --with phone --n-folds 6", "CKA": "cka one", "MI": "mi one --labels phone"}
@@ -337,7 +273,7 @@ CCA --layers T9 | 'T9' is no layer of one | it has C7, T0-T2
 CKA --layers T0-T9 | 'T0-T9' is no layer of one | it has C7, T0-T2
 cka one checkpoint-1000 --other-layers T9 | 'T9' is no layer of checkpoint-1000 | it has C7, T0-T2
 CCA --variant pwca | 'pwca' | pwcca, pwcca-x, pwcca-y, mean, mean-square, svcca, legacy
-CCA --variant "" | variant | pwcca
+CCA --variant "" | --variant names nothing
 cca one --with phones | 'phones' | mel, fbank | C7 to T2 | phone, word, embedding:FILE | another store
 cca one --with checkpoint-1000:T9 | checkpoint-1000 has no layer 'T9' | C7, T0, T1, T2
 cca short --with T0 --unit word | short has no word rows (it has frame) | --units word,frame
@@ -357,7 +293,7 @@ CCA --where speaker=s9 | no phone row has speaker=s9 | s0, s1, s2, s3
 CCA --eps small | 'small' | 1e-8,1e-6
 CCA --eps 1e-6,0 | eps has to be positive | --eps 1e-8,1e-6
 CCA --eps nan | eps | --eps 1e-8,1e-6
-CCA --share 1.5 | share | at 1.5: | --share 0.99
+CCA --share 1.5 | --share | 1.5 is not in the range
 cca one --with embedding:cover.txt | 1 of 5 words | embedding:cover.txt (not: w1, w2 | --min-coverage 0.
 cka one --unit utterance --where utterance=u0 --measure rsa | needs at least 3 rows, not 1 | take more rows
 cka one --unit utterance --where utterance=u0 | needs at least 4 rows, not 1 | take more rows
@@ -373,9 +309,16 @@ FILES broken.json | broken.json
 FILES broken.parquet | broken.parquet
 FILES --analysis cca --x model --plot x.svg | 'model' | step
 FILES --analysis cca --x step --plot x.svg | no result has a step
-FILES --where speaker=s1 | --where | --analysis, --target, --variant
+FILES --where speaker=s1 | --where | --analysis, --target, --metric
+FILES --same-layer | --same-layer does nothing for result files
+COMPARE --metric mi | --metric does nothing for stores
+COMPARE --same-layer --other-layers T0 | --same-layer and --other-layers exclude each other
+COMPARE --reference one | --x parameters
+COMPARE --x parameters | --x parameters is for result files
+cka one checkpoint-1000 checkpoint-2000 | unexpected extra argument
+FILES --variant adjusted | 'layertool compare' has no --variant any more | --metric NAME
 FILES --analysis cka | the analysis 'cka' | mi, cca
-FILES --variant nothing | 'nothing' | adjusted MI
+FILES --metric nothing | no result has the metric 'nothing' | adjusted mi, corrected mi
 FILES --x stepp | stepp | step"""
 CASES = [(code, line) for code, text in ((DATA, BROKEN), (USAGE, REFUSED)) for line in text.strip().splitlines()]
 
@@ -385,16 +328,6 @@ def test_what_is_refused(code, line):
     typed, *says = line.split(" | ")
     first, *rest = shlex.split(typed)
     fails(code, [*SHORT.get(first, first).split(), *rest], *says)
-
-
-@pytest.mark.parametrize("options", [["-o", "x.xlsx"], ["-o", "x"], ["--plot", "x.jpg"], ["--plot", "one"]])
-@pytest.mark.parametrize("command", [*([name, *PLAIN[name]] for name in PLAIN), ["compare", *FILES]])
-def test_formats_are_refused_before_any_work(monkeypatch, command, options):
-    works = [(correlation, "cca_rows"), (similarity, "similarity_rows"), (information, "mi_rows"), (results, "read")]
-    for module, function in works:
-        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("it began to work"))
-    known = ".csv, .parquet, .json" if options[0] == "-o" else ".png, .pdf, .svg"
-    fails(USAGE, [*command, *options], options[1], known)
 
 
 def test_remedies_work():

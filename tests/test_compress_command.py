@@ -55,7 +55,7 @@ def test_every_option_reaches_the_function(folder, model, tmp_path, monkeypatch)
         "--mask-prob", "0.6", "--mask-length", "7", "--min-masks", "1", "--max-seconds", "3.5", "--min-frames", "9", "--statistics", "360",
         "--accumulation", "5", "--seed", "6", "--device", "cpu", "--dtype", "bfloat16", "--overwrite",
     )  # fmt: skip
-    assert (name, out, store, device, overwrite) == (str(model / "melhubert"), tmp_path / "o", None, "cpu", True)
+    assert (str(name), out, store, device, overwrite) == (str(model / "melhubert"), tmp_path / "o", None, "cpu", True)
     assert len(corpus.utterances) == 4
     assert (pruning.kind, pruning.plan.steps, pruning.plan.amounts) == ("heads", (3, 5), (1, 1))
     assert (pruning.total_steps, pruning.trains, pruning.score, pruning.by) == (9, True, "data", "whole")

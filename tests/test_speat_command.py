@@ -1,4 +1,4 @@
-"""speat: it prints, writes and draws what speat_rows returns; bad input gets one sentence."""
+"""speat: what is typed is what ``layertool.speat`` is asked; its table and figures; bad input gets one sentence."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ import pandas as pd
 import pytest
 import safetensors.torch
 from commands import run
-from layertool.feed import bias
 
 import layertool
-from layertool import FeatureStore, results
-from layertool.layerwise.rows import parse_where
-from layertool.layerwise.speat import Options, parse_groups, speat_rows
+from layertool import result_rows
+from layertool.comparison import with_sizes
 from layertool.result_rows import PARAMETERS
 
 USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28
@@ -41,15 +39,13 @@ def rows_of(*arguments) -> list[dict]:
     return json.loads(succeeds(*arguments, "--json", "-q").stdout, parse_constant=pytest.fail)
 
 
-def in_python(stores, targets=("gender=female:male",), unit=None, layers="all", sizes=False, **options):
-    options = Options(**{"n_permutations": 2000, "n_resamples": 300, **options})
-    groups = [parse_groups(text) for text in targets]
-    opened = [FeatureStore(name) for name in stores]
-    return speat_rows(opened, groups, [parse_groups(VALENCE)], unit, layers, options, with_sizes=sizes)
+def in_python(stores, targets=("gender=female:male",), **options) -> pd.DataFrame:
+    options = {"permutations": 2000, "resamples": 300, **options}
+    return layertool.speat(stores, target=targets, attribute=VALENCE, **options).rows
 
 
-def records(found) -> list[dict]:
-    return results.records(results.table(found))
+def records(found: pd.DataFrame) -> list[dict]:
+    return result_rows.records(found)
 
 
 def table_of(k):
@@ -146,23 +142,24 @@ def printed(p: float) -> str:
 def test_the_table():
     """d, interval, p and stars of every model and category, then each layer."""
     targets = ("gender=female:male", "age=young:old")
-    found = results.table(in_python([*CHECKPOINTS, "mfcc"], targets))
+    found = in_python([*CHECKPOINTS, "mfcc"], targets)
     asked = [part for text in targets for part in ("--target", text)]
     told = succeeds(*CHECKPOINTS, "mfcc", *asked, "--attribute", VALENCE, *FEW)
     assert told.stdout == succeeds(*CHECKPOINTS, "mfcc", *asked, "--attribute", VALENCE, *FEW).stdout
     assert told.stderr == ""
     for model in (*CHECKPOINTS, "mfcc"):
-        together = found[(found["store"] == model) & found["variant"].str.contains(", mean over layers ")]
+        together = found[(found["store"] == model) & (found["layer"].str.contains("-") | (model == "mfcc"))]
+        together = together.drop_duplicates(["target", "metric"])
         for target, (d, low, high, p, stars) in zip(targets, cells(told.stdout, model), strict=True):
             mine = together[together["target"] == f"{target}, {VALENCE}"]
-            value = dict(zip(mine["variant"].str.split(",").str[0], mine["value"], strict=True))
+            value = dict(zip(mine["metric"], mine["value"], strict=True))
             row = mine.iloc[0]
             assert [d, low, high] == [f"{v:.2f}" for v in (row["value"], row["ci_low"], row["ci_high"])]
             assert p == printed(value["p"])
-            below = [value[name] < 0.05 for name in ("p", "p (Benjamini-Hochberg)", "p (Bonferroni)")]
+            below = [value[name] < 0.05 for name in ("p", "p benjamini-hochberg", "p bonferroni")]
             assert len(stars) == sum(below)
     assert all(name in told.stdout for name in (*targets, VALENCE, "6 tests together", "2000 relabellings"))
-    alone = found[found["variant"].str.startswith("SpEAT d, one layer") & (found["store"] == CHECKPOINTS[1])]
+    alone = found[(found["metric"] == "d") & ~found["layer"].str.contains("-") & (found["store"] == CHECKPOINTS[1])]
     for _, row in alone.iterrows():
         line = next(
             lines
@@ -179,9 +176,9 @@ def test_stars():
     targets = ["gender=female:male", "age=young:old", *(f"t{j}=x:y" for j in range(6))]
     asked = ["--resample", "none", "--aggregate", "mean", "--attribute", VALENCE, "--permutations", 3000]
     told = succeeds("mfcc", *(part for text in targets for part in ("--target", text)), *asked)
-    found = results.table(in_python(["mfcc"], targets, aggregate=("mean",), resample="none", n_permutations=3000))
-    p = {name: found[found["variant"].str.startswith(f"{name},")]["value"].to_numpy() for name in
-         ("p", "p (Benjamini-Hochberg)", "p (Bonferroni)")}  # fmt: skip
+    found = in_python(["mfcc"], targets, aggregate=("mean",), resample="none", permutations=3000)
+    p = {name: found[found["metric"] == name]["value"].to_numpy() for name in
+         ("p", "p benjamini-hochberg", "p bonferroni")}  # fmt: skip
     expected = sum((values < 0.05).astype(int) for values in p.values())
     assert set(expected) == {0, 1, 2, 3}, p
     assert [len(cell[-1]) for cell in cells(told.stdout, "mfcc")] == list(expected)
@@ -204,7 +201,7 @@ def test_stores_of_one_model_are_told_apart(made, here):
 def test_a_test_that_is_asked_twice_is_one_of_the_family(twice):
     once = rows_of("mel", "mfcc", *GENDER, "--aggregate", "mean")
     found = rows_of("mel", "mfcc", *twice, *GENDER, "--aggregate", "mean")
-    assert {row["variant"]: row["value"] for row in found} == {row["variant"]: row["value"] for row in once}
+    assert found == once
 
 
 # fmt: off
@@ -213,14 +210,14 @@ OPTIONS = [
     ("--aggregate normalized-mean,speat-compat,last", {"aggregate": ("normalized-mean", "speat-compat", "last")}),
     ("--alternative less", {"alternative": "less"}),
     ("--alternative two-sided", {"alternative": "two-sided"}),
-    ("--permutations 77", {"n_permutations": 77}),
-    ("--resamples 150", {"n_resamples": 150}),
+    ("--permutations 77", {"permutations": 77}),
+    ("--resamples 150", {"resamples": 150}),
     ("--resample all", {"resample": "all"}),
     ("--resample none", {"resample": "none"}),
     ("--strata sex", {"strata": "sex"}),
     ("--pairs pair", {"pairs": "pair"}),
     ("--layers T1-T2", {"layers": "T1-T2"}),
-    ("--where utterance!=u5 --where sex=f", {"where": parse_where(["utterance!=u5", "sex=f"])}),
+    ("--where utterance!=u5 --where sex=f", {"where": ["utterance!=u5", "sex=f"]}),
     ("--seed 3", {"seed": 3}),
 ]
 # fmt: on
@@ -234,24 +231,6 @@ def test_options(typed, options):
 
 
 # --- files and figures ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("suffix", "figure"), list(zip(results.FORMATS, FIGURES, strict=True)))
-def test_written_results_and_figures(suffix, figure):
-    out, drawn = f"new/x{suffix}", Path(f"figures/x{figure}")
-    told = succeeds(CHECKPOINTS[0], "mel", *GENDER, "-o", out, "--plot", drawn).stderr
-    expected = results.table(in_python([CHECKPOINTS[0], "mel"]))
-    assert f"{len(expected)} rows in {out}" in told
-    assert f"figure in {drawn}" in told
-    assert drawn.read_bytes().startswith(FIGURES[figure])
-    pd.testing.assert_frame_equal(results.read([out]), expected, check_dtype=False, check_exact=True)
-
-
-def test_json_alone_on_stdout():
-    loud = succeeds(CHECKPOINTS[0], *GENDER, "--json", "-o", "x.csv", "--plot", "x.svg")
-    assert json.loads(loud.stdout) == records(in_python([CHECKPOINTS[0]]))
-    quiet = succeeds(CHECKPOINTS[0], *GENDER, "--json", "-o", "y.csv", "-q")
-    assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
 
 
 def texts(path="x.svg") -> str:
@@ -285,21 +264,27 @@ def test_over_training_steps():
     assert any("1000" in line or "1k" in line for line in lines)
 
 
-def test_over_parameters_removed():
-    """The reference is a dashed line, and is a model of the table; it may be named among the stores, too."""
-    asked = [*PRUNED, *GENDER, "--x", "parameters", "--reference", "base"]
-    succeeds(*asked, "--plot", "x.svg")
-    assert {"parameters removed", "SpEAT d", "unpruned", "weights", "heads"} <= set(texts().splitlines())
-    assert is_dashed()
-    found = rows_of(*asked)
-    assert found == records(in_python(["base", *PRUNED], sizes=True)) == rows_of("base", *asked)
-    sizes = {row["store"]: row["value"] for row in found if row["variant"] == PARAMETERS}
+REMOVED = [*PRUNED, *GENDER, "--x", "parameters", "--reference", "base"]
+
+
+def test_rows_over_parameters_removed():
+    """The reference is a model of the table; it may be named among the stores, too."""
+    found = rows_of(*REMOVED)
+    assert found == records(with_sizes(in_python(["base", *PRUNED]))) == rows_of("base", *REMOVED)
+    sizes = {row["store"]: row["value"] for row in found if row["metric"] == PARAMETERS}
     removed = {name: sizes["base"] - sizes[name] for name in PRUNED}
     assert 0 < removed["weights/p20"] < removed["heads/p30"] < removed["weights/p50"]
     assert list(sizes) == ["base", *PRUNED]
-    succeeds(*PRUNED[:2], *asked[3:], "--plot", "y.svg")
+
+
+def test_the_figure_over_parameters_removed():
+    """The reference is a dashed line."""
+    succeeds(*REMOVED, "--plot", "x.svg")
+    assert {"parameters removed", "SpEAT d", "unpruned", "weights", "heads"} <= set(texts().splitlines())
+    assert is_dashed()
+    succeeds(*PRUNED[:2], *REMOVED[3:], "--plot", "y.svg")
     assert {"compressed", "unpruned"} <= set(texts("y.svg").splitlines())
-    assert cells(succeeds(*asked).stdout, "p20")
+    assert cells(succeeds(*REMOVED).stdout, "p20")
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------
@@ -308,8 +293,6 @@ BROKEN = """
 nowhere GENDER | nowhere is not a feature store (it does not exist)
 base empty GENDER | empty is not a feature store
 base GENDER --x parameters --reference nowhere | nowhere is not a feature store
-mfcc GENDER -o x.txt/x.csv | x.txt | check the path
-mfcc GENDER --plot x.txt/x.svg | x.txt | check the path
 """
 REFUSED = """
 mfcc --target gender=woman:male VALENCE | gender=woman | female, male
@@ -327,7 +310,7 @@ mfcc --target who=@x.txt:@y.txt VALENCE | no utterance 'u99' | 'x'
 mfcc --target who=@no.txt:@y.txt VALENCE | no.txt does not exist | one id on each line
 mfcc --target who=@binary.txt:@y.txt VALENCE | binary.txt
 mfcc --target who=@empty:@y.txt VALENCE | empty
-mfcc GENDER --aggregate mode | 'mode' is no aggregation | normalized-mean
+mfcc GENDER --aggregate mode | 'mode' | --aggregate | normalized-mean
 mfcc GENDER --alternative more | 'more'
 mfcc GENDER --permutations 0 | permutations
 mfcc GENDER --resamples 5 | resamples
@@ -337,11 +320,8 @@ mfcc GENDER --pairs sex | more than once
 mfcc GENDER --strata sx | no column 'sx'
 mfcc GENDER --where sex=x | sex=x | f, m
 noise GENDER | noise | numerical noise | --cmvn
-base GENDER --x parameters | --reference
 base GENDER --reference weights/p20 | --x parameters
 base GENDER --x size | 'size'
-mfcc GENDER -o x.xlsx | x.xlsx | .csv, .parquet, .json
-mfcc GENDER --plot x.bmp | x.bmp | .png, .pdf, .svg
 PLOT checkpoint-1000 GENDER --x step | step 1000 | two or more
 PLOT mfcc checkpoint-1000 GENDER --x step | mfcc has no step
 PLOT checkpoint-1000 checkpoint-2000 GENDER --x step --aggregate each | --aggregate mean
@@ -366,14 +346,6 @@ def test_what_is_refused(code, line):
     assert result.stderr.count("Error: ") == 1
     assert all(text in last for text in says), last
     assert not Path("x.svg").exists()
-
-
-@pytest.mark.parametrize(
-    "options", [["-o", "x.xlsx"], ["--plot", "x.jpg"], ["--aggregate", "mode"], ["--x", "parameters"]]
-)
-def test_refused_before_any_work(monkeypatch, options):
-    monkeypatch.setattr(bias, "speat_rows", lambda *_, **__: pytest.fail("it began to work"))
-    assert run("speat", "mfcc", *GENDER, *options).exit_code == USAGE
 
 
 def test_two_lists_of_one_name_are_refused(here):

@@ -29,9 +29,9 @@ Progress = Callable[[float, float], object]
 class Measure(Protocol):
     """A similarity of two views that their products decide.
 
-    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``. ``own``: what it makes of a
-    view's products with itself, of ``whole`` or of a part of its rows. ``directions``: how many two views are compared in,
-    0 where there are none.
+    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``. ``own``: what it makes
+    of a view's products with itself, of ``whole`` or of a part of its rows. ``directions``: how many two views are
+    compared in, 0 where there are none.
     """
 
     @property
@@ -53,7 +53,7 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """Similarities (layers x, layers y), their 95 % intervals (NaN without groups), chance levels and directions (0: none)."""
+    """Similarities (layers x, layers y), 95 % intervals (NaN without groups), chance levels, directions (0: none)."""
 
     value: np.ndarray
     low: np.ndarray
@@ -111,9 +111,9 @@ def fill(
     ``blocks_of(side, layer)``, with side "x", "y" or (for measures that need it) "control", yields the rows of a
     layer in blocks (b, d). It is called afresh for every pass, and gives the same rows in blocks of the
     same lengths for all layers. Without ``layers_y`` the layers of side x are compared among themselves: a
-    symmetric matrix. ``groups`` (n,): numbers from 0 on; the interval is a jackknife that leaves out one group at a time.
-    ``rows``: fill only these rows of the matrix (of a symmetric one, from the diagonal on, and its mirror image); ``joined``
-    puts parts together.
+    symmetric matrix. ``groups`` (n,): numbers from 0 on; the interval is a jackknife that leaves out one group at a
+    time. ``rows``: fill only these rows of the matrix (of a symmetric one, from the diagonal on, and its mirror image);
+    ``joined`` puts parts together.
 
     Each layer is read once for its mean and once for its own products; then as many rows of the matrix as
     have products within ``max_bytes`` (one row at least) are filled in one reading. UsageError for rows or blocks that
@@ -184,7 +184,7 @@ def fill(
 def _cells(
     layers_x: Sequence[Any], layers_y: Sequence[Any] | None, rows: Sequence[int] | None
 ) -> tuple[list[View], list[View], list[tuple[int, int]]]:
-    """The views of both sides, and which cells of the matrix are computed: of a symmetric one those from the diagonal on."""
+    """The views of both sides, and which cells are computed: of a symmetric matrix those from the diagonal on."""
     xs = [("x", layer) for layer in layers_x]
     ys = xs if layers_y is None else [("y", layer) for layer in layers_y]
     if not xs or not ys:

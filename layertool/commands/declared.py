@@ -52,7 +52,7 @@ def click_option(one: Option, usual: str | None = None) -> click.Option:
         is_flag=is_flag,
         multiple=one.many,
         required=one.default is MISSING,
-        default=None if one.many else default,
+        **({} if one.many or default is None else {"default": default}),  # click takes None for a value
         metavar=one.about["metavar"],
         show_default=not usual and default is not None and default is not False,
         help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),

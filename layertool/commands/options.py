@@ -16,19 +16,25 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
+ONLY_READ = "layertool: only read"  # in the meta of a context whose command is read, but does not run
+
+
 class ModelText(click.ParamType):
-    """What is typed for MODEL, as a ``layertool.Model``; ``series``: with a pattern in it many, each with a name for its store."""
+    """What is typed for MODEL, as a ``layertool.Model``.
+
+    ``series``: with a pattern in it many, each with a name for its store.
+    """
 
     name = "model"
 
     def __init__(self, series: bool = False):
         self.series = series
 
-    def convert(self, value, _param, _ctx):
+    def convert(self, value, _param, ctx):
+        if not isinstance(value, str) or (ctx and ctx.meta.get(ONLY_READ)):
+            return value
         from layertool.models.open import Model
 
-        if not isinstance(value, str):
-            return value
         return Model.series(value) if self.series else Model.open(value)
 
 

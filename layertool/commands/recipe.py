@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, names, quiet_option
+from layertool.commands.options import HELP, ONLY_READ, names, quiet_option
 from layertool.errors import UsageError
 
 RECIPES = ("pasad2021", "lin2024", "cuervo2024")
@@ -19,6 +19,7 @@ def parse(words: Sequence[str]) -> tuple[click.Command, click.Context]:
 
     command: click.Command = cli
     context = click.Context(cli, info_name="layertool")
+    context.meta[ONLY_READ] = True  # what other steps make is not there yet
     rest = list(words)
     while isinstance(command, click.Group):
         name, found, rest = command.resolve_command(context, rest)

@@ -15,8 +15,9 @@ from layertool.extractors.masking import TimeMask
 from layertool.geometry import Window
 from layertool.layers import summary
 from layertool.models.checkpoints import refuse_lacking
+from layertool.models.families import Layer
 from layertool.models.hooks import Emit
-from layertool.models.open import Layer, Model
+from layertool.models.open import Model
 from layertool.waveforms import Moments, standardised
 
 

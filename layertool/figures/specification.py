@@ -151,7 +151,7 @@ def specifications(
     for analysis, part in outline.tidy(rows, names).groupby("analysis", sort=False):
         title = title_of(str(analysis))
         for kind, own in outline.kinds(part, x):
-            figures += list(_figures(kind, own, title, x, reference, part))
+            figures += list(figures_of(kind, own, title, x, reference, part))
     if not figures:
         raise UsageError("there are no results to draw: check the files and what was asked of them")
     return figures
@@ -165,9 +165,10 @@ def title_of(analysis: str) -> str:
     return analysis[:1].upper() + analysis[1:]
 
 
-def _figures(
+def figures_of(
     kind: str, rows: pd.DataFrame, title: str, x: str, reference: str | Path | None, part: pd.DataFrame
 ) -> Iterator[Figure]:
+    """The figures of one kind of rows; ``part``: all rows of their analysis. Raises UsageError as ``specifications``."""
     over = f"{title} over {OVER[x]}"
     if kind == "maps":
         yield from _maps(rows, title)
@@ -289,7 +290,10 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
                 series.append(_curve(mark, across, wide, wide["layer"], "level"))
                 continue
             points = points.loc[_order(points, axis)]
-            hollow = [(row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name) for row in points.itertuples()]
+            hollow = [
+                (row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name)
+                for row in points.itertuples()
+            ]
             one = _curve(mark, where[points.index], points, points["layer"])
             series.append(Series(one.kind, mark, one.x, one.y, points, one.names, hollow))
         series = [*_chances(series, limits, across), *series]

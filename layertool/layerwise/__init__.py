@@ -37,7 +37,7 @@ def declared(command: str) -> Any:
 
 
 @cache
-def of_rows(analysis: str) -> type | None:
+def of_rows(analysis: str) -> Any:
     """The declaration that makes the rows of an analysis; None for one that nobody declared.
 
     What has run is looked at first: the others need not be imported then.

@@ -136,7 +136,8 @@ def _eps(given: Any) -> str | tuple[float, ...]:
     try:
         eps = tuple(map(float, parts))
     except (TypeError, ValueError):
-        raise UsageError(f"--eps takes numbers separated by commas, or 'published', not '{given}'") from None
+        asked = ",".join(map(str, parts))
+        raise UsageError(f"--eps takes 'published' or numbers, e.g. --eps 1e-8,1e-6, not '{asked}'") from None
     if not eps or not all(0 < one < np.inf for one in eps):
         raise UsageError("eps has to be positive: type e.g. --eps 1e-8,1e-6")
     return eps

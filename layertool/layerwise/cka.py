@@ -40,7 +40,7 @@ Views = Mapping[tuple[str, str], LayerView]  # by side and layer
 
 @dataclass(frozen=True)
 class Sides:
-    """The layers of both sides, None for those of one store among themselves; the same rows of each, and their groups (n,)."""
+    """Layers of both sides (``ys`` None: of one store among themselves), the same rows of each, their groups (n,)."""
 
     xs: list[str]
     ys: list[str] | None
@@ -98,7 +98,8 @@ class CKA(Drawn, Analysis):
     )
     sample: Literal["published", "all"] = option(
         "published",
-        "Rows to draw: published, 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words; or all.",
+        "Rows to draw: published, 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words; "
+        "or all.",
     )
     device: str = option("auto", "Where products are computed: auto, cpu or cuda:N.", decides=False)
     unit: str | None = unit_option("frame")
@@ -152,7 +153,8 @@ class CKA(Drawn, Analysis):
         """
         if len(stores) > 2:
             raise UsageError(
-                f"cka compares a store with itself or with one other, not {len(stores)}: 'layertool compare' takes more of them"
+                f"cka compares a store with itself or with one other, not {len(stores)}: 'layertool compare' takes "
+                "more of them"
             )
         store, other = stores[0], stores[-1]
         unit = self.unit_of(store)
@@ -226,7 +228,7 @@ class CKA(Drawn, Analysis):
         return folds.by_utterance(codes, lengths, n_groups, self.seed)[which]
 
     def _matrix(self, sides: Sides, watch: Watch) -> matrix.Matrix:
-        """All at once, as each layer is read once then; in as many parts as there are workers, where somebody asked for them."""
+        """All at once, as each layer is read once then; in as many parts as workers, where somebody asked for them."""
         n_parts = len(sides.xs) if current() else min(watch.at_once or 1, len(sides.xs))
         parts = [(sides, range(k, len(sides.xs), n_parts)) for k in range(n_parts)]
         progress = watch.progress if n_parts == 1 and not current() else None

@@ -35,12 +35,13 @@ class Tokens(Problem):
 class Discrimination(Drawn, Analysis):
     """The same word, or another? Average precision over pairs of tokens.
 
-    \b
     All pairs of word tokens, nearest first; chance is the share of pairs that are of one word.
+
+    \b
     Examples:
       layertool probe discrimination w2v2 mel --plot words.pdf
-      layertool probe discrimination w2v2 --distance dtw --cross-speaker -o words.csv
-      layertool probe discrimination w2v2 --min-characters 3 --min-seconds 0.2 --per-label 20
+      layertool probe discrimination w2v2 --cross-speaker -o words.csv
+      layertool probe discrimination w2v2 --distance dtw --min-seconds 0.2
     """
 
     distance: Literal["cosine", "dtw"] = option(

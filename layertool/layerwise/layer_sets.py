@@ -23,7 +23,7 @@ ONE_LAYER = ("each", "last")  # nothing is put together
 
 @dataclass(frozen=True)
 class LayerSet:
-    """One embedding made of ``layers``, as often as each stands there; ``name`` and ``index``: the layer of result rows."""
+    """One embedding of ``layers``, as often as each stands there; ``name``, ``index``: the layer of result rows."""
 
     aggregation: str
     name: str
@@ -48,7 +48,7 @@ class LayerSet:
 
 
 def layer_sets(store: FeatureStore, names: Sequence[str], aggregation: str) -> list[LayerSet]:
-    """The sets that an aggregation makes of layers, given in network order: ``each`` one for every layer, others one in all.
+    """The sets that an aggregation makes of layers in network order: ``each`` one for every layer, others one in all.
 
     UsageError for layers of different widths where they are added or compared.
     """
@@ -84,14 +84,14 @@ def default_layers(store: FeatureStore, unit: str, asked: str) -> list[str]:
     missing = [layer for layer in whole if layer not in blocks]
     if missing:
         raise UsageError(
-            f"{store.path} lacks {layer_names.summary(missing)} of {whole[0]} to {whole[-1]}, so a mean over layers would not be that "
-            f"of all: extract them, or say --layers {','.join(blocks)}"
+            f"{store.path} lacks {layer_names.summary(missing)} of {whole[0]} to {whole[-1]}, so a mean over layers "
+            f"would not be that of all: extract them, or say --layers {','.join(blocks)}"
         )
     return blocks
 
 
 def network_blocks(store: FeatureStore) -> list[str]:
-    """T0 to TL of the network, whichever the store holds; stores of older versions do not say L: the highest there is."""
+    """T0 to TL of the network, whichever the store holds; older stores do not say L: the highest there is."""
     known = layer_names.blocks(store.about.get("network_layers", []))
     highest = max((int(layer[1:]) for layer in layer_names.blocks(store.layers)), default=-1)
     return known or [f"T{k}" for k in range(highest + 1)]
@@ -106,7 +106,8 @@ def _original(names: list[str], store: FeatureStore) -> list[str]:
         )
     if whole and names != whole:
         raise UsageError(
-            f"speat-compat stands for {whole[0]} to {whole[-1]} of {family}, not for {layer_names.summary(names)}: leave out --layers"
+            f"speat-compat stands for {whole[0]} to {whole[-1]} of {family}, not for {layer_names.summary(names)}: "
+            "leave out --layers"
         )
     if family == "HuBERT":
         return [names[-1], *names[1:]]

@@ -111,32 +111,22 @@ class Lexical(Reading, AnyAnalysis):
     def of_models(self, task: Task, models: Sequence[str], watch: Watch) -> list[Result]:
         """Rows of each model. Models whose folders have one name are named by their paths."""
         alike = len({Path(model).name for model in models}) < len(models)
-        return [row for model in models for row in self.of_model(task, model, alike, watch)]
-
-    def of_model(self, task: Task, model: str, alike: bool, watch: Watch) -> list[Result]:
-        """Rows of one model; ``alike``: it is named by its path."""
-        listener = self.listener(task, model, alike, watch)
-        scorer = listener.scorer
-        layers = self.layers_of(scorer, model)
-        n_learned = self._learned(task, model, scorer)
-        heard = listener.listen(task.stimuli, layers, watch, partial(self.listener, task, model, alike))
-        name = model_name(scorer.provenance)
-        self._tell_of_search(name, listener, [one for outcomes in heard.values() for one in outcomes])
-        store = listener.states.store if listener.states else None
-        kept = store.configuration["store_dtype"] if store else "float32"
-        settings = {
-            "states": None if kept == "float32" else kept,
-            "learned": f"{n_learned} of the stimuli" if n_learned else None,
-        }
         search = {"lexicon": f"{len(task.words)} words of {task.lexicon}", "most_prefixes": self.searched}
-        facts = {"revision": _revision(scorer.provenance), "step": step_of(scorer.provenance)}
-        facts["store"] = str(store.path) if store else None
         rows = []
-        for layer, outcomes in heard.items():
-            for table in self.tables:
-                watch.tables.setdefault(table, []).extend(line for one in outcomes for line in self.lines(name, one))
-            of = {"layer": layer, "layer_index": scorer.layers.index(layer), **facts}
-            rows += self.rows(task, name, outcomes, settings, search, **of)
+        for model in models:
+            listener = self.listener(task, model, alike, watch)
+            scorer = listener.scorer
+            settings = {"states": listener.precision, "learned": self._learned(task, model, scorer)}
+            name = model_name(scorer.provenance)
+            facts = {"revision": _revision(scorer.provenance), "step": step_of(scorer.provenance)}
+            heard = listener.listen(task.stimuli, self.layers_of(scorer, model), watch)
+            self._tell_of_search(name, listener, heard)
+            for layer, outcomes in heard.items():
+                for table in self.tables:
+                    lines = (line for one in outcomes for line in self.lines(name, one))
+                    watch.tables.setdefault(table, []).extend(lines)
+                of = {"layer": layer, "layer_index": scorer.layers.index(layer), "store": listener.source, **facts}
+                rows += self.rows(task, name, outcomes, {**settings, **self.of_layer(layer)}, search, **of)
         return rows
 
     def rows(
@@ -153,6 +143,10 @@ class Lexical(Reading, AnyAnalysis):
         facts = {"model": model, "corpus": task.corpus.name, "unit": "utterance", **facts}
         found = scores(outcomes, len(task.vocabulary), search, self.seed, self.items)
         return [self.result(score, settings, **facts, target=score.target) for score in found]
+
+    def of_layer(self, layer: str) -> dict[str, Any]:
+        """Settings of the rows of one layer."""
+        return {}
 
     def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """The lines of the table beside the rows that a stimulus gives."""
@@ -176,7 +170,8 @@ class Lexical(Reading, AnyAnalysis):
             needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
             states = States(self._kept(self.states, task, model, needed, watch or Watch()), scorer, task.corpus, needed)
         lexicon = scorer.lexicon(task.words) if self.searched else None
-        return Listener(scorer, task.corpus, lexicon, states, self.searched)
+        again = partial(self.listener, task, model, alike)
+        return Listener(scorer, task.corpus, lexicon, states, self.searched, opened=again)
 
     def _kept(self, path: Path, task: Task, model: str, layers: Sequence[str], watch: Watch) -> FeatureStore:
         """The store of the encoder's states, which is made, or made whole, where it is not."""
@@ -199,31 +194,32 @@ class Lexical(Reading, AnyAnalysis):
         )
 
     @staticmethod
-    def _learned(task: Task, model: str, scorer: WhisperScorer) -> int:
+    def _learned(task: Task, model: str, scorer: WhisperScorer) -> str | None:
         """How many of the stimuli a fine-tuned model was trained on: told, as is another way of reading words."""
         record = Path(model) / "finetune.json"
         if not record.is_file() or scorer.provenance.get("random_init") is not None:  # drawn anew
-            return 0
+            return None
         known = read_json(record, "the record of a fine-tuning")
         learned = (known.get("recipe") or {}).get("variant")
         if learned and learned != asdict(scorer.variant):
             tell(f"{model} learned in another variant than it is scored in ({learned}): see docs/lexical.md")
         trained = set((known.get("split") or {}).get("train", ()))
         n = sum(one.utterance in trained for one in task.stimuli)
-        if n:
-            tell(f"{model} was trained on {n} of these {len(task.stimuli)} stimuli: type --split test")
-        return n
+        if not n:
+            return None
+        tell(f"{model} was trained on {n} of these {len(task.stimuli)} stimuli: type --split test")
+        return f"{n} of the stimuli"
 
     @staticmethod
-    def _tell_of_search(name: str, listener: Listener, outcomes: Sequence[Outcome]) -> None:
-        opened = sorted(one.n_opened for one in outcomes if one.n_opened is not None)
+    def _tell_of_search(name: str, listener: Listener, heard: Mapping[str, Sequence[Outcome]]) -> None:
+        opened = sorted(one.n_opened for outcomes in heard.values() for one in outcomes if one.n_opened is not None)
         if listener.lexicon is not None and opened:
             middle, of = opened[len(opened) // 2], listener.lexicon.n_prefixes
             tell(f"{name}: {middle} of {of} prefixes opened for a stimulus (median; at most {opened[-1]})")
 
 
 def _revision(model: Mapping) -> str | None:
-    """The revision of a hub's model; of a local one, as many are called 'tuned', the beginning of its weights' sha256."""
+    """The revision of a hub's model; of a local one, as many are called 'tuned', the first digits of its sha256."""
     return model.get("revision") or (f"sha256:{model['sha256'][:12]}" if model.get("sha256") else None)
 
 

@@ -49,7 +49,7 @@ class LexicalBaselines(Ranked):
         untrained: list[Result] = []
         if self.random_init is None:
             control = replace(self, random_init=self.seed, states=None, most_prefixes=UNTRAINED_PREFIXES)
-            untrained = control.of_model(task, models[0], False, watch)
+            untrained = Ranked.of_models(control, task, models[:1], watch)
         return [*below, *untrained, *super().of_models(task, models, watch), *above]
 
     def predictors(self, task: Task) -> tuple[list[Result], list[Result]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layertool.declared import option
 from layertool.layers import select
@@ -42,3 +42,6 @@ class LexicalLens(Ranked):
 
     def layers_of(self, scorer: WhisperScorer, model: str) -> list[str]:
         return scorer.layers if self.layers == "all" else select(self.layers, scorer.layers, model)
+
+    def of_layer(self, layer: str) -> dict[str, Any]:
+        return {"read_by": "the output layer" if layer.startswith("D") else "the decoder"}

@@ -112,7 +112,10 @@ class States:
 
 @dataclass
 class Listener:
-    """A scorer that goes through stimuli. ``lexicon``: to rank; ``states``: instead of the audio."""
+    """A scorer that goes through stimuli. ``lexicon``: to rank; ``states``: instead of the audio.
+
+    ``opened`` makes one like it in another process: what is sent there is this, not the network.
+    """
 
     scorer: WhisperScorer
     corpus: Corpus
@@ -120,25 +123,35 @@ class Listener:
     states: States | None = None
     most_prefixes: int = MOST_PREFIXES
     at_once: int | None = None
+    opened: Callable[[], Listener] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"opened": self.opened} if self.opened else vars(self)
+
+    @property
+    def precision(self) -> str | None:
+        """What states were kept in, where that is not float32."""
+        kept = self.states.store.configuration["store_dtype"] if self.states else "float32"
+        return None if kept == "float32" else kept
+
+    @property
+    def source(self) -> str | None:
+        """The store that states are taken from."""
+        return str(self.states.store.path) if self.states else None
 
     def listen(
-        self,
-        stimuli: Sequence[Stimulus],
-        layers: Sequence[str],
-        watch: Watch | None = None,
-        opened: Callable[[], Listener] | None = None,
+        self, stimuli: Sequence[Stimulus], layers: Sequence[str], watch: Watch | None = None
     ) -> dict[str, list[Outcome]]:
         """What each of ``layers`` says to each stimulus.
 
-        ``opened`` makes a listener like this one in another process, for an open cluster.
         Raises AudioError for a clip over 30 s: before the work, not in the midst of it.
         """
         check_lengths(self.corpus, stimuli)
         self.scorer.tokenise(list(dict.fromkeys(word.lower() for one in stimuli for word in one.responses)))
         at_once = self.at_once or AT_ONCE[self.scorer.device.type]
-        blocks = [(stimuli[first : first + at_once],) for first in range(0, len(stimuli), at_once)]
+        blocks = [(stimuli[first : first + at_once], layers) for first in range(0, len(stimuli), at_once)]
         watch = (watch or Watch(1)).counting(len(stimuli))
-        parts = watch.each(_Ear(layers, opened or (lambda: self), self), blocks, "a block of stimuli")
+        parts = watch.each(self.hear, blocks, "a block of stimuli")
         return {layer: [one for part in parts for one in part[layer]] for layer in layers}
 
     def hear(self, block: Sequence[Stimulus], layers: Sequence[str]) -> dict[str, list[Outcome]]:
@@ -146,6 +159,8 @@ class Listener:
 
         Encoder layers are read by the whole decoder, decoder layers read the encoder's final layer.
         """
+        if self.opened and "scorer" not in vars(self):  # in another process, once
+            vars(self).update(vars(self.opened()))
         # each layer by the encoder layer that is heard and the decoder layer that is read: "final" is the last of these
         whole = self.scorer.output_layer
         ways = {layer: ("final", layer) if layer.startswith("D") else (layer, whole) for layer in layers}
@@ -177,22 +192,6 @@ class Listener:
             return Outcome.of(stimulus, log_p)
         ranked = self.scorer.rank(reading, self.lexicon, len(stimulus.responses), self.most_prefixes)
         return Outcome.of(stimulus, log_p, ranked.words, exact=ranked.exact, n_opened=ranked.n_opened)
-
-
-@dataclass
-class _Ear:
-    """Hears blocks of stimuli; in another process, by a listener that is opened there once."""
-
-    layers: Sequence[str]
-    opened: Callable[[], Listener]
-    listener: Listener | None
-
-    def __call__(self, block: Sequence[Stimulus]) -> dict[str, list[Outcome]]:
-        self.listener = self.listener or self.opened()
-        return self.listener.hear(block, self.layers)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"listener": None}
 
 
 def check_lengths(corpus: Corpus, stimuli: Sequence[Stimulus]) -> None:

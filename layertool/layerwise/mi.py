@@ -73,12 +73,13 @@ class Scored:
 class MI(Analysis):
     """Mutual information of k-means clusters of every layer with phones, words, or other labels.
 
-    \b
     Clusters are fitted on STORE2, on the rows of --fit-where, or else on one half of the utterances.
+
+    \b
     Examples:
       layertool mi w2v2 --labels phone
       layertool mi dev --labels word --fit-on train --plot words.pdf
-      layertool mi w2v2 --labels phone --fit-where split=train --where split=dev -o mi.csv
+      layertool mi w2v2 --labels phone --fit-where split=train --where split=dev
       layertool mi whisper --labels phone --standardise
     """
 
@@ -132,7 +133,7 @@ class MI(Analysis):
 
     def settings(self) -> dict[str, Any]:
         unit = self.unit or self.usual_unit
-        drawn = {} if self.only_unit else {"sample": None}
+        drawn: dict[str, Any] = {} if self.only_unit else {"sample": None}
         if self.fit_on is None and not self.fit_where:
             drawn["fit_on"] = "half of the utterances"
         return super().settings() | drawn | {"chance": _control_name(unit, self.labels)}

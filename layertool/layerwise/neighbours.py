@@ -40,12 +40,13 @@ class Labelled(Problem):
 class Neighbours(Drawn, Analysis):
     """Which phone, word, speaker, emotion? Nearest neighbours on unseen speech.
 
-    \b
     Cross-validated accuracy, against the most frequent label and the same classifier on permuted labels.
+
+    \b
     Examples:
       layertool probe neighbours w2v2 mel --labels phone --plot phones.pdf
       layertool probe neighbours w2v2 --labels gender --groups speaker
-      layertool probe neighbours w2v2 --labels word --method knn -k 1 --top-labels 50 -o words.csv
+      layertool probe neighbours w2v2 --labels word -k 1 -o words.csv
     """
 
     labels: str = option(help="What to name: phone, word, or a column such as speaker.", metavar="TIER|COLUMN")

@@ -43,13 +43,14 @@ class Heard:
 class Segmentation(Analysis):
     """Word boundaries without training: peaks of change between frames.
 
-    \b
     The grid of distance, smoothing and prominence is tuned on other speech than it is scored on. The store needs
     frames and words (extract --units frame,word).
+
+    \b
     Examples:
       layertool probe segmentation w2v2 mel --plot boundaries.pdf
-      layertool probe segmentation buckeye --tune-on librispeech -o boundaries.csv
-      layertool probe segmentation w2v2 --distance cosine --window 4 --prominence 0.03
+      layertool probe segmentation buckeye --tune-on librispeech -o edges.csv
+      layertool probe segmentation w2v2 --window 4 --prominence 0.03
     """
 
     tune_on: FeatureStore | None = option(

@@ -30,11 +30,12 @@ class Pairs(Problem):
 class Sentences(Analysis):
     """Sentences that people call alike: Spearman's correlation with ratings.
 
-    \b
     A pair's similarity is the mean cosine over all combinations of its speakers (layertool corpus spoken-sts).
+
+    \b
     Examples:
       layertool probe sentences w2v2 whisper --plot sentences.pdf
-      layertool probe sentences w2v2 --across-speakers --resample speakers -o sentences.csv
+      layertool probe sentences w2v2 --across-speakers --resample speakers
     """
 
     across_speakers: bool = option(False, "Never compare a speaker's sentence with one of his own.")

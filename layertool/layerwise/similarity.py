@@ -64,11 +64,13 @@ class Said(Problem):
 class Similarity(Analysis):
     """Words that people call alike: Spearman's correlation with ratings.
 
-    \b
     A word's vector is the mean over its tokens. Below the layers: how well spelling and text embeddings do.
+
+    \b
     Examples:
-      layertool probe similarity w2v2 --benchmark word-benchmarks/word-similarity/monolingual/en
-      layertool probe similarity w2v2 hubert --benchmark men.csv --embeddings glove.txt --plot meaning.pdf
+      layertool probe similarity w2v2 --benchmark word-similarity/monolingual/en
+      layertool probe similarity w2v2 hubert --benchmark men.csv \\
+          --embeddings glove.txt --plot meaning.pdf
     """
 
     benchmark: tuple[probe.Task, ...] = option(

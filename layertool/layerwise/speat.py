@@ -11,7 +11,7 @@ import numpy as np
 
 from layertool.analysis import speat
 from layertool.declared import option
-from layertool.errors import FeatureError, UsageError, tell
+from layertool.errors import FeatureError, RowError, UsageError, tell
 from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
@@ -79,7 +79,7 @@ def groups_of(given: str | Groups | Sequence[str | Groups]) -> tuple[Groups, ...
 
 @dataclass(frozen=True)
 class Prepared:
-    """One test of one store: the rows of X, Y, A and B, what is made of its layers, and the stratum (n,) of each target."""
+    """One test of one store: rows of X, Y, A and B, what is made of its layers, the stratum (n,) of each target."""
 
     store: FeatureStore
     unit: str
@@ -129,15 +129,18 @@ class Outcome:
 class SpEAT(Analysis):
     """Social bias of every layer: is one group nearer to pleasant speech than another (SpEAT)?
 
-    \b
     d > 0: X is nearer to A; 0.2 is small, 0.5 medium, 0.8 large. One store holds targets and attributes
     (layertool corpus join); several stores give one table.
+
+    \b
     Examples:
-      layertool speat w2v2 --target gender=female:male --attribute valence=positive:negative
-      layertool speat w2v2 hubert mel --target age_group=young:old --target gender=female:male \\
-          --attribute valence=positive:negative -o bias.csv --plot layers.pdf
-      layertool speat checkpoint-* --target gender=female:male --attribute valence=positive:negative --x step
-      layertool speat pruned-* --reference base --x parameters --target ... --attribute ... --plot pruned.pdf
+      layertool speat w2v2 hubert mel --target gender=female:male \\
+          --target age_group=young:old --attribute valence=positive:negative \\
+          -o bias.csv --plot layers.pdf
+      layertool speat 'checkpoint-*' --x step \\
+          --target gender=female:male --attribute valence=positive:negative
+      layertool speat 'pruned-*' --x parameters --reference base \\
+          --target gender=female:male --attribute valence=positive:negative
     """
 
     target: tuple[Groups, ...] = option(
@@ -233,8 +236,8 @@ class SpEAT(Analysis):
         names = default_layers(store, unit, self.layers)
         if len({store.table_of(unit, layer) for layer in names}) > 1:
             raise UsageError(
-                f"{summary(names)} of {store.path} have frames of different rates, which are different rows: choose layers of "
-                "one rate with --layers, or take --unit utterance"
+                f"{summary(names)} of {store.path} have frames of different rates, which are different rows: "
+                "choose layers of one rate with --layers, or take --unit utterance"
             )
         members = [rows for groups in (x_y, a_b) for rows in _members(store, unit, names[0], groups, self.where)]
         _check_members(store, members, x_y, a_b)
@@ -254,6 +257,8 @@ class SpEAT(Analysis):
         """The outcome of each set of layers of a test."""
         try:
             return self._outcomes(test, test.parts())
+        except RowError:
+            raise
         except FeatureError as error:
             x_y, a_b = test.names
             raise FeatureError(f"{test.store.path}, {x_y} with {a_b}: {error}") from error
@@ -309,8 +314,9 @@ def _tell_of_speakers(store: FeatureStore, members: Sequence[Rows], x_y: Groups)
     speakers = store.utterances["speaker"].iloc[np.concatenate([rows.table["utterance"] for rows in members])]
     if n_again := int(speakers.dropna().duplicated().sum()):
         tell(
-            f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and p take each "
-            "for another speaker's and are too good; choose one of each speaker with --where or a list of ids"
+            f"{store.path}: {len(speakers)} targets of {x_y} are of {len(speakers) - n_again} speakers: interval and "
+            "p take each for another speaker's and are too good; choose one of each speaker with --where or a list "
+            "of ids"
         )
 
 
@@ -321,8 +327,8 @@ def _refuse_noise(store: FeatureStore, unit: str) -> None:
         and unit == "utterance"
     ):
         raise UsageError(
-            f"{store.path} holds features whose mean and variance were normalised in every utterance: their mean over time "
-            "is 0 up to rounding, and d would be that of numerical noise; extract them without --cmvn"
+            f"{store.path} holds features whose mean and variance were normalised in every utterance: their mean over "
+            "time is 0 up to rounding, and d would be that of numerical noise; extract them without --cmvn"
         )
 
 
@@ -344,7 +350,8 @@ def _members(store: FeatureStore, unit: str, layer: str, groups: Groups, where: 
         missing = [one for one in ids if one not in there]
         if missing:
             raise UsageError(
-                f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave them out"
+                f"{store.path} has no utterance '{missing[0]}' of the list '{name}' ({len(missing)} such ids): leave "
+                "them out"
             )
         mine = rows.of(np.isin(known[rows.table["utterance"]], ids))
         if not len(mine):

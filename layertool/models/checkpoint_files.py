@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from layertool.errors import ModelError, tell
 from layertool.files import write_json
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
-from layertool.models.strangers import check_settings
+from layertool.models.strangers import check_settings, listed
 
 SOURCE = "source.json"  # what a folder was made from here: step, normalisation_epsilon, and by what
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -318,12 +317,6 @@ def normalises(name: str, revision: str | None, config: Any, asked: bool | None 
             "transformers"
         )
     return wanted
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names of many."""
-    names = list(names)
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _by_number(path: Path) -> list:

@@ -21,14 +21,13 @@ from layertool.models.checkpoint_files import (
     check_folder,
     foreign,
     language_adapters,
-    listed,
     read_settings,
     refuse_adapter,
     weight_files,
 )
 from layertool.models.computing import drawing
 from layertool.models.foreign import check_tensors, read_checkpoint
-from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line
+from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, listed
 
 # Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
 UNUSED = ("masked_spec_embed",)

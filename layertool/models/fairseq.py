@@ -6,14 +6,15 @@ old style (``args``, a namespace) or the new (``cfg``). No code of the file is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from layertool.errors import ModelError
+from layertool.models.computing import shapes_only
 from layertool.models.fairseq_names import (
     FINETUNED,
     TRAINING_ONLY,
@@ -22,7 +23,7 @@ from layertool.models.fairseq_names import (
     transformers_options,
 )
 from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
-from layertool.models.strangers import BROKEN, check_counts, first_line, opening
+from layertool.models.strangers import BROKEN, check_counts, first_line, listed, opening
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
 # fairseq's names of architectures -> transformers' model types
@@ -34,7 +35,7 @@ _MODELS = {
     "hubert": ("HubertConfig", "HubertModel"),
     "data2vec-audio": ("Data2VecAudioConfig", "Data2VecAudioModel"),
 }
-_SHOWN = 8  # names in a message
+MOST = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,7 @@ def read(path: Path | str) -> tuple[Any, Facts]:
         network, has_identity = _build(parts, options)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    facts = parts.facts
-    return network, Facts(
-        facts.family, facts.normalise, facts.step, facts.is_finetuned, options, facts.training_only, has_identity
-    )
+    return network, replace(parts.facts, sizes=options, has_identity_projection=has_identity)
 
 
 @opening
@@ -101,7 +99,7 @@ def take_apart(path: Path | str) -> Parts:
     stored = checkpoint.get("model")
     if not isinstance(stored, Mapping):
         raise ModelError(
-            f"{path} has no tensors under 'model' (it has: {_listed(checkpoint)}): give fairseq's own file"
+            f"{path} has no tensors under 'model' (it has: {listed(sorted(map(str, checkpoint)), MOST)}): give fairseq's own file"
         )
     is_finetuned = outer.architecture in FINETUNED_ARCHITECTURES
     inner = outer
@@ -117,7 +115,7 @@ def take_apart(path: Path | str) -> Parts:
     if family is None:
         raise ModelError(
             f"{path} holds the architecture '{inner.architecture}', which is not read ({', '.join([*ARCHITECTURES, *FINETUNED_ARCHITECTURES])} "
-            f"are); its keys are {_listed(checkpoint)}, its tensors begin with {_listed({name.split('.')[0] for name in stored})}"
+            f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with {listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
         )
     tensors, training_only = _sorted_out(path, stored, FINETUNED if is_finetuned else "")
     check_tensors(tensors, path)
@@ -160,7 +158,7 @@ def _settings(path: Path, checkpoint: Mapping) -> Settings:
             return Settings.of(checkpoint[key])
     raise ModelError(
         f"{path} is no fairseq checkpoint: it has neither 'cfg' nor 'args', where fairseq keeps the architecture "
-        f"(its keys are {_listed(checkpoint)})"
+        f"(its keys are {listed(sorted(map(str, checkpoint)), MOST)})"
     )
 
 
@@ -226,7 +224,9 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     tensors = {theirs: parts.tensors[name] for name, theirs in names.items()}
     if len(tensors) < len(names):
         twice = sorted(name for name, theirs in names.items() if list(names.values()).count(theirs) > 1)
-        raise ModelError(f"it has one weight in two spellings ({_listed(twice)}): take one of them out")
+        raise ModelError(
+            f"it has one weight in two spellings ({listed(sorted(map(str, twice)), MOST)}): take one of them out"
+        )
     has_identity = "feature_projection.projection.weight" not in tensors and (
         options["conv_dim"][-1] == options["hidden_size"] and parts.family != "data2vec-audio"
     )
@@ -242,7 +242,7 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
         config = getattr(transformers, config_name)(**options)
         check_counts("it", config, len(tensors))
         # shapes first: no memory is taken for sizes that the tensors do not have
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with shapes_only():
             network = getattr(transformers, model_name)(config)
     except BROKEN as error:
         raise ModelError(f"its settings make no network ({first_line(error)}): is the file damaged?") from error
@@ -252,9 +252,17 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     )
     missing = sorted(set(expected) - set(tensors))
     if unexpected or missing:
-        what = [f"has tensors that its settings do not speak of ({_listed(unexpected)})"] if unexpected else []
+        what = (
+            [f"has tensors that its settings do not speak of ({listed(sorted(map(str, unexpected)), MOST)})"]
+            if unexpected
+            else []
+        )
         what += (
-            [f"lacks tensors of its own architecture ({_listed(missing)}, by transformers' names)"] if missing else []
+            [
+                f"lacks tensors of its own architecture ({listed(sorted(map(str, missing)), MOST)}, by transformers' names)"
+            ]
+            if missing
+            else []
         )
         raise ModelError(f"it {' and '.join(what)}: none is left aside; use fairseq-native:FILE, or a whole checkpoint")
     for name, theirs in names.items():
@@ -268,9 +276,3 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     }
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval(), has_identity
-
-
-def _listed(names: Iterable[Any]) -> str:
-    shown = sorted(str(name) for name in names)
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return (", ".join(shown[:_SHOWN]) or "none") + more

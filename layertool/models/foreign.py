@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.models.pickles import Kept, Name, Pickled, Stored
-from layertool.models.strangers import BROKEN, first_line, shown
+from layertool.models.strangers import BROKEN, first_line, listed, shown
 
 _DEEPEST = 60
 _TIMES_THE_FILE = 4  # so much larger than their file may all tensors be: some share their numbers (tied weights)
@@ -101,6 +103,31 @@ class _Plain:
         if len(kept.arguments) == 1:  # an enum's value
             return self.of(kept.arguments[0], depth)
         return [self.of(item, depth) for item in kept.arguments] if kept.arguments else {}
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises ModelError for one that is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} is missing, cut short or no safetensors file ({first_line(error)}): copy it again"
+        ) from error
+
+
+def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
+    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    wrong += [f"{name} is none of its own" for name in state.keys() - expected.keys()]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"{where} has other weights than its settings say ({listed(sorted(wrong), 20)}): give another copy of it"
+        )
 
 
 def whole_step(value: Any) -> int | None:

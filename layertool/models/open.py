@@ -17,10 +17,11 @@ import numpy as np
 from layertool.errors import ModelError, UsageError
 from layertool.files import read_json
 from layertool.folders import check_outside
-from layertool.geometry import FrameGeometry, convolution_geometry
+from layertool.geometry import FrameGeometry
 from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, melhubert, whisper
 from layertool.models.checkpoint_files import SOURCE, normalises
 from layertool.models.computing import drawing
+from layertool.models.families import WAVEFORMS, Layer, melhubert_layers, speech_layers, stacked_layers, whisper_layers
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.strangers import opening
@@ -29,17 +30,6 @@ from layertool.waveforms import Moments, standardised
 # Kinds of MODEL: those that are typed as KIND:FILE, and two that are not.
 FILES = ("fairseq", "melhubert", "fairseq-native")
 TRANSFORMERS, ACOUSTIC = "transformers", "acoustic"
-# Families of models, by what they are given: waveforms have these model types of transformers
-# (XLS-R, MMS are wav2vec2; DistilHuBERT is hubert).
-WAVEFORMS = {
-    "wav2vec2": "wav2vec 2.0",
-    "hubert": "HuBERT",
-    "wavlm": "WavLM",
-    "data2vec-audio": "data2vec-audio",
-    "unispeech": "UniSpeech",
-    "unispeech-sat": "UniSpeech-SAT",
-    "wav2vec2-conformer": "wav2vec2-conformer",
-}
 EPSILON = 1e-7  # added to the variance of a waveform by transformers' Wav2Vec2FeatureExtractor
 # What was asked for besides, and whose it is: kinds of MODEL, "waveforms" and "whisper" of those of transformers
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -54,14 +44,6 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _ENDINGS = (".pt", ".ckpt", ".pth", ".bin")
 _PATTERN = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer: its width, and where its frames lie (None for decoder layers, whose rows are tokens)."""
-
-    width: int
-    geometry: FrameGeometry | None
 
 
 @dataclass(frozen=True)
@@ -432,47 +414,6 @@ class Model:
             window = self.asked.encoder_window
             return {"family": "Whisper", **self.identity} | ({} if window == "clip" else {"encoder_window": window})
         return {"family": WAVEFORMS[self.configuration.model_type], **self.identity, "normalise": self.normalises}
-
-
-def stacked_layers(
-    convolutions: list[tuple[int, int, int]], width: int, n_blocks: int, has_final: bool
-) -> dict[str, Layer]:
-    """Layers of convolutions on the waveform, (width, kernel, stride) each, and of blocks on them."""
-    widths, kernels, strides = zip(*convolutions, strict=True)
-    geometries = convolution_geometry(kernels, strides)
-    layers = {f"C{k}": Layer(w, g) for k, (w, g) in enumerate(zip(widths, geometries, strict=True), start=1)}
-    names = [*(f"T{k}" for k in range(n_blocks + 1)), *(["final"] if has_final else [])]
-    return layers | dict.fromkeys(names, Layer(width, geometries[-1]))
-
-
-def speech_layers(config: Any) -> dict[str, Layer]:
-    """Layers of transformers' networks of the wav2vec 2.0 kind."""
-    # post-norm encoders apply encoder.layer_norm before their first block: nothing comes after the last
-    has_final = bool(getattr(config, "do_stable_layer_norm", False)) or config.model_type == "wav2vec2-conformer"
-    convolutions = list(zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True))
-    return stacked_layers(convolutions, config.hidden_size, config.num_hidden_layers, has_final)
-
-
-def melhubert_layers(config: melhubert.Config) -> dict[str, Layer]:
-    """Layers of a MelHuBERT: ``C1`` is the projection, the place of what other models have of their convolutions."""
-    names = [
-        "C1",
-        *(f"T{k}" for k in range(config.encoder_layers + 1)),
-        *(["final"] if config.layer_norm_first else []),
-    ]
-    return dict.fromkeys(names, Layer(config.encoder_embed_dim, melhubert.GEOMETRIES[config.stride or 20]))
-
-
-def whisper_layers(config: Any, network: Any, lacking: list[str], window: str) -> dict[str, Layer]:
-    """Layers of a Whisper whose checkpoint lacks these parameters: without any of a decoder, none of the decoder."""
-    width, conv1, conv2 = config.d_model, whisper.CONV1, whisper.CONV2
-    if window == "30s":
-        conv1, conv2 = (replace(g, always=whisper.WINDOW_SAMPLES // g.hop) for g in (conv1, conv2))
-    layers = {"C1": Layer(width, conv1), "C2": Layer(width, conv2)}
-    layers |= dict.fromkeys([*(f"T{k}" for k in range(config.encoder_layers + 1)), "final"], Layer(width, conv2))
-    if {f"decoder.{name}" for name, _ in network.decoder.named_parameters()} - set(lacking):
-        layers |= {f"D{k}": Layer(width, None) for k in range(config.decoder_layers + 1)}
-    return layers
 
 
 def _names(paths: list[Path]) -> list[str]:

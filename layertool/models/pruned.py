@@ -14,14 +14,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn.utils import parametrize
 
 from layertool.errors import ModelError, UsageError
 from layertool.files import whole_file, whole_folder, write_json
 from layertool.models import melhubert
-from layertool.models.checkpoint_files import described, refuse_adapter
+from layertool.models.checkpoint_files import SOURCE, described, refuse_adapter, write_preprocessor
+from layertool.models.computing import shapes_only
+from layertool.models.foreign import check_state, read_safetensors
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.strangers import BROKEN, check_counts, configuration, first_line, opening
 
@@ -31,7 +32,6 @@ KEY = "layertool_pruned"
 # A model type that transformers does not know: it would make the sizes of config.json, and ask no further for single blocks.
 PREFIX = "layertool-pruned-"
 WEIGHTS = "model.safetensors"
-_SHOWN = 6  # names in a message
 
 
 class Mask(nn.Module):
@@ -248,7 +248,7 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
         temporary.mkdir()
         state = {name: value.cpu().contiguous() for name, value in plain_state(model).items()}
         if isinstance(model, MelHuBERT):
-            with torch.device("meta"):
+            with shapes_only():
                 twin = MelHuBERT(model.config)
             twin = twin.to_empty(device="cpu")
             twin.load_state_dict(state)
@@ -258,13 +258,9 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
                 safetensors.torch.save_file(state, file, metadata={"format": "pt"})
             write_json(temporary / "config.json", _description(model, kind))
         if normalise is not None and kind != melhubert.MODEL_TYPE:
-            described = {
-                "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": normalise, "sampling_rate": 16_000,
-                "feature_size": 1, "padding_value": 0.0, "return_attention_mask": True,
-            }  # fmt: skip
-            write_json(temporary / "preprocessor_config.json", described)
+            write_preprocessor(temporary, normalise)
         if facts is not None:
-            write_json(temporary / "source.json", dict(facts))
+            write_json(temporary / SOURCE, dict(facts))
     return folder
 
 
@@ -340,28 +336,13 @@ def load(folder: Path | str) -> Any:
     if folder.is_dir():
         refuse_adapter(str(folder), None)
     config = read_config(folder)
-    try:
-        tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS} is missing or cut short ({first_line(error)}): copy it again") from error
+    tensors = read_safetensors(folder / WEIGHTS)
     check_counts(str(folder), config, len(tensors))
     kind = _class(config, folder)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing is drawn
+    with shapes_only():
         network = kind(config)
         fit_to_config(network)
-    expected = network.state_dict()
-    wrong = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    wrong += [f"{name} is none of its own" for name in tensors.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    if wrong:
-        more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ModelError(
-            f"{folder} has other weights than its config.json says ({'; '.join(sorted(wrong)[:_SHOWN])}{more}): copy it again"
-        )
+    check_state(folder, tensors, network.state_dict())
     state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()

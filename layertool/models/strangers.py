@@ -8,17 +8,17 @@ import reprlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from layertool.errors import ModelError, tell
 from layertool.machine import memory_bytes
+from layertool.models.computing import shapes_only
 
 # What reading a file that nobody vouches for may end in, here and in the libraries that read it.
 BROKEN = (
@@ -67,6 +67,13 @@ def opening(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
             raise ModelError(f"{what}: it is damaged, or made for other tools; copy it again") from error
 
     return opened
+
+
+def listed(names: Iterable[Any], most: int = 4) -> str:
+    """The first names of many."""
+    names = list(map(str, names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "nothing"
 
 
 def shown(value: Any) -> str:
@@ -140,7 +147,7 @@ def check_size(name: str, config: Any, opener: Any, sizes: Sequence[int] | None)
     ``sizes``: how many numbers each of their tensors has; without files (None), the network must fit the memory.
     """
     check_counts(name, config, None if sizes is None else len(sizes))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # takes no memory, draws nothing
+    with shapes_only():
         twin = opener.from_config(copy.deepcopy(config), trust_remote_code=False)
     wanted, memory = sum(one.numel() for one in twin.parameters()), memory_bytes()
     if sizes is not None and wanted > _TIMES_THE_FILE * sum(sizes) + _FREE:

@@ -1,4 +1,20 @@
-"""One page for a set of results: figures, tables, where they come from, and how they were made.
+"""One page for a set of results: figures, tables, where they come from, and how they were made."""
 
-``layertool.report.page.write`` makes it; ``inputs`` reads what it is made of.
-"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+TITLE = "layertool report"
+
+
+def write(given: pd.DataFrame | Sequence[Path | str], out: Path | str, title: str = TITLE) -> Path:
+    """Write the page of result rows, or of result files and training runs, whole or not at all.
+
+    The same input gives the same bytes. Raises UsageError for what is no result and no run, MissingExtraError without plotly.
+    """
+    from layertool.report import page
+
+    return page.write(given, Path(out), title)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from layertool import results
+from layertool import result_rows
 from layertool.errors import StoreError, UsageError
 from layertool.files import read_json
 
@@ -52,6 +52,12 @@ class Inputs:
     runs: list[Run]
 
 
+def of_rows(rows: pd.DataFrame) -> Inputs:
+    """Rows that are in no file."""
+    rows = rows.reindex(columns=result_rows.COLUMNS).drop_duplicates().reset_index(drop=True)
+    return Inputs(rows.assign(file=0), [], [])
+
+
 def read(paths: Sequence[Path | str]) -> Inputs:
     """Read result files (.csv, .parquet, .json), losses.csv, records of runs, and folders of runs.
 
@@ -68,14 +74,14 @@ def read(paths: Sequence[Path | str]) -> Inputs:
         if path.is_dir():
             hint = "; it is a feature store: give the results of an analysis of it" if (path / "store.json").exists() else ""  # fmt: skip
             raise UsageError(f"{path} is no folder of a training run (it has none of {LOSSES}, {', '.join(RECORDS)}){hint}")  # fmt: skip
-        table = results.read([path])
+        table = result_rows.read([path])
         tables.append(table.assign(file=len(sources)))
         sources.append(Source(path, len(table), hashlib.sha256(path.read_bytes()).hexdigest()))
     filled = [table for table in tables if len(table)]
     if not filled and not runs:
         raise UsageError("there are no results to report: the files have no rows")
-    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*results.COLUMNS, "file"])
-    rows = rows.drop_duplicates(results.COLUMNS).reset_index(drop=True)
+    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*result_rows.COLUMNS, "file"])
+    rows = rows.drop_duplicates(result_rows.COLUMNS).reset_index(drop=True)
     return Inputs(rows, sources, list(runs.values()))
 
 

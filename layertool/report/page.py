@@ -11,8 +11,7 @@ import hashlib
 import html
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -20,15 +19,17 @@ from typing import Any
 
 import pandas as pd
 
-from layertool import __version__, results
+from layertool import __version__, outline
 from layertool.errors import MissingExtraError
 from layertool.files import whole_file
-from layertool.report import inputs, methods, provenance, references, sections
+from layertool.report import TITLE, inputs, methods, provenance, references, sections, traces
 from layertool.report.inputs import Inputs, Run
 from layertool.report.provenance import Store
-from layertool.report.spec import Figure, Section, Table
+from layertool.report.sections import Section, Shown
+from layertool.result_rows import COLUMNS, records
+from layertool.tables import Table, escaped, html_table
 
-TITLE = "layertool report"
+KEYS = "Arrow keys read the points; the numbers are in the table below."
 
 
 def check_plotly() -> None:
@@ -37,14 +38,10 @@ def check_plotly() -> None:
         raise MissingExtraError("plotly", "report", "a report")
 
 
-def write(paths: Sequence[Path | str], out: Path | str, title: str = TITLE) -> Path:
-    """Write the page of result files and training runs, whole or not at all; the same files give the same bytes.
-
-    ``paths``: as ``inputs.read`` takes them. Raises UsageError for what is none, MissingExtraError without plotly.
-    """
+def write(given: pd.DataFrame | Sequence[Path | str], out: Path, title: str = TITLE) -> Path:
+    """See ``layertool.report.write``."""
     check_plotly()
-    out = Path(out)
-    text = page(inputs.read(paths), title)
+    text = page(inputs.of_rows(given) if isinstance(given, pd.DataFrame) else inputs.read(given), title)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -55,17 +52,18 @@ def page(given: Inputs, title: str = TITLE) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs
 
-    parts = sections.of_results(given.rows)
+    rows = outline.tidy(given.rows) if len(given.rows) else given.rows
+    parts = sections.of_results(rows) if len(rows) else []
     training, points = sections.of_runs(given.runs)
     parts += training
     stores = provenance.stores_of(given)
-    said = methods.paragraph(given.rows, stores, given.runs)
-    figures = [figure for part in parts for figure in part.figures]
-    numbers = {id(figure): k for k, figure in enumerate(figures, 1)}
+    said = methods.paragraph(rows, stores, given.runs)
+    figures = [shown for part in parts for shown in part.figures]
+    numbers = {id(shown): k for k, shown in enumerate(figures, 1)}
     data = {
-        "rows": _columns(results.records(given.rows[results.COLUMNS]), results.COLUMNS),
-        "losses": _columns(results.records(points), list(points.columns)),
-        "figures": [_plain(figure, k) for k, figure in enumerate(figures, 1)],
+        "rows": _columns(records(given.rows[COLUMNS]), COLUMNS),
+        "losses": _columns(records(points), list(points.columns)),
+        "figures": [traces.plain(one.figure, f"figure-{k}", one.source) for k, one in enumerate(figures, 1)],
     }
     scripts = [get_plotlyjs(), _asset("page.js")]
     return Template(_asset("page.html")).substitute(
@@ -116,18 +114,6 @@ def _whole(value: Any, name: str) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _plain(figure: Figure, number: int) -> dict[str, Any]:
-    """What the page's script needs of a figure."""
-    return {
-        "id": f"figure-{number}",
-        "title": figure.title,
-        "source": figure.source,
-        "rows": figure.rows,
-        "legend": [asdict(mark) for mark in figure.legend],
-        "panels": [asdict(panel) for panel in figure.panels],
-    }
-
-
 def _what(given: Inputs) -> str:
     """The line under the title."""
     rows = given.rows
@@ -156,19 +142,19 @@ def _section(part: Section, number: int, numbers: dict[int, int]) -> str:
     return "\n".join([*made, "</section>"])
 
 
-def _figure(figure: Figure, number: int) -> str:
+def _figure(shown: Shown, number: int) -> str:
     """A heading, legend, panels (drawn by the script), buttons, and the same numbers as tables."""
-    name = f"figure-{number}"
-    title = html.escape(f"Figure {number}. {figure.title}")
+    figure, name = shown.figure, f"figure-{number}"
     panels = "\n".join(
-        f'<div class="panel"><h4>{html.escape(panel.title).replace(chr(10), "<br>")}</h4><div class="plot" id="{name}-{k}" tabindex="0" role="group" '
-        f'aria-roledescription="chart" aria-label="{html.escape(f"{figure.title}, {panel.title or figure.caption}. Arrow keys read the points; the numbers are in the table below.")}"></div></div>'
+        f'<div class="panel"><h4>{html.escape(panel.title).replace(chr(10), "<br>")}</h4>'
+        f'<div class="plot" id="{name}-{k}" tabindex="0" role="group" aria-roledescription="chart" '
+        f'aria-label="{html.escape(f"{figure.title}, {panel.title or figure.caption}. {KEYS}")}"></div></div>'
         for k, panel in enumerate(figure.panels)
-    )  # fmt: skip
+    )
     wide = " one" if len(figure.panels) == 1 else ""
-    tables = "\n".join(map(_table, figure.tables))
+    tables = "\n".join(map(_table, shown.tables))
     return f"""<figure id="{name}" class="figure" aria-labelledby="{name}-title">
-<h3 id="{name}-title">{title}</h3>
+<h3 id="{name}-title">{html.escape(f"Figure {number}. {figure.title}")}</h3>
 <p class="caption">{html.escape(figure.caption)}</p>
 <div class="legend" role="group" aria-label="Series: press to hide or show"></div>
 <div class="panels{wide}">
@@ -176,7 +162,7 @@ def _figure(figure: Figure, number: int) -> str:
 </div>
 <p class="live" role="status" aria-live="polite"></p>
 <div class="tools"><button type="button" data-save="svg">Save as SVG</button><button type="button" data-save="csv">Save rows as CSV</button></div>
-{_table(figure.short) if figure.short else ""}
+{_table(shown.short) if shown.short else ""}
 <details><summary>The numbers of figure {number} as a table</summary>
 {tables}
 </details>
@@ -184,20 +170,10 @@ def _figure(figure: Figure, number: int) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.head)
-    lines = "\n".join(f"<tr>{_cells(line, table.n_heads)}</tr>" for line in table.lines)
-    caption = html.escape(table.caption)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
-    )
-
-
-def _cells(line: Iterable[str], n_heads: int) -> str:
-    return "".join(
-        f'<th scope="row">{html.escape(str(cell))}</th>' if k < n_heads else f"<td>{html.escape(str(cell))}</td>"
-        for k, cell in enumerate(line)
-    )
+    notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in table.notes)
+    if not table.head:
+        return f"<p>{escaped(table.caption)}</p>{notes}"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(table.caption)}">{html_table(table)}</div>{notes}'
 
 
 def _folded(table: Table) -> str:

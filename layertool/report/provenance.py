@@ -73,7 +73,7 @@ def stores_of(given: Inputs) -> list[Store]:
     rows = given.rows[given.rows["store"].notna()]
     found = []
     for name, part in rows.groupby("store", sort=False):
-        folders = [given.sources[k].path.parent for k in dict.fromkeys(part["file"])]
+        folders = [source.path.parent for k, source in enumerate(given.sources) if k in set(part["file"])]
         found.append(_store(str(name), part, [Path(str(name)), *(folder / str(name) for folder in folders)]))
     return found
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from layertool.errors import ModelError, UsageError
 from layertool.models import pruned
+from layertool.models.foreign import read_safetensors
 from layertool.models.open import Model
 from layertool.training import compression
 from layertool.training.pretraining_networks import (
@@ -85,11 +83,10 @@ def _clusters_of(path: Path) -> int:
     """How many clusters the heads beside a HuBERT tell."""
     if not path.exists():
         return 0
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return int(file.get_slice("label_embeddings").get_shape()[0])
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is cut short or no file of clusters ({error}): copy it again") from error
+    embeddings = read_safetensors(path).get("label_embeddings")
+    if embeddings is None:
+        raise ModelError(f"{path} has no label_embeddings, by which clusters are told: copy it again")
+    return len(embeddings)
 
 
 def usual_plan(kind: str, about: About, amount: int | None = None) -> tuple[Plan, int]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -30,6 +29,7 @@ from layertool.files import write_json
 from layertool.geometry import FrameGeometry, convolution_geometry
 from layertool.models import melhubert
 from layertool.models.checkpoint_files import SOURCE, write_preprocessor
+from layertool.models.foreign import read_safetensors
 from layertool.models.hooks import Tap, tapped
 from layertool.models.open import EPSILON, Model
 from layertool.models.padding import each_alone, inside
@@ -160,12 +160,7 @@ class Hubert(_OfWaveforms):
         """Go on with the heads of an earlier run, where there are as many clusters."""
         if not (folder / HEADS).exists():
             return
-        try:
-            state = safetensors.torch.load_file(folder / HEADS)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{folder / HEADS} is cut short or no safetensors file ({error}): copy it again"
-            ) from error
+        state = read_safetensors(folder / HEADS)
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
         if {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}:
             self.load_state_dict(state, strict=False)

@@ -30,7 +30,8 @@ from layertool.extractors.base import Item
 from layertool.extractors.load import open_extractor
 from layertool.extractors.masking import TimeMask
 from layertool.geometry import FrameGeometry, Window, windows
-from layertool.models.open import WAVEFORMS, Model
+from layertool.models.families import WAVEFORMS
+from layertool.models.open import Model
 from layertool.store import FeatureStore, layout, verify
 
 MODEL_FRAMES = FrameGeometry(320, 400)

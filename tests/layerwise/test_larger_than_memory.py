@@ -64,7 +64,7 @@ def store(tmp_path_factory):
 SCRIPT = """
 import json, resource, sys
 import numpy as np
-from layertool.analysis import rows
+from layertool.layerwise import rows
 from layertool.feed import correlation, similarity
 from layertool.store import FeatureStore
 

@@ -4,16 +4,8 @@ import numpy as np
 import planted
 import pytest
 
+import layertool
 from layertool.errors import RowError
-from layertool.layerwise.cca import LabelTarget, LayerTarget, cca_rows
-from layertool.layerwise.cca import Options as CorrelationOptions
-from layertool.layerwise.cka import Options as SimilarityOptions
-from layertool.layerwise.cka import similarity_rows
-from layertool.layerwise.discrimination import Options as DiscriminationOptions
-from layertool.layerwise.discrimination import discrimination_rows
-from layertool.layerwise.mi import Options as InformationOptions
-from layertool.layerwise.mi import mi_rows
-from layertool.layerwise.neighbours import neighbour_rows
 
 N, PHONES = 12, 6
 
@@ -38,16 +30,17 @@ def stores(tmp_path_factory):
     )
 
 
-FEW = CorrelationOptions(n_folds=4, n_trials=1)
+FEW = {"n_folds": 4, "trials": 1}
 ANALYSES = {
-    "cca": lambda _, bad: cca_rows(bad, LabelTarget("phone"), options=FEW),
-    "cca, the target": lambda good, bad: cca_rows(good, LayerTarget(bad, "T2", "bad:T2"), "phone", "T1", FEW),
-    "cka": lambda _, bad: similarity_rows(bad, unit="phone"),
-    "cka, the other store": lambda good, bad: similarity_rows(good, bad, "phone"),
-    "rsa": lambda _, bad: similarity_rows(bad, unit="phone", options=SimilarityOptions(measure="rsa")),
-    "mi": lambda _, bad: mi_rows(bad, "phone", options=InformationOptions(n_clusters=3)),
-    "neighbours": lambda _, bad: neighbour_rows(bad, "phone"),
-    "discrimination": lambda _, bad: discrimination_rows(bad, options=DiscriminationOptions(min_seconds=0.05)),
+    "cca": lambda _, bad: layertool.cca(bad, target="phone", **FEW),
+    "cca, the target": lambda good, bad: layertool.cca(good, target=f"{bad.path}:T2", unit="phone", layers="T1", **FEW),
+    "cka": lambda _, bad: layertool.cka(bad, unit="phone"),
+    "cka, the other store": lambda good, bad: layertool.cka(good, bad, unit="phone"),
+    "rsa": lambda _, bad: layertool.cka(bad, unit="phone", measure="rsa"),
+    "compare": lambda good, bad: layertool.compare([good, bad], unit="phone", same_layer=True),
+    "mi": lambda _, bad: layertool.mi(bad, labels="phone", clusters=3),
+    "neighbours": lambda _, bad: layertool.probe.neighbours(bad, labels="phone"),
+    "discrimination": lambda _, bad: layertool.probe.discrimination(bad, min_seconds=0.05),
 }
 
 

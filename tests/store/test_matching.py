@@ -43,7 +43,7 @@ def test_a_path_that_looks_like_a_pattern(series):
 
 
 def test_a_pattern_that_no_store_matches(series):
-    with pytest.raises(StoreError, match="no feature store is called .*/step-note.*: check the pattern"):
+    with pytest.raises(StoreError, match=r"no feature store is called .*/step-note.*: check the pattern"):
         matching([f"{series}/step-note*"])
 
 

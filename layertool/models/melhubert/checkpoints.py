@@ -14,14 +14,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from layertool.errors import ModelError
 from layertool.files import whole_file, write_json
 from layertool.models.checkpoint_files import described, refuse_adapter
-from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
+from layertool.models.computing import shapes_only
+from layertool.models.foreign import check_state, check_tensors, read_checkpoint, read_safetensors, whole_step
 from layertool.models.melhubert.network import Config, MelHuBERT
-from layertool.models.strangers import opening, shown
+from layertool.models.strangers import listed, opening, shown
 
 MODEL_TYPE = "melhubert"
 WEIGHTS = "model.safetensors"
@@ -32,7 +32,7 @@ _BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 # The heads with which a distilled student predicts its teacher's layers are no part of its own layers.
 _LEFT_OUT = re.compile(r"output_layer\.\d+\.(weight|bias)")
 _NAMED = ("melhubert", "hubert", "student")  # keys of Upstream_Config: today's, that of older files, of students
-_MOST = 20  # names in one message
+MOST = 20  # names in one message
 
 State = dict[str, torch.Tensor]
 
@@ -51,9 +51,9 @@ def load(path: Path | str) -> tuple[MelHuBERT, Config]:
     else:
         state, settings = _read_original(path)
     config = _config(state, settings, path)
-    with torch.device("meta"):  # nothing is drawn
+    with shapes_only():
         model = MelHuBERT(config)
-    _check_tensors(state, model, path)
+    check_state(path, state, model.state_dict())
     # parametrizations see no meta tensors put in their place by assign, so the memory is made first
     model = model.to_empty(device="cpu")
     model.load_state_dict(state)
@@ -84,13 +84,7 @@ def _read_folder(folder: Path) -> tuple[State, dict]:
             f"{folder} has no config.json with the model type '{MODEL_TYPE}': give the folder that layertool wrote, or the "
             "file of an original checkpoint"
         )
-    try:
-        state = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS} is missing, cut short or no safetensors file ({error}): copy it again"
-        ) from error
-    return state, settings
+    return read_safetensors(folder / WEIGHTS), settings
 
 
 def _read_original(path: Path) -> tuple[State, dict]:
@@ -100,18 +94,20 @@ def _read_original(path: Path) -> tuple[State, dict]:
     if not isinstance(state, Mapping) or not isinstance(upstream, Mapping):
         lacking = [name for name in ("model", "Upstream_Config") if not isinstance(checkpoint.get(name), Mapping)]
         raise ModelError(
-            f"{path} is no checkpoint of MelHuBERT: it has no {' and no '.join(lacking)}, only {_listed(checkpoint)}; "
+            f"{path} is no checkpoint of MelHuBERT: it has no {' and no '.join(lacking)}, only {listed(sorted(map(str, checkpoint)), MOST)}; "
             "give a file that its training wrote"
         )
     settings = next((upstream[name] for name in _NAMED if isinstance(upstream.get(name), Mapping)), None)
     if settings is None:
         raise ModelError(
-            f"{path} is of an unknown architecture: its Upstream_Config has the keys {_listed(upstream)}, and not one of "
+            f"{path} is of an unknown architecture: its Upstream_Config has the keys {listed(sorted(map(str, upstream)), MOST)}, and not one of "
             f"{', '.join(_NAMED)}; give a checkpoint of MelHuBERT"
         )
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
-        raise ModelError(f"{path} has values that are no tensors among its weights ({_listed(others)}): copy it again")
+        raise ModelError(
+            f"{path} has values that are no tensors among its weights ({listed(sorted(map(str, others)), MOST)}): copy it again"
+        )
     step = whole_step(checkpoint.get("Step"))
     return _plain_state(state, path), {**settings, "step": step}
 
@@ -119,8 +115,8 @@ def _read_original(path: Path) -> tuple[State, dict]:
 def _refuse_others(checkpoint: Mapping, path: Path) -> None:
     """Raise a ModelError that names the family of a checkpoint that is known to be another one."""
     keys = set(map(str, checkpoint))
-    state = next((checkpoint[k] for k in ("model", "state_dict", "model_state_dict") if isinstance(checkpoint.get(k), Mapping)), checkpoint)  # fmt: skip
-    names = set(map(str, state))
+    states = (checkpoint.get(key) for key in ("model", "state_dict", "model_state_dict"))
+    names = set(map(str, next((state for state in states if isinstance(state, Mapping)), checkpoint)))
     what = None
     if "dims" in keys and "model_state_dict" in keys:
         what = "a checkpoint of OpenAI's Whisper: give the folder or id of the same model for transformers"
@@ -246,27 +242,7 @@ def _sized(state: State, name: str, otherwise: int) -> int:
 def _shape(state: State, name: str, n_dimensions: int, where: str) -> tuple[int, ...]:
     if name not in state or state[name].ndim != n_dimensions:
         what = f"has the shape {tuple(state[name].shape)}" if name in state else "is missing"
-        raise ModelError(f"{where} is no MelHuBERT: {name} {what}; its weights are {_listed(state)}")
+        raise ModelError(
+            f"{where} is no MelHuBERT: {name} {what}; its weights are {listed(sorted(map(str, state)), MOST)}"
+        )
     return tuple(state[name].shape)
-
-
-def _check_tensors(state: State, model: MelHuBERT, path: Path) -> None:
-    expected = model.state_dict()
-    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or unexpected:
-        parts = [f"lacks {_listed(missing)}"] if missing else []
-        parts += [f"has besides {_listed(unexpected)}"] if unexpected else []
-        raise ModelError(f"{path} is no whole MelHuBERT: it {' and '.join(parts)}; give another copy of the checkpoint")
-    wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if state[name].shape != value.shape
-    ]
-    if wrong:
-        raise ModelError(f"{path} has weights of other shapes than its own sizes give: {_listed(wrong)}")
-
-
-def _listed(names: Iterable[Any]) -> str:
-    listed = sorted(map(str, names))
-    more = f", and {len(listed) - _MOST} more" if len(listed) > _MOST else ""
-    return ", ".join(listed[:_MOST]) + more if listed else "nothing"
