@@ -102,10 +102,7 @@ class Model:
             acoustic.preset(text)
         elif kind is not None:
             self.kind = kind
-        elif melhubert.is_folder(text):
-            self.kind = "melhubert"
         else:
-            self.kind = TRANSFORMERS
             if not Path(text).exists() and (":" in text or "/" not in text):  # speech models have an owner
                 near = difflib.get_close_matches(text, acoustic.PRESETS, n=1)
                 raise UsageError(
@@ -115,6 +112,7 @@ class Model:
                 )
             if not Path(text).exists() and "@" in text:  # a local path is never split
                 self.name, _, self.revision = text.rpartition("@")
+            self.kind = "melhubert" if melhubert.is_folder(self.name) else TRANSFORMERS
 
     @classmethod
     def open(cls, model: Model | Path | str, **asked: Any) -> Model:
