@@ -177,8 +177,8 @@ def test_what_a_worker_cannot_open(cluster, made, tmp_path):
     _, corpus = made
     with pytest.raises(ModelError, match=r"a worker says: .*nowhere"):
         extract_on_cluster(cluster, request_of(tmp_path / "nowhere"), corpus, tmp_path / "s")
-    with pytest.raises(UsageError, match=r"a worker says: .*float8"):
-        extract_on_cluster(cluster, request_of(made[0] / "net", dtype="float8"), corpus, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"a worker says: --cmvn makes"):
+        extract_on_cluster(cluster, request_of(made[0] / "net", cmvn=True), corpus, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -306,8 +306,6 @@ def test_analyses_give_the_same_rows(cluster, stores, monkeypatch, name):
     """By threads or one after the other, and as tasks of the cluster: the same numbers."""
     from commands import succeeds
 
-    from layertool.commands import options
-
     monkeypatch.chdir(stores)
     succeeds(*ANALYSES[name].split(), "-o", "alone.csv", "-q")
     asked = []
@@ -319,7 +317,7 @@ def test_analyses_give_the_same_rows(cluster, stores, monkeypatch, name):
         def __exit__(self, *_):
             return None
 
-    monkeypatch.setattr(options.Cluster, "open", lambda *arguments: asked.append(arguments) or Open())
+    monkeypatch.setattr(Cluster, "open", staticmethod(lambda *arguments: asked.append(arguments) or Open()))
     run = cluster.each
     spread = []
     monkeypatch.setattr(Cluster, "each", lambda self, *a: spread.append(len(a[1])) or run(*a))
