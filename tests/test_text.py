@@ -17,13 +17,13 @@ import pytest
 import reporting
 import small
 from commands import refused, run, succeeds
+from layertool.figures.panels import plain
 
 import layertool
 from layertool import figures, results
 from layertool.commands import delivery, output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError
-from layertool.figures.panels import plain
 from layertool.report import page
 from layertool.spelling import visible
 
