@@ -49,7 +49,7 @@ ASKED = {
         "attribute": "valence=positive:negative",
         "aggregate": "each",
         "permutations": 200,
-        "resamples": 100,
+        "n_resamples": 100,
     },
     "lexical score": LISTENING | {"split": "test"},
     "lexical rank": LISTENING | {"lexicon": "words.txt", "split": "test"},
