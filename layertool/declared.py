@@ -132,6 +132,15 @@ def _options_of(declared: type) -> tuple[Option, ...]:
 options_of: Callable[[type], tuple[Option, ...]] = cache(_options_of)
 
 
+def keywords(declared: type) -> list[inspect.Parameter]:
+    """The options of a class as parameters of a function that takes them by name."""
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    return [
+        inspect.Parameter(one.name, kind, default=empty if one.default is MISSING else one.default)
+        for one in options_of(declared)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declared:
     """Base of classes whose fields are options: each value is checked, and brought to its type, when one is made."""

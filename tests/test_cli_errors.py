@@ -101,7 +101,7 @@ def test_options_that_are_called_something_else_now(command, old, new):
         [*command.split(), "a", "b", "-o", "x", old, "1"],
         f"'layertool {command}' has no {old} any more: type {new}",
     )
-    assert new in succeeds(*command.split(), "-h").stdout
+    assert new.split()[0] in succeeds(*command.split(), "-h").stdout
 
 
 @pytest.mark.parametrize(

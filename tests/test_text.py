@@ -133,7 +133,7 @@ COMMANDS = {
     "neighbours": lambda stores: [("probe", "neighbours", *stores, "--labels", "speaker", "--unit", "utterance"),
                                   ("probe", "neighbours", *stores, "--labels", "phone", "--json")],
     "speat": lambda stores: [("speat", *stores, "--target", "kind=[/b]:$x$\x1b[31m", "--attribute", "valence=good\x1b[31m:[/]\nx",
-                              "--permutations", 100, "--resamples", 100, "--layers", "T0,T1", "--plot", "r.png")],
+                              "--permutations", 100, "--n-resamples", 100, "--layers", "T0,T1", "--plot", "r.png")],
     "npy": lambda stores: [("export", store, "-o", "out") for store in stores],
     "npz": lambda stores: [("export", stores[0], "-o", "out", "--to", "npz")],
     "fastabx": lambda stores: [("export", stores[0], "-o", "out", "--to", "fastabx")],

@@ -147,7 +147,8 @@ class Extractor(ABC):
         refuse_lacking(name, [key for key in firsts if firsts[key] <= top], summary(layers))
         if firsts:
             tell(
-                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers asked "
+                f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers "
+                f"asked "
                 f"({summary(layers)}) are computed without them"
             )
 

@@ -20,7 +20,9 @@ PATIENCE_SECONDS = 4.0  # after which no further batch is begun
 
 @dataclass(frozen=True)
 class Forecast:
-    """``seconds`` of computing for the whole corpus; ``audio_per_second``: seconds of audio in a second of computing."""
+    """``seconds`` of computing for the whole corpus; ``audio_per_second``: seconds of audio in a second of
+    computing.
+    """
 
     seconds: float
     audio_per_second: float
@@ -48,7 +50,9 @@ def forecast(prepared: Prepared, batch_seconds: float | None = None) -> Forecast
 def computed_samples(
     extractor: Extractor, lengths: Sequence[int], longest: int, overlap: int, grid: int = WINDOW_GRID
 ) -> int:
-    """Samples that the model is given in all, when utterances are cut into windows of ``longest`` that share ``overlap``."""
+    """Samples that the model is given in all, when utterances are cut into windows of ``longest`` that share
+    ``overlap``.
+    """
     return sum(
         extractor.padded_samples(window.end - window.start)
         for n_samples in lengths

@@ -44,8 +44,10 @@ class SpeechExtractor(Extractor):
         name = self.provenance["id"]
         if not hasattr(self.network, "masked_spec_embed"):
             raise ModelError(
-                f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and mask_feature_prob 0): "
-                "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in a copy"
+                f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and "
+                f"mask_feature_prob 0): "
+                "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in "
+                "a copy"
             )
         if MASK_EMBEDDING in self.lacking:
             raise ModelError(

@@ -22,14 +22,18 @@ _TABLE_COPIES = 3  # of a shard's table of frames while it is made and written
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, estimated: of this process as a whole, and on the device where that is another than the CPU."""
+    """Bytes at the peak, estimated: of this process as a whole, and on the device where that is another than the
+    CPU.
+    """
 
     process: int
     on_device: int = 0
 
 
 def needed(prepared: Prepared, batch_seconds: float | None = None) -> Memory:
-    """What a prepared run takes: what this process has already (weights, corpus), the largest batch, what is read ahead."""
+    """What a prepared run takes: what this process has already (weights, corpus), the largest batch, what is read
+    ahead.
+    """
     extractor = prepared.extractor
     device = extractor.device
     lengths = prepared.corpus.utterances["n_samples"].to_numpy()

@@ -135,8 +135,8 @@ def language_adapters(name: str) -> list[str]:
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
     """The files of a checkpoint's weights; none where the hub has or gives none.
 
-    Raises ModelError for a local folder without weights that transformers reads, with a part of them, or with the names of
-    other places.
+    Raises ModelError for a local folder without weights that transformers reads, with a part of them, or with the names
+    of other places.
     """
     path = Path(name)
     file = next((found for one in WEIGHTS if (found := find(name, revision, one))), None)

@@ -1,7 +1,8 @@
 """Reading fairseq's speech checkpoints without fairseq, as the transformers model with the same outputs.
 
-wav2vec 2.0 (also XLSR, XLS-R, LV-60), HuBERT and data2vec-audio, pre-trained or fine-tuned with CTC, with settings in the
-old style (``args``, a namespace) or the new (``cfg``). No code of the file is run, and every tensor is accounted for.
+wav2vec 2.0 (also XLSR, XLS-R, LV-60), HuBERT and data2vec-audio, pre-trained or fine-tuned with CTC, with settings in
+the old style (``args``, a namespace) or the new (``cfg``). No code of the file is run, and every tensor is accounted
+for.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def take_apart(path: Path | str) -> Parts:
     stored = checkpoint.get("model")
     if not isinstance(stored, Mapping):
         raise ModelError(
-            f"{path} has no tensors under 'model' (it has: {listed(sorted(map(str, checkpoint)), MOST)}): give fairseq's own file"
+            f"{path} has no tensors under 'model' (it has: {listed(sorted(map(str, checkpoint)), MOST)}): give "
+            f"fairseq's own file"
         )
     is_finetuned = outer.architecture in FINETUNED_ARCHITECTURES
     inner = outer
@@ -114,8 +116,10 @@ def take_apart(path: Path | str) -> Parts:
     family = ARCHITECTURES.get(inner.architecture)
     if family is None:
         raise ModelError(
-            f"{path} holds the architecture '{inner.architecture}', which is not read ({', '.join([*ARCHITECTURES, *FINETUNED_ARCHITECTURES])} "
-            f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with {listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
+            f"{path} holds the architecture '{inner.architecture}', which is not read "
+            f"({', '.join([*ARCHITECTURES, *FINETUNED_ARCHITECTURES])} "
+            f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with "
+            f"{listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
         )
     tensors, training_only = _sorted_out(path, stored, FINETUNED if is_finetuned else "")
     check_tensors(tensors, path)
@@ -180,7 +184,8 @@ def _sorted_out(path: Path, stored: Mapping, prefix: str) -> tuple[dict[str, tor
     pruned = [name for name in network if name.endswith(("_orig", "_mask"))]
     if pruned:
         raise ModelError(
-            f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with torch.nn.utils.prune.remove, "
+            f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with "
+            f"torch.nn.utils.prune.remove, "
             "and save it again"
         )
     return network, tuple(sorted(training_only))
@@ -212,13 +217,16 @@ def _step(checkpoint: Mapping) -> int | None:
 
 
 def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
-    """The transformers model of these settings with the checkpoint's tensors, and whether its projection is the identity."""
+    """The transformers model of these settings with the checkpoint's tensors, and whether its projection is the
+    identity.
+    """
     import transformers
 
     n_blocks = len({name.split(".")[2] for name in parts.tensors if name.startswith("encoder.layers.")})
     if n_blocks != options["num_hidden_layers"]:
         raise ModelError(
-            f"its settings say {options['num_hidden_layers']} blocks (encoder_layers), its tensors are of {n_blocks}: is the file damaged?"
+            f"its settings say {options['num_hidden_layers']} blocks (encoder_layers), its tensors are of {n_blocks}: "
+            f"is the file damaged?"
         )
     names = transformers_names(list(parts.tensors), options)
     tensors = {theirs: parts.tensors[name] for name, theirs in names.items()}
@@ -259,7 +267,8 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
         )
         what += (
             [
-                f"lacks tensors of its own architecture ({listed(sorted(map(str, missing)), MOST)}, by transformers' names)"
+                f"lacks tensors of its own architecture ({listed(sorted(map(str, missing)), MOST)}, by transformers' "
+                f"names)"
             ]
             if missing
             else []
@@ -268,7 +277,8 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     for name, theirs in names.items():
         if parts.tensors[name].shape != expected[theirs].shape:
             raise ModelError(
-                f"'{name}' has the shape {tuple(parts.tensors[name].shape)}, its settings make it {tuple(expected[theirs].shape)}; "
+                f"'{name}' has the shape {tuple(parts.tensors[name].shape)}, its settings make it "
+                f"{tuple(expected[theirs].shape)}; "
                 "networks with pruned heads or rows are not read"
             )
     state = {

@@ -1,7 +1,8 @@
-"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading checkpoints").
+"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading
+checkpoints").
 
-Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects: those
-get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
+Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects:
+those get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
 """
 
 from __future__ import annotations
@@ -117,16 +118,17 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
-    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
-    wrong += [f"{name} is none of its own" for name in state.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    if wrong:
+    parts = (("lacks", missing), ("has besides", unexpected), ("has", wrong))
+    said = [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]
+    if said:
         raise ModelError(
-            f"{where} has other weights than its settings say ({listed(sorted(wrong), 20)}): give another copy of it"
+            f"{where} has other weights than its settings say: it {' and '.join(said)}; give another copy of it"
         )
 
 
@@ -158,13 +160,15 @@ def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = T
             raise ModelError(f"{path}: the tensor {name} repeats a few numbers many times: write the checkpoint anew")
     if asked > _TIMES_THE_FILE * sum(rows.values()):
         raise ModelError(
-            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they share them: "
+            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they "
+            f"share them: "
             "write the checkpoint anew"
         )
     for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
-                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is damaged"
+                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is "
+                f"damaged"
             )
 
 

@@ -60,7 +60,7 @@ def test_from_both_corpora_to_a_table(folders):
     assert "no utterance row has part=speech-accent-archive-all and valence=positive" in told.stderr
     told = run("speat", folders / "mfcc", "--target", "age=20:60", "--attribute", "valence=positive:negative", "-q")
     assert told.exit_code == 0, told.output
-    assert "70 relabellings" in told.stdout  # all of 4 and 4
+    assert "relabellings 70, exact" in told.stdout  # all of 4 and 4
     store = layertool.FeatureStore(folders / "mfcc")
     table = store.utterances
     rows = store.read("utterance", "mfcc").astype(float)

@@ -12,8 +12,8 @@ import pytest
 import small
 
 import layertool
-from layertool.analysis import rows
 from layertool.errors import UsageError
+from layertool.layerwise import rows
 from layertool.layerwise.rows import Condition, Rows, Sampling, parse_where
 from layertool.store.layout import NO_LABEL, ROW_DTYPE
 

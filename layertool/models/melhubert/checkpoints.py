@@ -81,7 +81,8 @@ def _read_folder(folder: Path) -> tuple[State, dict]:
     settings = described(folder)
     if settings.pop("model_type", None) != MODEL_TYPE:
         raise ModelError(
-            f"{folder} has no config.json with the model type '{MODEL_TYPE}': give the folder that layertool wrote, or the "
+            f"{folder} has no config.json with the model type '{MODEL_TYPE}': give the folder that layertool wrote, "
+            f"or the "
             "file of an original checkpoint"
         )
     return read_safetensors(folder / WEIGHTS), settings
@@ -94,19 +95,22 @@ def _read_original(path: Path) -> tuple[State, dict]:
     if not isinstance(state, Mapping) or not isinstance(upstream, Mapping):
         lacking = [name for name in ("model", "Upstream_Config") if not isinstance(checkpoint.get(name), Mapping)]
         raise ModelError(
-            f"{path} is no checkpoint of MelHuBERT: it has no {' and no '.join(lacking)}, only {listed(sorted(map(str, checkpoint)), MOST)}; "
+            f"{path} is no checkpoint of MelHuBERT: it has no {' and no '.join(lacking)}, only "
+            f"{listed(sorted(map(str, checkpoint)), MOST)}; "
             "give a file that its training wrote"
         )
     settings = next((upstream[name] for name in _NAMED if isinstance(upstream.get(name), Mapping)), None)
     if settings is None:
         raise ModelError(
-            f"{path} is of an unknown architecture: its Upstream_Config has the keys {listed(sorted(map(str, upstream)), MOST)}, and not one of "
+            f"{path} is of an unknown architecture: its Upstream_Config has the keys "
+            f"{listed(sorted(map(str, upstream)), MOST)}, and not one of "
             f"{', '.join(_NAMED)}; give a checkpoint of MelHuBERT"
         )
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ModelError(
-            f"{path} has values that are no tensors among its weights ({listed(sorted(map(str, others)), MOST)}): copy it again"
+            f"{path} has values that are no tensors among its weights ({listed(sorted(map(str, others)), MOST)}): "
+            f"copy it again"
         )
     step = whole_step(checkpoint.get("Step"))
     return _plain_state(state, path), {**settings, "step": step}
@@ -128,7 +132,8 @@ def _refuse_others(checkpoint: Mapping, path: Path) -> None:
         what = "a checkpoint of s3prl, but of no MelHuBERT: give the one that pre-training wrote"
     elif any("feature_extractor.conv_layers" in name for name in names):
         what = (
-            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as fairseq:FILE "
+            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as "
+            "fairseq:FILE "
             "what fairseq wrote"
         )
     if what:
@@ -174,7 +179,8 @@ def _config(state: State, settings: Mapping, path: Path) -> Config:
     for name, what in counted.items():
         if name in settings and settings[name] != getattr(config, name):
             raise ModelError(
-                f"{path} says {name} = {shown(settings[name])}, but its weights have {getattr(config, name)} {what}: weights are "
+                f"{path} says {name} = {shown(settings[name])}, but its weights have {getattr(config, name)} {what}: "
+                f"weights are "
                 f"missing or too many{_blocks_there(state) if name == 'encoder_layers' else ''}; copy it again"
             )
     return config
@@ -204,7 +210,8 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
     n_blocks = len(_blocks(state))
     if n_blocks == 0 or config.encoder_attention_heads < 1 or width % config.encoder_attention_heads:
         raise ModelError(
-            f"{where} cannot be a MelHuBERT: {n_blocks} blocks of width {width} with {config.encoder_attention_heads} heads"
+            f"{where} cannot be a MelHuBERT: {n_blocks} blocks of width {width} with {config.encoder_attention_heads} "
+            f"heads"
         )
     head_dim = width // config.encoder_attention_heads
     has_projection = "pre_extract_proj.weight" in state
@@ -220,7 +227,8 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
         of_queries = _sized(state, f"encoder.layers.{k}.self_attn.q_proj.weight", n_blocks * head_dim)
         if of_queries % head_dim:
             raise ModelError(
-                f"{where} has {of_queries} rows of queries in block {k + 1}, which are no whole heads of {head_dim}: its "
+                f"{where} has {of_queries} rows of queries in block {k + 1}, which are no whole heads of {head_dim}: "
+                f"its "
                 "encoder_attention_heads is not that of the network before pruning"
             )
         heads.append(of_queries // head_dim)
