@@ -170,7 +170,9 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
     """What the rows of a table have in common: analysis, store, target, unit, metric."""
     first = rows.iloc[0]
     alike = [name for name in ("target", "unit", "group", "own") if name not in but and rows[name].nunique() == 1]
-    words = [f"{first[name]} rows" if name == "unit" and first[name] else first[name] for name in alike]
+    if "unit" in alike and first["unit"] in ("", first["target"]):  # phones of phones are phones
+        alike.remove("unit")
+    words = [f"{first[name]} rows" if name == "unit" else first[name] for name in alike]
     title = title_of(first["analysis"])
     if "label" not in but and rows["label"].nunique() == 1 and first["label"]:
         title += f" of {first['label']}"

@@ -71,7 +71,7 @@ def test_tables_fit(name, width):
 def test_layers_stand_down_and_what_differs_across():
     text = printed([one for metric in ("pwcca", "mean cca") for one in reporting.curve(metric=metric)])
     lines = text.split("\n")
-    assert lines[0] == "CCA of base, phone, phone rows"
+    assert lines[0] == "CCA of base, phone"
     assert lines[1].split() == ["layer", "pwcca", "mean", "cca"]
     assert lines[3:7] == [
         "C1      0.300 [0.27, 0.33]  0.300 [0.27, 0.33]",
@@ -131,7 +131,7 @@ def test_settings_that_differ_stand_in_heads_and_the_others_below():
 def test_a_series_has_steps_down_and_layers_across(axis):
     text = printed(pairs(), **axis)
     assert text.split("\n")[:3] == [
-        "MI of run, phone, phone rows: MI (nats)",
+        "MI of run, phone: MI (nats)",
         "step       C1     T0     T1     T2",
         "──────────────────────────────────",
     ]
@@ -200,7 +200,7 @@ def test_rows_of_the_first_version_print_what_they_say(tmp_path):
     old["variant"] = "pwcca, mean of both directions, held-out"
     old.to_csv(tmp_path / "old.csv", index=False)
     text = tables.text(result_rows.read([tmp_path / "old.csv"]))
-    assert text.split("\n")[0] == "CCA of base, phone, phone rows: PWCCA, mean of both directions"
+    assert text.split("\n")[0] == "CCA of base, phone: PWCCA, mean of both directions"
     assert text.endswith("  mean of both directions, held-out")
 
 
