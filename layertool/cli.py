@@ -86,7 +86,8 @@ class Formatter(click.HelpFormatter):
     """Help that fits the terminal: where lines stand as they are written, prose is filled, and examples go on with a backslash."""
 
     def write_text(self, text: str) -> None:
-        room, lines, as_written = self.width - self.current_indent, [], False
+        room, as_written = self.width - self.current_indent, False
+        lines: list[str] = []
         for line in inspect.cleandoc(text).splitlines():
             as_written = line == "\b" or (as_written and bool(line))
             is_prose = as_written and line[:1] not in ("", " ", "\b") and not line.endswith(":")
