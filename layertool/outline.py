@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from layertool.account import count
 from layertool.errors import UsageError
 from layertool.layerwise import measure
 from layertool.result_rows import BASELINE, PARAMETERS, WORDS, is_matrix, phrases
@@ -110,7 +111,7 @@ def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
         own = [k for k in stores.index if stores["layer"][k] != BASELINE]
         if len(names) != len(own):
             raise UsageError(
-                f"--names has {len(names)} labels for {len(own)} stores: type one for each, in their order"
+                f"--names has {count(len(names), 'label')} for {count(len(own), 'store')}: type one for each, in their order"
             )
         known |= dict(zip(own, names, strict=True))
     return number.map(known)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html as markup
 import math
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,7 +170,9 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
     """What the rows of a table have in common: analysis, store, target, unit, metric."""
     first = rows.iloc[0]
     alike = [name for name in ("target", "unit", "group", "own") if name not in but and rows[name].nunique() == 1]
-    words = [f"{first[name]} rows" if name == "unit" and first[name] else first[name] for name in alike]
+    if "unit" in alike and first["unit"] in ("", first["target"]):  # phones of phones are phones
+        alike.remove("unit")
+    words = [f"{first[name]} rows" if name == "unit" else first[name] for name in alike]
     title = title_of(first["analysis"])
     if "label" not in but and rows["label"].nunique() == 1 and first["label"]:
         title += f" of {first['label']}"
@@ -198,7 +201,7 @@ def n_of(rows: pd.DataFrame) -> str:
     known = rows["n"].dropna()
     if known.empty:
         return ""
-    return f"n = {number(known.min())}" + (f" to {number(known.max())}" if known.nunique() > 1 else "")
+    return f"n = {counted(known.min())}" + (f" to {counted(known.max())}" if known.nunique() > 1 else "")
 
 
 def number(value: float) -> str:
@@ -207,14 +210,17 @@ def number(value: float) -> str:
         return ""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if float(value).is_integer() and abs(value) >= 2:
-        return f"{value:,.0f}".replace(",", " ")
+    if float(value).is_integer() and abs(value) >= 100:
+        return counted(value)
     digits = 1 if abs(value) >= 10 else 3
     return f"{value:.{digits}f}".replace("-0.000", "0.000")
 
 
-def _step(value: float) -> str:
-    return f"{value:,.0f}".replace(",", " ") if value.is_integer() else f"{value:g}"
+def counted(value: float) -> str:
+    """A count, or what is one nearly always: 3, 1 133, 0.5; "" for none."""
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}".replace(",", " ") if float(value).is_integer() else f"{value:g}"
 
 
 def interval(low: float, high: float) -> str:
@@ -226,7 +232,9 @@ def interval(low: float, high: float) -> str:
 
 
 def with_interval(row: pd.Series, brief: bool = False) -> str:
-    """0.664 [0.62, 0.71]"""
+    """0.664 [0.62, 0.71]; what has neither interval nor chance may be a count: 3."""
+    if row[["ci_low", "ci_high", "chance"]].isna().all() and float(row["value"]).is_integer():
+        return counted(row["value"])
     return " ".join(filter(None, [number(row["value"]), "" if brief else interval(row["ci_low"], row["ci_high"])]))
 
 
@@ -305,14 +313,14 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
         lines.append([*map(str, key), *(cells.get(name, "") for name in names)])
     by_column = [rows[rows[across] == name] for name in names]
     feet = []
-    for name, column in (("chance", "chance"), ("n", "n")):
+    for column, show in (("chance", number), ("n", counted)):
         counts = [part[column].dropna() for part in by_column]
         differ = column == "chance" or (
             len({tuple(set(count)) for count in counts}) > 1 and all(c.nunique() == 1 for c in counts)
         )
         if differ and any(len(count) for count in counts):
             feet.append(
-                [name, *[""] * (len(down) - 1), *(number(count.max()) if len(count) else "" for count in counts)]
+                [column, *[""] * (len(down) - 1), *(show(count.max()) if len(count) else "" for count in counts)]
             )
     heads = ["model" if name == "label" else name for name in down]
     return Table(
@@ -406,7 +414,7 @@ def _changes(rows: pd.DataFrame, x: str, brief: bool, width: int) -> Iterator[Ta
         for short in (brief, True):
             lines = [
                 [
-                    _step(value),
+                    counted(value),
                     *(with_interval(found[*key, value], short) if (*key, value) in found else "" for key in keys),
                 ]
                 for value in sorted(part["x"].unique())
@@ -428,7 +436,7 @@ def long(rows: pd.DataFrame, caption: str, most: int | None = None) -> Table:
     heads = [*(names[key] for key in keys), "value", "95 % interval", "chance", "against chance", "n"]
     lines = [
         [*(row[key] for key in keys), number(row["value"]), interval(row["ci_low"], row["ci_high"]), number(row["chance"]),
-         against_chance(row), number(row["n"])]
+         against_chance(row), counted(row["n"])]
         for _, row in rows.head(most or len(rows)).iterrows()
     ]  # fmt: skip
     more = f" (the first {most} of {len(rows)}; the saved rows have all)" if most and len(rows) > most else ""
@@ -506,11 +514,12 @@ def _width(table: Table) -> int:
 
 def _folded(cell: str, width: int) -> list[str]:
     """A cell in lines of at most ``width``."""
-    return textwrap.wrap(visible(cell.replace("\n", " ")), max(width, 1)) or [""]
+    words = visible(cell.replace("\n", " "))
+    n_letters = max(width, 2) * len(words) // max(_length(words), 1)
+    return textwrap.wrap(words, max(n_letters, 1)) or [""]
 
 
 def _length(cell: str) -> int:
-    """Columns of a terminal: letters of some scripts take two."""
-    from rich.cells import cell_len
-
-    return cell_len(visible(cell))
+    """Columns of a terminal: letters of some scripts take two, accents that stand on another letter none."""
+    letters = [letter for letter in visible(cell) if not unicodedata.combining(letter)]
+    return len(letters) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in letters)
