@@ -78,7 +78,7 @@ class Option:
         if self.choices:
             if given not in self.choices:
                 raise UsageError(f"'{given}' is nothing that {self.flag} takes: choose {', '.join(self.choices)}")
-        elif self.kind in (int, float) and not isinstance(given, bool):
+        elif self.kind in (int, float):
             return self._number(given)
         elif self.kind is bool and not isinstance(given, bool):
             raise UsageError(f"{self.flag} is True or False, not '{given}'")
@@ -88,7 +88,7 @@ class Option:
         low, high = self.about["low"], self.about["high"]
         try:
             number = self.kind(given)
-            sound = number == float(given)
+            sound = number == float(given) and not isinstance(given, bool)
         except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound:

@@ -228,9 +228,8 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".csv":  # a model may be called 007, a word nan
         texts = {f.name: "str" for f in fields(Result) if str(f.type).startswith("str")}
         rows = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-        there = [
-            f.name for f in fields(Result) if f.type == "str" and f.name in rows
-        ]  # never None: the layer of no layer is ""
+        # the layer of what is no layer is an empty text, not a missing one
+        there = [f.name for f in fields(Result) if f.type == "str" and f.name in rows and f.name not in LATER]
         return rows.fillna(dict.fromkeys(there, ""))
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):

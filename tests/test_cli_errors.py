@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -661,3 +662,21 @@ def test_a_place_without_permission(corpus, tmp_path):
         tmp_path / "locked",
         "check the path and its permissions",
     )
+
+
+def every_command(command, name="layertool"):
+    yield pytest.param(command, id=name)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            yield from every_command(command.get_command(context, child), f"{name} {child}")
+
+
+@pytest.mark.parametrize("command", list(every_command(cli)))
+def test_help_fits_a_terminal_of_80_columns(command):
+    """Prose is filled, an example that goes on can be pasted."""
+    context = click.Context(command, info_name="layertool", terminal_width=80)
+    lines = command.get_help(context).splitlines()
+    assert max(map(len, lines)) <= 80
+    for line, further in pairwise(lines):
+        assert not line.strip().startswith("layertool ") or line.endswith("\\") == further.startswith(" " * 8)

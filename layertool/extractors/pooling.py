@@ -118,8 +118,7 @@ class Pooler:
             if sharing and self.geometry[unit, sharing[0]] != geometry:
                 raise UsageError(
                     f"frames of layers {sharing[0]} and {name} have one hop and field but begin at other samples: ask "
-                    "for one of "
-                    "them at a time, or leave the unit frame out"
+                    "for one of them at a time, or leave the unit frame out"
                 )
             self.table[unit, name] = table
 

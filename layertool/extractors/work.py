@@ -48,8 +48,7 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
         expected = "no such layer" if layer is None else f"({len(items)}, frames, {layer.width})"
         raise ModelError(
             f"{extractor.provenance['id']} gave an array of shape {shape} for layer {name} of {len(items)} windows, "
-            "expected is "
-            f"{expected}: correct its layers"
+            f"expected is {expected}: correct its layers"
         )
     if layer.geometry is not None:
         longest = max(len(item.samples) for item in items)
@@ -57,8 +56,7 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
         if not least <= shape[1] <= max(least, most):
             raise ModelError(
                 f"{extractor.provenance['id']} gave {shape[1]} frames of layer {name} for {longest} samples, its "
-                "geometry says "
-                f"{least}: correct the geometry (or padded_samples, if it pads its input itself)"
+                f"geometry says {least}: correct the geometry (or padded_samples, if it pads its input itself)"
             )
 
 

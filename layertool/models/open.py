@@ -273,8 +273,7 @@ class Model:
         if config.stride is None:
             raise ModelError(
                 f"{self.path} takes {config.feat_emb_dim} numbers a frame, which is the input of no MelHuBERT (40 at "
-                f"10 ms, "
-                "80 at 20 ms): use layertool.models.melhubert with features of your own"
+                f"10 ms, 80 at 20 ms): use layertool.models.melhubert with features of your own"
             )
         known["configuration"] = config
         if seed is None:

@@ -87,8 +87,7 @@ def family(model: nn.Module) -> str:
     if kind not in FAMILIES or not hasattr(getattr(model, "base_model", None), "encoder"):
         raise ModelError(
             f"{type(model).__name__} is no network that can be pruned here: give a MelHuBERT, or a model of "
-            f"transformers of "
-            f"the type {', '.join(FAMILIES)}"
+            f"transformers of the type {', '.join(FAMILIES)}"
         )
     return kind
 
@@ -113,8 +112,7 @@ def check_heads_removable(model: nn.Module) -> None:
     if family(model) == "wavlm":
         raise ModelError(
             f"{type(model).__name__} cannot lose heads: each head's gate reads its own slice of a block's input, and "
-            f"all "
-            "blocks share the first one's position biases, one a head; prune its rows or weights"
+            f"all blocks share the first one's position biases, one a head; prune its rows or weights"
         )
 
 
@@ -324,8 +322,7 @@ def read_config(folder: Path | str) -> Any:
         if not is_list or len(given) != n_blocks:
             raise ModelError(
                 f"{folder} says {name} = {given} under {KEY} in its config.json, but has {n_blocks} blocks of 1 to "
-                f"{most}: "
-                "copy it again"
+                f"{most}: copy it again"
             )
     return config
 

@@ -187,12 +187,10 @@ def check_size(name: str, config: Any, opener: Any, sizes: Sequence[int] | None)
     if sizes is not None and wanted > _TIMES_THE_FILE * sum(sizes) + _FREE:
         raise ModelError(
             f"{name} describes a network of {wanted:,} numbers in its config.json, and its weights are "
-            f"{sum(sizes):,}: the two "
-            "do not belong together; copy them again"
+            f"{sum(sizes):,}: the two do not belong together; copy them again"
         )
     if sizes is None and memory is not None and 4 * wanted > memory:
         raise ModelError(
             f"{name} describes a network of {wanted:,} numbers, {4 * wanted / 1e9:.0f} GB, and this machine has a "
-            f"memory of "
-            f"{memory / 1e9:.0f} GB: take a larger one"
+            f"memory of {memory / 1e9:.0f} GB: take a larger one"
         )
