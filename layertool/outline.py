@@ -226,7 +226,9 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
     if lines:
         means = pd.concat(lines)
         layered = has_layers(means)
-        found += [("curves", means[layered]), ("bars", means[~layered])]
+        of_all = means["group"] == ""  # curves of every group would hide those of all: -o FILE has them
+        curves = layered & (of_all | ~(layered & of_all).any())
+        found += [("curves", means[curves]), ("bars", means[~layered])]
     return [(kind, part) for kind, part in [*found, ("singles", singles)] if len(part)]
 
 
