@@ -25,8 +25,9 @@ from layertool.spelling import visible
 WIDTH = 80
 WIDE = 150  # of tables on a page, which can be scrolled
 MAX_HEAD, MAX_WORD, MAX_KEY = 12, 20, 34  # characters of a head, of its words, of a line's name, before they are folded
+MIN_KEY = 6
 SIGNIFICANT = 0.05
-OTHER_WAY = "†"
+OTHER_WAY, TWO_SIDED = "†", "two-sided"
 SPLIT = (
     "unit",
     "group",
@@ -182,7 +183,7 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
 
 def _shared(rows: pd.DataFrame) -> list[str]:
     """How many rows there are, and the settings that all have; those of all rows of one metric with its name."""
-    rows = rows[rows["metric"] != PARAMETERS]
+    rows = rows[(rows["metric"] != PARAMETERS) & ~outline.is_single(rows)]
     return [] if rows.empty else list(filter(None, [n_of(rows), *settings_in(rows)]))
 
 
@@ -228,7 +229,7 @@ def interval(low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return ""
     digits = 1 if max(abs(low), abs(high)) >= 10 else 2
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"[{round(low, digits) + 0.0:.{digits}f}, {round(high, digits) + 0.0:.{digits}f}]"  # 0.00, not -0.00
 
 
 def with_interval(row: pd.Series, brief: bool = False) -> str:
@@ -304,6 +305,12 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
     down = outline.differing(rows, [name for name in ("layer", "own", "unit", "target", "group") if name != across])
     if "target" in down and "group" in down:
         down.remove("group")
+    notes = []
+    if "own" in down and rows.groupby("label")["own"].nunique().max() == 1:
+        down.remove("own")
+        notes = [
+            f"{label}: {own}" for label, own in rows[["label", "own"]].drop_duplicates().itertuples(index=False) if own
+        ]
     down = ["label", *down]
     only_once(rows, ["analysis", "metric", "own", "unit", "target", "label", "layer"])
     names = list(dict.fromkeys(rows[across]))
@@ -322,16 +329,18 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
             feet.append(
                 [column, *[""] * (len(down) - 1), *(show(count.max()) if len(count) else "" for count in counts)]
             )
-    heads = ["model" if name == "label" else name for name in down]
-    return Table(
-        _caption(rows, [*down, across]), [*heads, *names], [*lines, *feet], n_heads=len(down), n_feet=len(feet)
-    )
+    heads = [{"label": "model", "own": "settings"}.get(name, name) for name in down]
+    caption = _caption(rows, [*down, across, *(["own"] if notes else [])])
+    return Table(caption, [*heads, *names], [*lines, *feet], len(down), len(feet), notes)
 
 
 def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
     """Models down, association tests across: d, its interval, p; a p near 1 of a one-sided test is said to be of the other side."""
-    settings = settings_of(rows) if "settings" in rows else [{}] * len(rows)
-    rows = rows.assign(one_sided=[one.get("alternative") in ("greater", "less") for one in settings])
+    alternatives = [one.get("alternative", TWO_SIDED) for one in settings_of(rows)]
+    rows = rows.assign(one_sided=[name != TWO_SIDED for name in alternatives])
+    of_d, of_p = ({p for said in rows["said"][rows["metric"] == name] for p in said} for name in (EFFECT, P))
+    about = (of_d & of_p).difference(outline.common(rows))  # what a test is of, not how d and p of it were computed
+    rows["own"] = [", ".join(phrase for phrase in said if phrase in about) for said in rows["said"]]
 
     def table(part: pd.DataFrame) -> Table:
         targets = list(dict.fromkeys(part["target"]))
@@ -374,7 +383,7 @@ def _test(rows: pd.DataFrame, brief: bool) -> str:
     if not math.isnan(p):
         marks = "*" * stars(p, *(value.get(name, math.nan) for name in CORRECTED))
         words.append(f"p {p_text(p)}")
-        words.append(OTHER_WAY if d["one_sided"] and p > 1 - SIGNIFICANT else marks)
+        words.append(OTHER_WAY if rows["one_sided"].any() and p > 1 - SIGNIFICANT else marks)
     return " ".join(filter(None, words))
 
 
@@ -453,14 +462,14 @@ def _printed(table: Table, width: int) -> Iterator[str]:
         gap = 1 if width < _width(table) <= width + len(table.head) - 1 else 2
         for k, part in enumerate(_chunks(table, width, gap)):
             yield from ([""] if k else [])
-            yield from _drawn(part, gap)
+            yield from _drawn(part, width, gap)
     for note in table.notes:
         yield from textwrap.wrap(visible(note), width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _chunks(table: Table, width: int, gap: int) -> Iterator[Table]:
     """The table in parts whose columns fit ``width``."""
-    widths = _widths(table)
+    widths = _widths(table, width - gap * table.n_heads)
     heads, columns = list(range(table.n_heads)), list(range(table.n_heads, len(table.head)))
     while columns:
         room, n = width - sum(widths[k] + gap for k in heads) + gap, 0
@@ -473,8 +482,8 @@ def _chunks(table: Table, width: int, gap: int) -> Iterator[Table]:
         columns = columns[n:]
 
 
-def _drawn(table: Table, gap: int) -> Iterator[str]:
-    widths = _widths(table)
+def _drawn(table: Table, width: int, gap: int) -> Iterator[str]:
+    widths = _widths(table, width - gap * table.n_heads)
     heads = [_folded(name, width) for name, width in zip(table.head, widths, strict=True)]
     high = max(map(len, heads))
     heads = [[""] * (high - len(head)) + head for head in heads]  # the last lines stand above the rule
@@ -496,15 +505,18 @@ def _drawn(table: Table, gap: int) -> Iterator[str]:
         yield from (joined([cell[n] if n < len(cell) else "" for cell in cells]) for n in range(high))
 
 
-def _widths(table: Table) -> list[int]:
-    """How wide each column has to be: as its longest number, or word of its head."""
+def _widths(table: Table, room: float = math.inf) -> list[int]:
+    """How wide each column has to be: as its longest number, or word of its head; names give way to one of the columns."""
     widths = []
     for k, name in enumerate(table.head):
         cells = [_length(line[k]) for line in table.lines] or [0]
         longest = max(map(_length, name.split()), default=0)
         words = [_length(part) for part in _folded(name, max(MAX_HEAD, min(longest, MAX_WORD)))]
         widths.append(max(*words, min(max(cells), MAX_KEY if k < table.n_heads else WIDTH)))
-    return widths
+    names = widths[: table.n_heads]
+    while sum(names) + max(widths[table.n_heads :], default=0) > room and max(names) > MIN_KEY:
+        names[names.index(max(names))] -= 1
+    return [*names, *widths[table.n_heads :]]
 
 
 def _width(table: Table) -> int:

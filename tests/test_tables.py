@@ -236,3 +236,11 @@ def test_the_same_tables_are_html():
     text = tables.html(result_rows.table(reporting.curve()))
     assert '<th scope="row">C1</th><td>0.300 [0.27, 0.33]</td>' in text
     assert tables.html(result_rows.table([])) == ""
+
+
+def test_long_settings_give_way_to_the_numbers():
+    settings = [{"predicted_by": "frequencies in the whole train part, " * n} for n in (2, 3)]
+    about = {"analysis": "lexical", "layer": "", "target": "all", "value": -26.4, "ci_low": -29.7, "ci_high": -19.5}
+    text = printed([row(LIKELIHOOD.name, one, model="a baseline", **about) for k, one in enumerate(settings)])
+    assert max(map(len, text.split("\n"))) <= 80
+    assert text.count("-26.4 [-29.7, -19.5]") == 2
