@@ -392,7 +392,7 @@ def test_layers_that_are_not_there(corpus, store, network):
         (["--pooling", "phone=mean"], "pooling was given for 'phone', which is not among the pooled units asked for (word, utterance)"),
         (["--pooling", "frame=mean", "--units", "frame"], "frames are not pooled"),
         (["--cmvn"], "--cmvn makes the mean over time of every utterance 0"),
-        (["--random-init", "0"], "--random-init is for models; mel is an acoustic feature"),
+        (["--random-init", "0"], "--random-init is for networks that are drawn here; mel is an acoustic feature"),
         (["--window-seconds", "10", "--overlap-seconds", "9"], "windows of 10 s cannot overlap by 9 s"),
     ],
 )  # fmt: skip
@@ -409,7 +409,7 @@ def test_options_of_other_kinds_of_model(corpus, store, network):
     fails(
         USAGE,
         ["extract", network, corpus, "-o", store, "--cmvn", "--units", "word"],
-        f"--cmvn is for acoustic features; {network} is a model",
+        f"--cmvn is for acoustic features; {network} is of type 'wav2vec2'",
     )
     fails(
         USAGE,

@@ -20,8 +20,9 @@ PATIENCE_SECONDS = 4.0  # after which no further batch is begun
 
 @dataclass(frozen=True)
 class Forecast:
-    """``seconds`` of computing for the whole corpus; ``audio_per_second``: seconds of audio in a second of
-    computing.
+    """``seconds`` of computing for the whole corpus.
+
+    ``audio_per_second``: seconds of audio in a second of computing.
     """
 
     seconds: float

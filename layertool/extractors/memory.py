@@ -22,8 +22,9 @@ _TABLE_COPIES = 3  # of a shard's table of frames while it is made and written
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, estimated: of this process as a whole, and on the device where that is another than the
-    CPU.
+    """Bytes at the peak, estimated.
+
+    Of this process as a whole, and on the device where that is another than the CPU.
     """
 
     process: int

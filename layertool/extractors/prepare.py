@@ -90,8 +90,9 @@ def prepare(
     dtype: str = "float32",
     **asked: Any,
 ) -> Prepared:
-    """Check everything that can be checked before the first audio file is read. ``asked``: see
-    ``models.open.Asked``.
+    """Check everything that can be checked before the first audio file is read.
+
+    ``asked``: see ``models.open.Asked``.
     """
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, options.channel)

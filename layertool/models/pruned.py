@@ -36,8 +36,9 @@ WEIGHTS = "model.safetensors"
 
 
 class Mask(nn.Module):
-    """What weight pruning puts between a stored parameter and its use: the value where ``mask`` (bool) is True, else
-    0.
+    """What weight pruning puts between a stored parameter and its use.
+
+    The value where ``mask`` (bool) is True, else 0.
     """
 
     mask: torch.Tensor
@@ -117,8 +118,9 @@ def check_heads_removable(model: nn.Module) -> None:
 
 
 def stored(linear: nn.Linear, name: str) -> tuple[nn.Parameter, Mask | None]:
-    """The parameter behind ``weight`` or ``bias``, and its mask. Raises ModelError where something else stands
-    between.
+    """The parameter behind ``weight`` or ``bias``, and its mask.
+
+    Raises ModelError where something else stands between.
     """
     if parametrize.is_parametrized(linear, name):
         chain: Any = linear.parametrizations[name]  # type: ignore[index]
@@ -148,8 +150,9 @@ def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimize
 
 
 def cut_rows(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Take rows (numbers from 0) out of a feed-forward part: of fc1 with their biases, columns of fc2 (spec speat.md
-    4.2).
+    """Take rows (numbers from 0) out of a feed-forward part.
+
+    Of fc1 with their biases, columns of fc2 (spec speat.md 4.2).
     """
     without = set(gone)
     kept = torch.tensor([row for row in range(block.n_rows) if row not in without], dtype=torch.long)
@@ -198,8 +201,9 @@ def _keep(
 
 
 def fit_config(model: nn.Module) -> None:
-    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would; others need
-    nothing.
+    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would.
+
+    Others need nothing.
     """
     if not isinstance(model, MelHuBERT):
         return

@@ -116,8 +116,9 @@ def first_line(error: BaseException) -> str:
 
 
 def check_settings(where: str, said: Mapping) -> None:
-    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth; tell of code that is left
-    aside.
+    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth.
+
+    Tell of code that is left aside.
     """
     waiting: list[Any] = [said]
     code: set[str] = set()

@@ -282,8 +282,9 @@ class ForcedDecoder:
         return Heard(self, states)
 
     def read(self, heard: Heard | torch.Tensor, layer: int | None = None) -> Reading:
-        """Begin with one clip, or its states (positions, width); ``layer``: read the tokens after so many blocks, not
-        all.
+        """Begin with one clip, or its states (positions, width).
+
+        ``layer``: read the tokens after so many blocks, not all.
         """
         heard = heard if isinstance(heard, Heard) else self.hear(heard)
         return Reading(self, heard, self.n_layers if layer is None else layer)

@@ -417,8 +417,6 @@ def test_requests_that_cannot_be(model, speech, learned, tmp_path):
         Writing(case="x")
     with pytest.raises(UsageError, match="1 or more"):
         quick(model, speech, tmp_path / "run", how=replace(QUICK, steps=0))
-    with pytest.raises(UsageError, match="lies in"):
-        quick(str(learned.folder), speech, learned.folder.parent)
     with pytest.raises(StoreError, match=r"no ctc\.json"):
         ctc_models.load(tmp_path)
     with pytest.raises(UsageError, match="other tokens"):
