@@ -86,4 +86,4 @@ class Results:
         """One HTML page of the rows: figures, tables, methods and provenance."""
         from layertool.report import write as write_page
 
-        return write_page(self.rows, file)
+        return write_page(self.rows, file, names=self.shown.get("names"))
