@@ -5,6 +5,7 @@ about it. The command line prints the message and leaves with the class's ``exit
 command was asked wrongly, 1 when the data, the model or the machine is at fault.
 """
 
+import sys
 import warnings
 
 
@@ -13,8 +14,11 @@ class LayertoolWarning(UserWarning):
 
 
 def tell(text: str) -> None:
-    """Say one sentence to the person: a LayertoolWarning, which the command line prints on stderr, once."""
-    warnings.warn(text, LayertoolWarning, stacklevel=3)
+    """Say one sentence to the person: a LayertoolWarning at the line of theirs, which the command line prints on stderr, once."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "layertool":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, LayertoolWarning, stacklevel=level)
 
 
 class LayertoolError(Exception):
