@@ -8,10 +8,8 @@ import click
 
 from layertool.commands import delivery, output
 from layertool.commands.options import HELP, quiet_option
-from layertool.errors import UsageError
 
 PATHS = click.Path(path_type=Path)
-PAGES = (".html", ".htm")
 
 
 @click.command(context_settings=HELP)
@@ -29,10 +27,10 @@ def report(inputs, out, title, quiet) -> None:
       layertool report cca.csv mi.csv cka.csv -o report.html
       layertool report speat.csv runs/hubert -o emergence.html --title "Bias during pre-training"
     """
-    if out.suffix not in PAGES:
-        raise UsageError(f"{out} is no page: end it in {' or '.join(PAGES)}")
+    from layertool.report import check_name, page
+
+    check_name(out)
     delivery.check_place(out)
-    from layertool.report import page
 
     page.check_plotly()
     page.write(inputs, out, title)
