@@ -50,7 +50,7 @@ def command(analysis: Any) -> click.Command:
         inputs = [asked.pop(str(argument.name)) for argument in arguments]
         if where["reference"] is not None:
             inputs[0] = (where["reference"], *inputs[0])  # it is drawn, too
-        if where["names"] and "..." in analysis.inputs[0]:  # before the work
+        if where["names"] and analysis.inputs[0] == "STORE...":  # before the work
             check_names(list(listed(where["names"])), len(opened(inputs[0])))
         call = analysis(**{name: value for name, value in asked.items() if value != ()})
         tables: dict[str, list] = {}
