@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +79,33 @@ class Sentence(click.ClickException):
     def __init__(self, error: LayertoolError):
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+class Formatter(click.HelpFormatter):
+    """Help that fits the terminal: where lines stand as they are written, prose is filled, and examples go on with a backslash."""
+
+    def write_text(self, text: str) -> None:
+        room, as_written = self.width - self.current_indent, False
+        lines: list[str] = []
+        for line in inspect.cleandoc(text).splitlines():
+            as_written = line == "\b" or (as_written and bool(line))
+            is_prose = as_written and line[:1] not in ("", " ", "\b") and not line.endswith(":")
+            if is_prose and lines and lines[-1][:1] not in ("", " ", "\b") and not lines[-1].endswith(":"):
+                line = f"{lines.pop()} {line}"
+            lines.append(line)
+        super().write_text("\n".join(self._folded(line, room) for line in lines))
+
+    @staticmethod
+    def _folded(line: str, room: int) -> str:
+        if len(line) <= room:
+            return line
+        is_example = line.startswith("  ")
+        width, further = (room - 2, "      ") if is_example else (room, "")
+        parts = textwrap.wrap(line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+        return (" \\\n" if is_example else "\n").join(parts)
+
+
+click.Context.formatter_class = Formatter
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Option:
         if self.choices:
             if given not in self.choices:
                 raise UsageError(f"'{given}' is nothing that {self.flag} takes: choose {', '.join(self.choices)}")
-        elif self.kind in (int, float) and not isinstance(given, bool):
+        elif self.kind in (int, float):
             return self._number(given)
         elif self.kind is bool and not isinstance(given, bool):
             raise UsageError(f"{self.flag} is True or False, not '{given}'")
@@ -89,7 +89,7 @@ class Option:
         low, high = self.about["low"], self.about["high"]
         try:
             number = self.kind(given)
-            sound = number == float(given)
+            sound = number == float(given) and not isinstance(given, bool)
         except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound:
@@ -131,6 +131,15 @@ def _options_of(declared: type) -> tuple[Option, ...]:
 
 
 options_of: Callable[[type], tuple[Option, ...]] = cache(_options_of)
+
+
+def keywords(declared: type) -> list[inspect.Parameter]:
+    """The options of a class as parameters of a function that takes them by name."""
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    return [
+        inspect.Parameter(one.name, kind, default=empty if one.default is MISSING else one.default)
+        for one in options_of(declared)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

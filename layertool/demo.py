@@ -19,6 +19,7 @@ import pandas as pd
 import layertool
 from layertool import figures
 from layertool import result_rows as results
+from layertool.account import Account, Table
 from layertool.corpora import espeak
 from layertool.corpora.corpus import Corpus
 from layertool.files import whole_file
@@ -108,6 +109,34 @@ def run(folder: Path | str, say: Say, progress: Callable[[str], Progress | None]
     return Demo(
         folder, table, figure, [finding for target in QUESTIONS for finding in findings(target, asked)], commands
     )
+
+
+def account(made: Demo) -> Account:
+    """What the demo made, for a person."""
+    targets = list(QUESTIONS)
+    rows = []
+    for (model, layer), part in made.table.groupby(["model", "layer"], sort=False):
+        found = part.set_index("target").loc[targets]
+        shares = zip(found["value"], found["ci_low"], found["ci_high"], strict=True)
+        rows.append((model, layer, *(f"{value:.0%} [{low:.0%}, {high:.0%}]" for value, low, high in shares)))
+    chance = made.table.groupby("target")["chance"].max()
+    rows.append(("chance*", "", *(f"{chance[target]:.0%}" for target in targets)))
+    title = (
+        "Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % "
+    )
+    lines = [
+        "* permuted labels, or the most frequent label, whichever is found more often",
+        "",
+        "What the numbers say:",
+        *(f"  {finding}" for finding in made.findings),
+        "",
+        f"Figure: {made.figure}",
+        f"Rows:   {made.folder / 'demo.csv'}",
+        "",
+        "The commands, to copy and change:",
+        *(f"  {command}" for command in made.commands),
+    ]
+    return Account("", tables=[Table(f"{title}intervals", ("model", "layer", *targets), rows)], lines=lines)
 
 
 def _corpus(folder: Path, say: Say, progress: Callable[[str], Progress | None]) -> Corpus:

@@ -24,9 +24,11 @@ def tell(text: str) -> None:
         if text in _told:
             return
         _told.add(text)
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "layertool":
-        frame, level = frame.f_back, level + 1
+    frame, depth, level = sys._getframe(1), 2, 2
+    while frame.f_back:  # to the outermost of ours: cached properties, too, stand between
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "layertool":
+            level = depth + 1
+        frame, depth = frame.f_back, depth + 1
     warnings.warn(text, LayertoolWarning, stacklevel=level)
 
 

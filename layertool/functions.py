@@ -25,7 +25,7 @@ def function(analysis: Any) -> Callable[..., Any]:
     Besides the options of the declaration it takes ``engine`` (local or ray), ``address`` of a Ray cluster, ``workers``
     (pieces of work at once) and ``progress``, called with (done, total).
     """
-    from layertool.declared import MISSING, options_of
+    from layertool.declared import keywords, options_of
     from layertool.errors import UsageError, telling_once
     from layertool.results import Results
 
@@ -49,12 +49,8 @@ def function(analysis: Any) -> Callable[..., Any]:
         kinds(name.strip(".[]").lower(), kinds.POSITIONAL_ONLY, default=None if name.startswith("[") else kinds.empty)
         for name in analysis.inputs
     ]
-    own = [
-        kinds(one.name, kinds.KEYWORD_ONLY, default=kinds.empty if one.default is MISSING else one.default)
-        for one in options_of(analysis)
-    ]
     common = [kinds(name, kinds.KEYWORD_ONLY, default=usual) for name, usual in COMMON.items()]
-    call.__signature__ = inspect.Signature([*inputs, *own, *common])  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature([*inputs, *keywords(analysis), *common])  # type: ignore[attr-defined]
     call.__name__ = call.__qualname__ = analysis.command.split()[-1]
     call.__doc__ = inspect.cleandoc(analysis.__doc__ or "").replace("\b\n", "") + "\n\nOptions:\n"
     call.__doc__ += "\n".join(f"    {one.name}: {one.about['help']}" for one in options_of(analysis))

@@ -48,8 +48,9 @@ def tidy(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame
         rows[column] = known.where(known.notna(), "").astype(str)
     for column in ("step", "layer_index", "n", *NUMBERS):
         rows[column] = floats(rows, column) if column in rows else math.nan
-    settings = rows["settings"] if "settings" in rows else pd.Series("{}", rows.index)
-    rows["said"] = [_said(text) if isinstance(text, str) else () for text in settings]
+    if "settings" not in rows:
+        rows["settings"] = "{}"
+    rows["said"] = [_said(text) if isinstance(text, str) else () for text in rows["settings"]]
     rows["label"] = labels(rows, names)
     rows["own"] = ""
     for _, part in rows.groupby(["analysis", "metric"], sort=False):
@@ -235,7 +236,9 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
     if lines:
         means = pd.concat(lines)
         layered = has_layers(means)
-        found += [("curves", means[layered]), ("bars", means[~layered])]
+        of_all = means["group"] == ""  # curves of every group would hide those of all: -o FILE has them
+        curves = layered & (of_all | ~(layered & of_all).any())
+        found += [("curves", means[curves]), ("bars", means[~layered])]
     return [(kind, part) for kind, part in [*found, ("singles", singles)] if len(part)]
 
 

@@ -229,7 +229,10 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     if path.suffix == ".csv":  # a model may be called 007, a word nan
         texts = {f.name: "str" for f in fields(Result) if str(f.type).startswith("str")}
-        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+        rows = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+        # the layer of what is no layer is an empty text, not a missing one
+        there = [f.name for f in fields(Result) if f.type == "str" and f.name in rows and f.name not in LATER]
+        return rows.fillna(dict.fromkeys(there, ""))
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("it holds no list of records")

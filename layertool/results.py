@@ -98,4 +98,4 @@ class Results:
         from layertool.report import TITLE
         from layertool.report import write as write_page
 
-        return write_page(self.rows, file, TITLE if title is None else title)
+        return write_page(self.rows, file, TITLE if title is None else title, self.shown.get("names"))

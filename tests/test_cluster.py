@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import heard
 import models
 import pytest
 import small
 import torch
 
 import layertool
-from layertool import results
 from layertool.cluster import Cluster, _room, current
 from layertool.errors import AudioError, LayertoolError, ModelError, UsageError
 from layertool.extractors.extraction import Extraction
@@ -177,8 +175,8 @@ def test_what_a_worker_cannot_open(cluster, made, tmp_path):
     _, corpus = made
     with pytest.raises(ModelError, match=r"a worker says: .*nowhere"):
         extract_on_cluster(cluster, request_of(tmp_path / "nowhere"), corpus, tmp_path / "s")
-    with pytest.raises(UsageError, match=r"a worker says: .*float8"):
-        extract_on_cluster(cluster, request_of(made[0] / "net", dtype="float8"), corpus, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"a worker says: --cmvn makes"):
+        extract_on_cluster(cluster, request_of(made[0] / "net", cmvn=True), corpus, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -276,59 +274,3 @@ with Cluster.open(n_workers=1) as cluster:
     assert done.returncode == 1
     assert done.stdout == "begun\n"
     assert "3 workers died of a layer" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def stores(cluster, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    corpus = small.corpus(folder, n_utterances=40)
-    models.save("wav2vec2-base", folder / "net")
-    units = ("phone", "word", "utterance", "frame")
-    layertool.extract(str(folder / "net"), corpus, folder / "store", units, layers="T0-T2")
-    models.whisper(folder / "whisper", tokenizer="english")
-    heard.corpus(folder / "audio2").write(folder / "heard")
-    (folder / "words.txt").write_text("\n".join(heard.LEXICON))
-    return folder
-
-
-ANALYSES = {
-    "cca": "cca store --with phone --sample all",
-    "mi": "mi store --labels phone --clusters 5",
-    "neighbours": "probe neighbours store --labels phone --sample all",
-    "segmentation": "probe segmentation store",
-    "discrimination": "probe discrimination store --min-characters 0 --min-seconds 0",
-    "score": "lexical score whisper heard --encoder-window exact",
-}
-
-
-@pytest.mark.parametrize("name", ANALYSES)
-def test_analyses_give_the_same_rows(cluster, stores, monkeypatch, name):
-    """By threads or one after the other, and as tasks of the cluster: the same numbers."""
-    from commands import succeeds
-
-    from layertool.commands import options
-
-    monkeypatch.chdir(stores)
-    succeeds(*ANALYSES[name].split(), "-o", "alone.csv", "-q")
-    asked = []
-
-    class Open:
-        def __enter__(self):
-            return cluster
-
-        def __exit__(self, *_):
-            return None
-
-    monkeypatch.setattr(options.Cluster, "open", lambda *arguments: asked.append(arguments) or Open())
-    run = cluster.each
-    spread = []
-    monkeypatch.setattr(Cluster, "each", lambda self, *a: spread.append(len(a[1])) or run(*a))
-    succeeds(*ANALYSES[name].split(), "-o", "spread.csv", "-q", "--engine", "ray", "--workers", "2")
-    assert asked == [(None, 2)]
-    assert spread
-    alone, there = results.read(["alone.csv"]), results.read(["spread.csv"])
-    assert alone.drop(columns=["value", "ci_low", "ci_high", "chance"]).equals(
-        there.drop(columns=["value", "ci_low", "ci_high", "chance"])
-    )
-    for column in ("value", "ci_low", "ci_high", "chance"):
-        assert there[column].tolist() == pytest.approx(alone[column].tolist(), rel=1e-5, abs=1e-7, nan_ok=True)

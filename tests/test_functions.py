@@ -1,31 +1,88 @@
-"""What Python is asked wrongly is said in one sentence, as on the command line: options, axes, names, notes."""
+"""The Python function of every analysis stands where a person looks for it, gives Results, and refuses in one sentence."""
 
 from __future__ import annotations
 
 import warnings
 
+import planted
 import pytest
 
 import layertool
 from layertool import Results
 from layertool.errors import LayertoolWarning, UsageError, tell, telling_once
+from layertool.functions import named
+from layertool.layerwise import ANALYSES
 from layertool.result_rows import Result
 
+
+@pytest.mark.parametrize("words", ANALYSES)
+def test_functions_stand_where_their_commands_do(words):
+    """``layertool probe neighbours`` is ``layertool.probe.neighbours``."""
+    home = layertool
+    *groups, name = words.split()
+    for group in groups:
+        assert group in dir(home)
+        home = getattr(home, group)
+    assert name in dir(home)
+    call = getattr(home, name)
+    assert call is named(words)
+    assert call.__name__ == name
+    assert "Options:" in call.__doc__
+
+
+@pytest.mark.parametrize("group", ["probe", "lexical"])
+def test_a_function_that_there_is_not(group):
+    home = getattr(layertool, group)
+    with pytest.raises(AttributeError, match=rf"layertool\.{group} has no 'nothing'; the functions are "):
+        _ = home.nothing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = layertool.nothing
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    n = 12
+    segments = [(k, "phone", 1_000 * i, 1_000 * (i + 1), "abc"[(k + i) % 3]) for k in range(n) for i in range(6)]
+    rows = {"phone": {"T1": planted.matrix(6 * n)}}
+    return planted.store(tmp_path_factory.mktemp("functions") / "store", [8_000] * n, segments, rows=rows)
+
+
+def test_stores_are_paths_texts_and_open_ones(store, tmp_path):
+    """And results are written, read and counted."""
+    found = [
+        layertool.probe.neighbours(stores, labels="phone", method="centroid").rows
+        for stores in (store, store.path, str(store.path), [store, store.path])
+    ]
+    assert all(rows.equals(found[0]) for rows in found[1:])
+    results = Results(found[0])
+    assert len(results) == len(found[0]) == 2  # the layer, and the most frequent label
+    results.write(tmp_path / "x.parquet")
+    assert Results.read(str(tmp_path / "x.parquet")).rows["value"].equals(results.rows["value"])
+    assert len(Results.read([tmp_path / "x.parquet", tmp_path / "x.parquet"])) == 4
+    assert "T1" in repr(results)
+
+
+def test_what_cannot_be_asked(store):
+    with pytest.raises(UsageError, match="no store is named: give one or several"):
+        layertool.mi([], labels="phone")
+    with pytest.raises(UsageError, match="needs the option labels: "):
+        layertool.mi(store)
+    with pytest.raises(UsageError, match="--seed -1 cannot be"):
+        layertool.mi(store, labels="phone", seed=-1)
+
+
 ROW = Result(
-    "mi",
-    "adjusted mi",
-    "a/b",
-    None,
-    None,
-    "corpus",
-    "phone",
-    "T1",
-    1,
-    "phone",
-    0.5,
+    analysis="mi",
+    variant="adjusted mi",
+    model="a/b",
+    corpus="corpus",
+    unit="phone",
+    layer="T1",
+    layer_index=1,
+    target="phone",
+    value=0.5,
     store="one",
     metric="adjusted mi",
-    settings="{}",
 )
 
 

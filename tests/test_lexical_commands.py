@@ -233,7 +233,7 @@ def test_states_that_were_computed_coarsely_are_not_taken_for_others():
 
 
 def test_layers_of_the_lens():
-    rows = rows_of(*COMMANDS["lens"], "--layers", "T0-T1,D2", "--no-rank")
+    rows = rows_of(*COMMANDS["lens"], "--layers", "T0-T1,D2", "--no-top-words")
     assert list(dict.fromkeys(rows["layer"])) == ["T0", "T1", "D2"]
     assert not rows["metric"].str.startswith("top-").any()
     itself = means(rows_of(*COMMANDS["score"], "--split", "test"))

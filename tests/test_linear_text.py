@@ -14,8 +14,8 @@ from layertool.analysis import embeddings
 from layertool.analysis.lexical.lexicon import read_words
 from layertool.corpora import label_files, textgrid
 from layertool.corpora.align import read_dictionary
-from layertool.corpora.alignments import read_text
 from layertool.corpora.table_files import read_table
+from layertool.corpora.texts import read_text
 from layertool.errors import LayertoolError
 
 GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n'

@@ -25,7 +25,7 @@ USAGE, DATA, N, N_TARGETS = 2, 1, 44, 28
 CHECKPOINTS = ("checkpoint-1000", "checkpoint-2000")
 PRUNED = ("weights/p20", "weights/p50", "heads/p30")
 VALENCE = "valence=positive:negative"
-FEW = ["--permutations", 2000, "--resamples", 300]
+FEW = ["--permutations", 2000, "--n-resamples", 300]
 GENDER = ["--target", "gender=female:male", "--attribute", VALENCE, *FEW]
 FIGURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 STARS = re.compile(r"(-?\d\.\d\d)(?: \[(-?\d\.\d\d), (-?\d\.\d\d)\])? p (\d\.\d{3}|\de-\d+)(?: (\*+))?")
@@ -40,7 +40,7 @@ def rows_of(*arguments) -> list[dict]:
 
 
 def in_python(stores, targets=("gender=female:male",), **options) -> pd.DataFrame:
-    options = {"permutations": 2000, "resamples": 300, **options}
+    options = {"permutations": 2000, "n_resamples": 300, **options}
     return layertool.speat(stores, target=targets, attribute=VALENCE, **options).rows
 
 
@@ -211,7 +211,7 @@ OPTIONS = [
     ("--alternative less", {"alternative": "less"}),
     ("--alternative two-sided", {"alternative": "two-sided"}),
     ("--permutations 77", {"permutations": 77}),
-    ("--resamples 150", {"resamples": 150}),
+    ("--n-resamples 150", {"n_resamples": 150}),
     ("--resample all", {"resample": "all"}),
     ("--resample none", {"resample": "none"}),
     ("--strata sex", {"strata": "sex"}),
@@ -313,7 +313,7 @@ mfcc --target who=@empty:@y.txt VALENCE | empty
 mfcc GENDER --aggregate mode | 'mode' | --aggregate | normalized-mean
 mfcc GENDER --alternative more | 'more'
 mfcc GENDER --permutations 0 | permutations
-mfcc GENDER --resamples 5 | resamples
+mfcc GENDER --n-resamples 5 | resamples
 mfcc GENDER --layers T0 | 'T0' is no layer of mfcc
 mfcc GENDER --unit word | mfcc has no word rows (it has utterance)
 mfcc GENDER --pairs sex | more than once

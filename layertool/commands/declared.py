@@ -46,13 +46,15 @@ def click_option(one: Option, usual: str | None = None) -> click.Option:
     usual = usual or one.about["usual"]
     if one.many and default and not usual:
         usual = ",".join(map(str, default))
+    # of an option that is required, click takes None for a value; of a flag, nothing for "no"
+    given: dict[str, Any] = {} if one.default is MISSING else {"default": None if one.many else default}
     return click.Option(
         [*flags, one.name],
         type=None if is_flag else _type(one),
         is_flag=is_flag,
         multiple=one.many,
         required=one.default is MISSING,
-        **({} if one.many or default is None else {"default": default}),  # click takes None for a value
+        **given,
         metavar=one.about["metavar"],
         show_default=not usual and default is not None and default is not False,
         help=one.about["help"] + (f"  [default: {usual}]" if usual else ""),

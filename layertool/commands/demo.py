@@ -20,7 +20,7 @@ from layertool.commands.options import HELP, quiet_option
     default=Path("demo"),
     show_default=True,
     metavar="FOLDER",
-    help="Where to work.",
+    help="Folder to work in.",
 )
 @quiet_option
 def demo(out: Path, quiet: bool) -> None:
@@ -43,30 +43,4 @@ def demo(out: Path, quiet: bool) -> None:
             return stack.enter_context(output.progress_bar(quiet, None if what == "audio" else what))
 
         made = road.run(out, say, progress)
-    targets = list(road.QUESTIONS)
-    rows = []
-    for (model, layer), part in made.table.groupby(["model", "layer"], sort=False):
-        values = part.set_index("target")
-        rows.append((model, layer, *(_cell(values.loc[target]) for target in targets)))
-    chance = made.table.groupby("target")["chance"].max()
-    rows.append(("chance*", "", *(f"{chance[target]:.0%}" for target in targets)))
-    output.table(
-        "Share of labels found: phones and words in unseen sentences, the gender of unseen voices from one phone; 95 % "
-        "intervals",
-        ("model", "layer", *targets),
-        rows,
-    )
-    output.echo(
-        "* permuted labels, or the most frequent label, whichever is found more often", "", "What the numbers say:"
-    )
-    for finding in made.findings:
-        output.echo(f"  {finding}")
-    output.echo(
-        "", f"Figure: {made.figure}", f"Rows:   {made.folder / 'demo.csv'}", "", "The commands, to copy and change:"
-    )
-    for command in made.commands:
-        output.echo(f"  {command}")
-
-
-def _cell(row) -> str:
-    return f"{row['value']:.0%} [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
+    output.show(road.account(made))

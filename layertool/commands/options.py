@@ -98,7 +98,10 @@ OLD: dict[str, dict[str, str]] = {
     "compress distill": {"--layers": "--blocks", "--targets": "--teacher-layers"},
     "finetune ctc": {"--units": "--tokens"},
     "compare": {"--variant": "--metric NAME, the whole name of what a number is, e.g. 'adjusted mi'"},
+    "cca": {"--samples": "--draws"},
+    "speat": {"--resamples": "--n-resamples"},
     "probe neighbours": {"--folds": "--n-folds"},
+    "lexical lens": {"--rank": "--top-words", "--no-rank": "--no-top-words"},
     "lexical finetune": {"--train": "--modules", "--warmup": "--warmup-share"},
 }
 

@@ -8,16 +8,18 @@ import click
 
 from layertool.commands import delivery, output
 from layertool.commands.options import HELP, quiet_option
+from layertool.declared import listed
 
 PATHS = click.Path(path_type=Path)
 
 
 @click.command(context_settings=HELP)
 @click.argument("inputs", type=PATHS, nargs=-1, required=True, metavar="RESULTS...")
-@click.option("-o", "--output", "out", type=PATHS, required=True, metavar="FILE.html", help="Page to write.")  # fmt: skip
-@click.option("--title", default="layertool report", show_default=True, help="Of the page.")
+@click.option("-o", "--output", "out", type=PATHS, required=True, metavar="FILE.html", help="Page to write.")
+@click.option("--title", default="layertool report", show_default=True, help="Title of the page.")
+@click.option("--names", default=None, metavar="NAME,NAME", help="Labels of the stores, in their order.")
 @quiet_option
-def report(inputs, out, title, quiet) -> None:
+def report(inputs, out, title, names, quiet) -> None:
     """Make one HTML page of result files and training runs: figures, tables, methods, provenance.
 
     \b
@@ -33,5 +35,5 @@ def report(inputs, out, title, quiet) -> None:
     delivery.check_place(out)
 
     page.check_plotly()
-    page.write(inputs, out, title)
+    page.write(inputs, out, title, list(listed(names)) if names else None)
     output.note(f"page in {out} ({output.size(out.stat().st_size)})", quiet)

@@ -19,9 +19,10 @@ import pandas as pd
 
 from layertool import audio, columns
 from layertool.corpora import labels
-from layertool.corpora.alignments import Progress, read_text
+from layertool.corpora.alignments import Progress
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.segments import Entry, SegmentRows
+from layertool.corpora.texts import read_text
 from layertool.errors import AudioError, CorpusError, LayertoolError, MissingExtraError, UsageError
 from layertool.non_speech import NOISE, PHONE, non_speech
 from layertool.spelling import nfc

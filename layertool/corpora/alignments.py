@@ -8,19 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from layertool.corpora.failures import Failures
 from layertool.corpora.segments import SEGMENT_COLUMNS, Entry, SegmentRows
-from layertool.errors import CorpusError
 
 Progress = Callable[[int, int], None]  # called with (files read, files in all)
 Stretch = tuple[float, float]  # of time: start and end in seconds
-
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Voice(NamedTuple):
@@ -120,19 +116,3 @@ def read_all(
         unusable,
         {tier: n_voices - n for tier, n in sorted(n_with.items()) if n < n_voices},
     )
-
-
-def read_text(path: Path) -> str:
-    """The text of a label file, with line feeds; letters as they stand: ``labels.Rules`` says which become one.
-
-    Raises CorpusError where it is no text.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
-    try:
-        text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not in UTF-8 or UTF-16: save it as text in one of them") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")

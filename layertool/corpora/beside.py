@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from layertool.corpora import label_files, source_files, textgrid
-from layertool.corpora.alignments import Stretch, Voice, read_text
+from layertool.corpora.alignments import Stretch, Voice
 from layertool.corpora.segments import Entry
+from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
 

@@ -17,11 +17,12 @@ import pandas as pd
 
 from layertool import audio
 from layertool.corpora import label_files
-from layertool.corpora.alignments import Progress, Stretch, Voice, read_all, read_text
+from layertool.corpora.alignments import Progress, Stretch, Voice, read_all
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.segments import Entry
 from layertool.corpora.source_files import files_below, unread, without
+from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE, seconds_to_samples
 

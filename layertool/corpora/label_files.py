@@ -23,8 +23,9 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from layertool import audio
-from layertool.corpora.alignments import Stretch, Voice, read_text
+from layertool.corpora.alignments import Stretch, Voice
 from layertool.corpora.segments import Entry
+from layertool.corpora.texts import read_text
 from layertool.errors import AudioError, CorpusError
 from layertool.geometry import END_TOLERANCE, SAMPLE_RATE
 from layertool.spelling import nfc

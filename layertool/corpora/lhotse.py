@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lhotse import MonoCut, MultiCut
 
 _TIERS = {"words": "word", "phones": "phone"}
+_KINDS = {"MonoCut": "MonoCut", "Cut": "MonoCut", "MultiCut": "MultiCut"}  # as they are written, and as lhotse has them
 _FIELDS = ("speaker", "gender", "language")
 # What reading a damaged file raises; lhotse checks its data with assert, or not at all.
 _DAMAGE = (
@@ -102,7 +103,7 @@ def _entry(item, cut: MonoCut | MultiCut) -> Entry | None:
 def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
     """The cuts of a manifest, line by line."""
     try:
-        from lhotse import MonoCut, MultiCut
+        import lhotse
     except ImportError as error:
         raise MissingExtraError("lhotse", "lhotse", "reading a manifest of cuts") from error
     if not path.exists():
@@ -111,7 +112,6 @@ def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
         raise CorpusError(
             f"{path} is no .jsonl or .jsonl.gz manifest: convert it with 'lhotse copy {path} {path.stem}.jsonl.gz'"
         )
-    kinds = {"MonoCut": MonoCut, "Cut": MonoCut, "MultiCut": MultiCut}
     number = 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -119,7 +119,7 @@ def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
                 if line.strip():
                     data = json.loads(line)
                     _check_kind(data, f"{path}, line {number}")
-                    yield kinds[data["type"]].from_dict(data)
+                    yield getattr(lhotse, _KINDS[data["type"]]).from_dict(data)
     except _DAMAGE as error:
         raise CorpusError(
             f"{path}, line {number or 1}, cannot be read as a cut ({type(error).__name__}: {error}): "
@@ -134,7 +134,7 @@ def _check_kind(data: dict, where: str) -> None:
         raise CorpusError(
             f"{where}: the cut '{data.get('id')}' is mixed or padded ({kind}), no stretch of a file: {_SAVE}"
         )
-    if kind not in ("MonoCut", "Cut", "MultiCut"):
+    if kind not in _KINDS:
         given = next((what for key, what in _OTHER_MANIFESTS.items() if isinstance(data, dict) and key in data), None)
         raise CorpusError(
             f"{where} is no cut{f' but one of {given}' if given else ''}: "

@@ -11,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from layertool.corpora import textgrid
-from layertool.corpora.alignments import Progress, read_all, read_text
+from layertool.corpora.alignments import Progress, read_all
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.source_files import require_folder, unread
+from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError
 
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE{0}, as in dev-clean/84/121123/84-121123-0000{0}"

@@ -102,7 +102,15 @@ def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings
             unreadable.append(path)
         elif suffix in _OTHER_LABELS:
             others.append(path)
-        elif names and suffix in _BESIDE_AUDIO and (suffix != ".txt" or _may_be_text(nfc(path.stem), names)):
+        elif (
+            names
+            and suffix in _BESIDE_AUDIO
+            and (
+                suffix != ".txt"
+                or nfc(path.stem) in names
+                or "trans" in path.stem.lower()  # AISHELL has one file of them
+            )
+        ):
             astray.append(path)
     if astray:  # what belongs to audio that is left out is left out with it
         of_audio = {identity(path, root) for path in files if path.suffix.lower() in audio.SUFFIXES}
@@ -127,11 +135,6 @@ def unread(files: Sequence[Path], root: Path, read: Collection[Path], recordings
             "and transcripts beside their audio, or make a table of the texts and give it with --metadata"
         )
     return notes
-
-
-def _may_be_text(stem: str, names: Collection[str]) -> bool:
-    """Whether a .txt file is called like a recording, or transcript (AISHELL has one file of them)."""
-    return stem in names or "trans" in stem.lower()
 
 
 def _counted(files: Collection[Path]) -> str:

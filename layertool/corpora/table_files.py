@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from layertool import columns
+from layertool.corpora.texts import utf8
 from layertool.corpora.workbooks import Say, read_workbook
 from layertool.errors import CorpusError
 from layertool.spelling import nfc, nfc_values
@@ -38,13 +39,6 @@ _TEXT = _TIMES | {*ID_NAMES, "tier", "label", "text", "channel", "speaker"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".psv": "|"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _LOOKED_AT = 1 << 16  # characters that tell the separator
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
 _BOOKS = (".xlsx", ".xlsm")
 _OTHERS = {
     ".xls": "an old workbook",
@@ -130,7 +124,7 @@ def _read_parquet(path: Path, coded: Sequence[str]) -> pd.DataFrame:
 
 
 def _read_text(path: Path, suffix: str, say: Say, as_text: bool) -> pd.DataFrame:
-    content = _utf8(path)
+    content = utf8(path)
     announced = re.match(rb'"?sep=([,;|\t])"?\r?\n', content)  # what Excel writes for itself
     content = content[announced.end() :] if announced else content
     if not content.strip():
@@ -181,37 +175,6 @@ def _quoted(content: bytes, separator: str) -> Iterator[list[str]]:
         yield from filter(None, lines)
     except csv.Error as error:
         raise csv.Error(f"line {lines.line_num}: {error}") from error
-
-
-def _utf8(path: Path) -> bytes:
-    """The content of a text file as UTF-8 without a byte-order mark. Raises CorpusError for another encoding."""
-    content = path.read_bytes()
-    mark = next((name for mark, name in _MARKS if content.startswith(mark)), None)
-    if mark and mark != "utf-8-sig":
-        try:
-            return content.decode(mark).encode()
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{path} is cut short ({error.reason} in its {mark.upper()}): save it again") from error
-    content = content.removeprefix(_MARKS[0][0])
-    if b"\0" in content:
-        raise CorpusError(
-            f"{path} is no text in UTF-8 (line {_line(content, content.index(0))} holds zero bytes): "
-            "save it as .csv in UTF-8, or give a workbook the suffix .xlsx"
-        )
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        letter = content[error.start : error.start + 1].decode("cp1252", "replace")
-        raise CorpusError(
-            f"{path}, line {_line(content, error.start)} is not UTF-8 (byte {content[error.start]:#x}, '{letter}' in "
-            "Windows' "
-            "Western encoding): save the table as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
-        ) from error
-    return content
-
-
-def _line(content: bytes, place: int) -> int:
-    return content.count(b"\n", 0, place) + 1
 
 
 def _lines(content: bytes, separator: str, strict: bool = False) -> Any:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from layertool.corpora.alignments import Stretch, Voice, read_text
+from layertool.corpora.alignments import Stretch, Voice
 from layertool.corpora.segments import Entry
+from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError
 from layertool.spelling import nfc
 

@@ -16,11 +16,12 @@ import pandas as pd
 
 from layertool import audio
 from layertool.corpora import label_files
-from layertool.corpora.alignments import Progress, Stretch, Voice, read_all, read_text
+from layertool.corpora.alignments import Progress, Stretch, Voice, read_all
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import USUAL, Rules
 from layertool.corpora.segments import Entry
 from layertool.corpora.source_files import files_below, unread, without
+from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
@@ -83,8 +84,7 @@ def read(
     of the files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
     Raises UsageError, CorpusError or AudioError.
     """
-    if phones not in PHONES:
-        raise UsageError(f"'{phones}' is no set of phones of TIMIT: choose from {', '.join(PHONES)}")
+    _choice("set of phones", [phones], PHONES)
     wanted = [_choice("split", splits, ("TRAIN", "TEST")), _choice("type of sentences", sentences, SENTENCE_TYPES)]
     source = Path(source)
     files = files_below(source)

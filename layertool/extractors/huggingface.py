@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from layertool.errors import ModelError
-from layertool.extractors.base import Emit, Extractor, Item, needed_blocks
+from layertool.extractors.base import Emit, Extractor, Item
 from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
 from layertool.models.computing import computing_in
 from layertool.models.hooks import Tap, block_taps, hooked, tapped
@@ -44,8 +44,10 @@ class SpeechExtractor(Extractor):
         name = self.provenance["id"]
         if not hasattr(self.network, "masked_spec_embed"):
             raise ModelError(
-                f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and mask_feature_prob 0): "
-                "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in a copy"
+                f"{name} has nothing to put at masked frames (its config.json has mask_time_prob and "
+                f"mask_feature_prob 0): "
+                "leave out --mask-seed; or, if masked_spec_embed is among its weights, set mask_time_prob above 0 in "
+                "a copy"
             )
         if MASK_EMBEDDING in self.lacking:
             raise ModelError(
@@ -67,11 +69,6 @@ class SpeechExtractor(Extractor):
         if part == "encoder" and kind == "layer_norm" and "final" in self.layers:
             return "final"
         return "T0" if part in ("feature_projection", "encoder") else None
-
-    def restrict(self, layers: Sequence[str]) -> None:
-        """Drop the blocks above the highest asked layer: their work would be thrown away."""
-        self.check_whole(layers)
-        self.network.encoder.layers = needed_blocks(self._blocks, layers)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:

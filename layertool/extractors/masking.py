@@ -43,7 +43,8 @@ class TimeMask:
     def __post_init__(self):
         if not 0 < self.probability <= 1:
             raise UsageError(
-                f"a mask probability of {self.probability:g} masks nothing or cannot be: give --mask-prob above 0 and at most 1"
+                f"a mask probability of {self.probability:g} masks nothing or cannot be: give --mask-prob above 0 and "
+                f"at most 1"
             )
         if self.length < 1:
             raise UsageError(f"mask spans of {self.length} frames mask nothing: give --mask-length 1 or more")

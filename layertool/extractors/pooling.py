@@ -71,7 +71,10 @@ def _sums(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]]) 
 
 
 def _extremes(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]], reduction: str) -> torch.Tensor:
-    """Smallest or largest value of each dimension over stretches [lo, hi): (items, frames, width) -> (stretches, width)."""
+    """Smallest or largest value of each dimension over stretches [lo, hi).
+
+    (items, frames, width) -> (stretches, width).
+    """
     of = torch.amin if reduction == "min" else torch.amax
     found = [of(frames[k, a:b], 0) for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
     return torch.stack(found) if found else frames.new_zeros((0, frames.shape[2]))
@@ -116,8 +119,7 @@ class Pooler:
             if sharing and self.geometry[unit, sharing[0]] != geometry:
                 raise UsageError(
                     f"frames of layers {sharing[0]} and {name} have one hop and field but begin at other samples: ask "
-                    "for one of "
-                    "them at a time, or leave the unit frame out"
+                    "for one of them at a time, or leave the unit frame out"
                 )
             self.table[unit, name] = table
 
@@ -179,7 +181,9 @@ class Pooler:
         return out
 
     def _rows_of_item(self, unit, geometry, item, rows):
-        """(target rows, local lo, local hi, full length, whether it has begun, whether it goes on) of one item's rows."""
+        """(target rows, local lo, local hi, full length, whether it has begun, whether it goes on) of one item's
+        rows.
+        """
         if geometry is None:  # decoder: tokens of the words, or of the whole text
             spans = (
                 item.token_spans if unit == "word" else np.array([[item.token_spans[0, 0], item.token_spans[-1, 1]]])

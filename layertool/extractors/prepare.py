@@ -31,6 +31,8 @@ from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
 from layertool.models.open import Model
 
+BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}  # by kind of device
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -47,6 +49,14 @@ class Prepared:
     plan: plan.Plan
     options: Extraction
     mask: TimeMask | None = None
+
+    def batch_seconds(self, asked: float | None) -> float:
+        """Padded audio in one batch: what was asked, or what is usual on the device."""
+        return asked or BATCH_SECONDS[self.extractor.device.type]
+
+    def batch_size(self, n_samples: int, asked: float | None) -> int:
+        """Items of this length in one batch of ``asked`` seconds."""
+        return max(1, round(self.batch_seconds(asked) * SAMPLE_RATE) // self.extractor.padded_samples(n_samples))
 
     @cached_property
     def grid(self) -> int:
@@ -74,7 +84,8 @@ class Prepared:
             if len(found) > 1 and any(sees_beyond(geometry, window, n_samples) for window in found):
                 reach = max(geometry.field + geometry.offset, -geometry.offset) + self.grid
                 raise UsageError(
-                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that overlap by "
+                    f"frames of layer {name} see {geometry.field / SAMPLE_RATE:g} s of audio, and windows that "
+                    f"overlap by "
                     f"{self.options.overlap_seconds:g} s would cut some of them: make --overlap-seconds at least "
                     f"{-(-2 * reach // SAMPLE_RATE)}"
                 )
@@ -89,7 +100,10 @@ def prepare(
     dtype: str = "float32",
     **asked: Any,
 ) -> Prepared:
-    """Check everything that can be checked before the first audio file is read. ``asked``: see ``models.open.Asked``."""
+    """Check everything that can be checked before the first audio file is read.
+
+    ``asked``: see ``models.open.Asked``.
+    """
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, options.channel)
     else:
@@ -224,13 +238,15 @@ def _check_texts(corpus: Corpus, rows: CorpusRows | None) -> None:
     for k, (utterance, text) in enumerate(zip(corpus.utterances["utterance"], corpus.utterances["text"], strict=True)):
         if not isinstance(text, str) or not text.strip():
             raise CorpusError(
-                f"utterance '{utterance}' has no text, which decoder layers need: fill in its 'text', or leave the D layers out"
+                f"utterance '{utterance}' has no text, which decoder layers need: fill in its 'text', or leave the D "
+                f"layers out"
             )
         if rows is not None:
             words, segments = text.split(), [rows.labels["word"][code] for code in rows.of(k)["word"].label]
             if [_plain(w) for w in words] != [_plain(s) for s in segments]:
                 raise CorpusError(
-                    f"the text of utterance '{utterance}' and its word segments differ ({len(words)} and {len(segments)} words): "
+                    f"the text of utterance '{utterance}' and its word segments differ ({len(words)} and "
+                    f"{len(segments)} words): "
                     "decoder layers at unit word need them equal; correct one, or take --units utterance"
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from layertool.account import Account, count, duration
 from layertool.cluster import Cluster
 from layertool.corpora.corpus import Corpus
+from layertool.declared import keywords
 from layertool.errors import ModelError, UsageError, tell
 from layertool.extractors import account
 from layertool.extractors.base import Extractor
@@ -59,6 +61,14 @@ def extract(
         raise UsageError("the workers of Ray open the model themselves: give its name, not an extractor")
     with asked.cluster() as cluster:
         return _store(model, corpus, out, asked, part, cluster, progress, say)
+
+
+_GIVEN = inspect.signature(extract).parameters
+extract.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [one for one in _GIVEN.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    + [one for one in keywords(Extraction) if one.name not in _GIVEN]
+    + [_GIVEN["progress"], _GIVEN["say"]]
+)
 
 
 def extractions(

@@ -21,8 +21,8 @@ from layertool.store.writer import LooseShards, ShardWriter, StoreWriter
 Progress = Callable[[float, float], Any]  # (audio seconds done, audio seconds in all)
 # How the shares that windows have in one row become it.
 _JOIN = {"mean": np.add, "min": np.minimum, "max": np.maximum}
-# Of pooled rows, still on the device, that may wait to be written. On a CPU that is memory of this process, and writing is often
-# slower than acoustic features: what may wait is waiting.
+# Of pooled rows, still on the device, that may wait to be written. On a CPU that is memory of this process, and writing
+# is often slower than acoustic features: what may wait is waiting.
 _AHEAD_BYTES = {"cpu": 1 << 23, "mps": 1 << 30, "cuda": 1 << 30}
 _SLICE_BYTES = 1000  # of Python's objects about the rows of one item
 

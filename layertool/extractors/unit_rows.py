@@ -1,4 +1,7 @@
-"""The rows of each utterance at phone, word and utterance, made when they are needed: all at once they would fill memory."""
+"""The rows of each utterance at phone, word and utterance, made when they are needed.
+
+All at once they would fill memory.
+"""
 
 from __future__ import annotations
 

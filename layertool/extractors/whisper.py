@@ -84,8 +84,8 @@ class WhisperExtractor(Extractor):
         words = (item.text or "").split()
         if not words:
             raise CorpusError(
-                f"utterance '{item.utterance}' has no text, which decoder layers need: add a 'text' column to the corpus, "
-                "or leave the D layers out"
+                f"utterance '{item.utterance}' has no text, which decoder layers need: add a 'text' column to the "
+                f"corpus, or leave the D layers out"
             )
         if not item.is_whole:
             raise CorpusError(
@@ -100,7 +100,8 @@ class WhisperExtractor(Extractor):
             tokens += ids
         if len(tokens) > self.max_tokens:
             raise CorpusError(
-                f"the text of utterance '{item.utterance}' has {len(tokens)} tokens, the decoder takes {self.max_tokens}: cut it"
+                f"the text of utterance '{item.utterance}' has {len(tokens)} tokens, the decoder takes "
+                f"{self.max_tokens}: cut it"
             )
         item.token_spans = np.array(spans, dtype=np.int64)
         return tokens

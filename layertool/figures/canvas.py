@@ -52,12 +52,9 @@ FEW = 5  # values that are drawn as points, not as a violin
 
 def draw(figures: Sequence[Figure]) -> Canvas:
     """One figure of all of them, one below the other."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     sizes = [_size(one) for one in figures]
     width, height = max(wide for wide, _ in sizes), sum(high for _, high in sizes)
-    whole = plt.figure(figsize=(width, height), layout="constrained")
+    whole = Canvas(figsize=(width, height), layout="constrained")  # not by pyplot, whose windows are the user's
     ratios = [high for _, high in sizes]
     parts = (
         whole.subfigures(len(figures), 1, squeeze=False, height_ratios=ratios)[:, 0] if len(figures) > 1 else [whole]
@@ -66,7 +63,6 @@ def draw(figures: Sequence[Figure]) -> Canvas:
         if len(figures) > 1:
             canvas.suptitle(plain(one.title), fontsize=10, x=0.02, ha="left")
         _draw(one, canvas, (width, size[1]))
-    plt.close(whole)  # it is drawn where it is asked for, not by pyplot
     return whole
 
 
@@ -220,7 +216,7 @@ HATCH: Any = {"edgecolor": "white", "linewidth": 0}
 
 def _violins(axis: Axes, one: Series, groups: list[str], shift: float, width: float) -> None:
     values = pd.Series(one.y)
-    for name, own in values.groupby(one.x, sort=False):
+    for name, own in values.groupby(np.array(one.x, object), sort=False):
         _violin(axis, groups.index(str(name)) + shift * 0.8, width * 0.72, own.to_numpy(), one.mark.colour)
 
 
@@ -283,8 +279,8 @@ def name_ticks(axis: Ticks, names: list[str], inches: float, is_fixed: bool = Fa
     every = 1 if is_fixed else math.ceil(len(names) / LINES_PER_INCH / inches)
     longest = sum(max(map(len, name.split("\n"))) + 2 for name in names)
     upright = isinstance(axis, XAxis) and longest / CHARACTERS_PER_INCH > inches and not is_fixed
-    shown = list(map(plain, names[::every]))
-    axis.set_ticks(range(0, len(names), every), shown, fontsize=8, rotation=90 if upright else 0)
+    labels = list(map(plain, names[::every]))
+    axis.set_ticks(range(0, len(names), every), labels, fontsize=8, rotation=90 if upright else 0)
 
 
 def _scale(axis: Axes, x: Axis) -> None:

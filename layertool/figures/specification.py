@@ -240,7 +240,7 @@ def _parts(rows: pd.DataFrame, fields: Sequence[str]) -> Iterator[tuple[str, str
         for key, part in parts:
             one = dict(zip(fields, key, strict=True))
             words = [one[name] for name in ("target", "unit", "group", "family", "own") if name in differ]
-            yield outline.heading(words or [one.get("target", "")]), label_of(part), limits, part
+            yield outline.heading(words) or one.get("target", ""), label_of(part), limits, part
 
 
 def _columns(panels: Sequence[Panel]) -> int:
@@ -296,7 +296,7 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
             one = _curve(mark, where[points.index], points, points["layer"])
             series.append(Series(one.kind, mark, one.x, one.y, points, one.names, hollow))
         series = [*_chances(series, limits, across), *series]
-        legend += [one for one in map(_key, series) if one.name in ("chance", OWN_CHANCE) and one not in legend]
+        legend = list(dict.fromkeys([*legend, *map(_key, series)]))
         panels.append(Panel(name, quantity, axis, limits, series))
     said = "Hollow marks: the search for the most likely words was ended early for some stimuli." if ended else ""
     return Figure(
@@ -384,7 +384,7 @@ def _changes(rows: pd.DataFrame, title: str, kind: str, x: str) -> Figure:
             series.append(
                 _curve(looks[str(key)], points["x"], points, [f"{axis.title} {value:.15g}" for value in points["x"]])
             )
-        legend += [one for one in map(_key, series) if one not in legend]
+        legend = list(dict.fromkeys([*legend, *map(_key, series)]))
         panels.append(Panel(name, quantity, axis, limits, series))
     return Figure(kind, title, _caption(rows), panels, legend, rows, _columns(panels))
 

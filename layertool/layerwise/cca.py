@@ -187,7 +187,7 @@ class CCA(Drawn, Analysis):
         usual="1e-6,1e-4,1e-2,1; in-sample 1e-10",
         parse=_eps,
     )
-    samples: int = option(1, "How often rows and folds are drawn; the mean is over all trials.", low=1)
+    draws: int = option(1, "How often rows and folds are drawn; the mean is over all trials.", low=1)
     min_coverage: float = option(0.5, "Share of rows whose word must have an embedding.", low=0, high=1)
     sample: Literal["published", "all"] = option(
         "published",
@@ -274,15 +274,23 @@ class CCA(Drawn, Analysis):
             yield LayerTarget(made, made.layers[0], target.name, derived=True)
 
     def _utterances_drawn(self, store: FeatureStore) -> np.ndarray:
-        """Codes of the utterances whose frames are drawn, over all samples."""
+        """Codes of the utterances whose frames are drawn, over all draws."""
         unit = unit_of(store, "frame", "frame")
         tables = {store.table_of(unit, layer): layer for layer in store.layers_of(unit)}
         codes = [np.zeros(0, np.int64)]
         for layer in tables.values():
             rows = row_rules.select(store, unit, layer, self.where)
-            for sample in range(self.samples):
+            for sample in range(self.draws):
                 codes.append(row_rules.draw(rows, self._sampling(unit), self.seed + sample).table["utterance"])
         return np.unique(np.concatenate(codes))
+
+    def _taken(self, store: FeatureStore, target: Target | AcousticTarget) -> tuple[str, list[str]]:
+        """The unit and the layers of a store that are correlated with a target."""
+        of_frames = isinstance(target, (LayerTarget, AcousticTarget))
+        unit = unit_of(store, self.unit, target.unit, only=not of_frames)
+        if isinstance(target, EmbeddingTarget) and unit != target.unit:
+            raise UsageError(f"{target.name} belongs to {target.unit} rows: leave out --unit {unit}")
+        return unit, layers_of(store, unit, self.layers)
 
     def _with(self, store: FeatureStore, target: Target, watch: Watch) -> list[Result]:
         """Rows of one store and target. The layers are read block by block: memory does not depend on the number of rows."""
@@ -290,7 +298,7 @@ class CCA(Drawn, Analysis):
         if isinstance(target, LayerTarget):
             asked = _with_a_partner(store, target, unit, asked)
         pieces = []
-        for sample in range(self.samples):
+        for sample in range(self.draws):
             problems = Problems(self, store, target, unit, self.seed + sample)
             pieces += [(problems.of(layer), self.seed + sample) for layer in asked]
         estimates: dict[tuple[str, str], list[protocols.Estimate]] = {}

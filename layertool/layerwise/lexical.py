@@ -48,7 +48,7 @@ class Lexical(Reading, AnyAnalysis):
     """Base of the analyses of models that hear the stimuli of a corpus, which says what listeners heard."""
 
     split: Literal["train", "dev", "test", "all"] = option("all", "Part of the corpus to score.")
-    target_disjoint: bool = option(False, "--split is of the split in which no target word is in two parts.")
+    target_disjoint: bool = option(False, "Take --split from the split in which no target word is in two parts.")
     device: str = option("auto", "Where it is computed: auto, cpu, cuda:N or mps.", decides=False)
     dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "Precision of the computation.")
     random_init: int | None = option(

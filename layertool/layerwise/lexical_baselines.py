@@ -27,10 +27,11 @@ UNTRAINED_PREFIXES = (
 class LexicalBaselines(Ranked):
     """The paper's table: chance, word frequencies, the untrained model, the models, and the best possible.
 
-    \b
     The first MODEL is run with weights drawn anew, too. Fine-tuned models and those trained from scratch are
     further MODELs.
-    Example:
+
+    \b
+    Examples:
       layertool lexical baselines openai/whisper-small tuned eccc -o table.csv
     """
 

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 class LexicalLens(Ranked):
     """Where in the network do human-like confusions arise? Words read from every layer.
 
-    \b
     An encoder layer goes through the encoder's last norm to the unchanged decoder; a decoder layer through the
     decoder's last norm to the output. The last one of each is the model itself.
-    Example:
-      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv --plot lens.pdf
+
+    \b
+    Examples:
+      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv
     """
 
     layers: str = option("all", "Encoder T0 to TL and final, decoder D0 to DM, e.g. T0-T4,D4.", metavar="LAYERS")
-    rank: bool = option(True, "Top words of every layer, too.", decides=False)
+    top_words: bool = option(True, "Top words of every layer, too.", decides=False)
     most_prefixes: int = option(
         200,
         "End the search for one stimulus after so many, and say so: what knows nothing opens all.",
@@ -38,7 +39,7 @@ class LexicalLens(Ranked):
 
     @property
     def searched(self) -> int:
-        return self.most_prefixes if self.rank else 0
+        return self.most_prefixes if self.top_words else 0
 
     def layers_of(self, scorer: WhisperScorer, model: str) -> list[str]:
         return scorer.layers if self.layers == "all" else select(self.layers, scorer.layers, model)

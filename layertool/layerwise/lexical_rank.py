@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 class LexicalRank(Ranked):
     """Which words does the model hear? Exact top words of a lexicon against the listeners' responses.
 
-    \b
     Top-1 accuracy, top-n coverage (n: a stimulus's different responses), Kendall's tau-b, log-likelihood.
     Homophones match, by CMUdict.
-    Example:
+
+    \b
+    Examples:
       layertool lexical rank openai/whisper-small eccc --split test -o ranks.csv
     """
 

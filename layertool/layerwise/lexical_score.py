@@ -18,7 +18,7 @@ class LexicalScore(Lexical):
 
     \b
     Examples:
-      layertool lexical score openai/whisper-small eccc -o zero_shot.csv --plot zero_shot.pdf
+      layertool lexical score openai/whisper-small eccc -o zero_shot.csv
       layertool lexical score openai/whisper-small tuned eccc --split test
     """
 

@@ -24,7 +24,7 @@ class Reading(Declared):
     )
     timestamps: bool = option(False, "Leave <|notimestamps|> out of the prefix.")
     encoder_window: Literal["30s", "clip", "exact"] = option(
-        "30s", "30 s seen by encoder and decoder; by the encoder only; only the clip (fast, other numbers)."
+        "30s", "What encoder and decoder see: 30 s both; the encoder only; or both only the clip (fast, other numbers)."
     )
     language: str | None = option(None, "Language in the prefix of multilingual models.", usual="en")
 

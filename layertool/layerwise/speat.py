@@ -173,7 +173,7 @@ class SpEAT(Analysis):
     resample: Literal["targets", "all", "none"] = option(
         "targets", "What the bootstrap intervals resample; all: attributes too.", decides=False
     )
-    resamples: int = option(10_000, "How often the bootstrap resamples.", low=100, decides=False)
+    n_resamples: int = option(10_000, "How often the bootstrap resamples.", low=100, decides=False)
     strata: str | None = option(
         None, "Column within whose values the bootstrap resamples, e.g. sex.", metavar="COLUMN", decides=False
     )
@@ -267,7 +267,7 @@ class SpEAT(Analysis):
         s = np.stack([speat.associations(*part) for part in parts])
         d = speat.effect_sizes(s, test.n_x, [f"layer {one.name}: " for one in test.sets])
         p, exact, n_permutations = speat.permutation_p(s, test.n_x, self.permutations, self.alternative, self.seed)
-        drawn = (test.n_x, self.resamples, self.seed, test.strata, self.pairs is not None)
+        drawn = (test.n_x, self.n_resamples, self.seed, test.strata, self.pairs is not None)
         intervals: Sequence[speat.Interval | None] = [None] * len(parts)
         if self.resample == "targets":
             intervals = speat.bootstrap(s, *drawn)
@@ -304,7 +304,7 @@ class SpEAT(Analysis):
         what = "targets" if self.resample == "targets" else "targets and attributes"
         pairs = f" in pairs of {self.pairs}" if self.pairs else ""
         strata = f" within {self.strata}" if self.strata else ""
-        return {"interval": f"bootstrap of {what}{pairs}{strata}", "resamples": self.resamples}
+        return {"interval": f"bootstrap of {what}{pairs}{strata}", "n_resamples": self.n_resamples}
 
 
 def _tell_of_speakers(store: FeatureStore, members: Sequence[Rows], x_y: Groups) -> None:

@@ -343,7 +343,8 @@ _TORCHAUDIO = _centred_geometry(400, 200)
 _DESCRIPTIONS = {
     "stft": "magnitude of the short-time Fourier transform, 32 ms Hann window every 20 ms, centred (s3prl stft_mag)",
     "stft:log": "natural logarithm of stft, floored at 1e-8 (s3prl log_stft)",
-    "spectrogram": "Kaldi log power spectrogram, 25 ms Povey window every 10 ms, bin 0 the log energy, at least 0 (s3prl spectrogram)",
+    "spectrogram": "Kaldi log power spectrogram, 25 ms Povey window every 10 ms, "
+    "bin 0 the log energy, at least 0 (s3prl spectrogram)",
     "spectrogram:linear": "log power spectrogram, 25 ms Hann window every 10 ms, centred (s3prl linear)",
     "spectrogram:torchaudio": "power spectrogram, 25 ms Hann window every 12.5 ms, centred (torchaudio Spectrogram)",
     "mel": "80 log HTK mel energies, 25 ms Hann window every 10 ms, centred (s3prl mel)",
@@ -352,10 +353,12 @@ _DESCRIPTIONS = {
     "mel:pasad-centred": "mel:pasad as published: centred, so 12.5 ms earlier than the layers it is compared with",
     "fbank": "Kaldi 80 log mel energies, 25 ms Povey window every 10 ms, first and second deltas (s3prl fbank)",
     "fbank:static": "fbank without deltas",
-    "fbank:melhubert": "Kaldi 40 log mel energies, Hamming window, 16-bit scale: MelHuBERT's input before its statistics",
+    "fbank:melhubert": "Kaldi 40 log mel energies, Hamming window, 16-bit scale: "
+    "MelHuBERT's input before its statistics",
     "mfcc": "Kaldi 13 cepstra of 23 mels, 25 ms Povey window every 10 ms, first and second deltas (s3prl mfcc)",
     "mfcc:static": "mfcc without deltas",
-    "mfcc:torchaudio": "40 cepstra of 128 HTK mels in decibels, 25 ms Hann window every 12.5 ms, centred (torchaudio MFCC)",
+    "mfcc:torchaudio": "40 cepstra of 128 HTK mels in decibels, 25 ms Hann window every 12.5 ms, "
+    "centred (torchaudio MFCC)",
 }
 
 _OF_THE_LOUDEST = ("mel:pasad", "mel:pasad-centred", "mfcc:torchaudio")

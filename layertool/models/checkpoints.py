@@ -33,7 +33,8 @@ from layertool.models.strangers import BROKEN, check_settings, check_size, confi
 UNUSED = ("masked_spec_embed",)
 # Names of peft's own weights: of a model that was saved with its adapter, or of the layers that the adapter wraps.
 _PEFT = re.compile(
-    r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|(lora|ia3|hada|lokr|oft|vera|randlora|ln_tuning)_\w+)(\.|$)"
+    r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|"
+    r"(lora|ia3|hada|lokr|oft|vera|randlora|ln_tuning)_\w+)(\.|$)"
 )
 # What decides a checkpoint's numbers besides its weights: architecture, input features, tokens.
 DESCRIPTIONS = (
@@ -112,13 +113,14 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     if path.exists():
         return f"{name} cannot be opened as a model ({first.rstrip('.')}): copy it again"
     return (
-        f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a local "
-        "folder or already in the Hugging Face cache (HF_HOME)"
+        f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a "
+        f"local folder or already in the Hugging Face cache (HF_HOME)"
     )
 
 
 def load_network(name: str, revision: str | None, config: Any, head: str) -> tuple[Any, list[str]]:
-    """The network of a checkpoint in evaluation mode and float32, and the parameters that it lacks: those hold random numbers.
+    """The network of a checkpoint in evaluation mode and float32, and the parameters that it lacks: those hold random
+    numbers.
 
     ``head``: the automatic class of transformers that opens it; AutoModel leaves an output layer out.
     Raises ModelError when weights have other shapes, or are not safe to read.
@@ -175,8 +177,8 @@ def _tell_of_languages(name: str, is_used: bool) -> None:
         )
     elif others:
         tell(
-            f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has no "
-            "adapter_attn_dim"
+            f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has "
+            f"no adapter_attn_dim"
         )
 
 

@@ -66,8 +66,8 @@ def shapes_only() -> Iterator[None]:
 def _narrow_groups_are_sound() -> bool:
     """Whether grouped convolutions of few channels are right in bfloat16 on this CPU.
 
-    oneDNN's for Intel AMX gives noise (100 % off) with four channels a group and an even kernel of 16 or more, which is the
-    convolution of positions in small models (torch 2.13, Xeon with amx_bf16).
+    oneDNN's for Intel AMX gives noise (100 % off) with four channels a group and an even kernel of 16 or more, which is
+    the convolution of positions in small models (torch 2.13, Xeon with amx_bf16).
     """
     with drawing(0), torch.no_grad():
         rows, layer = torch.randn(1, 64, 64), torch.nn.Conv1d(64, 64, 16, groups=16, padding=8)

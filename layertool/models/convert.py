@@ -15,9 +15,9 @@ from layertool.models.open import Model
 def convert(model: Model | str, out: Path | str) -> Path:
     """Write the network of a checkpoint as a folder with config.json and model.safetensors, whole or not at all.
 
-    ``model``: fairseq:FILE gives a folder for transformers (tensors that only training uses are left out), melhubert:FILE
-    one for ``layertool.models.melhubert``. source.json names the file, its sha256 and its step. Raises UsageError for any
-    other MODEL, ModelError and StoreError.
+    ``model``: fairseq:FILE gives a folder for transformers (tensors that only training uses are left out),
+    melhubert:FILE one for ``layertool.models.melhubert``. source.json names the file, its sha256 and its step. Raises
+    UsageError for any other MODEL, ModelError and StoreError.
     """
     import transformers
 

@@ -1,7 +1,8 @@
 """Reading fairseq's speech checkpoints without fairseq, as the transformers model with the same outputs.
 
-wav2vec 2.0 (also XLSR, XLS-R, LV-60), HuBERT and data2vec-audio, pre-trained or fine-tuned with CTC, with settings in the
-old style (``args``, a namespace) or the new (``cfg``). No code of the file is run, and every tensor is accounted for.
+wav2vec 2.0 (also XLSR, XLS-R, LV-60), HuBERT and data2vec-audio, pre-trained or fine-tuned with CTC, with settings in
+the old style (``args``, a namespace) or the new (``cfg``). No code of the file is run, and every tensor is accounted
+for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from layertool.models.fairseq_names import (
     transformers_names,
     transformers_options,
 )
-from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
+from layertool.models.foreign import check_tensors, read_checkpoint, refuse_other_tools, whole_step
 from layertool.models.strangers import BROKEN, check_counts, first_line, listed, opening
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
@@ -94,12 +95,13 @@ def take_apart(path: Path | str) -> Parts:
     if path.suffix == ".safetensors":
         raise ModelError(f"{path} is a safetensors file, fairseq writes none: for a Hugging Face model give its folder")
     checkpoint = read_checkpoint(path)
-    _refuse_other_tools(path, checkpoint)
+    refuse_other_tools(path, checkpoint, "fairseq")
     outer = _settings(path, checkpoint)
     stored = checkpoint.get("model")
     if not isinstance(stored, Mapping):
         raise ModelError(
-            f"{path} has no tensors under 'model' (it has: {listed(sorted(map(str, checkpoint)), MOST)}): give fairseq's own file"
+            f"{path} has no tensors under 'model' (it has: {listed(sorted(map(str, checkpoint)), MOST)}): give "
+            f"fairseq's own file"
         )
     is_finetuned = outer.architecture in FINETUNED_ARCHITECTURES
     inner = outer
@@ -114,8 +116,10 @@ def take_apart(path: Path | str) -> Parts:
     family = ARCHITECTURES.get(inner.architecture)
     if family is None:
         raise ModelError(
-            f"{path} holds the architecture '{inner.architecture}', which is not read ({', '.join([*ARCHITECTURES, *FINETUNED_ARCHITECTURES])} "
-            f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with {listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
+            f"{path} holds the architecture '{inner.architecture}', which is not read "
+            f"({', '.join([*ARCHITECTURES, *FINETUNED_ARCHITECTURES])} "
+            f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with "
+            f"{listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
         )
     tensors, training_only = _sorted_out(path, stored, FINETUNED if is_finetuned else "")
     check_tensors(tensors, path)
@@ -125,31 +129,6 @@ def take_apart(path: Path | str) -> Parts:
         raise ModelError(f"{path}: {error}") from error
     facts = Facts(family, normalise, _step(checkpoint), is_finetuned, {}, training_only)
     return Parts(family, inner, tensors, facts)
-
-
-def _refuse_other_tools(path: Path, checkpoint: Mapping) -> None:
-    """Raises ModelError, with what to do, for checkpoints that are known to be another tool's."""
-    keys = {str(key) for key in checkpoint}
-    upstream = checkpoint.get("Upstream_Config")
-    model = checkpoint.get("model")
-    names = {str(name) for name in (model if isinstance(model, Mapping) else ())}
-    what = ""
-    if isinstance(upstream, Mapping) and ("melhubert" in upstream or "hubert" in upstream):
-        what = "is a MelHuBERT checkpoint: give it as melhubert:FILE"
-    elif upstream is not None:
-        what = "is a checkpoint of Speech-SSL-Compression, not of fairseq: such networks are not read"
-    elif "dims" in keys and "model_state_dict" in keys:
-        what = "is a Whisper checkpoint of OpenAI: give the Hugging Face model of it (openai/whisper-...)"
-    elif "Distiller" in keys:
-        what = "is a DistilHuBERT checkpoint of s3prl: give the Hugging Face model of it (ntu-spml/distilhubert)"
-    elif "model_weight" in keys:
-        what = "was converted by s3prl: give the fairseq file that it was made from"
-    elif any(".grep_" in name or "relative_attention_bias" in name for name in names):
-        what = "is a WavLM checkpoint: give the Hugging Face model of it (microsoft/wavlm-...)"
-    elif any(".attention." in name or "feature_projection." in name for name in keys | names):
-        what = "is a Hugging Face model's state dict: give the folder that holds it with its config.json"
-    if what:
-        raise ModelError(f"{path} {what}")
 
 
 def _settings(path: Path, checkpoint: Mapping) -> Settings:
@@ -180,8 +159,8 @@ def _sorted_out(path: Path, stored: Mapping, prefix: str) -> tuple[dict[str, tor
     pruned = [name for name in network if name.endswith(("_orig", "_mask"))]
     if pruned:
         raise ModelError(
-            f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with torch.nn.utils.prune.remove, "
-            "and save it again"
+            f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with "
+            f"torch.nn.utils.prune.remove, and save it again"
         )
     return network, tuple(sorted(training_only))
 
@@ -212,13 +191,16 @@ def _step(checkpoint: Mapping) -> int | None:
 
 
 def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
-    """The transformers model of these settings with the checkpoint's tensors, and whether its projection is the identity."""
+    """The transformers model of these settings with the checkpoint's tensors, and whether its projection is the
+    identity.
+    """
     import transformers
 
     n_blocks = len({name.split(".")[2] for name in parts.tensors if name.startswith("encoder.layers.")})
     if n_blocks != options["num_hidden_layers"]:
         raise ModelError(
-            f"its settings say {options['num_hidden_layers']} blocks (encoder_layers), its tensors are of {n_blocks}: is the file damaged?"
+            f"its settings say {options['num_hidden_layers']} blocks (encoder_layers), its tensors are of {n_blocks}: "
+            f"is the file damaged?"
         )
     names = transformers_names(list(parts.tensors), options)
     tensors = {theirs: parts.tensors[name] for name, theirs in names.items()}
@@ -259,7 +241,8 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
         )
         what += (
             [
-                f"lacks tensors of its own architecture ({listed(sorted(map(str, missing)), MOST)}, by transformers' names)"
+                f"lacks tensors of its own architecture ({listed(sorted(map(str, missing)), MOST)}, by transformers' "
+                f"names)"
             ]
             if missing
             else []
@@ -268,8 +251,8 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
     for name, theirs in names.items():
         if parts.tensors[name].shape != expected[theirs].shape:
             raise ModelError(
-                f"'{name}' has the shape {tuple(parts.tensors[name].shape)}, its settings make it {tuple(expected[theirs].shape)}; "
-                "networks with pruned heads or rows are not read"
+                f"'{name}' has the shape {tuple(parts.tensors[name].shape)}, its settings make it "
+                f"{tuple(expected[theirs].shape)}; networks with pruned heads or rows are not read"
             )
     state = {
         name: value.float().contiguous() if value.is_floating_point() else value for name, value in tensors.items()

@@ -16,8 +16,8 @@ from layertool.models.strangers import shown
 
 DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 CROPPED = (
-    "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy of "
-    "the file"
+    "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy "
+    "of the file"
 )
 _MOST_CONVOLUTIONS = 64
 # "[(512, 3, 2)] * 4", "2 * [(512,2,2)]", "[(512,10,5),(512,3,2)]"; spaces are gone before
@@ -30,31 +30,46 @@ _RULES = tuple(
     for pattern, name in (
         (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight|bias)", r"feature_extractor.conv_layers.\1.conv.\2"),
         (r"feature_extractor\.conv_layers\.(0)\.2\.(weight|bias)", r"feature_extractor.conv_layers.\1.layer_norm.\2"),
-        (r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.(weight|bias)", r"feature_extractor.conv_layers.\1.layer_norm.\2"),
+        (
+            r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.(weight|bias)",
+            r"feature_extractor.conv_layers.\1.layer_norm.\2",
+        ),
         (r"layer_norm\.(weight|bias)", r"feature_projection.layer_norm.\1"),
         (r"post_extract_proj\.(weight|bias)", r"feature_projection.projection.\1"),
         (r"mask_emb", r"masked_spec_embed"),
         (r"encoder\.layer_norm\.(weight|bias)", r"encoder.layer_norm.\1"),
-        (r"encoder\.layers\.(\d+)\.self_attn\.([qkv]|out)_proj\.(weight|bias)", r"encoder.layers.\1.attention.\2_proj.\3"),
+        (
+            r"encoder\.layers\.(\d+)\.self_attn\.([qkv]|out)_proj\.(weight|bias)",
+            r"encoder.layers.\1.attention.\2_proj.\3",
+        ),
         (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"encoder.layers.\1.layer_norm.\2"),
         (r"encoder\.layers\.(\d+)\.fc1\.(weight|bias)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
         (r"encoder\.layers\.(\d+)\.fc2\.(weight|bias)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
         (r"encoder\.layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"encoder.layers.\1.final_layer_norm.\2"),
     )
-)  # fmt: skip
+)
 # The positional convolution: one with weight norm (in either spelling of torch), one after a batch norm, or several.
 _POSITIONS = {
     "weight norm": (
         (r"encoder\.pos_conv\.0\.bias", r"encoder.pos_conv_embed.conv.bias"),
-        (r"encoder\.pos_conv\.0\.(?:weight_g|parametrizations\.weight\.original0)", r"encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-        (r"encoder\.pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", r"encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+        (
+            r"encoder\.pos_conv\.0\.(?:weight_g|parametrizations\.weight\.original0)",
+            r"encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+        ),
+        (
+            r"encoder\.pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)",
+            r"encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+        ),
     ),
     "batch norm": (
-        (r"encoder\.pos_conv\.0\.(weight|bias|running_mean|running_var|num_batches_tracked)", r"encoder.pos_conv_embed.batch_norm.\1"),
+        (
+            r"encoder\.pos_conv\.0\.(weight|bias|running_mean|running_var|num_batches_tracked)",
+            r"encoder.pos_conv_embed.batch_norm.\1",
+        ),
         (r"encoder\.pos_conv\.1\.(weight|bias)", r"encoder.pos_conv_embed.conv.\1"),
     ),
     "several": ((r"encoder\.pos_conv\.(\d+)\.0\.(weight|bias)", r"encoder.pos_conv_embed.layers.\1.conv.\2"),),
-}  # fmt: skip
+}
 # Tensors that only training uses, and the output layer of a fine-tuned model: no layer is computed from them.
 TRAINING_ONLY = re.compile(
     r"(quantizer|project_q|final_proj|target_glu)\..+|label_embs_concat|_ema(\..+)?|w2v_encoder\.proj\.(weight|bias)"
@@ -83,8 +98,8 @@ def convolutions(text: Any) -> list[tuple[int, int, int]]:
         found = _TERM.fullmatch(term)
         if found is None:
             raise ModelError(
-                f"conv_feature_layers is {shown(text)}, which is no sum of lists such as [(512, 10, 5)] + [(512, 3, 2)] * 4: "
-                "layertool runs no code of a checkpoint"
+                f"conv_feature_layers is {shown(text)}, which is no sum of lists such as [(512, 10, 5)] + [(512, 3, "
+                f"2)] * 4: layertool runs no code of a checkpoint"
             )
         triples = [(int(width), int(kernel), int(stride)) for width, kernel, stride in _TRIPLE.findall(found[2])]
         layers += triples * (int(found[1] or 1) * int(found[3] or 1))
@@ -151,8 +166,8 @@ class Settings:
         found = self.value(self.model, key, choices[0])
         if found not in choices:
             raise ModelError(
-                f"{key} is {shown(found)}, for which transformers has no network (it has: {', '.join(filter(None, choices))}): "
-                "use fairseq-native:FILE"
+                f"{key} is {shown(found)}, for which transformers has no network (it has: "
+                f"{', '.join(filter(None, choices))}): use fairseq-native:FILE"
             )
         return found
 
@@ -192,9 +207,9 @@ def transformers_options(family: str, settings: Settings) -> dict[str, Any]:
     if family == "data2vec-audio":
         if depth == 1 or is_pre_norm or extractor != "layer_norm":
             raise ModelError(
-                "transformers' data2vec-audio has several positional convolutions, the norm after each block and layer norm in "
-                f"every convolution; here are pos_conv_depth {depth}, layer_norm_first {is_pre_norm} and extractor_mode "
-                f"{extractor}: use fairseq-native:FILE"
+                "transformers' data2vec-audio has several positional convolutions, the norm after each block and "
+                f"layer norm in every convolution; here are pos_conv_depth {depth}, layer_norm_first {is_pre_norm} and "
+                f"extractor_mode {extractor}: use fairseq-native:FILE"
             )
         return {**options, "num_conv_pos_embeddings": depth, "conv_pos_kernel_size": max(3, kernel // depth)}
     has_batch_norm = settings.flag(settings.model, "conv_pos_batch_norm")

@@ -1,7 +1,8 @@
-"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading checkpoints").
+"""Reading checkpoints of other tools without their code, and without running any (spec platform.md, "Loading
+checkpoints").
 
-Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects: those
-get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
+Tensors and plain values are read. Research checkpoints also hold settings as argparse, omegaconf or fairseq objects:
+those get inert stand-ins that only keep what was stored (``pickles``). Any other name is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from layertool.errors import ModelError
 from layertool.models.pickles import Kept, Name, Pickled, Stored
 from layertool.models.strangers import BROKEN, first_line, listed, shown
 
+MELHUBERTS = ("melhubert", "hubert", "student")  # keys of Upstream_Config: today's, that of older files, of students
 _DEEPEST = 60
 _TIMES_THE_FILE = 4  # so much larger than their file may all tensors be: some share their numbers (tied weights)
 
@@ -44,6 +46,69 @@ def read_checkpoint(path: Path | str) -> dict:
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds a {type(loaded).__name__}, a checkpoint is a dict: give another file")
     return loaded
+
+
+def refuse_other_tools(path: Path, checkpoint: Mapping, own: str) -> None:
+    """Raise ModelError, with what to do, for a checkpoint that is known to be of another tool than ``own``.
+
+    ``own``: fairseq or melhubert.
+    """
+    keys, upstream = set(map(str, checkpoint)), checkpoint.get("Upstream_Config")
+    states = (checkpoint.get(key) for key in ("model", "state_dict", "model_state_dict"))
+    names = set(map(str, next((state for state in states if isinstance(state, Mapping)), checkpoint)))
+
+    def have(*parts: str) -> bool:
+        return any(part in name for name in names for part in parts)
+
+    is_melhubert = isinstance(upstream, Mapping) and not upstream.keys().isdisjoint(MELHUBERTS)
+    tools = (
+        ("melhubert", is_melhubert, f"a MelHuBERT checkpoint: give it as melhubert:{path}"),
+        (
+            "",
+            {"dims", "model_state_dict"} <= keys,
+            "a Whisper checkpoint of OpenAI: give the Hugging Face model of it (openai/whisper-...)",
+        ),
+        (
+            "",
+            "Distiller" in keys,
+            "a DistilHuBERT checkpoint of s3prl: give the Hugging Face model of it (ntu-spml/distilhubert)",
+        ),
+        ("", "model_weight" in keys, "converted by s3prl: give the fairseq file that it was made from"),
+        (
+            "",
+            not keys.isdisjoint({"Featurizer", "Downstream", "Transformer"}),
+            "a checkpoint of s3prl, but of no network that is read: give the one that pre-training wrote",
+        ),
+        (
+            "",
+            have(".grep_", "relative_attention_bias"),
+            "a WavLM checkpoint: give the Hugging Face model of it (microsoft/wavlm-...)",
+        ),
+        (
+            "fairseq",
+            "model" in keys and not keys.isdisjoint({"args", "cfg"}),
+            f"a checkpoint of fairseq: give it as fairseq:{path}",
+        ),
+        (
+            "",
+            own == "fairseq" and upstream is not None,
+            "a checkpoint of Speech-SSL-Compression, not of fairseq: such networks are not read",
+        ),
+        (
+            "",
+            have(".attention.", "feature_projection."),
+            "a Hugging Face model's state dict: give the folder that holds it with its config.json",
+        ),
+        (
+            "",
+            own == "melhubert" and have("feature_extractor.conv_layers"),
+            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as fairseq:FILE "
+            "what fairseq wrote",
+        ),
+    )
+    tool, what = next(((tool, what) for tool, applies, what in tools if applies), (own, ""))
+    if tool != own:
+        raise ModelError(f"{path} is {what}")
 
 
 def plain(value: Any) -> Any:
@@ -117,16 +182,17 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
-    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
-    wrong += [f"{name} is none of its own" for name in state.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    if wrong:
+    parts = (("lacks", missing), ("has besides", unexpected), ("has", wrong))
+    said = [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]
+    if said:
         raise ModelError(
-            f"{where} has other weights than its settings say ({listed(sorted(wrong), 20)}): give another copy of it"
+            f"{where} has other weights than its settings say: it {' and '.join(said)}; give another copy of it"
         )
 
 
@@ -158,13 +224,14 @@ def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = T
             raise ModelError(f"{path}: the tensor {name} repeats a few numbers many times: write the checkpoint anew")
     if asked > _TIMES_THE_FILE * sum(rows.values()):
         raise ModelError(
-            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they share them: "
-            "write the checkpoint anew"
+            f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they "
+            f"share them: write the checkpoint anew"
         )
     for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
-                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is damaged"
+                f"{path}: the tensor {name} has numbers that are not finite: the training diverged, or the file is "
+                f"damaged"
             )
 
 

@@ -16,7 +16,9 @@ Emit = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a layer is taken: what ``module`` returns or is given (the first of several), through ``change`` if there is one."""
+    """Where a layer is taken: what ``module`` returns or is given (the first of several), through ``change`` if there
+    is one.
+    """
 
     module: nn.Module
     is_before: bool = False

@@ -16,7 +16,10 @@ from layertool.models.hooks import hooked
 
 
 def padded(arrays: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-    """Arrays of one kind, each (length, ...), below each other with zeros after the shorter ones: (items, longest, ...)."""
+    """Arrays of one kind, each (length, ...), below each other with zeros after the shorter ones.
+
+    Gives (items, longest, ...).
+    """
     tensors = [torch.as_tensor(array) for array in arrays]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
@@ -35,9 +38,9 @@ def inside(lengths: Sequence[int], longest: int, device: torch.device | None = N
 def each_alone(encoder: Any, lengths: Sequence[int], batch: torch.Tensor) -> Iterator[torch.Tensor | None]:
     """The attention mask of a padded batch for an encoder of the wav2vec 2.0 kind, None where no clip is padded.
 
-    ``lengths``: samples of each clip; ``batch``: (clips, samples). Inside the block two more things are put right that padding would change: the norm
-    of the first convolution takes its statistics over each clip's own frames, and every padded convolution of the encoder
-    sees zeros where a clip has ended.
+    ``lengths``: samples of each clip; ``batch``: (clips, samples). Inside the block two more things are put right that
+    padding would change: the norm of the first convolution takes its statistics over each clip's own frames, and every
+    padded convolution of the encoder sees zeros where a clip has ended.
     """
     longest, device = batch.shape[1], batch.device
     if min(lengths) == longest:

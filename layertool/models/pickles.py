@@ -1,7 +1,7 @@
 """Files of torch.save, read as data: no name of a file is called, and nothing becomes larger than the file.
 
-A small machine follows the opcodes, which pickletools takes apart. Names stay names, objects of other classes are ``Kept``,
-tensors are ``Stored``: places in the file, which are checked before they are read.
+A small machine follows the opcodes, which pickletools takes apart. Names stay names, objects of other classes are
+``Kept``, tensors are ``Stored``: places in the file, which are checked before they are read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _SETTINGS = re.compile(
     r"builtins\.(dict|list|int|str|float|bool|tuple|set|frozenset|object|complex|bytes|bytearray)|_codecs\.encode|"
     r"numpy\.(core|_core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.(ndarray|dtype|dtypes\.\w+)|"
     r"torch\.(\w+Storage|storage\.UntypedStorage|Size|device|Tensor|bool|bfloat16|(float|int|uint|complex)\d\w*|"
-    r"nn\.parameter\.Parameter|_utils\._rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)|_tensor\._rebuild_from_type_v2))"
+    r"nn\.parameter\.Parameter|_utils\._rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)|"
+    r"_tensor\._rebuild_from_type_v2))"
 )
 _NUMBER_KIND = re.compile(r"[<>=|]?[biuf][1248]")  # booleans, whole and broken numbers of up to 8 bytes
 _STORAGES = {
@@ -53,7 +54,8 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before torch 1.6: p
 _LARGEST_KEY = 2**60  # larger numbers can be made to fall on one place of a dict
 _MOST_DIMENSIONS = 16
 _VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE "
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
+    "SHORT_BINUNICODE "
     "BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -334,7 +336,9 @@ def _number(kind: Any, content: Any = b"") -> float | int | bool | None:
 
 
 class Pickled:
-    """A file of torch.save: ``value`` as its pickle says, and tensors, which share the file's memory until they are written."""
+    """A file of torch.save: ``value`` as its pickle says, and tensors, which share the file's memory until they are
+    written.
+    """
 
     def __init__(self, path: Path):
         with open(path, "rb") as file:
@@ -372,7 +376,10 @@ class Pickled:
         return value, {key: files[f"{top}data/{key}"] for key in machine.storages}
 
     def _of_row(self, machine: Machine) -> tuple[Any, dict[Any, tuple[int, int]]]:
-        """Before torch 1.6: a magic number, a version, the machine, the value, its keys; then the numbers of each key."""
+        """Before torch 1.6: a magic number, a version, the machine, the value, its keys.
+
+        Then the numbers of each key.
+        """
         if machine.run(self._memory) != _MAGIC or machine.run(self._memory) != _PROTOCOL:
             raise ValueError("it does not begin as files of torch.save do")
         machine.run(self._memory)

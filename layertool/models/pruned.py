@@ -29,13 +29,17 @@ from layertool.models.strangers import BROKEN, check_counts, configuration, firs
 # transformers' model types whose blocks have four projections and one feed-forward part (conformers have not)
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 KEY = "layertool_pruned"
-# A model type that transformers does not know: it would make the sizes of config.json, and ask no further for single blocks.
+# A model type that transformers does not know: it would make the sizes of config.json, and ask no further for single
+# blocks.
 PREFIX = "layertool-pruned-"
 WEIGHTS = "model.safetensors"
 
 
 class Mask(nn.Module):
-    """What weight pruning puts between a stored parameter and its use: the value where ``mask`` (bool) is True, else 0."""
+    """What weight pruning puts between a stored parameter and its use.
+
+    The value where ``mask`` (bool) is True, else 0.
+    """
 
     mask: torch.Tensor
 
@@ -50,7 +54,9 @@ class Mask(nn.Module):
 
 @dataclass(frozen=True)
 class Block:
-    """A transformer block: ``attention`` (q_proj, ..., num_heads, head_dim), and the linears of its feed-forward part."""
+    """A transformer block: ``attention`` (q_proj, ..., num_heads, head_dim), and the linears of its feed-forward
+    part.
+    """
 
     attention: Any
     fc1: nn.Linear
@@ -81,18 +87,19 @@ def family(model: nn.Module) -> str:
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in FAMILIES or not hasattr(getattr(model, "base_model", None), "encoder"):
         raise ModelError(
-            f"{type(model).__name__} is no network that can be pruned here: give a MelHuBERT, or a model of transformers of "
-            f"the type {', '.join(FAMILIES)}"
+            f"{type(model).__name__} is no network that can be pruned here: give a MelHuBERT, or a model of "
+            f"transformers of the type {', '.join(FAMILIES)}"
         )
     return kind
 
 
-def blocks(model: nn.Module) -> list[Block]:
+def blocks(model: Any) -> list[Block]:
     """The blocks of a network, in order. Raises ModelError for networks that are not pruned here."""
     if family(model) == melhubert.MODEL_TYPE:
-        return [Block(block.self_attn, block.fc1, block.fc2) for block in model.encoder.layers]  # type: ignore[union-attr]
-    layers = model.base_model.encoder.layers  # type: ignore[union-attr]
-    return [Block(one.attention, one.feed_forward.intermediate_dense, one.feed_forward.output_dense) for one in layers]  # type: ignore[union-attr]
+        return [Block(block.self_attn, block.fc1, block.fc2) for block in model.encoder.layers]
+    layers = model.base_model.encoder.layers
+    parts = [(layer.attention, layer.feed_forward) for layer in layers]
+    return [Block(attention, forward.intermediate_dense, forward.output_dense) for attention, forward in parts]
 
 
 def sizes(model: nn.Module) -> tuple[list[int], list[int]]:
@@ -105,13 +112,16 @@ def check_heads_removable(model: nn.Module) -> None:
     """Raise ModelError for WavLM, whose heads read what the network's width divided by their number gives."""
     if family(model) == "wavlm":
         raise ModelError(
-            f"{type(model).__name__} cannot lose heads: each head's gate reads its own slice of a block's input, and all "
-            "blocks share the first one's position biases, one a head; prune its rows or weights"
+            f"{type(model).__name__} cannot lose heads: each head's gate reads its own slice of a block's input, and "
+            f"all blocks share the first one's position biases, one a head; prune its rows or weights"
         )
 
 
 def stored(linear: nn.Linear, name: str) -> tuple[nn.Parameter, Mask | None]:
-    """The parameter behind ``weight`` or ``bias``, and its mask. Raises ModelError where something else stands between."""
+    """The parameter behind ``weight`` or ``bias``, and its mask.
+
+    Raises ModelError where something else stands between.
+    """
     if parametrize.is_parametrized(linear, name):
         chain: Any = linear.parametrizations[name]  # type: ignore[index]
         if len(chain) == 1 and isinstance(chain[0], Mask):
@@ -125,7 +135,8 @@ def stored(linear: nn.Linear, name: str) -> tuple[nn.Parameter, Mask | None]:
 
 
 def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Take heads (numbers from 0) out of a block: rows of q, k, v with their biases, columns of out_proj (spec speat.md 4.1).
+    """Take heads (numbers from 0) out of a block: rows of q, k, v with their biases, columns of out_proj (spec speat.md
+    4.1).
 
     Width and scaling of the other heads stay. For ``optimizer`` see ``_keep``.
     """
@@ -139,7 +150,10 @@ def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimize
 
 
 def cut_rows(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Take rows (numbers from 0) out of a feed-forward part: of fc1 with their biases, columns of fc2 (spec speat.md 4.2)."""
+    """Take rows (numbers from 0) out of a feed-forward part.
+
+    Of fc1 with their biases, columns of fc2 (spec speat.md 4.2).
+    """
     without = set(gone)
     kept = torch.tensor([row for row in range(block.n_rows) if row not in without], dtype=torch.long)
     _keep_outputs(block.fc1, kept, optimizer)
@@ -187,7 +201,10 @@ def _keep(
 
 
 def fit_config(model: nn.Module) -> None:
-    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would; others need nothing."""
+    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would.
+
+    Others need nothing.
+    """
     if not isinstance(model, MelHuBERT):
         return
     heads, rows = sizes(model)
@@ -202,7 +219,8 @@ def fit_config(model: nn.Module) -> None:
 
 
 def resize(model: nn.Module, heads: Sequence[int], rows: Sequence[int]) -> None:
-    """Leave each block its first ``heads`` heads and ``rows`` rows: a network to put weights into. Also on the meta device.
+    """Leave each block its first ``heads`` heads and ``rows`` rows: a network to put weights into. Also on the meta
+    device.
 
     Raises UsageError for sizes that the network has not, and ModelError where its heads cannot be removed.
     """
@@ -240,8 +258,9 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
     """Write a network as a MODEL folder that ``load`` and extraction read, masks applied, whole or not at all.
 
     ``normalise``: whether waveforms get zero mean and unit variance, for preprocessor_config.json; None writes none.
-    ``facts``: what source.json says (``step``, ``normalisation_epsilon``). What transformers has a place for (all heads,
-    as many rows in each block) becomes a folder that it opens too. Raises StoreError where something is there already.
+    ``facts``: what source.json says (``step``, ``normalisation_epsilon``). What transformers has a place for (all
+    heads, as many rows in each block) becomes a folder that it opens too. Raises StoreError where something is there
+    already.
     """
     kind, folder = family(model), Path(folder)
     with whole_folder(folder) as temporary:
@@ -306,8 +325,8 @@ def read_config(folder: Path | str) -> Any:
         is_list = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)
         if not is_list or len(given) != n_blocks:
             raise ModelError(
-                f"{folder} says {name} = {given} under {KEY} in its config.json, but has {n_blocks} blocks of 1 to {most}: "
-                "copy it again"
+                f"{folder} says {name} = {given} under {KEY} in its config.json, but has {n_blocks} blocks of 1 to "
+                f"{most}: copy it again"
             )
     return config
 

@@ -1,4 +1,6 @@
-"""Checkpoints of strangers: how what is wrong with them ends in a sentence, what their settings may say, how large they may be."""
+"""Checkpoints of strangers: how what is wrong with them ends in a sentence, what their settings may say, how large they
+may be.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,40 @@ from layertool.models.computing import shapes_only
 
 # What reading a file that nobody vouches for may end in, here and in the libraries that read it.
 BROKEN = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError, OSError,
-    RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError, pickle.UnpicklingError, struct.error,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # Settings by which transformers fetches or imports code, or takes other files, and what they may be.
 _OF_CODE = (
-    "attn_implementation", "experts_implementation", "quantization_config", "compression_config", "kernel_config",
-    "use_kernels", "fusion_config", "distributed_config", "per_layer_config", "transformers_weights", "configuration_files",
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "compression_config",
+    "kernel_config",
+    "use_kernels",
+    "fusion_config",
+    "distributed_config",
+    "per_layer_config",
+    "transformers_weights",
+    "configuration_files",
     "gguf_file",
-)  # fmt: skip
+)
 _HARMLESS = (None, False, "eager", "sdpa")
 _NOT_RUN = (
     "auto_map",
@@ -90,7 +116,10 @@ def first_line(error: BaseException) -> str:
 
 
 def check_settings(where: str, said: Mapping) -> None:
-    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth; tell of code that is left aside."""
+    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth.
+
+    Tell of code that is left aside.
+    """
     waiting: list[Any] = [said]
     code: set[str] = set()
     while waiting:
@@ -102,7 +131,8 @@ def check_settings(where: str, said: Mapping) -> None:
         for key, setting in value.items():
             if key.removeprefix("_").removesuffix("_internal") in _OF_CODE and not _is_harmless(setting):
                 raise ModelError(
-                    f"{where} says {key} = {str(setting)[:80]!r}, by which transformers would fetch or run other code, or read "
+                    f"{where} says {key} = {str(setting)[:80]!r}, by which transformers would fetch or run other "
+                    f"code, or read "
                     "other files; layertool never does that: take the line out of a copy if the weights are plain ones"
                 )
             if key in _NOT_RUN and setting:
@@ -110,7 +140,8 @@ def check_settings(where: str, said: Mapping) -> None:
         waiting += value.values()
     if code:
         tell(
-            f"{where} names code of its own ({', '.join(sorted(code))}), which is not run: it is read as a plain checkpoint"
+            f"{where} names code of its own ({', '.join(sorted(code))}), which is not run: it is read as a plain "
+            f"checkpoint"
         )
 
 
@@ -119,7 +150,9 @@ def _is_harmless(setting: Any) -> bool:
 
 
 def configuration(kind: str, said: Mapping, *also: str) -> Any:
-    """transformers' configuration of a known model type, from those settings alone that it has declared (and ``also``)."""
+    """transformers' configuration of a known model type, from those settings alone that it has declared (and
+    ``also``).
+    """
     from transformers import CONFIG_MAPPING
 
     cls = CONFIG_MAPPING[kind]
@@ -129,7 +162,9 @@ def configuration(kind: str, said: Mapping, *also: str) -> Any:
 
 
 def check_counts(name: str, config: Any, n_tensors: int | None) -> None:
-    """Raise ModelError where a configuration counts more parts than its files have tensors, or any network without files."""
+    """Raise ModelError where a configuration counts more parts than its files have tensors, or any network without
+    files.
+    """
     counts = {key: value for key in _COUNTS if isinstance(value := getattr(config, key, None), int)}
     if config.model_type == "data2vec-audio":
         counts["num_conv_pos_embeddings"] = config.num_conv_pos_embeddings
@@ -152,11 +187,11 @@ def check_size(name: str, config: Any, opener: Any, sizes: Sequence[int] | None)
     wanted, memory = sum(one.numel() for one in twin.parameters()), memory_bytes()
     if sizes is not None and wanted > _TIMES_THE_FILE * sum(sizes) + _FREE:
         raise ModelError(
-            f"{name} describes a network of {wanted:,} numbers in its config.json, and its weights are {sum(sizes):,}: the two "
-            "do not belong together; copy them again"
+            f"{name} describes a network of {wanted:,} numbers in its config.json, and its weights are "
+            f"{sum(sizes):,}: the two do not belong together; copy them again"
         )
     if sizes is None and memory is not None and 4 * wanted > memory:
         raise ModelError(
-            f"{name} describes a network of {wanted:,} numbers, {4 * wanted / 1e9:.0f} GB, and this machine has a memory of "
-            f"{memory / 1e9:.0f} GB: take a larger one"
+            f"{name} describes a network of {wanted:,} numbers, {4 * wanted / 1e9:.0f} GB, and this machine has a "
+            f"memory of {memory / 1e9:.0f} GB: take a larger one"
         )

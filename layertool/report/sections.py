@@ -93,7 +93,7 @@ def _quartiles(figure: Figure) -> Table:
     lines = []
     for panel in figure.panels:
         for one in panel.series:
-            for group, values in pd.Series(one.y).groupby(one.x, sort=False):
+            for group, values in pd.Series(one.y).groupby(np.array(one.x, object), sort=False):
                 marked = [tables.number(float(mark)) for mark in quartiles(values.to_numpy())]
                 n_infinite = int((~np.isfinite(values)).sum())
                 lines.append([panel.y, one.mark.name, str(group), str(len(values)), *marked, str(n_infinite or "")])

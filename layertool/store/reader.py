@@ -247,6 +247,8 @@ class FeatureStore:
         from layertool.store import abx, export
 
         writers = {"npy": export.export_npy, "npz": export.export_npz, "fastabx": abx.export_fastabx}
+        if layout not in writers:
+            raise UsageError(f"'{layout}' is no layout of files: choose {', '.join(writers)}")
         written = writers[layout](self, Path(out), units or None, layers or None, overwrite, progress)
         return Account(
             "", lines=list(map(str, written)), notes=abx.next_steps(Path(out)) if layout == "fastabx" else []

@@ -202,7 +202,7 @@ def test_read_dictionary(tmp_path):
         (b"a AH\nb QQ\n", r"d.dict, line 2: 'QQ' is no phone of CMUdict; write lines like"),
         (b"a AH\n\nb\n", r"d.dict, line 3: 'b' has no phones"),
         (b"a SIL\n", "'SIL' is no phone"),
-        (b"\xff\xfea", "d.dict is not in UTF-8 or UTF-16"),
+        (b"\xff\xfea", "d.dict is cut short .truncated data in its UTF-16.: save it again"),
         (None, "d.dict cannot be read .No such file or directory.: check the path"),
     ],
 )

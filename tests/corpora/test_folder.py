@@ -159,7 +159,7 @@ def test_transcripts_become_text(source):
     assert text.iloc[2] == "good bye"
     assert corpus.provenance["without_transcript"] == 1
     (source / "s1/b.lab").write_bytes("wörld".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"b\.lab is not in UTF-8 or UTF-16: save it"):
+    with pytest.raises(CorpusError, match=r"b\.lab, line \d+ is not UTF-8"):
         folder.read(source)
 
 

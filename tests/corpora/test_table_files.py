@@ -193,12 +193,12 @@ def test_texts_have_one_spelling_and_paths_stay(tmp_path):
         (
             "file,g\na,é\nb,ü\n".encode("latin-1"),
             "t.csv",
-            r"t\.csv, line 2 is not UTF-8 \(byte 0xe9, 'é' in Windows'.*\): save the table as UTF-8",
+            r"t\.csv, line 2 is not UTF-8 \(byte 0xe9, 'é' in Windows'.*\): save it as UTF-8",
         ),
         (
             "file,g\na,b\n".encode("utf-16-le"),
             "t.csv",
-            r"t\.csv is no text in UTF-8 \(line 1 holds zero bytes\): save it as \.csv in UTF-8",
+            r"t\.csv is no text in UTF-8 \(line 1 holds zero bytes\): save it as text in UTF-8",
         ),
         (b"\xff\xfef", "t.csv", r"t\.csv is cut short \(.* in its UTF-16\): save it again"),
         (b"PK\x03\x04\0\0", "t.csv", r"zero bytes"),

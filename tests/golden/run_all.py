@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).with_name("rows.parquet")
 _CCA = "cca {planted}/one --device cpu"
 _CKA = "cka {planted}/one {planted}/two --unit phone --device cpu"
 _MI = "mi {planted}/one --clusters 12"
-_GENDER = "--target gender=female:male --attribute valence=positive:negative --permutations 2000 --resamples 300"
+_GENDER = "--target gender=female:male --attribute valence=positive:negative --permutations 2000 --n-resamples 300"
 _SPEAT = f"speat {{planted}}/one {_GENDER}"
 _EDGES = "probe segmentation {planted}/one"
 _HEARD = "{lexical}/corpus --encoder-window exact --device cpu"
@@ -56,7 +56,7 @@ CASES: dict[str, str] = {
     "cca folds type-disjoint": f"{_CCA} --with embedding:{{planted}}/glove.txt --folds type-disjoint --n-folds 5"
     " --trials 1",
     "cca folds speaker-disjoint": f"{_CCA} --with phone --folds speaker-disjoint --n-folds 4 --trials 1",
-    "cca samples": f"{_CCA} --with phone --samples 2 --seed 5 --per-label 20",
+    "cca samples": f"{_CCA} --with phone --draws 2 --seed 5 --per-label 20",
     "cca sample all": f"{_CCA} --with phone --sample all",
     "cca sampling": f"{_CCA} --with phone --per-label 25 --top-labels 5 --max-utterances 12",
     "cca where": f"{_CCA} --with phone --where speaker!=s0 --where label=h --where label=r --where label=g",
@@ -150,7 +150,7 @@ CASES: dict[str, str] = {
     "speat strata": f"{_SPEAT} --strata sex --aggregate mean",
     "speat pairs": f"{_SPEAT} --pairs twin --aggregate mean",
     "speat files": "speat {planted}/one --target ids=@{planted}/x.txt:@{planted}/y.txt --permutations 1000"
-    " --attribute valence=positive:negative --resamples 200",
+    " --attribute valence=positive:negative --n-resamples 200",
     "speat exact": f"{_SPEAT} --where sex=f --permutations 1000000 --aggregate mean",
     "speat words": f"{_SPEAT} --unit word --aggregate mean",
     "speat stores": f"speat {{planted}}/one {{planted}}/two {{planted}}/mel {_GENDER} --aggregate mean",
@@ -171,7 +171,7 @@ CASES: dict[str, str] = {
     "lexical baselines all": f"lexical baselines {{lexical}}/small {{lexical}}/other {_RANKED} --split all"
     " --smoothing 0",
     "lexical lens": f"lexical lens {{lexical}}/small {_RANKED} --split test",
-    "lexical lens unranked": f"lexical lens {{lexical}}/small {_HEARD} --no-rank --layers T1,final,D1",
+    "lexical lens unranked": f"lexical lens {{lexical}}/small {_HEARD} --no-top-words --layers T1,final,D1",
     "lexical score whisper": f"lexical score {_TINY}",
     "lexical rank whisper": f"lexical rank {_TINY} --encoder-window clip",
     "lexical lens whisper": f"lexical lens {_TINY} --encoder-window exact --lexicon {{eccc}}/words.txt"

@@ -238,11 +238,11 @@ def test_derived_acoustic_frames_equal_extracted_ones(store, mel):
 def test_derived_frames_of_drawn_utterances_equal_extracted_ones(store, mel):
     """Only the utterances that are drawn are computed; the numbers do not change."""
     few = ["--n-folds", N_FOLDS, "--trials", N_TRIALS, "--layers", "C1,T0", "--json", "-q"]
-    few += ["--max-utterances", 9, "--samples", 2, "--where", "speaker!=s0"]
+    few += ["--max-utterances", 9, "--draws", 2, "--where", "speaker!=s0"]
     derived = command("cca", store.path, "--with", "mel", *few)
     extracted = command("cca", store.path, "--with", f"{mel.path}:mel", *few)
     assert [{**row, "target": ""} for row in derived] == [{**row, "target": ""} for row in extracted]
-    drawn = CCA(target="mel", max_utterances=9, samples=2, where=["speaker!=s0"])._utterances_drawn(store)
+    drawn = CCA(target="mel", max_utterances=9, draws=2, where=["speaker!=s0"])._utterances_drawn(store)
     assert 9 <= len(drawn) <= 16
     assert not (store.utterances["speaker"].iloc[drawn] == "s0").any()
 
@@ -446,7 +446,7 @@ def test_in_sample_intervals_of_several_samples_still_come_from_groups_of_rows(s
     """Draws that take all rows are the same draw: they say nothing about how far the score could be off."""
     options = {"protocol": "in-sample", **FEW}
     once, twice = (
-        one(cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=asked(samples=n, **options)))
+        one(cca_rows(store, LayerTarget(store, "C7", "C7"), layers="T1", options=asked(draws=n, **options)))
         for n in (1, 2)
     )
     assert twice.value == pytest.approx(once.value)
@@ -462,7 +462,7 @@ def test_seeds_reproduce(store):
 
 
 def test_samples_pool_their_trials(store):
-    pooled = one(cca_rows(store, LabelTarget("word"), layers="C7", options=asked(seed=2, samples=3, **FEW)))
+    pooled = one(cca_rows(store, LabelTarget("word"), layers="C7", options=asked(seed=2, draws=3, **FEW)))
     values, chances = [], []
     for seed in (2, 3, 4):
         chosen = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), seed).index
@@ -471,7 +471,7 @@ def test_samples_pool_their_trials(store):
         chances += theirs
     assert len(values) == 3 * N_TRIALS
     agrees(pooled, values, chances, 75)
-    assert settings(pooled)["samples"] == 3
+    assert settings(pooled)["draws"] == 3
 
 
 def test_blocks_of_rows_change_nothing(store, monkeypatch):

@@ -64,8 +64,8 @@ def store(tmp_path_factory):
 SCRIPT = """
 import json, resource, sys
 import numpy as np
-from layertool.layerwise import rows
-from layertool.feed import correlation, similarity
+from layertool.layerwise.cca import CCA
+from layertool.layerwise.cka import CKA
 from layertool.store import FeatureStore
 
 store, task, margin = FeatureStore(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -77,12 +77,11 @@ try:
     if task == "read":
         found = store.read("frame", "T1").shape
     elif task == "cca":
-        target = correlation.LayerTarget(store, "T0", "T0")
-        options = correlation.Options(variants=("mean", "pwcca"), sampling=rows.ALL)
-        found = [(r.value, r.chance, r.n) for r in correlation.cca_rows(store, target, layers="T1", options=options)]
+        analysis = CCA(target="T0", variant="mean,pwcca", sample="all", layers="T1", device="cpu")
+        found = [(r.value, r.chance, r.n) for r in analysis.run(store)]
     else:
-        options = similarity.Options(measure=task, sampling=rows.ALL)
-        found = [(r.target, r.value, r.n) for r in similarity.similarity_rows(store, options=options)]
+        analysis = CKA(measure=task, sample="all", device="cpu")
+        found = [(r.target, r.value, r.n) for r in analysis.run(store)]
 except MemoryError:
     found = "MemoryError"
 print(json.dumps(found))

@@ -81,7 +81,7 @@ def store(made):
 
 def ask(stores, targets=GENDER, attributes=VALENCE, unit=None, layers="all", say=None, **options):
     """Rows of ``SpEAT``, with few draws; texts of several groups have spaces between them."""
-    options = {"permutations": 300, "resamples": 200, "aggregate": ("mean",), **options}
+    options = {"permutations": 300, "n_resamples": 200, "aggregate": ("mean",), **options}
     test = SpEAT(target=targets.split(), attribute=attributes.split(), unit=unit, layers=layers, **options)
     return run(test, stores, say=say)
 
@@ -340,7 +340,7 @@ CASES = [(None, None), ("sex", None), (None, "pair")]
 @pytest.mark.parametrize("resample", ["targets", "all"])
 def test_intervals(store, resample, strata, pairs):
     asked = {"resample": resample, "strata": strata, "pairs": pairs}
-    row = only(ask(store, SIDE, resamples=6000, **asked))
+    row = only(ask(store, SIDE, n_resamples=6000, **asked))
     x, y = members(store, SIDE)
     if pairs:
         names = store.utterances["pair"].to_numpy()
@@ -373,7 +373,7 @@ def test_no_interval(store):
 def test_workers_and_engines_change_no_number(made):
     """A test of one store and one pair of groups is a piece of work."""
     stores, asked = [made["hubert"], made["w2v2"], made["mel"]], {"aggregate": ("mean", "each"), "resample": "all"}
-    test = SpEAT(target=[GENDER, SOUND], attribute=VALENCE, permutations=300, resamples=200, **asked)
+    test = SpEAT(target=[GENDER, SOUND], attribute=VALENCE, permutations=300, n_resamples=200, **asked)
     told = []
     assert run(test, stores, workers=4, progress=lambda *n: told.append(n)) == ask(stores, f"{GENDER} {SOUND}", **asked)
     assert told[-1] == (6, 6)
@@ -381,7 +381,7 @@ def test_workers_and_engines_change_no_number(made):
 
 def test_groups_as_texts_and_ready(store):
     ready = [parse_groups(GENDER), SOUND]
-    found = layertool.speat(store, target=ready, attribute=VALENCE, aggregate="mean", permutations=300, resamples=200)
+    found = layertool.speat(store, target=ready, attribute=VALENCE, aggregate="mean", permutations=300, n_resamples=200)
     assert found.rows["value"].to_list() == [row.value for row in ask(store, f"{GENDER} {SOUND}")]
 
 

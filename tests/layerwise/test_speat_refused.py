@@ -51,7 +51,7 @@ def store(made):
 
 
 def ask(store, target=GENDER, attribute=VALENCE, say=None, **options):
-    options = {"permutations": 100, "resamples": 100, "aggregate": ("mean",), **options}
+    options = {"permutations": 100, "n_resamples": 100, "aggregate": ("mean",), **options}
     return run(SpEAT(target=target, attribute=attribute, **options), store, say=say)
 
 
@@ -174,7 +174,7 @@ def test_embeddings_without_a_direction(store, monkeypatch, value, row):
     with pytest.raises(FeatureError) as caught:
         ask(store, aggregate=("each",))
     told = str(caught.value)
-    assert all(text in told for text in (says, f"'{utterance}'", "layer T2", str(store.path), GENDER)), told
+    assert all(text in told for text in (says, f"'{utterance}'", "layer T2", str(store.path))), told
     assert len(ask(store, layers="T0-T1")) == 4  # other layers are sound
 
 

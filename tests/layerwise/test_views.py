@@ -124,8 +124,13 @@ def test_blocks_can_be_read_again(mel):
 
 def test_no_more_shards_are_read_than_needed(mel, monkeypatch):
     opened = []
-    shard = type(mel)._shard
-    monkeypatch.setattr(type(mel), "_shard", lambda self, entry: opened.append(entry["shard"]) or shard(self, entry))
+    dataset = type(mel)._dataset
+
+    def told(self, entry, name):
+        opened.append(entry["shard"])
+        return dataset(self, entry, name)
+
+    monkeypatch.setattr(type(mel), "_dataset", told)
     lengths = [entry["rows"]["frame/rows"] for entry in mel.index.values()]
     index = sum(lengths[:3]) + np.arange(lengths[3])
     assert len(LayerView(mel, "frame", "mel", index).read()) == lengths[3]

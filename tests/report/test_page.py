@@ -15,8 +15,8 @@ import pytest
 from commands import run, succeeds
 from reporting import (
     EVIL,
-    HOW,
     LAYERS,
+    about,
     bias,
     checkpoints,
     curve,
@@ -27,13 +27,16 @@ from reporting import (
     matrix,
     methods_of,
     parsed,
+    put,
     row,
     rows_of,
     write,
 )
 
-from layertool import results
+import layertool
+from layertool import report, result_rows
 from layertool.errors import MissingExtraError, StoreError, UsageError
+from layertool.layerwise.cca import CCA
 from layertool.report import inputs, page, references, sections
 
 NUMBERS = ("value", "ci_low", "ci_high", "chance", "n", "seed", "step")
@@ -79,11 +82,11 @@ def same(one, other) -> bool:
 def test_the_numbers_of_the_page_are_the_rows(whole):
     path, rows = whole
     there = rows_of(data_of(path))
-    assert list(there.columns) == results.COLUMNS
+    assert list(there.columns) == result_rows.COLUMNS
     assert len(there) == len(rows)
     for name in NUMBERS:
         assert all(map(same, there[name], rows[name])), name
-    for name in set(results.COLUMNS) - set(NUMBERS) - {"layer_index"}:
+    for name in set(result_rows.COLUMNS) - set(NUMBERS) - {"layer_index"}:
         assert [v if isinstance(v, str) else None for v in there[name]] == [
             v if isinstance(v, str) else None for v in rows[name]
         ], name
@@ -125,7 +128,7 @@ def test_every_row_is_in_a_figure_or_a_table(whole):
     text = path.read_text(encoding="utf-8")
     shown = {k for figure in figures_of(path) for k in figure["rows"]}
     for k in set(rows.index) - shown:
-        assert results.metrics_of(rows.loc[[k]]).iloc[0] in text
+        assert rows["metric"][k] in text or rows["item"][k] in text
 
 
 # which figures
@@ -146,10 +149,19 @@ def test_one_panel_per_target_and_levels_for_what_has_no_layers(tmp_path):
 def test_what_kinds_of_figures_there_are(whole):
     titles = [figure["title"] for figure in figures_of(whole[0])]
     for name in (
-        "Canonical correlation (CCA) over layers", "Centered kernel alignment (CKA)", "Mutual information over training",
-        "Social bias (SpEAT) over parameters removed", "Social bias (SpEAT) of whole models", "Lexical responses: single stimuli",
-        "Lexical lens: words read from layers", "My own over layers", "My own",
-    ):  # fmt: skip
+        "CCA over layers",
+        "CKA: linear CKA",
+        "MI over layers",
+        "MI over training",
+        "SpEAT over layers",
+        "SpEAT over parameters removed",
+        "SpEAT",
+        "Lexical: single stimuli",
+        "Lexical",
+        "Lexical lens over layers",
+        "My own over layers",
+        "My own",
+    ):
         assert name in titles
 
 
@@ -176,11 +188,10 @@ def test_steps_far_apart_have_a_logarithm_with_a_linear_start(tmp_path):
 def test_bias_has_stars_and_parameters_removed(tmp_path):
     path, _ = write(tmp_path, bias())
     figure = next(figure for figure in figures_of(path) if "removed" in figure["title"])
-    line = next(trace for trace in traces(figure) if "customdata" in trace)
+    line = next(trace for trace in traces(figure) if "customdata" in trace and trace["name"] != "unpruned")
     assert line["x"] == [2e5, 4e5]
     assert line["y"] == pytest.approx([0.5, 0.6])
-    text = path.read_text(encoding="utf-8")
-    assert "<td>0.010</td><td>0.030</td><td>0.060</td><td>**</td>" in text
+    assert "0.60 [0.40, 0.80] p 0.010 **" in path.read_text(encoding="utf-8")
 
 
 def test_numbers_of_minus_infinity_are_counted(tmp_path):
@@ -206,7 +217,7 @@ def test_contradicting_rows_are_said_and_stay_in_a_table(tmp_path):
 
 def test_bars_begin_at_zero(tmp_path):
     path, _ = write(tmp_path, lexical())
-    figure = next(figure for figure in figures_of(path) if "means over stimuli" in figure["title"])
+    figure = next(figure for figure in figures_of(path) if figure["title"] == "Lexical")
     for panel in figure["panels"]:
         low, high = panel["layout"]["yaxis"]["range"]
         assert low < -130
@@ -270,47 +281,49 @@ def test_it_can_be_read_without_drawings(whole):
     assert all(plot["tabindex"] == "0" and plot["aria-label"] for plot in plots)
 
 
-def test_the_methods_name_the_variants_that_are_there(whole):
+def test_the_methods_name_every_setting_that_is_there(whole):
     path, rows = whole
     said = methods_of(path)
-    for variant in rows["variant"].unique():
-        metric, _, how = variant.partition(", ")
-        assert variant in said or (metric in said and f"“{how}”" in said), variant
-    assert "(Pasad et al., 2021; Pasad et al., 2023)" in said
+    for settings in rows["settings"].unique():
+        for phrase in result_rows.phrases(json.loads(settings)):
+            assert phrase in said
+    assert "Pasad et al., 2021" in said
     assert "Lin et al., 2024" in said
     assert "Cuervo and Marxer, 2024" in said
-    assert "procrustes" not in said.lower()
+    assert "procrustes" not in said.split("settings")[0].lower()
 
 
-def test_the_methods_cite_only_what_was_done(tmp_path):
+def test_the_methods_cite_what_is_declared_and_only_what_was_done(tmp_path):
     path, _ = write(tmp_path, curve())
-    text = path.read_text(encoding="utf-8")
+    text, declared = path.read_text(encoding="utf-8"), CCA
     assert "SpEAT" not in methods_of(path)
+    assert declared.__doc__.splitlines()[0] in methods_of(path)
     listed = re.findall(r"<li>(.*?)</li>", text.split('class="references"')[1].split("</ul>")[0])
-    assert len(listed) == 4
+    assert len(listed) == len(declared.cites)
     assert any(entry.startswith("A. Pasad, J.-C. Chou") for entry in listed)
     assert len(set(references.REFERENCES)) == len({words for words, _ in references.REFERENCES.values()})
 
 
-def test_lexical_variants_are_put_together(tmp_path):
-    path, _ = write(tmp_path, lexical())
-    assert f"log-likelihood and Kendall tau-b, each “{HOW}”" in methods_of(path)
+def test_a_trajectory_is_of_one_training_with_three_checkpoints(tmp_path):
+    two, _ = write(tmp_path, [*checkpoints((0, 100)), *curve(analysis="mi", metric="mi")])
+    assert not [figure for figure in figures_of(two) if "over training" in figure["title"]]
+    control = curve(0.1, analysis="mi", metric="mi", model="run (random init 0)", store="run/random")
+    path, rows = write(
+        tmp_path, [*checkpoints(), *control, *curve(0.1, analysis="mi", metric="mi", model="x", step=7, store="x/7")]
+    )
+    (figure,) = [figure for figure in figures_of(path) if "over training" in figure["title"]]
+    assert set(rows.loc[figure["rows"], "store"]) == {"run/0", "run/100", "run/25000"}
+    (beside,) = [figure for figure in figures_of(path) if figure["title"] == "MI over layers"]
+    assert {"run/random", "x/7"} <= set(rows.loc[beside["rows"], "store"])
+
+
+def test_results_report_themselves(tmp_path):
+    found = layertool.Results(curves())
+    assert found.report(tmp_path / "r.html") == tmp_path / "r.html"
+    assert len(rows_of(data_of(tmp_path / "r.html"))) == len(found)
 
 
 # provenance
-
-
-def about(model="base", revision="abc", corpus="dev"):
-    return {
-        "schema": 1, "n_shards": 1, "corpus": {"name": corpus, "n_utterances": 3, "seconds": 90.0}, "versions": {"torch": "2"},
-        "configuration": {"model": {"id": model, "revision": revision, "family": "wav2vec2"}, "layers": list(LAYERS), "units": {"phone": "centre-third"}, "dtype": "float32", "store_dtype": "float16"},
-        "configuration_hash": "c0ffee",
-    }  # fmt: skip
-
-
-def put(folder, known):
-    folder.mkdir(parents=True)
-    (folder / "store.json").write_text(known if isinstance(known, str) else json.dumps(known), encoding="utf-8")
 
 
 def test_stores_say_what_made_them(tmp_path):
@@ -345,7 +358,7 @@ def test_training_curves_and_records(tmp_path):
     (tuned / "finetune.json").write_text(
         json.dumps({"kind": "lexical fine-tuning", "history": history}), encoding="utf-8"
     )
-    out = page.write([run_folder / "losses.csv", run_folder, tmp_path / "sweep"], tmp_path / "r.html")
+    out = report.write([run_folder / "losses.csv", run_folder, tmp_path / "sweep"], tmp_path / "r.html")
     made = data_of(out)
     assert [figure["title"] for figure in made["figures"]] == [
         "Pre-training",
@@ -378,7 +391,7 @@ def test_names_of_runs_tell_them_apart(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_and_the_same_bytes(tmp_path):
-    source = results.write(everything(), tmp_path / "rows.parquet")
+    source = result_rows.write(everything(), tmp_path / "rows.parquet")
     said = succeeds("report", source, "-o", tmp_path / "a.html", "--title", "Layers & <more>")
     assert "page in" in said.stderr
     succeeds("report", source, "-o", tmp_path / "b.html", "--title", "Layers & <more>", "-q")
@@ -387,8 +400,8 @@ def test_the_command_and_the_same_bytes(tmp_path):
 
 
 def test_files_may_be_of_every_format_and_rows_are_there_once(tmp_path):
-    sources = [results.write(curves(), tmp_path / f"rows{suffix}") for suffix in results.FORMATS]
-    out = page.write(sources, tmp_path / "r.html")
+    sources = [result_rows.write(curves(), tmp_path / f"rows{suffix}") for suffix in result_rows.FORMATS]
+    out = report.write(sources, tmp_path / "r.html")
     assert len(rows_of(data_of(out))) == len(curves())
 
 
@@ -406,8 +419,8 @@ def test_files_may_be_of_every_format_and_rows_are_there_once(tmp_path):
 )
 def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
-    results.write(curves(), tmp_path / "rows.csv")
-    results.write(pd.DataFrame(columns=results.COLUMNS), tmp_path / "empty.csv")
+    result_rows.write(curves(), tmp_path / "rows.csv")
+    result_rows.write(pd.DataFrame(columns=result_rows.COLUMNS), tmp_path / "empty.csv")
     (tmp_path / "folder").mkdir()
     put(tmp_path / "store", about())
     (tmp_path / "bad").mkdir()

@@ -43,8 +43,8 @@ def features(waveform: np.ndarray, stride: int = 20, statistics: str = DEFAULT_S
         )
     if len(waveform) < FRAME_FIELD:
         raise AudioError(
-            f"MelHuBERT needs at least {FRAME_FIELD} samples at 16 kHz ({1000 * FRAME_FIELD // SAMPLE_RATE} ms), but the "
-            f"audio has {len(waveform)}: leave the utterance out or lengthen it"
+            f"MelHuBERT needs at least {FRAME_FIELD} samples at 16 kHz ({1000 * FRAME_FIELD // SAMPLE_RATE} ms), but "
+            f"the audio has {len(waveform)}: leave the utterance out or lengthen it"
         )
     mean, deviation = table(statistics)
     energies = fbank(np.ascontiguousarray(INT16_SCALE * waveform.astype(np.float32)), N_MELS, "hamming")
@@ -72,19 +72,21 @@ def table(statistics: str | Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(statistics)
     if path.suffix != ".npy":
         raise UsageError(
-            f"'{statistics}' names no statistics of MelHuBERT's input: choose {', '.join(known)} (hours of LibriSpeech), "
-            "or give a .npy file of shape (2, 40), means and deviations"
+            f"'{statistics}' names no statistics of MelHuBERT's input: choose {', '.join(known)} (hours of "
+            f"LibriSpeech), or give a .npy file of shape (2, 40), means and deviations"
         )
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(
-            f"the statistics {path} cannot be read ({str(error).splitlines()[0]}): give a .npy file of shape (2, {N_MELS})"
+            f"the statistics {path} cannot be read ({str(error).splitlines()[0]}): give a .npy file of shape (2, "
+            f"{N_MELS})"
         ) from error
     is_table = isinstance(values, np.ndarray) and values.shape == (2, N_MELS) and values.dtype.kind == "f"
     if not is_table or not np.isfinite(values).all() or not (values[1] > 0).all():
         raise UsageError(
-            f"the statistics {path} are not {N_MELS} means and {N_MELS} positive deviations, shape (2, {N_MELS}): give others"
+            f"the statistics {path} are not {N_MELS} means and {N_MELS} positive deviations, shape (2, {N_MELS}): "
+            f"give others"
         )
     return values[0].astype(np.float64), values[1].astype(np.float64)
 

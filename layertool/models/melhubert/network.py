@@ -1,4 +1,5 @@
-"""MelHuBERT's network: HuBERT's encoder on log mel energies, with heads and rows of its own in each block (spec speat.md 3.2).
+"""MelHuBERT's network: HuBERT's encoder on log mel energies, with heads and rows of its own in each block (spec
+speat.md 3.2).
 
 Modules have the names of the original checkpoints.
 """
@@ -79,9 +80,14 @@ class Config:
 
 def _preset(n_blocks: int, width: int, ffn: int, heads: int) -> Config:
     return Config(
-        feat_emb_dim=80, encoder_layers=n_blocks, encoder_embed_dim=width, encoder_ffn_embed_dim=ffn,
-        encoder_attention_heads=heads, mask_prob=0.7, mask_length=5,
-    )  # fmt: skip
+        feat_emb_dim=80,
+        encoder_layers=n_blocks,
+        encoder_embed_dim=width,
+        encoder_ffn_embed_dim=ffn,
+        encoder_attention_heads=heads,
+        mask_prob=0.7,
+        mask_length=5,
+    )
 
 
 # Lin et al. 2024, Table 2: 20 ms, 512 clusters
@@ -256,9 +262,14 @@ def check(config: Config) -> None:
         if getattr(config, name) != value:
             raise ModelError(f"MelHuBERT with {name} = {getattr(config, name)!r} is not known here, only {value!r}")
     counts = (
-        "feat_emb_dim", "conv_pos", "conv_pos_groups", "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim",
+        "feat_emb_dim",
+        "conv_pos",
+        "conv_pos_groups",
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
         "encoder_attention_heads",
-    )  # fmt: skip
+    )
     for name in counts:
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
@@ -266,11 +277,13 @@ def check(config: Config) -> None:
     for name in ("encoder_attention_heads", "conv_pos_groups"):
         if config.encoder_embed_dim % getattr(config, name):
             raise ModelError(
-                f"MelHuBERT of width {config.encoder_embed_dim} cannot have {name} = {getattr(config, name)}: it must divide"
+                f"MelHuBERT of width {config.encoder_embed_dim} cannot have {name} = {getattr(config, name)}: it must "
+                f"divide"
             )
     for name in ("heads", "ffn_rows"):
         of_blocks: Sequence[int] | None = getattr(config, name)
         if of_blocks is not None and (len(of_blocks) != config.encoder_layers or min(of_blocks) < 1):
             raise ModelError(
-                f"MelHuBERT of {config.encoder_layers} blocks cannot have {name} = {list(of_blocks)}: one or more in each"
+                f"MelHuBERT of {config.encoder_layers} blocks cannot have {name} = {list(of_blocks)}: one or more in "
+                f"each"
             )

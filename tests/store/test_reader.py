@@ -1,13 +1,15 @@
-"""Stores by paths and patterns, and how a store shows itself."""
+"""Stores by paths and patterns, how a store shows itself, and what it says and gives from Python."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import small
 
 import layertool
-from layertool.errors import StoreError
+from layertool.errors import StoreError, UsageError
 from layertool.store import FeatureStore, matching
+from layertool.store.account import account
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,22 @@ def test_a_pattern_that_no_store_matches(series):
 def test_a_store_shows_what_it_is(series):
     shown = repr(FeatureStore(series / "step-2"))
     assert shown == f"FeatureStore('{series}/step-2': mel on small, units utterance, layers mel)"
+
+
+def test_a_store_is_exported_from_python(series, tmp_path):
+    store = FeatureStore(series / "step-9")
+    made = store.export(tmp_path / "arrays", "npz", units=["utterance"])
+    assert made.lines == [f"{tmp_path}/arrays/utterance.npz"]
+    assert np.array_equal(np.load(made.lines[0])["mel"], store.read("utterance", "mel"))
+    with pytest.raises(UsageError, match="'mat' is no layout of files: choose npy, npz, fastabx"):
+        store.export(tmp_path / "other", "mat")
+
+
+def test_what_there_is_to_say_of_a_store(series):
+    said = account(FeatureStore(series / "step-10"))
+    facts = dict(said.facts)
+    assert facts["model"].startswith("mel (acoustic")
+    assert facts["state"] == "complete; left out: nothing"
+    assert "parameters" not in facts
+    assert said.tables[0].rows == [("utterance", "mel", 2, "80", "mean")]
+    assert said.data["finished"] is True
