@@ -12,14 +12,13 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, renamed
-from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.commands.options import HELP, Commands, renamed
+from layertool.errors import LayertoolError, LayertoolWarning, telling_once
 from layertool.layerwise import ANALYSES
 from layertool.spelling import is_text
 
@@ -112,15 +111,13 @@ click.Context.formatter_class = Formatter
 @contextmanager
 def telling() -> Iterator[None]:
     """Print what ``layertool.errors.tell`` says on stderr: each sentence once, without the place in the code."""
-    told: set[str] = set()
-    with warnings.catch_warnings():
+    with telling_once(), warnings.catch_warnings():
         warnings.simplefilter("always", LayertoolWarning)
 
         def show(message, category, filename, lineno, file=None, line=None) -> None:
             if not issubclass(category, LayertoolWarning):
                 output.echo(*warnings.formatwarning(message, category, filename, lineno, line).splitlines(), err=True)
-            elif str(message) not in told:
-                told.add(str(message))
+            else:
                 running = click.get_current_context(silent=True)
                 if running is None or not running.params.get("quiet"):
                     output.note(f"note: {message}")
@@ -129,7 +126,7 @@ def telling() -> Iterator[None]:
         yield
 
 
-class Root(click.Group):
+class Root(Commands):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
 
     def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra) -> Any:
@@ -166,13 +163,6 @@ class Root(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
-
-    def resolve_command(self, ctx, args):
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = " or ".join(get_close_matches(args[0], COMMANDS))
-            hint = f"did you mean {near}?" if near else f"the commands are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"there is no command '{args[0]}'; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context):
         try:

@@ -83,6 +83,19 @@ def floats(rows: pd.DataFrame, column: str) -> pd.Series:
         raise UsageError(f"column '{column}' of the table has text in it: give a numeric one, such as step") from error
 
 
+def check_names(names: Sequence[str], n: int) -> None:
+    """Raise UsageError unless there is a label for each of ``n`` stores."""
+    if len(names) != n:
+        said = f"{count(len(names), 'label')} for {count(n, 'store')}"
+        raise UsageError(f"--names has {said}: type one for each, in their order")
+
+
+def check_axis(x: str) -> None:
+    """Raise UsageError for an axis that there is not."""
+    if x not in AXES:
+        raise UsageError(f"'{x}' is no axis: choose {', '.join(AXES)}")
+
+
 def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
     """The label of each row's store: ``names`` in the order of the stores, else what tells it from the others.
 
@@ -110,10 +123,7 @@ def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
         known |= {k: ", ".join(filter(None, words)) for k, *words in group[chosen].itertuples()}
     if names is not None:
         own = [k for k in stores.index if stores["layer"][k] != BASELINE]
-        if len(names) != len(own):
-            raise UsageError(
-                f"--names has {count(len(names), 'label')} for {count(len(own), 'store')}: type one for each, in their order"
-            )
+        check_names(names, len(own))
         known |= dict(zip(own, names, strict=True))
     return number.map(known)
 

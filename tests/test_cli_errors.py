@@ -90,7 +90,14 @@ def by_hand(folder: Path, utterances: str, segments: str | None = None) -> Path:
 def test_what_is_no_command():
     fails(USAGE, ["extrct"], "there is no command 'extrct'; did you mean extract or export?")
     fails(USAGE, ["xyz"], "there is no command 'xyz'; the commands are " + ", ".join(COMMANDS))
-    fails(USAGE, ["compress", "headz"], "Did you mean 'heads'?")
+    fails(USAGE, ["compress", "headz"], "did you mean heads?")
+    fails(USAGE, ["probe", "neighbors"], "did you mean neighbours?")
+
+
+def test_a_group_alone_shows_its_help():
+    result = layertool("probe")
+    assert result.exit_code == USAGE
+    assert "\n  sentences       Sentences that people call alike: Spearman" in result.output
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,7 @@ def test_options_that_are_called_something_else_now(command, old, new):
         (["extract", "mel", "corpus", "-o", "s", "--max-failures", "-1"], "'--max-failures'"),
         (["extract", "mel", "corpus", "-o", "s", "--pooling", "mean"], "'mean' is not UNIT=HOW, e.g. phone=mean"),
         (["corpus", "folder", "x", "-o", "c", "--tier", "syllable=S"], "'syllable=S' is not word=NAME or phone=NAME"),
-        (["corpus", "fold"], "No such command 'fold'"),
+        (["corpus", "fold"], "there is no command 'fold'; did you mean folder?"),
         (["export", "s", "-o", "x", "--to", "mat"], "'mat' is not one of"),
     ],
 )

@@ -9,7 +9,7 @@ import click
 from layertool.commands import output
 from layertool.commands.corpus_output import PATH, show, write
 from layertool.commands.declared import click_option
-from layertool.commands.options import HELP, json_option, output_folder, quiet_option, where_option
+from layertool.commands.options import HELP, Commands, json_option, output_folder, quiet_option, where_option
 from layertool.corpora.readers import COMMON, READERS, Reader, make
 from layertool.declared import Option
 
@@ -17,7 +17,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a cor
 corpus_argument = click.argument("folder", metavar="CORPUS", type=PATH)
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Commands, context_settings=HELP)
 def corpus() -> None:
     """Make a corpus folder from audio and labels, align it, look at it.
 

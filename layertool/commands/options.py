@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from layertool.cluster import ENGINES
 from layertool.declared import listed
+from layertool.spelling import meant
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -17,6 +18,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 ONLY_READ = "layertool: only read"  # in the meta of a context whose command is read, but does not run
+
+
+class Commands(click.Group):
+    """A group that says in whole sentences what its commands are for, and what was meant where there is no such one."""
+
+    def resolve_command(self, ctx, args):
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command '{args[0]}'; {meant(args[0], known, 'commands')}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(500)) for name, one in commands if one])
 
 
 class ModelText(click.ParamType):

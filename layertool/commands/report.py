@@ -9,10 +9,8 @@ import click
 from layertool.commands import delivery, output
 from layertool.commands.options import HELP, quiet_option
 from layertool.declared import listed
-from layertool.errors import UsageError
 
 PATHS = click.Path(path_type=Path)
-PAGES = (".html", ".htm")
 
 
 @click.command(context_settings=HELP)
@@ -31,10 +29,10 @@ def report(inputs, out, title, names, quiet) -> None:
       layertool report cca.csv mi.csv cka.csv -o report.html
       layertool report speat.csv runs/hubert -o emergence.html --title "Bias during pre-training"
     """
-    if out.suffix not in PAGES:
-        raise UsageError(f"{out} is no page: end it in {' or '.join(PAGES)}")
+    from layertool.report import check_name, page
+
+    check_name(out)
     delivery.check_place(out)
-    from layertool.report import page
 
     page.check_plotly()
     page.write(inputs, out, title, list(listed(names)) if names else None)

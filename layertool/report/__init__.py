@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from layertool.errors import UsageError
+
 TITLE = "layertool report"
+PAGES = (".html", ".htm")
+
+
+def check_name(out: Path) -> None:
+    """Raise UsageError for a file whose name is not that of a page."""
+    if out.suffix not in PAGES:
+        raise UsageError(f"{out} is no page: end it in {' or '.join(PAGES)}")
 
 
 def write(
@@ -17,6 +26,7 @@ def write(
 
     ``names``: labels of the stores, in their order. The same input gives the same bytes. Raises UsageError for what is no result and no run, MissingExtraError without plotly.
     """
+    check_name(Path(out))
     from layertool.report import page
 
     return page.write(given, Path(out), title, names)
