@@ -65,13 +65,6 @@ class _Trial:
     directions: int
 
 
-def check_variant(variant: str) -> str:
-    """The variant's name, or UsageError with the known ones."""
-    if variant not in NAMES:
-        raise UsageError(f"'{variant}' is no variant of CCA: choose among {', '.join(NAMES)}")
-    return variant
-
-
 def trials(n_folds: int, n_trials: int, seed: int) -> list[tuple[int, int]]:
     """(development fold, test fold) of each trial, drawn without replacement: no two trials share one."""
     if n_trials < 1 or 2 * n_trials > n_folds:

@@ -366,17 +366,3 @@ def assess_run(
         found[part] = _assess(network, hearing, there, writing, part, batch_size, place)
     write_transcripts(folder / TRANSCRIPTS, list(found.values()))
     return found
-
-
-def check_reinit(tops: list[int], n_layers: int) -> None:
-    """Raise UsageError for numbers of top layers that a model has not."""
-    for n in tops:
-        if not 0 <= n <= n_layers:
-            raise UsageError(
-                f"{n} layers cannot be re-initialised in a model of {n_layers}: choose from 0 to {n_layers}"
-            )
-
-
-def n_layers_of(model: Model | str, statistics: str | None = None) -> int:
-    """Transformer layers of a MODEL."""
-    return len(open_encoder(model, statistics).encoder.encoder.layers)

@@ -332,15 +332,6 @@ def test_samples_are_pooled_over_all_their_trials():
     assert protocols.pooled(estimates[:1]) is estimates[0]
 
 
-def test_an_unknown_variant():
-    with pytest.raises(UsageError, match=r"'cca' is no variant of CCA: choose among pwcca, pwcca-x"):
-        protocols.check_variant("cca")
-    assert [protocols.check_variant(name) for name in VARIANTS] == list(VARIANTS)
-
-
-# --- in-sample ----------------------------------------------------------------------------------------
-
-
 def plain_jackknife(value, left_out):
     g = len(left_out)
     variance = (g - 1) / g * sum((part - sum(left_out) / g) ** 2 for part in left_out)
