@@ -79,7 +79,7 @@ def test_an_error_that_names_its_row_stays_as_it_is():
     def compute(_view):
         raise RowError("the row is named")
 
-    with pytest.raises(RowError, match="^the row is named$"):
+    with pytest.raises(RowError, match=r"^the row is named$"):
         naming(SimpleNamespace(path="store"), compute)(SimpleNamespace(layer="T3"))
 
 
