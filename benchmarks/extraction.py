@@ -31,9 +31,8 @@ import transformers
 import layertool
 from layertool.corpora.corpus import Corpus
 from layertool.extractors import plan
-from layertool.extractors.prepare import Options, prepare
+from layertool.extractors.prepare import BATCH_SECONDS, Options, prepare
 from layertool.extractors.run import carry_out
-from layertool.extractors.work import BATCH_SECONDS
 
 RATE = 16_000
 SIZES = {

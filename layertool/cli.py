@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, renamed
-from layertool.errors import LayertoolError, LayertoolWarning
+from layertool.commands.options import HELP, Commands, renamed
+from layertool.errors import LayertoolError, LayertoolWarning, telling_once
 from layertool.layerwise import ANALYSES
 from layertool.spelling import is_text
 
@@ -80,18 +81,43 @@ class Sentence(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
+class Formatter(click.HelpFormatter):
+    """Help that fits the terminal: where lines stand as they are written, prose is filled, and examples go on with a backslash."""
+
+    def write_text(self, text: str) -> None:
+        room, as_written = self.width - self.current_indent, False
+        lines: list[str] = []
+        for line in inspect.cleandoc(text).splitlines():
+            as_written = line == "\b" or (as_written and bool(line))
+            is_prose = as_written and line[:1] not in ("", " ", "\b") and not line.endswith(":")
+            if is_prose and lines and lines[-1][:1] not in ("", " ", "\b") and not lines[-1].endswith(":"):
+                line = f"{lines.pop()} {line}"
+            lines.append(line)
+        super().write_text("\n".join(self._folded(line, room) for line in lines))
+
+    @staticmethod
+    def _folded(line: str, room: int) -> str:
+        if len(line) <= room:
+            return line
+        is_example = line.startswith("  ")
+        width, further = (room - 2, "      ") if is_example else (room, "")
+        parts = textwrap.wrap(line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+        return (" \\\n" if is_example else "\n").join(parts)
+
+
+click.Context.formatter_class = Formatter
+
+
 @contextmanager
 def telling() -> Iterator[None]:
     """Print what ``layertool.errors.tell`` says on stderr: each sentence once, without the place in the code."""
-    told: set[str] = set()
-    with warnings.catch_warnings():
+    with telling_once(), warnings.catch_warnings():
         warnings.simplefilter("always", LayertoolWarning)
 
         def show(message, category, filename, lineno, file=None, line=None) -> None:
             if not issubclass(category, LayertoolWarning):
                 output.echo(*warnings.formatwarning(message, category, filename, lineno, line).splitlines(), err=True)
-            elif str(message) not in told:
-                told.add(str(message))
+            else:
                 running = click.get_current_context(silent=True)
                 if running is None or not running.params.get("quiet"):
                     output.note(f"note: {message}")
@@ -100,7 +126,7 @@ def telling() -> Iterator[None]:
         yield
 
 
-class Root(click.Group):
+class Root(Commands):
     """Loads a command's module when the command is called; turns errors into sentences and exit codes."""
 
     def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra) -> Any:
@@ -137,13 +163,6 @@ class Root(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
-
-    def resolve_command(self, ctx, args):
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = " or ".join(get_close_matches(args[0], COMMANDS))
-            hint = f"did you mean {near}?" if near else f"the commands are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"there is no command '{args[0]}'; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context):
         try:

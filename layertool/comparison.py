@@ -12,11 +12,13 @@ import pandas as pd
 from layertool import layers as layer_names
 from layertool import result_rows
 from layertool.declared import option, options_of
-from layertool.errors import UsageError
+from layertool.errors import UsageError, telling_once
+from layertool.functions import COMMON
 from layertool.layerwise import stores as of_stores
 from layertool.layerwise.analysis import on_engine
 from layertool.layerwise.cka import CKA
 from layertool.layerwise.engine import Progress, Watch
+from layertool.outline import check_axis
 from layertool.result_rows import BASELINE, PARAMETERS, Result
 from layertool.results import Results
 from layertool.store import FeatureStore
@@ -56,6 +58,8 @@ class Comparison(CKA):
     def compared(self, inputs: Input | Sequence[Input], x: str = "layer", watch: Watch | None = None) -> Results:
         """What ``compare`` gives, by an engine that is open."""
         given: list[Any] = [inputs] if isinstance(inputs, (str, Path, FeatureStore, Results)) else [*inputs]
+        if not given:
+            raise UsageError("nothing is named to compare: give result files or stores")
         are_results = [_are_results(one) for one in given]
         if any(are_results) != all(are_results):
             raise UsageError(
@@ -138,8 +142,9 @@ def compare(
     Raises UsageError, in one sentence, for inputs that are missing or of two kinds, for options that would do nothing,
     and when no row is left.
     """
-    comparison = Comparison(**options)
-    with on_engine(engine, address, workers):
+    comparison = Comparison.of_call("compare", options, ("x", *COMMON))
+    check_axis(x)
+    with telling_once(), on_engine(engine, address, workers):
         return comparison.compared(inputs, x, Watch(workers or comparison.at_once, progress))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from layertool.errors import UsageError
+from layertool.spelling import meant
 
 
 def option(
@@ -149,6 +150,23 @@ class Declared:
         for one in options_of(self.__class__):
             object.__setattr__(self, one.name, one.value(getattr(self, one.name)))
         self.check()
+
+    @classmethod
+    def of_call(cls, function: str, options: Mapping[str, Any], beside: Collection[str] = ()) -> Self:
+        """Of the keywords of a function of layertool, which takes others ``beside``.
+
+        Raises UsageError for a name that there is not, and for an option that has to be given.
+        """
+        known = {one.name: one for one in options_of(cls)}
+        for name in options:
+            if name not in known:
+                raise UsageError(
+                    f"layertool.{function} has no option '{name}'; {meant(name, [*known, *beside], 'options')}"
+                )
+        for name, one in known.items():
+            if one.default is MISSING and name not in options:
+                raise UsageError(f"layertool.{function} needs the option {name}: {one.about['help']}")
+        return cls(**options)
 
     def check(self) -> None:
         """Raise UsageError for values that no data could satisfy together."""

@@ -5,7 +5,10 @@ about it. The command line prints the message and leaves with the class's ``exit
 command was asked wrongly, 1 when the data, the model or the machine is at fault.
 """
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class LayertoolWarning(UserWarning):
@@ -13,8 +16,34 @@ class LayertoolWarning(UserWarning):
 
 
 def tell(text: str) -> None:
-    """Say one sentence to the person: a LayertoolWarning, which the command line prints on stderr, once."""
-    warnings.warn(text, LayertoolWarning, stacklevel=3)
+    """Say one sentence to the person: a LayertoolWarning, which the command line prints on stderr, once.
+
+    Python shows it at the line of the person's own program, not at one of ours.
+    """
+    if _told is not None:
+        if text in _told:
+            return
+        _told.add(text)
+    frame, depth, level = sys._getframe(1), 2, 2
+    while frame.f_back:  # to the outermost of ours: cached properties, too, stand between
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "layertool":
+            level = depth + 1
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, LayertoolWarning, stacklevel=level)
+
+
+_told: set[str] | None = None  # what was said inside telling_once, by any of its threads
+
+
+@contextmanager
+def telling_once() -> Iterator[None]:
+    """Inside, each sentence is told once."""
+    global _told
+    before, _told = _told, set() if _told is None else _told
+    try:
+        yield
+    finally:
+        _told = before
 
 
 class LayertoolError(Exception):

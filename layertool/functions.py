@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from layertool.layerwise import ANALYSES, declared
+from layertool.spelling import meant
 
 COMMON = {"engine": "local", "address": None, "workers": None, "progress": None}
 
@@ -25,15 +26,29 @@ def function(analysis: Any) -> Callable[..., Any]:
     (pieces of work at once) and ``progress``, called with (done, total).
     """
     from layertool.declared import keywords, options_of
+    from layertool.errors import UsageError, telling_once
     from layertool.results import Results
+
+    words = analysis.command.replace(" ", ".")
+    n_needed = sum(not name.startswith("[") for name in analysis.inputs)
 
     def call(*inputs: Any, **options: Any) -> Results:
         common = {name: options.pop(name, usual) for name, usual in COMMON.items()}
         tables: dict[str, list] = {}
-        return Results(analysis(**options).run(*inputs, **common, tables=tables), tables)
+        if not n_needed <= len(inputs) <= len(analysis.inputs):
+            raise UsageError(
+                f"layertool.{words} takes {' and '.join(analysis.inputs)}, not {len(inputs)} inputs: "
+                "several stores are one list, options have names"
+            )
+        asked = analysis.of_call(words, options, COMMON)
+        with telling_once():
+            return Results(asked.run(*inputs, **common, tables=tables), tables)
 
     kinds = inspect.Parameter
-    inputs = [kinds(name.strip(".[]").lower(), kinds.POSITIONAL_ONLY) for name in analysis.inputs]
+    inputs = [
+        kinds(name.strip(".[]").lower(), kinds.POSITIONAL_ONLY, default=None if name.startswith("[") else kinds.empty)
+        for name in analysis.inputs
+    ]
     common = [kinds(name, kinds.KEYWORD_ONLY, default=usual) for name, usual in COMMON.items()]
     call.__signature__ = inspect.Signature([*inputs, *keywords(analysis), *common])  # type: ignore[attr-defined]
     call.__name__ = call.__qualname__ = analysis.command.split()[-1]
@@ -49,6 +64,6 @@ def of_group(group: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
     def get(name: str) -> Any:
         if name in names:
             return named(names[name])
-        raise AttributeError(f"layertool.{group} has no '{name}': it has {', '.join(names)}")
+        raise AttributeError(f"layertool.{group} has no '{name}'; {meant(name, names, 'functions')}")
 
     return get, lambda: sorted(names)

@@ -29,7 +29,11 @@ def select(asked: str | Iterable[str], available: Sequence[str], model: str) -> 
     every layer but the decoder's, which need the utterance's text and are asked for by name.
     Raises UsageError for a name that ``model`` does not have, with those it has.
     """
-    parts = [p for item in ([asked] if isinstance(asked, str) else asked) for p in str(item).split(",")]
+    parts = [
+        p
+        for item in (asked if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked])
+        for p in str(item).split(",")
+    ]
     chosen: set[str] = set()
     for part in (p.strip() for p in parts):
         if not part:

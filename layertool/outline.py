@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from layertool.account import count
 from layertool.errors import UsageError
 from layertool.layerwise import measure
 from layertool.result_rows import BASELINE, PARAMETERS, WORDS, is_matrix, phrases
@@ -47,8 +48,9 @@ def tidy(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame
         rows[column] = known.where(known.notna(), "").astype(str)
     for column in ("step", "layer_index", "n", *NUMBERS):
         rows[column] = floats(rows, column) if column in rows else math.nan
-    settings = rows["settings"] if "settings" in rows else pd.Series("{}", rows.index)
-    rows["said"] = [_said(text) if isinstance(text, str) else () for text in settings]
+    if "settings" not in rows:
+        rows["settings"] = "{}"
+    rows["said"] = [_said(text) if isinstance(text, str) else () for text in rows["settings"]]
     rows["label"] = labels(rows, names)
     rows["own"] = ""
     for _, part in rows.groupby(["analysis", "metric"], sort=False):
@@ -81,6 +83,19 @@ def floats(rows: pd.DataFrame, column: str) -> pd.Series:
         raise UsageError(f"column '{column}' of the table has text in it: give a numeric one, such as step") from error
 
 
+def check_names(names: Sequence[str], n: int) -> None:
+    """Raise UsageError unless there is a label for each of ``n`` stores."""
+    if len(names) != n:
+        said = f"{count(len(names), 'label')} for {count(n, 'store')}"
+        raise UsageError(f"--names has {said}: type one for each, in their order")
+
+
+def check_axis(x: str) -> None:
+    """Raise UsageError for an axis that there is not."""
+    if x not in AXES:
+        raise UsageError(f"'{x}' is no axis: choose {', '.join(AXES)}")
+
+
 def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
     """The label of each row's store: ``names`` in the order of the stores, else what tells it from the others.
 
@@ -108,10 +123,7 @@ def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
         known |= {k: ", ".join(filter(None, words)) for k, *words in group[chosen].itertuples()}
     if names is not None:
         own = [k for k in stores.index if stores["layer"][k] != BASELINE]
-        if len(names) != len(own):
-            raise UsageError(
-                f"--names has {len(names)} labels for {len(own)} stores: type one for each, in their order"
-            )
+        check_names(names, len(own))
         known |= dict(zip(own, names, strict=True))
     return number.map(known)
 
@@ -224,7 +236,9 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
     if lines:
         means = pd.concat(lines)
         layered = has_layers(means)
-        found += [("curves", means[layered]), ("bars", means[~layered])]
+        of_all = means["group"] == ""  # curves of every group would hide those of all: -o FILE has them
+        curves = layered & (of_all | ~(layered & of_all).any())
+        found += [("curves", means[curves]), ("bars", means[~layered])]
     return [(kind, part) for kind, part in [*found, ("singles", singles)] if len(part)]
 
 

@@ -189,6 +189,8 @@ def read(paths: Sequence[Path | str]) -> pd.DataFrame:
         if missing:
             raise UsageError(f"{path} is no result file: it has no column '{missing[0]}'")
         parts.append(_of_today(part).reindex(columns=COLUMNS))
+    if not parts:
+        raise UsageError("no result file is named: give one or several")
     return pd.concat(parts, ignore_index=True)
 
 

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from layertool import result_rows, tables
+from layertool.declared import listed
+from layertool.errors import UsageError
+from layertool.outline import check_axis
 from layertool.result_rows import COLUMNS, Result, read, table, write
+from layertool.spelling import meant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["COLUMNS", "Result", "Results", "read", "table", "write"]
+
+
+SHOWN = ("x", "reference", "names")  # how
 
 
 class Results:
@@ -31,6 +38,12 @@ class Results:
         **shown: Any,
     ):
         self.rows = rows if isinstance(rows, pd.DataFrame) else table(rows)
+        for name in shown:
+            if name not in SHOWN:
+                raise UsageError(f"nothing of results is called '{name}'; {meant(name, SHOWN, 'options')}")
+        if shown.get("names") is not None:
+            shown["names"] = list(listed(shown["names"]))
+        check_axis(shown.get("x", "layer"))
         self.tables = {name: pd.DataFrame(lines) for name, lines in (tables or {}).items()}
         self.shown = shown
 
@@ -52,13 +65,11 @@ class Results:
 
     def over(self, **how: Any) -> Results:
         """The same rows, shown as ``plot`` says; over parameters also rows that say how large each store's model is."""
-        how = {**self.shown, **how}
-        rows = self.rows
-        if how.get("x") == "parameters":
+        found = Results(self.rows, **{**self.shown, **how})
+        if found.shown.get("x") == "parameters":
             from layertool.comparison import with_sizes
 
-            rows = with_sizes(rows)
-        found = Results(rows, **how)
+            found.rows = with_sizes(found.rows)
         found.tables = self.tables
         return found
 
@@ -82,8 +93,9 @@ class Results:
         asked = self.over(**how)
         return figures.draw(asked.rows, file, **asked.shown)
 
-    def report(self, file: Path | str) -> Path:
-        """One HTML page of the rows: figures, tables, methods and provenance."""
+    def report(self, file: Path | str, title: str | None = None) -> Path:
+        """One HTML page of the rows (.html): figures, tables, methods and provenance."""
+        from layertool.report import TITLE
         from layertool.report import write as write_page
 
-        return write_page(self.rows, file)
+        return write_page(self.rows, file, TITLE if title is None else title, self.shown.get("names"))

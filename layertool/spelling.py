@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,13 @@ def visible(text: str, keep: str = "", spell: Callable[[str], str] = ascii) -> s
     """
     unseen = {ord(letter): spell(letter)[1:-1] for letter in set(text) if not (letter.isprintable() or letter in keep)}
     return text.translate(unseen) if unseen else text
+
+
+def meant(word: str, known: Iterable[str], what: str) -> str:
+    """What somebody may have meant who typed ``word``, else all that there is: ``what``, in the plural."""
+    words = list(known)
+    near = " or ".join(get_close_matches(word, words))
+    return f"did you mean {near}?" if near else f"the {what} are {', '.join(words)}"
 
 
 def natural(text: str) -> list:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html as markup
 import math
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,9 @@ from layertool.spelling import visible
 WIDTH = 80
 WIDE = 150  # of tables on a page, which can be scrolled
 MAX_HEAD, MAX_WORD, MAX_KEY = 12, 20, 34  # characters of a head, of its words, of a line's name, before they are folded
+MIN_KEY = 6
 SIGNIFICANT = 0.05
-OTHER_WAY = "†"
+OTHER_WAY, TWO_SIDED = "†", "two-sided"
 SPLIT = (
     "unit",
     "group",
@@ -169,7 +171,9 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
     """What the rows of a table have in common: analysis, store, target, unit, metric."""
     first = rows.iloc[0]
     alike = [name for name in ("target", "unit", "group", "own") if name not in but and rows[name].nunique() == 1]
-    words = [f"{first[name]} rows" if name == "unit" and first[name] else first[name] for name in alike]
+    if "unit" in alike and first["unit"] in ("", first["target"]):  # phones of phones are phones
+        alike.remove("unit")
+    words = [f"{first[name]} rows" if name == "unit" else first[name] for name in alike]
     title = title_of(first["analysis"])
     if "label" not in but and rows["label"].nunique() == 1 and first["label"]:
         title += f" of {first['label']}"
@@ -179,7 +183,7 @@ def _caption(rows: pd.DataFrame, but: Sequence[str] = ()) -> str:
 
 def _shared(rows: pd.DataFrame) -> list[str]:
     """How many rows there are, and the settings that all have; those of all rows of one metric with its name."""
-    rows = rows[rows["metric"] != PARAMETERS]
+    rows = rows[(rows["metric"] != PARAMETERS) & ~outline.is_single(rows)]
     return [] if rows.empty else list(filter(None, [n_of(rows), *settings_in(rows)]))
 
 
@@ -198,7 +202,7 @@ def n_of(rows: pd.DataFrame) -> str:
     known = rows["n"].dropna()
     if known.empty:
         return ""
-    return f"n = {number(known.min())}" + (f" to {number(known.max())}" if known.nunique() > 1 else "")
+    return f"n = {counted(known.min())}" + (f" to {counted(known.max())}" if known.nunique() > 1 else "")
 
 
 def number(value: float) -> str:
@@ -207,14 +211,17 @@ def number(value: float) -> str:
         return ""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if float(value).is_integer() and abs(value) >= 2:
-        return f"{value:,.0f}".replace(",", " ")
+    if float(value).is_integer() and abs(value) >= 100:
+        return counted(value)
     digits = 1 if abs(value) >= 10 else 3
     return f"{value:.{digits}f}".replace("-0.000", "0.000")
 
 
-def _step(value: float) -> str:
-    return f"{value:,.0f}".replace(",", " ") if value.is_integer() else f"{value:g}"
+def counted(value: float) -> str:
+    """A count, or what is one nearly always: 3, 1 133, 0.5; "" for none."""
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}".replace(",", " ") if float(value).is_integer() else f"{value:g}"
 
 
 def interval(low: float, high: float) -> str:
@@ -222,11 +229,13 @@ def interval(low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return ""
     digits = 1 if max(abs(low), abs(high)) >= 10 else 2
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"[{round(low, digits) + 0.0:.{digits}f}, {round(high, digits) + 0.0:.{digits}f}]"  # 0.00, not -0.00
 
 
 def with_interval(row: pd.Series, brief: bool = False) -> str:
-    """0.664 [0.62, 0.71]"""
+    """0.664 [0.62, 0.71]; what has neither interval nor chance may be a count: 3."""
+    if row[["ci_low", "ci_high", "chance"]].isna().all() and float(row["value"]).is_integer():
+        return counted(row["value"])
     return " ".join(filter(None, [number(row["value"]), "" if brief else interval(row["ci_low"], row["ci_high"])]))
 
 
@@ -296,6 +305,12 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
     down = outline.differing(rows, [name for name in ("layer", "own", "unit", "target", "group") if name != across])
     if "target" in down and "group" in down:
         down.remove("group")
+    notes = []
+    if "own" in down and rows.groupby("label")["own"].nunique().max() == 1:
+        down.remove("own")
+        notes = [
+            f"{label}: {own}" for label, own in rows[["label", "own"]].drop_duplicates().itertuples(index=False) if own
+        ]
     down = ["label", *down]
     only_once(rows, ["analysis", "metric", "own", "unit", "target", "label", "layer"])
     names = list(dict.fromkeys(rows[across]))
@@ -305,25 +320,27 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
         lines.append([*map(str, key), *(cells.get(name, "") for name in names)])
     by_column = [rows[rows[across] == name] for name in names]
     feet = []
-    for name, column in (("chance", "chance"), ("n", "n")):
+    for column, show in (("chance", number), ("n", counted)):
         counts = [part[column].dropna() for part in by_column]
         differ = column == "chance" or (
             len({tuple(set(count)) for count in counts}) > 1 and all(c.nunique() == 1 for c in counts)
         )
         if differ and any(len(count) for count in counts):
             feet.append(
-                [name, *[""] * (len(down) - 1), *(number(count.max()) if len(count) else "" for count in counts)]
+                [column, *[""] * (len(down) - 1), *(show(count.max()) if len(count) else "" for count in counts)]
             )
-    heads = ["model" if name == "label" else name for name in down]
-    return Table(
-        _caption(rows, [*down, across]), [*heads, *names], [*lines, *feet], n_heads=len(down), n_feet=len(feet)
-    )
+    heads = [{"label": "model", "own": "settings"}.get(name, name) for name in down]
+    caption = _caption(rows, [*down, across, *(["own"] if notes else [])])
+    return Table(caption, [*heads, *names], [*lines, *feet], len(down), len(feet), notes)
 
 
 def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
     """Models down, association tests across: d, its interval, p; a p near 1 of a one-sided test is said to be of the other side."""
-    settings = settings_of(rows) if "settings" in rows else [{}] * len(rows)
-    rows = rows.assign(one_sided=[one.get("alternative") in ("greater", "less") for one in settings])
+    alternatives = [one.get("alternative", TWO_SIDED) for one in settings_of(rows)]
+    rows = rows.assign(one_sided=[name != TWO_SIDED for name in alternatives])
+    of_d, of_p = ({p for said in rows["said"][rows["metric"] == name] for p in said} for name in (EFFECT, P))
+    about = (of_d & of_p).difference(outline.common(rows))  # what a test is of, not how d and p of it were computed
+    rows["own"] = [", ".join(phrase for phrase in said if phrase in about) for said in rows["said"]]
 
     def table(part: pd.DataFrame) -> Table:
         targets = list(dict.fromkeys(part["target"]))
@@ -366,7 +383,7 @@ def _test(rows: pd.DataFrame, brief: bool) -> str:
     if not math.isnan(p):
         marks = "*" * stars(p, *(value.get(name, math.nan) for name in CORRECTED))
         words.append(f"p {p_text(p)}")
-        words.append(OTHER_WAY if d["one_sided"] and p > 1 - SIGNIFICANT else marks)
+        words.append(OTHER_WAY if rows["one_sided"].any() and p > 1 - SIGNIFICANT else marks)
     return " ".join(filter(None, words))
 
 
@@ -406,7 +423,7 @@ def _changes(rows: pd.DataFrame, x: str, brief: bool, width: int) -> Iterator[Ta
         for short in (brief, True):
             lines = [
                 [
-                    _step(value),
+                    counted(value),
                     *(with_interval(found[*key, value], short) if (*key, value) in found else "" for key in keys),
                 ]
                 for value in sorted(part["x"].unique())
@@ -428,7 +445,7 @@ def long(rows: pd.DataFrame, caption: str, most: int | None = None) -> Table:
     heads = [*(names[key] for key in keys), "value", "95 % interval", "chance", "against chance", "n"]
     lines = [
         [*(row[key] for key in keys), number(row["value"]), interval(row["ci_low"], row["ci_high"]), number(row["chance"]),
-         against_chance(row), number(row["n"])]
+         against_chance(row), counted(row["n"])]
         for _, row in rows.head(most or len(rows)).iterrows()
     ]  # fmt: skip
     more = f" (the first {most} of {len(rows)}; the saved rows have all)" if most and len(rows) > most else ""
@@ -445,14 +462,14 @@ def _printed(table: Table, width: int) -> Iterator[str]:
         gap = 1 if width < _width(table) <= width + len(table.head) - 1 else 2
         for k, part in enumerate(_chunks(table, width, gap)):
             yield from ([""] if k else [])
-            yield from _drawn(part, gap)
+            yield from _drawn(part, width, gap)
     for note in table.notes:
         yield from textwrap.wrap(visible(note), width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _chunks(table: Table, width: int, gap: int) -> Iterator[Table]:
     """The table in parts whose columns fit ``width``."""
-    widths = _widths(table)
+    widths = _widths(table, width - gap * table.n_heads)
     heads, columns = list(range(table.n_heads)), list(range(table.n_heads, len(table.head)))
     while columns:
         room, n = width - sum(widths[k] + gap for k in heads) + gap, 0
@@ -465,8 +482,8 @@ def _chunks(table: Table, width: int, gap: int) -> Iterator[Table]:
         columns = columns[n:]
 
 
-def _drawn(table: Table, gap: int) -> Iterator[str]:
-    widths = _widths(table)
+def _drawn(table: Table, width: int, gap: int) -> Iterator[str]:
+    widths = _widths(table, width - gap * table.n_heads)
     heads = [_folded(name, width) for name, width in zip(table.head, widths, strict=True)]
     high = max(map(len, heads))
     heads = [[""] * (high - len(head)) + head for head in heads]  # the last lines stand above the rule
@@ -488,15 +505,18 @@ def _drawn(table: Table, gap: int) -> Iterator[str]:
         yield from (joined([cell[n] if n < len(cell) else "" for cell in cells]) for n in range(high))
 
 
-def _widths(table: Table) -> list[int]:
-    """How wide each column has to be: as its longest number, or word of its head."""
+def _widths(table: Table, room: float = math.inf) -> list[int]:
+    """How wide each column has to be: as its longest number, or word of its head; names give way to one of the columns."""
     widths = []
     for k, name in enumerate(table.head):
         cells = [_length(line[k]) for line in table.lines] or [0]
         longest = max(map(_length, name.split()), default=0)
         words = [_length(part) for part in _folded(name, max(MAX_HEAD, min(longest, MAX_WORD)))]
         widths.append(max(*words, min(max(cells), MAX_KEY if k < table.n_heads else WIDTH)))
-    return widths
+    names = widths[: table.n_heads]
+    while sum(names) + max(widths[table.n_heads :], default=0) > room and max(names) > MIN_KEY:
+        names[names.index(max(names))] -= 1
+    return [*names, *widths[table.n_heads :]]
 
 
 def _width(table: Table) -> int:
@@ -506,11 +526,12 @@ def _width(table: Table) -> int:
 
 def _folded(cell: str, width: int) -> list[str]:
     """A cell in lines of at most ``width``."""
-    return textwrap.wrap(visible(cell.replace("\n", " ")), max(width, 1)) or [""]
+    words = visible(cell.replace("\n", " "))
+    n_letters = max(width, 2) * len(words) // max(_length(words), 1)
+    return textwrap.wrap(words, max(n_letters, 1)) or [""]
 
 
 def _length(cell: str) -> int:
-    """Columns of a terminal: letters of some scripts take two."""
-    from rich.cells import cell_len
-
-    return cell_len(visible(cell))
+    """Columns of a terminal: letters of some scripts take two, accents that stand on another letter none."""
+    letters = [letter for letter in visible(cell) if not unicodedata.combining(letter)]
+    return len(letters) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in letters)

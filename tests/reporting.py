@@ -176,3 +176,16 @@ def methods_of(path) -> str:
 
     text = path.read_text(encoding="utf-8")
     return html.unescape(re.search(r'<p id="methods-text">(.*?)</p>', text, re.S).group(1))
+
+
+def about(model="base", revision="abc", corpus="dev"):
+    return {
+        "schema": 1, "n_shards": 1, "corpus": {"name": corpus, "n_utterances": 3, "seconds": 90.0}, "versions": {"torch": "2"},
+        "configuration": {"model": {"id": model, "revision": revision, "family": "wav2vec2"}, "layers": list(LAYERS), "units": {"phone": "centre-third"}, "dtype": "float32", "store_dtype": "float16"},
+        "configuration_hash": "c0ffee",
+    }  # fmt: skip
+
+
+def put(folder, known):
+    folder.mkdir(parents=True)
+    (folder / "store.json").write_text(known if isinstance(known, str) else json.dumps(known), encoding="utf-8")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -89,7 +90,14 @@ def by_hand(folder: Path, utterances: str, segments: str | None = None) -> Path:
 def test_what_is_no_command():
     fails(USAGE, ["extrct"], "there is no command 'extrct'; did you mean extract or export?")
     fails(USAGE, ["xyz"], "there is no command 'xyz'; the commands are " + ", ".join(COMMANDS))
-    fails(USAGE, ["compress", "headz"], "Did you mean 'heads'?")
+    fails(USAGE, ["compress", "headz"], "did you mean heads?")
+    fails(USAGE, ["probe", "neighbors"], "did you mean neighbours?")
+
+
+def test_a_group_alone_shows_its_help():
+    result = layertool("probe")
+    assert result.exit_code == USAGE
+    assert "\n  sentences       Sentences that people call alike: Spearman" in result.output
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,7 @@ def test_options_that_are_called_something_else_now(command, old, new):
         (["extract", "mel", "corpus", "-o", "s", "--max-failures", "-1"], "'--max-failures'"),
         (["extract", "mel", "corpus", "-o", "s", "--pooling", "mean"], "'mean' is not UNIT=HOW, e.g. phone=mean"),
         (["corpus", "folder", "x", "-o", "c", "--tier", "syllable=S"], "'syllable=S' is not word=NAME or phone=NAME"),
-        (["corpus", "fold"], "No such command 'fold'"),
+        (["corpus", "fold"], "there is no command 'fold'; did you mean folder?"),
         (["export", "s", "-o", "x", "--to", "mat"], "'mat' is not one of"),
     ],
 )
@@ -391,7 +399,7 @@ def test_layers_that_are_not_there(corpus, store, network):
         (["--pooling", "phone=mean"], "pooling was given for 'phone', which is not among the pooled units asked for (word, utterance)"),
         (["--pooling", "frame=mean", "--units", "frame"], "frames are not pooled"),
         (["--cmvn"], "--cmvn makes the mean over time of every utterance 0"),
-        (["--random-init", "0"], "--random-init is for models; mel is an acoustic feature"),
+        (["--random-init", "0"], "--random-init is for networks that are drawn here; mel is an acoustic feature"),
         (["--window-seconds", "10", "--overlap-seconds", "9"], "windows of 10 s cannot overlap by 9 s"),
     ],
 )  # fmt: skip
@@ -408,7 +416,7 @@ def test_options_of_other_kinds_of_model(corpus, store, network):
     fails(
         USAGE,
         ["extract", network, corpus, "-o", store, "--cmvn", "--units", "word"],
-        f"--cmvn is for acoustic features; {network} is a model",
+        f"--cmvn is for acoustic features; {network} is of type 'wav2vec2'",
     )
     fails(
         USAGE,
@@ -661,3 +669,21 @@ def test_a_place_without_permission(corpus, tmp_path):
         tmp_path / "locked",
         "check the path and its permissions",
     )
+
+
+def every_command(command, name="layertool"):
+    yield pytest.param(command, id=name)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            yield from every_command(command.get_command(context, child), f"{name} {child}")
+
+
+@pytest.mark.parametrize("command", list(every_command(cli)))
+def test_help_fits_a_terminal_of_80_columns(command):
+    """Prose is filled, an example that goes on can be pasted."""
+    context = click.Context(command, info_name="layertool", terminal_width=80)
+    lines = command.get_help(context).splitlines()
+    assert max(map(len, lines)) <= 80
+    for line, further in pairwise(lines):
+        assert not line.strip().startswith("layertool ") or line.endswith("\\") == further.startswith(" " * 8)

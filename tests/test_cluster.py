@@ -175,8 +175,8 @@ def test_what_a_worker_cannot_open(cluster, made, tmp_path):
     _, corpus = made
     with pytest.raises(ModelError, match=r"a worker says: .*nowhere"):
         extract_on_cluster(cluster, request_of(tmp_path / "nowhere"), corpus, tmp_path / "s")
-    with pytest.raises(UsageError, match=r"a worker says: .*float8"):
-        extract_on_cluster(cluster, request_of(made[0] / "net", dtype="float8"), corpus, tmp_path / "s")
+    with pytest.raises(UsageError, match=r"a worker says: --cmvn makes"):
+        extract_on_cluster(cluster, request_of(made[0] / "net", cmvn=True), corpus, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 

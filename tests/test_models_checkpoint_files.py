@@ -419,7 +419,6 @@ def test_the_file_of_transformers_5_is_read_alone(tmp_path, said):
     )
     extractor, notes = told(lambda: opened(folder))
     assert extractor.provenance["normalise"] is said
-    assert open_encoder(str(folder)).model.normalises is said  # training is given the same
     assert notes == []
 
 

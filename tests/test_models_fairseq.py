@@ -334,7 +334,7 @@ def test_an_unknown_architecture_says_what_was_seen(tmp_path):
 
 
 OTHERS = {
-    "melhubert": ({"Upstream_Config": {"melhubert": {}}, "model": {}, "Step": 3}, "melhubert:FILE"),
+    "melhubert": ({"Upstream_Config": {"melhubert": {}}, "model": {}, "Step": 3}, "give it as melhubert:"),
     "compression": ({"Upstream_Config": {"model": {}}, "model": {}}, "Speech-SSL-Compression"),
     "whisper": ({"dims": {"n_mels": 80}, "model_state_dict": {}}, "Whisper"),
     "transformers": ({"wav2vec2.encoder.layers.0.attention.k_proj.weight": torch.zeros(2)}, "Hugging Face"),

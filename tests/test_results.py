@@ -3,7 +3,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from layertool import figures, results
+from layertool import result_rows, results
 from layertool.errors import UsageError
 
 ROW = results.Result(
@@ -22,11 +22,11 @@ def curve(model: str, layers: list[str], value: float) -> list[results.Result]:
 
 def test_the_schema_is_the_one_of_the_design():
     assert (
-        "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool settings"
+        "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool metric group item settings"
     ).split() == results.COLUMNS
 
 
-@pytest.mark.parametrize("suffix", results.FORMATS)
+@pytest.mark.parametrize("suffix", result_rows.FORMATS)
 def test_round_trip(tmp_path, suffix):
     path = results.write([ROW, ROW], tmp_path / "deep" / f"rows{suffix}")
     read = results.read([path, path])
@@ -37,7 +37,7 @@ def test_round_trip(tmp_path, suffix):
     assert pd.isna(read.loc[0, "step"])
 
 
-@pytest.mark.parametrize("suffix", results.FORMATS)
+@pytest.mark.parametrize("suffix", result_rows.FORMATS)
 def test_texts_that_look_like_something_else(tmp_path, suffix):
     """A word is called nan, a country NA, a model 007."""
     texts = ["007", "NA", "nan", "null", "None", "inf", "1e5", "True", "1.10", "-", "a,b", 'say "x"', "two\nlines"]
@@ -61,23 +61,14 @@ def test_errors(tmp_path):
         results.read([tmp_path / "other.csv"])
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
-def test_layer_curves_are_drawn_in_every_format(tmp_path, suffix, magic):
-    table = results.table(curve("network", ["C1", "T0", "T1"], 0.4) + curve("mel", ["mel"], 0.6))
-    path = figures.layer_curves(table, tmp_path / f"figure{suffix}", "accuracy")
-    assert path.read_bytes().startswith(magic)
-    with pytest.raises(UsageError, match="no known figure format"):
-        figures.layer_curves(table, tmp_path / "figure.bmp", "accuracy")
-
-
-def test_layer_curves_show_every_number(tmp_path, monkeypatch):
-    """Nothing that a figure shows is missing from the rows, and no row is missing from the figure."""
-    drawn = []
-    monkeypatch.setattr(figures.plt, "close", drawn.append)
-    table = results.table(curve("network", ["C1", "T0", "T1"], 0.4) + curve("mel", ["mel"], 0.6))
-    figures.layer_curves(table, tmp_path / "figure.svg", "accuracy")
-    lines = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].lines}
+def test_results_draw_print_and_show_themselves(tmp_path):
+    found = results.Results(curve("network", ["C1", "T0", "T1"], 0.4) + curve("mel", ["mel"], 0.6))
+    (axis,) = found.plot(tmp_path / "figure.svg").axes
+    assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
+    lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
     assert lines["network"] == pytest.approx([0.4, 0.41, 0.42])
     assert lines["mel"] == pytest.approx([0.6, 0.6])
-    assert lines["chance"] == pytest.approx([0.1, 0.1])
-    assert [t.get_text() for t in drawn[0].axes[0].get_xticklabels()] == ["C1", "T0", "T1"]
+    assert lines["chance"] == pytest.approx([0.1] * 3)
+    assert repr(found) == found.text()
+    html = found._repr_html_()
+    assert html.index("<table>") < html.index("<svg")

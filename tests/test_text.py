@@ -19,12 +19,11 @@ import small
 from commands import refused, run, succeeds
 
 import layertool
-from layertool import figures, results
+from layertool import figures, report, result_rows, results
 from layertool.commands import delivery, output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError
-from layertool.figures.panels import plain
-from layertool.report import page
+from layertool.figures.canvas import plain
 from layertool.spelling import visible
 
 PACKAGE = Path(layertool.__file__).parent
@@ -175,7 +174,7 @@ def rows_called(name: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_figure_draws_names_as_they_stand(name):
-    figure = figures.draw_layer_curves(rows_called(name), name)
+    figure = figures.draw(rows_called(name))
     figure.draw_without_rendering()  # raises for a formula that is none
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
@@ -189,30 +188,27 @@ def test_a_figure_draws_names_as_they_stand(name):
 
 def test_every_figure_takes_names_of_formulas(tmp_path):
     matrix = results.table(reporting.matrix()).assign(model="$x$", store="runs/$\\frac$", corpus="$")
-    figures.heatmaps(matrix, tmp_path / "a.png", "$y$")
+    figures.draw(matrix, tmp_path / "a.png")
     series = results.table(reporting.checkpoints()).assign(model="$x$", corpus="_$y$")
-    figures.series(series, tmp_path / "b.svg", ylabel="$\\frac$")
-    bias = results.table(reporting.bias()).assign(corpus="$z$")
-    bars = bias[bias["variant"].str.startswith("SpEAT") & (bias["layer"] == "T0")].assign(
-        model=lambda t: "$" + t["model"]
-    )
-    figures.bars(bars, tmp_path / "c.pdf", "$d$")
+    figures.draw(series, tmp_path / "b.svg", x="step")
+    bias = results.table(reporting.bias()).assign(corpus="$z$", model=lambda t: "$" + t["model"])
+    figures.draw(bias, tmp_path / "c.pdf")
     lexical = results.table(reporting.lexical()).assign(model="$\\bad$")
-    figures.distributions(lexical, tmp_path / "d.png")
-    figures.lens(lexical, tmp_path / "e.png")
+    figures.draw(lexical[lexical["analysis"] == "lexical"], tmp_path / "d.png")
+    figures.draw(lexical[lexical["analysis"] != "lexical"], tmp_path / "e.png")
     assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_report_has_names_as_text(name, tmp_path):
     results.write(rows_called(name), tmp_path / "r.parquet")
-    text = page.write([tmp_path / "r.parquet"], tmp_path / "r.html").read_text(encoding="utf-8")
+    text = report.write([tmp_path / "r.parquet"], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "</script><b>" not in text
     back = results.read([tmp_path / "r.parquet"])
     assert back["model"].tolist() == rows_called(name)["model"].tolist()
 
 
-@pytest.mark.parametrize("suffix", results.FORMATS)
+@pytest.mark.parametrize("suffix", result_rows.FORMATS)
 def test_result_files_give_names_back(suffix, tmp_path):
     for name in HOSTILE:
         if suffix == ".csv" and "\x00" in name:
@@ -223,7 +219,7 @@ def test_result_files_give_names_back(suffix, tmp_path):
 
 
 def test_text_that_is_none_is_named_and_leaves_the_file(tmp_path):
-    for suffix in results.FORMATS:
+    for suffix in result_rows.FORMATS:
         out = tmp_path / f"r{suffix}"
         out.write_text("before")
         rows = rows_called("a").astype(object)
@@ -236,15 +232,16 @@ def test_text_that_is_none_is_named_and_leaves_the_file(tmp_path):
 # results first
 
 
-def test_results_are_there_though_printing_fails(tmp_path):
+def test_results_are_there_though_printing_fails(tmp_path, monkeypatch):
     rows = rows_called("a")
 
-    def show(_table):
+    def show(_text):
         assert (tmp_path / "r.csv").exists()
         raise RuntimeError("no terminal")
 
+    monkeypatch.setattr(output, "shown", show)
     with pytest.raises(RuntimeError):
-        delivery.hand_over(rows, show, None, tmp_path / "r.csv", None, False, True)
+        delivery.deliver(rows, out=tmp_path / "r.csv", quiet=True)
     assert len(results.read([tmp_path / "r.csv"])) == len(rows)
 
 
@@ -254,9 +251,10 @@ def test_numbers_are_seen_though_there_is_no_room_for_them(tmp_path, monkeypatch
     def full(*_):
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(results, "write", full)
+    monkeypatch.setattr(result_rows, "write", full)
+    monkeypatch.setattr(output, "shown", shown.append)
     with pytest.raises(StoreError, match="full"):
-        delivery.hand_over(rows_called("a"), shown.append, None, tmp_path / "r.csv", None, False, True)
+        delivery.deliver(rows_called("a"), out=tmp_path / "r.csv", quiet=True)
     assert len(shown) == 1
 
 

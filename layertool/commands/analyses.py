@@ -10,8 +10,8 @@ import click
 
 from layertool.commands import delivery, output
 from layertool.commands.declared import click_option
-from layertool.commands.options import HELP, engine_options
-from layertool.declared import options_of
+from layertool.commands.options import HELP, Commands, engine_options
+from layertool.declared import listed, options_of
 from layertool.layerwise import ANALYSES, declared
 
 
@@ -39,6 +39,8 @@ def command(analysis: Any) -> click.Command:
     ]
 
     def run(engine, address, workers, **asked) -> None:
+        from layertool.layerwise.stores import opened
+        from layertool.outline import check_names
         from layertool.results import Results
 
         where = {name: asked.pop(name) for name in delivery.OPTIONS}
@@ -48,6 +50,8 @@ def command(analysis: Any) -> click.Command:
         inputs = [asked.pop(str(argument.name)) for argument in arguments]
         if where["reference"] is not None:
             inputs[0] = (where["reference"], *inputs[0])  # it is drawn, too
+        if where["names"] and analysis.inputs[0] == "STORE...":  # before the work
+            check_names(list(listed(where["names"])), len(opened(inputs[0])))
         call = analysis(**{name: value for name, value in asked.items() if value != ()})
         tables: dict[str, list] = {}
         with output.progress_bar(where["quiet"], analysis.counted) as show:
@@ -76,7 +80,7 @@ def made(
     )
 
 
-class Group(click.Group):
+class Group(Commands):
     """The analyses of one group, e.g. ``probe``, and what else is added to it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

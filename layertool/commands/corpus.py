@@ -8,23 +8,16 @@ import click
 
 from layertool.commands import output
 from layertool.commands.corpus_output import PATH, show, write
-from layertool.commands.options import HELP, json_option, names, output_folder, quiet_option, where_option
-from layertool.corpora.readers import COMMON, READERS, Option, Reader, make
+from layertool.commands.declared import click_option
+from layertool.commands.options import HELP, Commands, json_option, output_folder, quiet_option, where_option
+from layertool.corpora.readers import COMMON, READERS, Reader, make
+from layertool.declared import Option
 
-_NAME = COMMON[0]
-_TYPES = {
-    "path": PATH,
-    "paths": PATH,
-    "seed": click.IntRange(min=0),
-    "failures": click.IntRange(min=0),
-    "count": click.IntRange(min=1),
-    "seconds": click.FloatRange(min=0, min_open=True),
-}
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a corpus that is there already.")
 corpus_argument = click.argument("folder", metavar="CORPUS", type=PATH)
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Commands, context_settings=HELP)
 def corpus() -> None:
     """Make a corpus folder from audio and labels, align it, look at it.
 
@@ -34,19 +27,14 @@ def corpus() -> None:
     """
 
 
-def _option(declared: Option):
-    """The click option of a declared one."""
-    return click.option(
-        f"--{declared.name.replace('_', '-')}",
-        type=click.Choice(declared.choices) if declared.choices else _TYPES.get(declared.kind),
-        is_flag=declared.kind == "flag",
-        multiple=declared.kind in ("texts", "paths", "names"),
-        callback=names if declared.kind == "names" else None,
-        default=False if declared.kind == "flag" else declared.default,
-        show_default=declared.kind != "flag" and declared.default is not None,
-        metavar=declared.metavar,
-        help=declared.help,
-    )
+def _declared(*options: Option):
+    """Decorator: declared options."""
+
+    def decorate(command):
+        command.__dict__.setdefault("__click_params__", []).extend(map(click_option, reversed(options)))
+        return command
+
+    return decorate
 
 
 def _reading(layout: str, reader: Reader) -> click.Command:
@@ -57,8 +45,8 @@ def _reading(layout: str, reader: Reader) -> click.Command:
             lambda progress: make(layout, source, out, progress, **asked), out, overwrite, quiet, counted=reader.counted
         )
 
-    options = [output_folder("Corpus"), *map(_option, reader.all_options), overwrite_option, quiet_option]
-    for add in reversed([click.argument("source"), *options]):
+    options = (output_folder("Corpus"), _declared(*reader.all_options), overwrite_option, quiet_option)
+    for add in reversed((click.argument("source"), *options)):
         run = add(run)
     return click.command(layout, help=reader.help, context_settings=HELP)(run)
 
@@ -70,7 +58,7 @@ for _layout, _reader in READERS.items():
 @corpus.command(context_settings=HELP)
 @click.argument("folders", metavar="CORPUS...", type=PATH, nargs=-1, required=True)
 @output_folder("Corpus")
-@_option(_NAME)
+@_declared(COMMON[0])
 @overwrite_option
 @quiet_option
 def join(folders, out, name, overwrite, quiet) -> None:
@@ -95,7 +83,7 @@ def join(folders, out, name, overwrite, quiet) -> None:
 @click.option("--first", type=click.IntRange(min=1), default=None, metavar="N", help="The first N utterances of these.")
 @click.option("--sample", type=click.IntRange(min=1), default=None, metavar="N", help="Draw N utterances of these.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of --sample.")
-@_option(_NAME)
+@_declared(COMMON[0])
 @overwrite_option
 @quiet_option
 def subset(folder, out, where, first, sample, seed, name, overwrite, quiet) -> None:

@@ -151,12 +151,11 @@ def deliver(
 
     ``show``: says the rows in a way of its own; ``files``: of the tables beside the rows, by name.
     """
-    from layertool.declared import listed
     from layertool.result_rows import records
     from layertool.results import Results
 
     results = rows if isinstance(rows, Results) else Results(rows)
-    results = results.over(x=x, reference=reference, names=list(listed(names)) if names else None)
+    results = results.over(x=x, reference=reference, names=names or None)
     try:
         for name, file in (files or {}).items():
             if file is not None:

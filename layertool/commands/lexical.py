@@ -13,7 +13,6 @@ from layertool.commands.training import lexical_finetune
 def lexical() -> None:
     """Does Whisper mishear words as listeners do? Score, rank, fine-tune, and read its layers.
 
-    \b
     The corpus says what listeners heard (layertool corpus eccc). A model gives P(word | noisy clip); the score of a
     stimulus is the log multinomial probability of all its responses (Cuervo and Marxer).
     """

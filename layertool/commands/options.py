@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from layertool.cluster import ENGINES
 from layertool.declared import listed
+from layertool.spelling import meant
 
 HELP: dict = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -17,6 +18,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 ONLY_READ = "layertool: only read"  # in the meta of a context whose command is read, but does not run
+
+
+class Commands(click.Group):
+    """A group that says in whole sentences what its commands are for, and what was meant where there is no such one."""
+
+    def resolve_command(self, ctx, args):
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command '{args[0]}'; {meant(args[0], known, 'commands')}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(500)) for name, one in commands if one])
 
 
 class ModelText(click.ParamType):
@@ -64,12 +80,6 @@ where_option = click.option(
     metavar="COLUMN=VALUE",
     help="Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the "
     "same column again is an alternative, another column has to hold too.",
-)
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of folds and samples."
-)
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="Device that computes products: auto, cpu or cuda:N."
 )
 
 

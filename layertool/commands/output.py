@@ -42,7 +42,8 @@ def _print(text: str, err: bool = False) -> None:
 def failure(error: click.ClickException) -> int:
     """Print an error on stderr; return the exit code."""
     # before click takes colours out; line breaks are those of names
-    error.message = visible(error.message)  # type: ignore[misc]
+    if not isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.message = visible(error.message)  # type: ignore[misc]
     said = io.StringIO()
     error.show(said)
     echo(*said.getvalue().removesuffix("\n").split("\n"), err=True)

@@ -12,6 +12,5 @@ from layertool.commands.options import HELP
 def probe() -> None:
     """What can be read from a layer without training: words, boundaries, meanings, labels.
 
-    \b
     Every probe takes one store or several, and gives one table and one figure (Pasad et al. 2021, 2024).
     """

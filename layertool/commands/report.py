@@ -8,18 +8,18 @@ import click
 
 from layertool.commands import delivery, output
 from layertool.commands.options import HELP, quiet_option
-from layertool.errors import UsageError
+from layertool.declared import listed
 
 PATHS = click.Path(path_type=Path)
-PAGES = (".html", ".htm")
 
 
 @click.command(context_settings=HELP)
 @click.argument("inputs", type=PATHS, nargs=-1, required=True, metavar="RESULTS...")
-@click.option("-o", "--output", "out", type=PATHS, required=True, metavar="FILE.html", help="Page to write.")  # fmt: skip
-@click.option("--title", default="layertool report", show_default=True, help="Of the page.")
+@click.option("-o", "--output", "out", type=PATHS, required=True, metavar="FILE.html", help="Page to write.")
+@click.option("--title", default="layertool report", show_default=True, help="Title of the page.")
+@click.option("--names", default=None, metavar="NAME,NAME", help="Labels of the stores, in their order.")
 @quiet_option
-def report(inputs, out, title, quiet) -> None:
+def report(inputs, out, title, names, quiet) -> None:
     """Make one HTML page of result files and training runs: figures, tables, methods, provenance.
 
     \b
@@ -29,11 +29,11 @@ def report(inputs, out, title, quiet) -> None:
       layertool report cca.csv mi.csv cka.csv -o report.html
       layertool report speat.csv runs/hubert -o emergence.html --title "Bias during pre-training"
     """
-    if out.suffix not in PAGES:
-        raise UsageError(f"{out} is no page: end it in {' or '.join(PAGES)}")
+    from layertool.report import check_name, page
+
+    check_name(out)
     delivery.check_place(out)
-    from layertool.report import page
 
     page.check_plotly()
-    page.write(inputs, out, title)
+    page.write(inputs, out, title, list(listed(names)) if names else None)
     output.note(f"page in {out} ({output.size(out.stat().st_size)})", quiet)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from layertool.commands import output
-from layertool.commands.options import HELP, json_option, names, output_folder, quiet_option
+from layertool.commands.options import HELP, Commands, json_option, names, output_folder, quiet_option
 
 _PATH = click.Path(path_type=Path)
 
@@ -89,7 +89,7 @@ def export(store: Path, out: Path, layout: str, quiet: bool, **asked) -> None:
     output.show(account, quiet)
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Commands, context_settings=HELP)
 def store() -> None:
     """Finish a store that many processes have written."""
 

@@ -10,7 +10,7 @@ import click
 
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
-from layertool.commands.options import HELP, ModelText, bundle, json_option, output_folder, quiet_option
+from layertool.commands.options import HELP, Commands, ModelText, bundle, json_option, output_folder, quiet_option
 from layertool.training.tasks.compression import Heads, Rows, Weights
 from layertool.training.tasks.ctc import CTC
 from layertool.training.tasks.distillation import Distillation
@@ -39,7 +39,7 @@ distill = _command("distill", Distillation, click.argument("teacher", type=Model
 lexical_finetune = _command("finetune", Listeners, click.argument("model", type=ModelText()), _corpus, folder="Model")
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Commands, context_settings=HELP)
 def compress() -> None:
     """Make a model smaller, step by step: prune heads, rows or weights, or teach a student."""
 
@@ -50,7 +50,7 @@ for _task in (Heads, Rows, Weights):
 compress.add_command(distill)
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Commands, context_settings=HELP)
 def finetune() -> None:
     """Fine-tune a model, or check what its frozen layers are good for: characters or phones with CTC."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +156,9 @@ class Corpus:
         conditions = [c for c in texts if isinstance(c, Condition)] or parse_where([str(text) for text in texts])
         if first is not None and sample is not None:
             raise UsageError("the first utterances and a sample of them are two things: give --first or --sample")
-        if min(n for n in (first, sample, 1) if n is not None) < 1:
-            raise UsageError("a subset of less than one utterance is none: give a number from 1")
+        for n in (first, sample):
+            if n is not None and (not isinstance(n, Integral) or n < 1):
+                raise UsageError(f"a subset of {n!r} utterances is none: give a whole number from 1")
         chosen = np.flatnonzero(holds(self.utterances, conditions, f"the corpus {self.name}"))
         if sample is not None:
             chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:sample])

@@ -9,63 +9,73 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layertool.declared import Option
 from layertool.errors import UsageError
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
 
 
-@dataclass(frozen=True)
-class Option:
-    """An option of a reader: ``--n-per-speaker`` is ``n_per_speaker``, and the keyword of the reader's function.
+def _option(
+    name: str, help: str, kind: Any = str, default: Any = None, choices: tuple[str, ...] = (), **about
+) -> Option:
+    """An option of a reader: ``n_per_speaker`` is typed ``--n-per-speaker``.
 
-    ``kind``: text, path, flag, choice, seconds, seed (from 0), count (from 1), failures (from 0); or texts, paths and
-    names (separated by commas), which may be given again. ``keyword``: of the function, where it is another.
+    ``about``: ``metavar``, ``low``, ``many``; ``whole``, where one of many may hold commas; ``keyword`` of the reader's
+    function, where it is another.
     """
-
-    name: str
-    help: str
-    kind: str = "text"
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    metavar: str | None = None
-    keyword: str | None = None
+    many, whole = about.pop("many", False), about.pop("whole", False)
+    known = {"help": help, "metavar": None, "low": None, "high": None, "usual": None, "parse": tuple if whole else None}
+    default = () if many else default
+    return Option(
+        name, ("--" + name.replace("_", "-"),), kind, many, choices, default, {**known, "keyword": name, **about}
+    )
 
 
-RAW_LABELS = Option(
+RAW_LABELS = _option(
     "raw_labels",
     "Keep labels as they are.  [default: of ARPABET AH0 -> ah; silences -> SIL, noises left out]",
-    "flag",
+    bool,
+    False,
 )
-NON_SPEECH = Option(
+NON_SPEECH = _option(
     "non_speech",
     "Labels that are no phone and no word either, e.g. AP,xxx; may be given again.",
-    "names",
+    many=True,
     metavar="LABELS",
 )
 METADATA = (
-    Option("metadata", "Table of metadata; may be given again, each with --by.", "paths"),
-    Option(
+    _option(
+        "metadata",
+        "Table of metadata; may be given again, each with --by.",
+        Path,
+        many=True,
+        whole=True,
+        metavar="FILE",
+    ),
+    _option(
         "by",
         "What joins the last --metadata: a column, also as folder names, or a pattern like '(?P<speaker>\\d+)_.*'.",
-        "texts",
+        many=True,
+        whole=True,
         metavar="KEY",
     ),
-    Option("text_column", "Column with the transcript, renamed to text."),
+    _option("text_column", "Column with the transcript, renamed to text."),
 )
 LABELS = (RAW_LABELS, NON_SPEECH)
-CHANNEL = Option("channel", "Which channel of files that have several; mix is their mean.", metavar="N|mix|sum")
+CHANNEL = _option("channel", "Which channel of files that have several; mix is their mean.", metavar="N|mix|sum")
 # what every reader takes
 COMMON = (
-    Option("name", "Name of the corpus in results.  [default: from the source]"),
-    Option(
+    _option("name", "Name of the corpus in results.  [default: from the source]"),
+    _option(
         "max_failures",
         "Leave out up to this many utterances with unusable audio or label files, and list them.",
-        "failures",
+        int,
         0,
+        low=0,
     ),
 )
-SEED = Option("seed", "Seed of whatever is drawn.", "seed")
+SEED = _option("seed", "Seed of whatever is drawn.", int, low=0)
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,15 @@ READERS = {
           layertool corpus folder interviews/ -o corpus --tier word='* : words'
         """,
         (
-            Option("textgrids", "Folder of TextGrids.  [default: beside the audio]", "path"),
+            _option("textgrids", "Folder of TextGrids.  [default: beside the audio]", Path),
             *METADATA,
-            Option("id_column", "Its column that names the file.  [default: utterance, utt, id, path, ...]"),
-            Option(
+            _option("id_column", "Its column that names the file.  [default: utterance, utt, id, path, ...]"),
+            _option(
                 "tier",
                 "Name of a tier in the TextGrids, e.g. phone=MAU; word='* : words' where each speaker has one; or a "
                 "suffix of label files, e.g. phone=.phn.  [default: word=words, phone=phones]",
-                "texts",
+                many=True,
+                whole=True,
                 metavar="TIER=NAME",
                 keyword="tiers",
             ),
@@ -136,8 +147,8 @@ READERS = {
           layertool corpus csv train.tsv -o corpus --audio-root clips --metadata speakers.csv --by client_id
         """,
         (
-            Option("segments", "Table with utterance, tier, start, end, label; or a .ctm or .mlf file.", "path"),
-            Option("audio_root", "Folder that audio paths start from.  [default: that of the table]", "path"),
+            _option("segments", "Table with utterance, tier, start, end, label; or a .ctm or .mlf file.", Path),
+            _option("audio_root", "Folder that audio paths start from.  [default: that of the table]", Path),
             *METADATA,
             *LABELS,
             CHANNEL,
@@ -154,11 +165,11 @@ READERS = {
           layertool corpus huggingface juice500/spoken_sts -o sts --split test --audio-column audio_a
         """,
         (
-            Option("split", "Which split of the dataset."),
-            Option("config", "Which configuration of the dataset."),
-            Option("audio_column", "Column with the audio.  [default: the only one]"),
-            Option("id_column", "Column with the ids.  [default: id, utterance, or the row's number]"),
-            Option("text_column", "Column with the transcript, renamed to text."),
+            _option("split", "Which split of the dataset."),
+            _option("config", "Which configuration of the dataset."),
+            _option("audio_column", "Column with the audio.  [default: the only one]"),
+            _option("id_column", "Column with the ids.  [default: id, utterance, or the row's number]"),
+            _option("text_column", "Column with the transcript, renamed to text."),
             CHANNEL,
         ),
         "utterances",
@@ -185,8 +196,10 @@ READERS = {
           layertool corpus librispeech LibriSpeech/ -o dev --split dev-clean --alignments librispeech_alignments/
         """,
         (
-            Option("alignments", "Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid.", "path"),
-            Option("split", "E.g. dev-clean; may be given again.  [default: all there are]", "texts", keyword="splits"),
+            _option("alignments", "Folder of TextGrids, SPLIT/SPEAKER/CHAPTER/UTTERANCE.TextGrid.", Path),
+            _option(
+                "split", "E.g. dev-clean; may be given again.  [default: all there are]", many=True, keyword="splits"
+            ),
             *LABELS,
         ),
         "TextGrids",
@@ -203,11 +216,11 @@ READERS = {
           layertool corpus speech-accent-archive archive/ -o accents
         """,
         (
-            Option("metadata", "Table of the speakers.  [default: the one in SOURCE]", "path"),
-            Option(
+            _option("metadata", "Table of the speakers.  [default: the one in SOURCE]", Path),
+            _option(
                 "selection",
                 "People of the published SpEAT tests; drawn anew, matched on age and sex; everybody.",
-                "choice",
+                str,
                 "published",
                 ("published", "matched", "all"),
             ),
@@ -226,13 +239,13 @@ READERS = {
           layertool corpus mess MESS/ -o emotions
         """,
         (
-            Option(
+            _option(
                 "ratings",
                 "'Coded stimuli final.xlsx', or a .csv or .tsv of it.  [default: the one below SOURCE]",
-                "path",
+                Path,
             ),
-            Option("selection", "Only clips of the two groups, or all.", "choice", "rated", ("rated", "all")),
-            Option("n_per_speaker", "Clips of highest and of lowest valence, of each speaker.", "count", 10),
+            _option("selection", "Only clips of the two groups, or all.", str, "rated", ("rated", "all")),
+            _option("n_per_speaker", "Clips of highest and of lowest valence, of each speaker.", int, 10, low=1),
             SEED,
         ),
     ),
@@ -248,7 +261,7 @@ READERS = {
         Example:
           layertool corpus eccc EnglishCCC_v1.2/ -o confusions
         """,
-        (Option("seed", "Seed of the splits.", "seed", 0, keyword="split_seed"),),
+        (_option("seed", "Seed of the splits.", int, 0, low=0, keyword="split_seed"),),
     ),
     "timit": Reader(
         "timit:read",
@@ -262,12 +275,14 @@ READERS = {
           layertool corpus timit TIMIT/ -o timit --sentences SX --sentences SI --phones 39
         """,
         (
-            Option("split", "train or test; may be given again.  [default: both]", "texts", keyword="splits"),
-            Option("sentences", "Type of sentences; may be given again.  [default: all]", "texts", metavar="SA|SX|SI"),
-            Option(
+            _option("split", "train or test; may be given again.  [default: both]", many=True, keyword="splits"),
+            _option(
+                "sentences", "Type of sentences; may be given again.  [default: all]", many=True, metavar="SA|SX|SI"
+            ),
+            _option(
                 "phones",
                 "Phones of the files, or folded as by Lee & Hon (1989).",
-                "choice",
+                str,
                 "61",
                 ("61", "48", "39"),
             ),
@@ -287,14 +302,15 @@ READERS = {
           layertool corpus buckeye buckeye/ -o buckeye
         """,
         (
-            Option(
+            _option(
                 "pause",
                 "Silence, noise or interviewer of this length parts utterances.",
-                "seconds",
+                float,
                 0.5,
+                low=0,
                 metavar="SECONDS",
             ),
-            Option("whole_files", "An utterance is a file of some ten minutes.", "flag"),
+            _option("whole_files", "An utterance is a file of some ten minutes.", bool, False),
             *LABELS,
         ),
         "label files",
@@ -312,8 +328,8 @@ READERS = {
           layertool corpus spoken-sts juice500/spoken_sts -o sts
         """,
         (
-            Option("split", "Which split of the dataset.  [default: test, or the only one]"),
-            Option("config", "Which configuration of the dataset."),
+            _option("split", "Which split of the dataset.  [default: test, or the only one]"),
+            _option("config", "Which configuration of the dataset."),
             CHANNEL,
         ),
         "utterances",
@@ -337,9 +353,15 @@ def make(
     if layout not in READERS:
         raise UsageError(f"there is no reader '{layout}': choose from {', '.join(READERS)}")
     reader = READERS[layout]
-    keywords = {option.name: option.keyword or option.name for option in reader.all_options}
+    declared = {option.name: option for option in reader.all_options}
+    if unknown := options.keys() - declared.keys():
+        raise UsageError(f"the reader '{layout}' has no option '{min(unknown)}': choose from {', '.join(declared)}")
     # what is not given is for the reader to decide
-    given = {keywords.get(name, name): value for name, value in options.items() if value not in (None, ())}
+    given = {
+        declared[name].about["keyword"]: declared[name].value(value)
+        for name, value in options.items()
+        if value not in (None, ())
+    }
     if RAW_LABELS in reader.options:
         from layertool.corpora.labels import Rules
 

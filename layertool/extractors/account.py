@@ -38,7 +38,7 @@ def of_plan(prepared: Prepared, out: Path, batch_seconds: float | None, part: Pa
     """What a run would write, and what it would take: two batches of noise are timed."""
     planned, warnings = prepared.plan, []
     most, limit = needed(prepared, batch_seconds), there_is()
-    device = getattr(prepared.extractor, "device", "cpu")
+    device = prepared.extractor.device
     if most.process > limit:
         time_here = "not timed, as it would not fit into memory"
         warnings.append(

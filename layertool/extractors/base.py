@@ -62,6 +62,8 @@ class Extractor(ABC):
     n_nonzero: int | None = None
     name: str = ""  # as it was typed
     device = torch.device("cpu")
+    network: Any = None
+    _blocks: Sequence[Any] = ()
     lacking: Sequence[str] = ()  # parameters that the checkpoint has not, so that they hold random numbers
     min_samples: int = 1
     max_window: int | None = None
@@ -148,12 +150,17 @@ class Extractor(ABC):
         if firsts:
             tell(
                 f"{name} lacks {len(firsts)} weights of its architecture (first: {next(iter(firsts))}); the layers "
-                f"asked "
-                f"({summary(layers)}) are computed without them"
+                f"asked ({summary(layers)}) are computed without them"
             )
 
-    def restrict(self, layers: Sequence[str]) -> None:  # noqa: B027
-        """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch."""
+    def restrict(self, layers: Sequence[str]) -> None:
+        """Leave out the parts of the network that none of ``layers`` needs; called once, before the first batch.
+
+        Of networks with blocks (``_blocks``) these are the blocks above the highest layer.
+        """
+        self.check_whole(layers)
+        if self._blocks:
+            self.network.encoder.layers = needed_blocks(self._blocks, layers)
 
 
 def needed_blocks(blocks: Sequence[Any], layers: Sequence[str], letter: str = "T") -> torch.nn.ModuleList:

@@ -1,5 +1,6 @@
-"""What an extraction is asked for, declared once: the options of the command and the keywords of
-``layertool.extract``.
+"""What an extraction is asked for, declared once.
+
+The options of the command and the keywords of ``layertool.extract``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import torch
 
 from layertool.extractors.base import Extractor, Item
 from layertool.extractors.prepare import Prepared
-from layertool.extractors.work import BATCH_SECONDS
 from layertool.geometry import SAMPLE_RATE, WINDOW_GRID, Window, windows
 
 N_BATCHES = 2  # timed after one that warms up
@@ -20,8 +19,9 @@ PATIENCE_SECONDS = 4.0  # after which no further batch is begun
 
 @dataclass(frozen=True)
 class Forecast:
-    """``seconds`` of computing for the whole corpus; ``audio_per_second``: seconds of audio in a second of
-    computing.
+    """``seconds`` of computing for the whole corpus.
+
+    ``audio_per_second``: seconds of audio in a second of computing.
     """
 
     seconds: float
@@ -39,10 +39,8 @@ def forecast(prepared: Prepared, batch_seconds: float | None = None) -> Forecast
     needed = computed_samples(extractor, lengths, longest, prepared.overlap, prepared.grid)
     mean = max(min(round(float(lengths.mean())), longest), extractor.min_samples)
     cost = extractor.padded_samples(mean)
-    device = extractor.device
-    n_items = max(1, round((batch_seconds or BATCH_SECONDS[device.type]) * SAMPLE_RATE) // cost)
-    n_items = min(n_items, len(lengths))
-    batch_took = _seconds_of_a_batch(prepared, mean, n_items, device)
+    n_items = min(prepared.batch_size(mean, batch_seconds), len(lengths))
+    batch_took = _seconds_of_a_batch(prepared, mean, n_items, extractor.device)
     seconds = batch_took * needed / (n_items * cost)
     return Forecast(seconds, float(lengths.sum()) / SAMPLE_RATE / seconds)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from layertool.errors import ModelError
-from layertool.extractors.base import Emit, Extractor, Item, needed_blocks
+from layertool.extractors.base import Emit, Extractor, Item
 from layertool.extractors.masking import LENGTH, PROBABILITY, TimeMask
 from layertool.models.computing import computing_in
 from layertool.models.hooks import Tap, block_taps, hooked, tapped
@@ -69,11 +69,6 @@ class SpeechExtractor(Extractor):
         if part == "encoder" and kind == "layer_norm" and "final" in self.layers:
             return "final"
         return "T0" if part in ("feature_projection", "encoder") else None
-
-    def restrict(self, layers: Sequence[str]) -> None:
-        """Drop the blocks above the highest asked layer: their work would be thrown away."""
-        self.check_whole(layers)
-        self.network.encoder.layers = needed_blocks(self._blocks, layers)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from layertool.extractors.base import Emit, Extractor, Item, needed_blocks
+from layertool.extractors.base import Emit, Extractor, Item
 from layertool.models import melhubert
 from layertool.models.computing import computing_in
 from layertool.models.hooks import Tap, block_taps, tapped
@@ -35,10 +35,6 @@ class MelHubertExtractor(Extractor):
 
     def prepare(self, item: Item) -> None:
         item.model_input = self.model.hear(item.samples)
-
-    def restrict(self, layers: Sequence[str]) -> None:
-        """Drop the blocks above the highest asked layer."""
-        self.network.encoder.layers = needed_blocks(self._blocks, layers)
 
     @torch.inference_mode()
     def forward(self, items: Sequence[Item], layers: Sequence[str], emit: Emit) -> None:

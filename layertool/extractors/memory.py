@@ -11,8 +11,6 @@ import numpy as np
 
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.reading import AHEAD
-from layertool.extractors.work import BATCH_SECONDS
-from layertool.geometry import SAMPLE_RATE
 from layertool.store import layout
 
 # Bytes that the libraries take at the first forward pass and the first shard, measured on Linux
@@ -22,8 +20,9 @@ _TABLE_COPIES = 3  # of a shard's table of frames while it is made and written
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, estimated: of this process as a whole, and on the device where that is another than the
-    CPU.
+    """Bytes at the peak, estimated.
+
+    Of this process as a whole, and on the device where that is another than the CPU.
     """
 
     process: int
@@ -39,7 +38,7 @@ def needed(prepared: Prepared, batch_seconds: float | None = None) -> Memory:
     lengths = prepared.corpus.utterances["n_samples"].to_numpy()
     longest = min(int(lengths.max()), prepared.longest_window)
     cost = extractor.padded_samples(longest)
-    n_items = max(1, round((batch_seconds or BATCH_SECONDS[device.type]) * SAMPLE_RATE) // cost)
+    n_items = prepared.batch_size(longest, batch_seconds)
     n_windows = sum(len(prepared.windows(int(n))) for n in lengths[np.argsort(lengths)[-n_items * (AHEAD + 2) :]])
     n_items = min(n_items, n_windows)
     held = 4 * longest + extractor.prepared_bytes(longest)

@@ -71,8 +71,9 @@ def _sums(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]]) 
 
 
 def _extremes(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray]], reduction: str) -> torch.Tensor:
-    """Smallest or largest value of each dimension over stretches [lo, hi): (items, frames, width) -> (stretches,
-    width).
+    """Smallest or largest value of each dimension over stretches [lo, hi).
+
+    (items, frames, width) -> (stretches, width).
     """
     of = torch.amin if reduction == "min" else torch.amax
     found = [of(frames[k, a:b], 0) for k, (lo, hi) in enumerate(spans) for a, b in zip(lo, hi, strict=True)]
@@ -118,8 +119,7 @@ class Pooler:
             if sharing and self.geometry[unit, sharing[0]] != geometry:
                 raise UsageError(
                     f"frames of layers {sharing[0]} and {name} have one hop and field but begin at other samples: ask "
-                    "for one of "
-                    "them at a time, or leave the unit frame out"
+                    "for one of them at a time, or leave the unit frame out"
                 )
             self.table[unit, name] = table
 

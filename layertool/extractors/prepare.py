@@ -31,6 +31,8 @@ from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
 from layertool.models.open import Model
 
+BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}  # by kind of device
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -47,6 +49,14 @@ class Prepared:
     plan: plan.Plan
     options: Extraction
     mask: TimeMask | None = None
+
+    def batch_seconds(self, asked: float | None) -> float:
+        """Padded audio in one batch: what was asked, or what is usual on the device."""
+        return asked or BATCH_SECONDS[self.extractor.device.type]
+
+    def batch_size(self, n_samples: int, asked: float | None) -> int:
+        """Items of this length in one batch of ``asked`` seconds."""
+        return max(1, round(self.batch_seconds(asked) * SAMPLE_RATE) // self.extractor.padded_samples(n_samples))
 
     @cached_property
     def grid(self) -> int:
@@ -90,8 +100,9 @@ def prepare(
     dtype: str = "float32",
     **asked: Any,
 ) -> Prepared:
-    """Check everything that can be checked before the first audio file is read. ``asked``: see
-    ``models.open.Asked``.
+    """Check everything that can be checked before the first audio file is read.
+
+    ``asked``: see ``models.open.Asked``.
     """
     if not isinstance(corpus, Corpus):
         corpus = Corpus.read(corpus, options.channel)

@@ -135,10 +135,8 @@ def _items(prepared: Prepared, position: int, utterance: str, excerpt: audio.Exc
         what, field = max(needed.items(), key=lambda pair: pair[1])
         raise AudioError(
             f"utterance '{utterance}' has {n_samples} samples ({n_samples / SAMPLE_RATE * 1000:.1f} ms), fewer than "
-            f"the "
-            f"receptive field of {what} ({field} samples, {field / SAMPLE_RATE * 1000:g} ms): take it out of the "
-            f"corpus, "
-            "or leave it out with --max-failures 1"
+            f"the receptive field of {what} ({field} samples, {field / SAMPLE_RATE * 1000:g} ms): take it out of the "
+            f"corpus, or leave it out with --max-failures 1"
         )
     pieces: Iterator[np.ndarray]
     if is_streamed:

@@ -55,7 +55,7 @@ def extract(
     ``rank``, ``engine``, ``address``, ``gpus_per_worker``. A run that was stopped goes on where it was; ``overwrite``
     starts again. ``progress`` is told (seconds of audio done, in all). Raises a LayertoolError that says what to do.
     """
-    asked = Extraction(units=units, layers=layers, **options)  # type: ignore[arg-type]
+    asked = Extraction.of_call("extract", {"units": units, "layers": layers, **options})
     part = part_of(asked.nshard, asked.rank)
     if asked.engine == "ray" and isinstance(model, Extractor):
         raise UsageError("the workers of Ray open the model themselves: give its name, not an extractor")

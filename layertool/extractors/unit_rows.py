@@ -1,5 +1,6 @@
-"""The rows of each utterance at phone, word and utterance, made when they are needed: all at once they would fill
-memory.
+"""The rows of each utterance at phone, word and utterance, made when they are needed.
+
+All at once they would fill memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from layertool.errors import CorpusError, UsageError
 from layertool.geometry import seconds_to_samples
 from layertool.spelling import is_text
 from layertool.store import layout
+from layertool.store.schema import check_unit
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ class CorpusRows:
 def _tiers(corpus: Corpus, units: Sequence[str]) -> list[str]:
     """The tiers among the units. Raises UsageError for an unknown unit or a tier that the corpus has not."""
     for unit in units:
-        if unit not in layout.UNITS:
-            raise UsageError(f"'{unit}' is no unit: choose among {', '.join(layout.UNITS)}")
+        check_unit(unit)
     tiers = [unit for unit in units if unit in ("phone", "word")]
     for tier in tiers:
         if tier not in corpus.tiers:

@@ -85,8 +85,7 @@ class WhisperExtractor(Extractor):
         if not words:
             raise CorpusError(
                 f"utterance '{item.utterance}' has no text, which decoder layers need: add a 'text' column to the "
-                f"corpus, "
-                "or leave the D layers out"
+                f"corpus, or leave the D layers out"
             )
         if not item.is_whole:
             raise CorpusError(

@@ -17,8 +17,6 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.store import StoreWriter
 from layertool.store.writer import LooseShards
 
-BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}
-
 
 def write_shards(
     prepared: Prepared,
@@ -30,9 +28,8 @@ def write_shards(
     progress: Callable[[float], object] | None,
 ) -> None:
     """Write shards in their order; ``progress`` is told the seconds of audio that are done of them."""
-    device = prepared.extractor.device
-    batch_seconds = batch_seconds or BATCH_SECONDS[device.type]
-    facts = {"device": str(device), "batch_seconds": batch_seconds}
+    batch_seconds = prepared.batch_seconds(batch_seconds)
+    facts = {"device": str(prepared.extractor.device), "batch_seconds": batch_seconds}
     with Sink(prepared, store, max_failures, progress, facts) as sink:
         for work in read_ahead(prepared, shards, round(batch_seconds * SAMPLE_RATE), workers):
             sink.check()
@@ -48,8 +45,7 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
         expected = "no such layer" if layer is None else f"({len(items)}, frames, {layer.width})"
         raise ModelError(
             f"{extractor.provenance['id']} gave an array of shape {shape} for layer {name} of {len(items)} windows, "
-            "expected is "
-            f"{expected}: correct its layers"
+            f"expected is {expected}: correct its layers"
         )
     if layer.geometry is not None:
         longest = max(len(item.samples) for item in items)
@@ -57,8 +53,7 @@ def check_frames(prepared: Prepared, name: str, frames: Any, items: Sequence[Ite
         if not least <= shape[1] <= max(least, most):
             raise ModelError(
                 f"{extractor.provenance['id']} gave {shape[1]} frames of layer {name} for {longest} samples, its "
-                "geometry says "
-                f"{least}: correct the geometry (or padded_samples, if it pads its input itself)"
+                f"geometry says {least}: correct the geometry (or padded_samples, if it pads its input itself)"
             )
 
 

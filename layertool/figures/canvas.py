@@ -279,8 +279,8 @@ def name_ticks(axis: Ticks, names: list[str], inches: float, is_fixed: bool = Fa
     every = 1 if is_fixed else math.ceil(len(names) / LINES_PER_INCH / inches)
     longest = sum(max(map(len, name.split("\n"))) + 2 for name in names)
     upright = isinstance(axis, XAxis) and longest / CHARACTERS_PER_INCH > inches and not is_fixed
-    shown = list(map(plain, names[::every]))
-    axis.set_ticks(range(0, len(names), every), shown, fontsize=8, rotation=90 if upright else 0)
+    labels = list(map(plain, names[::every]))
+    axis.set_ticks(range(0, len(names), every), labels, fontsize=8, rotation=90 if upright else 0)
 
 
 def _scale(axis: Axes, x: Axis) -> None:

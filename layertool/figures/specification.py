@@ -19,7 +19,7 @@ from layertool import outline
 from layertool.errors import UsageError
 from layertool.layerwise import measure, of_rows
 from layertool.layerwise.lexical_rows import EVERYTHING, TOP_1, TOP_N, UNFINISHED
-from layertool.outline import AXES, NUMBERS, PANEL, layer_order, only_once
+from layertool.outline import AXES, NUMBERS, PANEL, check_axis, layer_order, only_once
 
 # Okabe and Ito's colours: told apart by colour-blind readers and in greyscale print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -145,8 +145,7 @@ def specifications(
 
     Raises UsageError for rows that have no such axis, and for two results of one point.
     """
-    if x not in AXES:
-        raise UsageError(f"'{x}' is no axis: choose {', '.join(AXES)}")
+    check_axis(x)
     figures = []
     for analysis, part in outline.tidy(rows, names).groupby("analysis", sort=False):
         title = title_of(str(analysis))

@@ -239,6 +239,8 @@ class CCA(Drawn, Analysis):
 
     def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
         named = [(store, target_of(text, store)) for store in stores for text in self.target]  # all before the work
+        for store, target in named:
+            self._taken(store, target)
         rows = []
         for store, target in named:
             with self._made(target, store, watch) as made:
@@ -282,12 +284,17 @@ class CCA(Drawn, Analysis):
                 codes.append(row_rules.draw(rows, self._sampling(unit), self.seed + sample).table["utterance"])
         return np.unique(np.concatenate(codes))
 
-    def _with(self, store: FeatureStore, target: Target, watch: Watch) -> list[Result]:
-        """Rows of one store and target. The layers are read block by block: memory does not depend on the number of rows."""
-        unit = unit_of(store, self.unit, target.unit, only=not isinstance(target, LayerTarget))
+    def _taken(self, store: FeatureStore, target: Target | AcousticTarget) -> tuple[str, list[str]]:
+        """The unit and the layers of a store that are correlated with a target."""
+        of_frames = isinstance(target, (LayerTarget, AcousticTarget))
+        unit = unit_of(store, self.unit, target.unit, only=not of_frames)
         if isinstance(target, EmbeddingTarget) and unit != target.unit:
             raise UsageError(f"{target.name} belongs to {target.unit} rows: leave out --unit {unit}")
-        asked = layers_of(store, unit, self.layers)
+        return unit, layers_of(store, unit, self.layers)
+
+    def _with(self, store: FeatureStore, target: Target, watch: Watch) -> list[Result]:
+        """Rows of one store and target. The layers are read block by block: memory does not depend on the number of rows."""
+        unit, asked = self._taken(store, target)
         if isinstance(target, LayerTarget):
             asked = _with_a_partner(store, target, unit, asked)
         pieces = []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, TypeVar
 
 from layertool.cluster import ENGINES, Cluster, current
@@ -83,6 +84,8 @@ def opened(engine: str = "local", address: str | None = None, workers: int | Non
     """The engine of the analyses inside. Raises UsageError for one that there is not."""
     if engine not in ENGINES:
         raise UsageError(f"'{engine}' is no engine: choose {' or '.join(ENGINES)}")
+    if workers is not None and (not isinstance(workers, Integral) or workers < 1):
+        raise UsageError(f"--workers {workers} cannot be: it is a whole number, 1 or more")
     if engine == "ray":
         with Cluster.open(address, workers):
             yield

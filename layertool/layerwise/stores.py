@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from layertool import layers as layer_names
 from layertool.errors import UsageError, tell
 from layertool.result_rows import BASELINE, Result
 from layertool.store import FeatureStore, matching
+from layertool.store.schema import check_unit
 
 # Where names say a training step: checkpoint-4000 (Hugging Face), checkpoint_3_25000.pt (fairseq, after the epoch),
 # step_100k, states-200000.ckpt (s3prl). Not checkpoint10.pt, an epoch, nor iter2, a model trained on another's labels.
@@ -26,7 +27,11 @@ _STEP = re.compile(
 
 def opened(stores: str | Path | FeatureStore | Sequence[str | Path | FeatureStore]) -> list[FeatureStore]:
     """The stores that somebody names, each once: paths, patterns such as ``series/*`` in natural order, open stores."""
-    asked = [stores] if isinstance(stores, (str, Path, FeatureStore)) else list(stores)
+    kinds = (str, Path, FeatureStore)
+    asked = [stores] if isinstance(stores, kinds) or not isinstance(stores, Iterable) else list(stores)
+    for one in asked:
+        if not isinstance(one, kinds):
+            raise UsageError(f"{one!r} is no store: give a folder, a pattern of folders, or a FeatureStore")
     known: dict[Path, FeatureStore] = {}
     for one in asked:
         for store in [one] if isinstance(one, FeatureStore) else map(FeatureStore, matching([one])):
@@ -49,6 +54,7 @@ def unit_of(store: FeatureStore, asked: str | None, usual: str, only: bool = Fal
     """
     unit = asked or usual
     if unit not in store.units:
+        check_unit(unit)
         there = ", ".join(store.units)
         choose = f"type --unit {store.units[0]}, or " if asked is None and store.units and not only else ""
         raise UsageError(

@@ -121,8 +121,7 @@ def refuse_adapter(name: str, revision: str | None) -> None:
         f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which "
         "layertool neither adds nor leaves out: merge it with "
         f"peft.PeftModel.from_pretrained(BASE, '{folder}').merge_and_unload().save_pretrained('NEW') in Python, where "
-        "BASE is the "
-        f"network that it was trained on{f' ({base})' if base else ''}, and give NEW"
+        f"BASE is the network that it was trained on{f' ({base})' if base else ''}, and give NEW"
         + ("; or take the adapter's files out of a copy of the folder" if has_model else "")
     )
 
@@ -158,8 +157,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
         if lacking := [one for one in parts if find(name, revision, one) is None]:
             raise ModelError(
                 f"{name} lacks {len(lacking)} of the {len(parts)} files of weights that {file.name} names "
-                f"({listed(lacking)}): "
-                "copy them, too"
+                f"({listed(lacking)}): copy them, too"
             )
     files = [found for part in parts if (found := find(name, revision, part))]
     for one in files:
@@ -302,8 +300,7 @@ def normalises(name: str, revision: str | None, config: Any, asked: bool | None 
             f"{name} has no {PREPROCESSOR}: its waveforms are {'normalised' if has_layer_norm else 'not normalised'}, "
             "as those of "
             f"models with {'layer' if has_layer_norm else 'group'} norm in their convolutions; add the file if it was "
-            "trained "
-            f"otherwise, or type {'--no-normalise' if has_layer_norm else '--normalise'} where it is extracted"
+            f"trained otherwise, or type {'--no-normalise' if has_layer_norm else '--normalise'} where it is extracted"
         )
         return has_layer_norm
     kind, wanted = said.get("feature_extractor_type", WAVEFORMS), said.get("do_normalize", True)

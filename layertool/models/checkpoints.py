@@ -114,8 +114,7 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
         return f"{name} cannot be opened as a model ({first.rstrip('.')}): copy it again"
     return (
         f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a "
-        f"local "
-        "folder or already in the Hugging Face cache (HF_HOME)"
+        f"local folder or already in the Hugging Face cache (HF_HOME)"
     )
 
 
@@ -179,8 +178,7 @@ def _tell_of_languages(name: str, is_used: bool) -> None:
     elif others:
         tell(
             f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has "
-            f"no "
-            "adapter_attn_dim"
+            f"no adapter_attn_dim"
         )
 
 

@@ -23,7 +23,7 @@ from layertool.models.fairseq_names import (
     transformers_names,
     transformers_options,
 )
-from layertool.models.foreign import check_tensors, read_checkpoint, whole_step
+from layertool.models.foreign import check_tensors, read_checkpoint, refuse_other_tools, whole_step
 from layertool.models.strangers import BROKEN, check_counts, first_line, listed, opening
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
@@ -95,7 +95,7 @@ def take_apart(path: Path | str) -> Parts:
     if path.suffix == ".safetensors":
         raise ModelError(f"{path} is a safetensors file, fairseq writes none: for a Hugging Face model give its folder")
     checkpoint = read_checkpoint(path)
-    _refuse_other_tools(path, checkpoint)
+    refuse_other_tools(path, checkpoint, "fairseq")
     outer = _settings(path, checkpoint)
     stored = checkpoint.get("model")
     if not isinstance(stored, Mapping):
@@ -131,31 +131,6 @@ def take_apart(path: Path | str) -> Parts:
     return Parts(family, inner, tensors, facts)
 
 
-def _refuse_other_tools(path: Path, checkpoint: Mapping) -> None:
-    """Raises ModelError, with what to do, for checkpoints that are known to be another tool's."""
-    keys = {str(key) for key in checkpoint}
-    upstream = checkpoint.get("Upstream_Config")
-    model = checkpoint.get("model")
-    names = {str(name) for name in (model if isinstance(model, Mapping) else ())}
-    what = ""
-    if isinstance(upstream, Mapping) and ("melhubert" in upstream or "hubert" in upstream):
-        what = "is a MelHuBERT checkpoint: give it as melhubert:FILE"
-    elif upstream is not None:
-        what = "is a checkpoint of Speech-SSL-Compression, not of fairseq: such networks are not read"
-    elif "dims" in keys and "model_state_dict" in keys:
-        what = "is a Whisper checkpoint of OpenAI: give the Hugging Face model of it (openai/whisper-...)"
-    elif "Distiller" in keys:
-        what = "is a DistilHuBERT checkpoint of s3prl: give the Hugging Face model of it (ntu-spml/distilhubert)"
-    elif "model_weight" in keys:
-        what = "was converted by s3prl: give the fairseq file that it was made from"
-    elif any(".grep_" in name or "relative_attention_bias" in name for name in names):
-        what = "is a WavLM checkpoint: give the Hugging Face model of it (microsoft/wavlm-...)"
-    elif any(".attention." in name or "feature_projection." in name for name in keys | names):
-        what = "is a Hugging Face model's state dict: give the folder that holds it with its config.json"
-    if what:
-        raise ModelError(f"{path} {what}")
-
-
 def _settings(path: Path, checkpoint: Mapping) -> Settings:
     for key in ("args", "cfg"):  # where both are there, fairseq takes args
         if isinstance(checkpoint.get(key), Mapping) and checkpoint[key]:
@@ -185,8 +160,7 @@ def _sorted_out(path: Path, stored: Mapping, prefix: str) -> tuple[dict[str, tor
     if pruned:
         raise ModelError(
             f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with "
-            f"torch.nn.utils.prune.remove, "
-            "and save it again"
+            f"torch.nn.utils.prune.remove, and save it again"
         )
     return network, tuple(sorted(training_only))
 
@@ -278,8 +252,7 @@ def _build(parts: Parts, options: dict[str, Any]) -> tuple[Any, bool]:
         if parts.tensors[name].shape != expected[theirs].shape:
             raise ModelError(
                 f"'{name}' has the shape {tuple(parts.tensors[name].shape)}, its settings make it "
-                f"{tuple(expected[theirs].shape)}; "
-                "networks with pruned heads or rows are not read"
+                f"{tuple(expected[theirs].shape)}; networks with pruned heads or rows are not read"
             )
     state = {
         name: value.float().contiguous() if value.is_floating_point() else value for name, value in tensors.items()

@@ -17,8 +17,7 @@ from layertool.models.strangers import shown
 DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 CROPPED = (
     "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy "
-    "of "
-    "the file"
+    "of the file"
 )
 _MOST_CONVOLUTIONS = 64
 # "[(512, 3, 2)] * 4", "2 * [(512,2,2)]", "[(512,10,5),(512,3,2)]"; spaces are gone before
@@ -100,8 +99,7 @@ def convolutions(text: Any) -> list[tuple[int, int, int]]:
         if found is None:
             raise ModelError(
                 f"conv_feature_layers is {shown(text)}, which is no sum of lists such as [(512, 10, 5)] + [(512, 3, "
-                f"2)] * 4: "
-                "layertool runs no code of a checkpoint"
+                f"2)] * 4: layertool runs no code of a checkpoint"
             )
         triples = [(int(width), int(kernel), int(stride)) for width, kernel, stride in _TRIPLE.findall(found[2])]
         layers += triples * (int(found[1] or 1) * int(found[3] or 1))
@@ -169,8 +167,7 @@ class Settings:
         if found not in choices:
             raise ModelError(
                 f"{key} is {shown(found)}, for which transformers has no network (it has: "
-                f"{', '.join(filter(None, choices))}): "
-                "use fairseq-native:FILE"
+                f"{', '.join(filter(None, choices))}): use fairseq-native:FILE"
             )
         return found
 
@@ -211,10 +208,8 @@ def transformers_options(family: str, settings: Settings) -> dict[str, Any]:
         if depth == 1 or is_pre_norm or extractor != "layer_norm":
             raise ModelError(
                 "transformers' data2vec-audio has several positional convolutions, the norm after each block and "
-                "layer norm in "
-                f"every convolution; here are pos_conv_depth {depth}, layer_norm_first {is_pre_norm} and "
-                f"extractor_mode "
-                f"{extractor}: use fairseq-native:FILE"
+                f"layer norm in every convolution; here are pos_conv_depth {depth}, layer_norm_first {is_pre_norm} and "
+                f"extractor_mode {extractor}: use fairseq-native:FILE"
             )
         return {**options, "num_conv_pos_embeddings": depth, "conv_pos_kernel_size": max(3, kernel // depth)}
     has_batch_norm = settings.flag(settings.model, "conv_pos_batch_norm")

@@ -18,8 +18,9 @@ from layertool.models.fairseq_names import CROPPED, DEFAULT_CONVOLUTIONS, convol
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """A network of fairseq: ``convolutions``, (width, kernel, stride) each; ``width`` and number of its blocks;
-    fairseq's version.
+    """A network of fairseq: ``convolutions``, (width, kernel, stride) each; ``width`` and number of its blocks.
+
+    ``version``: of fairseq.
     """
 
     facts: Facts

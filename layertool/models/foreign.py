@@ -20,6 +20,7 @@ from layertool.errors import ModelError
 from layertool.models.pickles import Kept, Name, Pickled, Stored
 from layertool.models.strangers import BROKEN, first_line, listed, shown
 
+MELHUBERTS = ("melhubert", "hubert", "student")  # keys of Upstream_Config: today's, that of older files, of students
 _DEEPEST = 60
 _TIMES_THE_FILE = 4  # so much larger than their file may all tensors be: some share their numbers (tied weights)
 
@@ -45,6 +46,69 @@ def read_checkpoint(path: Path | str) -> dict:
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds a {type(loaded).__name__}, a checkpoint is a dict: give another file")
     return loaded
+
+
+def refuse_other_tools(path: Path, checkpoint: Mapping, own: str) -> None:
+    """Raise ModelError, with what to do, for a checkpoint that is known to be of another tool than ``own``.
+
+    ``own``: fairseq or melhubert.
+    """
+    keys, upstream = set(map(str, checkpoint)), checkpoint.get("Upstream_Config")
+    states = (checkpoint.get(key) for key in ("model", "state_dict", "model_state_dict"))
+    names = set(map(str, next((state for state in states if isinstance(state, Mapping)), checkpoint)))
+
+    def have(*parts: str) -> bool:
+        return any(part in name for name in names for part in parts)
+
+    is_melhubert = isinstance(upstream, Mapping) and not upstream.keys().isdisjoint(MELHUBERTS)
+    tools = (
+        ("melhubert", is_melhubert, f"a MelHuBERT checkpoint: give it as melhubert:{path}"),
+        (
+            "",
+            {"dims", "model_state_dict"} <= keys,
+            "a Whisper checkpoint of OpenAI: give the Hugging Face model of it (openai/whisper-...)",
+        ),
+        (
+            "",
+            "Distiller" in keys,
+            "a DistilHuBERT checkpoint of s3prl: give the Hugging Face model of it (ntu-spml/distilhubert)",
+        ),
+        ("", "model_weight" in keys, "converted by s3prl: give the fairseq file that it was made from"),
+        (
+            "",
+            not keys.isdisjoint({"Featurizer", "Downstream", "Transformer"}),
+            "a checkpoint of s3prl, but of no network that is read: give the one that pre-training wrote",
+        ),
+        (
+            "",
+            have(".grep_", "relative_attention_bias"),
+            "a WavLM checkpoint: give the Hugging Face model of it (microsoft/wavlm-...)",
+        ),
+        (
+            "fairseq",
+            "model" in keys and not keys.isdisjoint({"args", "cfg"}),
+            f"a checkpoint of fairseq: give it as fairseq:{path}",
+        ),
+        (
+            "",
+            own == "fairseq" and upstream is not None,
+            "a checkpoint of Speech-SSL-Compression, not of fairseq: such networks are not read",
+        ),
+        (
+            "",
+            have(".attention.", "feature_projection."),
+            "a Hugging Face model's state dict: give the folder that holds it with its config.json",
+        ),
+        (
+            "",
+            own == "melhubert" and have("feature_extractor.conv_layers"),
+            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as fairseq:FILE "
+            "what fairseq wrote",
+        ),
+    )
+    tool, what = next(((tool, what) for tool, applies, what in tools if applies), (own, ""))
+    if tool != own:
+        raise ModelError(f"{path} is {what}")
 
 
 def plain(value: Any) -> Any:
@@ -161,8 +225,7 @@ def check_tensors(tensors: Mapping[Any, Any], path: Path | str, finite: bool = T
     if asked > _TIMES_THE_FILE * sum(rows.values()):
         raise ModelError(
             f"{path} has more than {_TIMES_THE_FILE} times as many numbers among its tensors as it holds, as they "
-            f"share them: "
-            "write the checkpoint anew"
+            f"share them: write the checkpoint anew"
         )
     for name, tensor in tensors.items():
         if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

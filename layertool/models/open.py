@@ -1,6 +1,4 @@
-"""A model is opened once: what a person types for MODEL, parsed here and nowhere else, and everything that it says of
-itself.
-"""
+"""A model is opened once: MODEL text is parsed here and nowhere else, and what it means says all of itself."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ _PATTERN = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asked for that decides a model's numbers; the defaults ask for nothing (see
-    ``layertool.extract``).
-    """
+    """What a person asked for that decides a model's numbers (``layertool.extract``); the defaults ask for nothing."""
 
     random_init: int | None = None
     normalise: bool | None = None
@@ -82,9 +78,7 @@ def split_kind(text: str) -> tuple[str | None, str]:
 
 
 def is_feature(text: str) -> bool:
-    """Whether a MODEL is an acoustic feature's name, also where a store or folder of that name lies (./mel is the
-    folder).
-    """
+    """Whether a MODEL is an acoustic feature's name, also where a folder of that name lies (./mel is the folder)."""
     return text.partition(":")[0] in {name.partition(":")[0] for name in acoustic.PRESETS}
 
 
@@ -99,9 +93,8 @@ class Model:
     def __init__(self, text: str, asked: Asked):
         self.text, self.asked, self.revision = text, asked, None
         kind, self.name = split_kind(text)
-        self.lacking: list[
-            str
-        ] = []  # parameters that the checkpoint has not, so that they hold random numbers; after ``load``
+        # after ``load``: parameters that the checkpoint has not, so that they hold random numbers
+        self.lacking: list[str] = []
         self._waiting: Any = None  # a network that was read for what it says, and that ``load`` has not given away yet
         self._drawn_sha256: str | None = None
         if is_feature(text):
@@ -109,10 +102,7 @@ class Model:
             acoustic.preset(text)
         elif kind is not None:
             self.kind = kind
-        elif melhubert.is_folder(text):
-            self.kind = "melhubert"
         else:
-            self.kind = TRANSFORMERS
             if not Path(text).exists() and (":" in text or "/" not in text):  # speech models have an owner
                 near = difflib.get_close_matches(text, acoustic.PRESETS, n=1)
                 raise UsageError(
@@ -122,6 +112,7 @@ class Model:
                 )
             if not Path(text).exists() and "@" in text:  # a local path is never split
                 self.name, _, self.revision = text.rpartition("@")
+            self.kind = "melhubert" if melhubert.is_folder(self.name) else TRANSFORMERS
 
     @classmethod
     def open(cls, model: Model | Path | str, **asked: Any) -> Model:
@@ -166,7 +157,7 @@ class Model:
         ``normalise``: whether it is given waveforms of zero mean and unit variance; ``epsilon``: added to the variance.
         """
         made = cls("./", Asked(normalise=normalise))
-        made.text, made.name, made._waiting = name, name, network
+        made.kind, made.text, made.name, made._waiting = TRANSFORMERS, name, name, network
         vars(made).update(configuration=network.config, normalises=normalise, sha256=None)
         vars(made)["identity"] = {"id": name, "revision": None, "sha256": None, "normalisation_epsilon": epsilon}
         return made
@@ -224,8 +215,9 @@ class Model:
 
     @cached_property
     def configuration(self) -> Any:
-        """transformers' configuration, MelHuBERT's, or an acoustic feature's preset; of fairseq-native what its file
-        says.
+        """transformers' configuration, MelHuBERT's, or an acoustic feature's preset.
+
+        Of fairseq-native what its file says.
         """
         if self.kind == ACOUSTIC:
             return acoustic.preset(self.name)
@@ -273,8 +265,7 @@ class Model:
         if config.stride is None:
             raise ModelError(
                 f"{self.path} takes {config.feat_emb_dim} numbers a frame, which is the input of no MelHuBERT (40 at "
-                f"10 ms, "
-                "80 at 20 ms): use layertool.models.melhubert with features of your own"
+                f"10 ms, 80 at 20 ms): use layertool.models.melhubert with features of your own"
             )
         known["configuration"] = config
         if seed is None:
@@ -352,8 +343,9 @@ class Model:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Of its weights: of a file, of a folder's files, of values that were drawn; None for an id, whose revision
-        says it.
+        """Of its weights: of a file, of a folder's files, of values that were drawn.
+
+        None for an id, whose revision says it.
         """
         if self.asked.random_init is not None:
             if self._drawn_sha256 is None:

@@ -16,8 +16,9 @@ from layertool.models.hooks import hooked
 
 
 def padded(arrays: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-    """Arrays of one kind, each (length, ...), below each other with zeros after the shorter ones: (items, longest,
-    ...).
+    """Arrays of one kind, each (length, ...), below each other with zeros after the shorter ones.
+
+    Gives (items, longest, ...).
     """
     tensors = [torch.as_tensor(array) for array in arrays]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)

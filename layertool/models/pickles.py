@@ -376,8 +376,9 @@ class Pickled:
         return value, {key: files[f"{top}data/{key}"] for key in machine.storages}
 
     def _of_row(self, machine: Machine) -> tuple[Any, dict[Any, tuple[int, int]]]:
-        """Before torch 1.6: a magic number, a version, the machine, the value, its keys; then the numbers of each
-        key.
+        """Before torch 1.6: a magic number, a version, the machine, the value, its keys.
+
+        Then the numbers of each key.
         """
         if machine.run(self._memory) != _MAGIC or machine.run(self._memory) != _PROTOCOL:
             raise ValueError("it does not begin as files of torch.save do")

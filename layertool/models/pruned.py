@@ -36,8 +36,9 @@ WEIGHTS = "model.safetensors"
 
 
 class Mask(nn.Module):
-    """What weight pruning puts between a stored parameter and its use: the value where ``mask`` (bool) is True, else
-    0.
+    """What weight pruning puts between a stored parameter and its use.
+
+    The value where ``mask`` (bool) is True, else 0.
     """
 
     mask: torch.Tensor
@@ -87,8 +88,7 @@ def family(model: nn.Module) -> str:
     if kind not in FAMILIES or not hasattr(getattr(model, "base_model", None), "encoder"):
         raise ModelError(
             f"{type(model).__name__} is no network that can be pruned here: give a MelHuBERT, or a model of "
-            f"transformers of "
-            f"the type {', '.join(FAMILIES)}"
+            f"transformers of the type {', '.join(FAMILIES)}"
         )
     return kind
 
@@ -113,14 +113,14 @@ def check_heads_removable(model: nn.Module) -> None:
     if family(model) == "wavlm":
         raise ModelError(
             f"{type(model).__name__} cannot lose heads: each head's gate reads its own slice of a block's input, and "
-            f"all "
-            "blocks share the first one's position biases, one a head; prune its rows or weights"
+            f"all blocks share the first one's position biases, one a head; prune its rows or weights"
         )
 
 
 def stored(linear: nn.Linear, name: str) -> tuple[nn.Parameter, Mask | None]:
-    """The parameter behind ``weight`` or ``bias``, and its mask. Raises ModelError where something else stands
-    between.
+    """The parameter behind ``weight`` or ``bias``, and its mask.
+
+    Raises ModelError where something else stands between.
     """
     if parametrize.is_parametrized(linear, name):
         chain: Any = linear.parametrizations[name]  # type: ignore[index]
@@ -150,8 +150,9 @@ def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimize
 
 
 def cut_rows(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Take rows (numbers from 0) out of a feed-forward part: of fc1 with their biases, columns of fc2 (spec speat.md
-    4.2).
+    """Take rows (numbers from 0) out of a feed-forward part.
+
+    Of fc1 with their biases, columns of fc2 (spec speat.md 4.2).
     """
     without = set(gone)
     kept = torch.tensor([row for row in range(block.n_rows) if row not in without], dtype=torch.long)
@@ -200,8 +201,9 @@ def _keep(
 
 
 def fit_config(model: nn.Module) -> None:
-    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would; others need
-    nothing.
+    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would.
+
+    Others need nothing.
     """
     if not isinstance(model, MelHuBERT):
         return
@@ -324,8 +326,7 @@ def read_config(folder: Path | str) -> Any:
         if not is_list or len(given) != n_blocks:
             raise ModelError(
                 f"{folder} says {name} = {given} under {KEY} in its config.json, but has {n_blocks} blocks of 1 to "
-                f"{most}: "
-                "copy it again"
+                f"{most}: copy it again"
             )
     return config
 

@@ -116,8 +116,9 @@ def first_line(error: BaseException) -> str:
 
 
 def check_settings(where: str, said: Mapping) -> None:
-    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth; tell of code that is left
-    aside.
+    """Refuse settings of a checkpoint's file that would fetch or run code, at any depth.
+
+    Tell of code that is left aside.
     """
     waiting: list[Any] = [said]
     code: set[str] = set()
@@ -187,12 +188,10 @@ def check_size(name: str, config: Any, opener: Any, sizes: Sequence[int] | None)
     if sizes is not None and wanted > _TIMES_THE_FILE * sum(sizes) + _FREE:
         raise ModelError(
             f"{name} describes a network of {wanted:,} numbers in its config.json, and its weights are "
-            f"{sum(sizes):,}: the two "
-            "do not belong together; copy them again"
+            f"{sum(sizes):,}: the two do not belong together; copy them again"
         )
     if sizes is None and memory is not None and 4 * wanted > memory:
         raise ModelError(
             f"{name} describes a network of {wanted:,} numbers, {4 * wanted / 1e9:.0f} GB, and this machine has a "
-            f"memory of "
-            f"{memory / 1e9:.0f} GB: take a larger one"
+            f"memory of {memory / 1e9:.0f} GB: take a larger one"
         )

@@ -138,8 +138,7 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     if differing:
         raise ModelError(
             f"{name} has files of an input that does not fit its network, or is not Whisper's "
-            f"({'; '.join(differing)}): take "
-            f"{PREPROCESSOR} and config.json of one checkpoint"
+            f"({'; '.join(differing)}): take {PREPROCESSOR} and config.json of one checkpoint"
         )
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
 
@@ -185,14 +184,12 @@ def load_tokenizer(
             raise ModelError(f"{name} does not know the language '{language or code}': choose another --language")
         raise ModelError(
             f"{name} is {'multilingual' if multilingual else 'English-only'} by its {GENERATION} or config.json, and "
-            "its tokenizer has "
-            f"no {' and no '.join(lacking)}: add the tokenizer that it was trained with"
+            f"its tokenizer has no {' and no '.join(lacking)}: add the tokenizer that it was trained with"
         )
     if max(vocabulary.values()) >= config.vocab_size:
         raise ModelError(
             f"{name} has a tokenizer of {max(vocabulary.values()) + 1} tokens, and its network knows "
-            f"{config.vocab_size}: take the "
-            "tokenizer and config.json of one checkpoint"
+            f"{config.vocab_size}: take the tokenizer and config.json of one checkpoint"
         )
     tokenizer.language = tokenizer.task = None  # a fine-tuned checkpoint may have saved some
     if multilingual and code in _languages():
@@ -215,8 +212,7 @@ def _compare_tokens(name: str, revision: str | None, vocabulary: Mapping[str, in
         told = ", ".join(f"{token} is {vocabulary[token]} and {ids[token]}" for token in differing)
         tell(
             f"{name}: its tokenizer and its {GENERATION} number tokens differently ({told}): the tokenizer is "
-            "followed; one of the two "
-            "may be of another checkpoint"
+            "followed; one of the two may be of another checkpoint"
         )
 
 
@@ -286,8 +282,9 @@ class ForcedDecoder:
         return Heard(self, states)
 
     def read(self, heard: Heard | torch.Tensor, layer: int | None = None) -> Reading:
-        """Begin with one clip, or its states (positions, width); ``layer``: read the tokens after so many blocks, not
-        all.
+        """Begin with one clip, or its states (positions, width).
+
+        ``layer``: read the tokens after so many blocks, not all.
         """
         heard = heard if isinstance(heard, Heard) else self.hear(heard)
         return Reading(self, heard, self.n_layers if layer is None else layer)

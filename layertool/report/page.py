@@ -38,21 +38,23 @@ def check_plotly() -> None:
         raise MissingExtraError("plotly", "report", "a report")
 
 
-def write(given: pd.DataFrame | Sequence[Path | str], out: Path, title: str = TITLE) -> Path:
+def write(
+    given: pd.DataFrame | Sequence[Path | str], out: Path, title: str = TITLE, names: Sequence[str] | None = None
+) -> Path:
     """See ``layertool.report.write``."""
     check_plotly()
-    text = page(inputs.of_rows(given) if isinstance(given, pd.DataFrame) else inputs.read(given), title)
+    text = page(inputs.of_rows(given) if isinstance(given, pd.DataFrame) else inputs.read(given), title, names)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out
 
 
-def page(given: Inputs, title: str = TITLE) -> str:
+def page(given: Inputs, title: str = TITLE, names: Sequence[str] | None = None) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs
 
-    rows = outline.tidy(given.rows) if len(given.rows) else given.rows
+    rows = outline.tidy(given.rows, names) if len(given.rows) else given.rows
     parts = sections.of_results(rows) if len(rows) else []
     training, points = sections.of_runs(given.runs)
     parts += training

@@ -130,6 +130,7 @@ class FeatureStore:
 
     def _check_unit(self, unit: str) -> None:
         if unit not in self.about["units"]:
+            schema.check_unit(unit)
             raise UsageError(
                 f"{self.path} has no unit '{unit}' (it has {', '.join(self.units)}): extract again with --units {unit}"
             )

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from layertool.errors import UsageError
+
 SCHEMA = 1
 SHARDS = "shards"
 UNITS = ("frame", "phone", "word", "utterance")
@@ -369,3 +371,9 @@ def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int) -> list[s
     if rows["label"].max() >= n_labels or rows["label"].min() < NO_LABEL:
         problems.append("label codes without a label")
     return problems
+
+
+def check_unit(unit: str) -> None:
+    """Raise UsageError for what is no unit at all."""
+    if unit not in UNITS:
+        raise UsageError(f"'{unit}' is no unit: choose among {', '.join(UNITS)}")

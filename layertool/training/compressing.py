@@ -76,8 +76,8 @@ def compress(
     Raises as ``pretrain`` does, and UsageError for a plan that removes more than there is.
     """
     out, model = Path(out), Model.open(model)
-    about = look(model)
     model.check_apart(out)
+    about = look(model)
     pruning.check_sizes(about)
     if pruning.needs_speech and corpus is None:
         raise UsageError("training and scores from data need speech: give a CORPUS, or neither steps nor such scores")

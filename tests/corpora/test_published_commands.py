@@ -80,6 +80,10 @@ def test_python_makes_what_the_command_makes(folders):
     assert (read.fingerprint, read.provenance["seed"]) == (made.fingerprint, made.provenance["seed"])
     with pytest.raises(UsageError, match="there is no reader 'mss': choose from folder, csv, "):
         readers.make("mss", folders / "MESS")
+    with pytest.raises(UsageError, match="'best' is nothing that --selection takes: choose rated, all"):
+        readers.make("mess", folders / "MESS", selection="best")
+    with pytest.raises(UsageError, match="the reader 'mess' has no option 'sed': choose from ratings, selection, "):
+        readers.make("mess", folders / "MESS", sed=3)
 
 
 @pytest.mark.parametrize("layout", readers.READERS)
@@ -87,7 +91,7 @@ def test_the_function_of_a_reader_takes_what_is_declared(layout):
     reader = readers.READERS[layout]
     module, function = reader.function.split(":")
     taken = set(inspect.signature(getattr(import_module(f"layertool.corpora.{module}"), function)).parameters)
-    declared = {option.keyword or option.name for option in reader.all_options}
+    declared = {option.about["keyword"] for option in reader.all_options}
     if readers.RAW_LABELS in reader.options:
         declared = declared - {"raw_labels", "non_speech"} | {"rules"}
     own = {"source", *(["progress"] if reader.counted else []), *(["out"] if reader.writes_audio else [])}

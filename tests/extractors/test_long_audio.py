@@ -17,7 +17,7 @@ from layertool import audio, waveforms
 from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
-from layertool.extractors import memory, sink
+from layertool.extractors import account, memory, sink
 from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.huggingface import SpeechExtractor
 from layertool.extractors.load import open_extractor
@@ -243,7 +243,7 @@ def test_too_much_memory_is_told_and_nothing_is_timed(corpus, tmp_path, monkeypa
     fits = command(*asked)
     assert "memory" in fits.stdout
     assert "needs about" not in fits.stderr
-    monkeypatch.setattr(memory, "there_is", lambda: 1_000_000)
+    monkeypatch.setattr(account, "there_is", lambda: 1_000_000)
     told = command(*asked)
     assert told.exit_code == 0
     assert "this process may have 1.0 MB" in " ".join(told.stderr.split())

@@ -519,9 +519,9 @@ def test_the_command_gives_what_the_function_does(model, corpus, store, tmp_path
         ({"mask_prob": 0.5}, "add --mask-seed"),
         ({"mask_length": 5}, "add --mask-seed"),
         ({"mask_seed": 0, "mask_prob": 0.0}, "--mask-prob above 0 and at most 1"),
-        ({"mask_seed": 0, "mask_prob": 1.5}, "--mask-prob above 0 and at most 1"),
-        ({"mask_seed": 0, "mask_prob": float("nan")}, "--mask-prob above 0 and at most 1"),
-        ({"mask_seed": 0, "mask_length": 0}, "--mask-length 1 or more"),
+        ({"mask_seed": 0, "mask_prob": 1.5}, "--mask-prob 1.5 cannot be"),
+        ({"mask_seed": 0, "mask_prob": float("nan")}, "--mask-prob takes a number"),
+        ({"mask_seed": 0, "mask_length": 0}, "--mask-length 0 cannot be"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(model, corpus, tmp_path, options, says):

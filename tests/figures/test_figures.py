@@ -266,7 +266,7 @@ def test_curves_are_called_by_what_tells_them_apart(stores, names):
 def test_labels_may_be_given():
     part = table(rows(BASE), rows(["baseline"], model="most frequent"), rows(BASE, model="x", store="/s/x"))
     assert legend_names(figures.draw(part, names=["one", "two"])) == ["one", "two", "most frequent", "chance"]
-    with pytest.raises(UsageError, match="--names has 1 labels for 2 stores: type one for each, in their order"):
+    with pytest.raises(UsageError, match="--names has 1 label for 2 stores: type one for each, in their order"):
         figures.draw(part, names=["one"])
 
 

@@ -117,6 +117,14 @@ def test_the_halves_of_the_lens_stand_side_by_side():
     assert [axis.get_title() for axis in figure.axes[:2]] == ["read by the decoder", "read by the output layer"]
 
 
+def test_the_lens_is_of_all_stimuli_though_groups_are_in_the_rows():
+    rows = lens()
+    groups = rows[rows["metric"] != UNFINISHED.name].assign(target="SSN", group="SSN", value=9.0)
+    figure = figures.draw(result_rows.pd.concat([rows, groups], ignore_index=True))
+    assert len(figure.axes) == 2 * len(METRICS)
+    assert not [line for axis in figure.axes for line in axis.lines if 9.0 in line.get_ydata()]
+
+
 def test_ended_searches_are_hollow():
     figure = figures.draw(lens(models=("a",)))
     hollow = [

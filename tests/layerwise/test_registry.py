@@ -275,7 +275,7 @@ def test_formats_are_refused_before_any_work(words, options, here, monkeypatch):
 
 @each
 def test_there_is_no_such_option(words, here):
-    with pytest.raises(TypeError, match="nonsense"):
+    with pytest.raises(UsageError, match="has no option 'nonsense'"):
         function(words, nonsense=1)
     assert run(*command(words), "--nonsense", "1").exit_code == 2
 
@@ -426,3 +426,41 @@ def test_a_cluster_changes_nothing(words, here, alone, cluster, monkeypatch):
     found = function(words, engine="ray", workers=2).rows
     assert spread
     same(found, expected, check_exact=False, rtol=1e-5, atol=1e-7)
+
+
+@each
+def test_wrong_calls_are_one_sentence(words):
+    call = named(words)
+    parts, asked = given(words), dict.fromkeys(ASKED[words])
+    with pytest.raises(
+        UsageError, match=rf"layertool\.{words.replace(' ', '.')} has no option 'worker'; did you mean workers"
+    ):
+        call(*parts, worker=2)
+    with pytest.raises(UsageError, match="has no option 'zzz'; the options are "):
+        call(*parts, zzz=2)
+    with pytest.raises(UsageError, match=r"takes .*, not 4 inputs"):
+        call("a", "b", "c", "d", **asked)
+    for one in options_of(declared(words)):
+        if one.default is MISSING:
+            with pytest.raises(UsageError, match=f"needs the option {one.name}: "):
+                call(*parts, **{name: ASKED[words].get(name) for name in ASKED[words] if name != one.name})
+
+
+@pytest.mark.parametrize("workers", [0, "two"])
+def test_workers_that_cannot_be(here, workers):
+    with pytest.raises(UsageError, match=f"--workers {workers} cannot be"):
+        function("cka", workers=workers)
+
+
+@pytest.mark.parametrize("stores", [3, None, [3]])
+def test_what_is_no_store_at_all(stores):
+    with pytest.raises(UsageError, match="is no store: give a folder"):
+        named("mi")(stores, labels="phone")
+
+
+@pytest.mark.parametrize("target", ["phone", "two"])
+def test_a_layer_that_one_of_the_stores_lacks_is_said_before_the_work(here, target):
+    told = []
+    with pytest.raises(UsageError, match="'T1' is no layer of mel"):
+        named("cca")(["one", "mel"], target=target, layers="T1", unit="phone", progress=lambda *done: told.append(done))
+    assert not told

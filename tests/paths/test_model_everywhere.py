@@ -219,7 +219,16 @@ def test_what_is_no_model_is_refused_alike(folder, eccc, command, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["RUN/step-2", "RUN/step-2/", "./RUN/../RUN/step-2", "melhubert:RUN/step-2", "inside", "melhubert:inside"]
+    "text",
+    [
+        "RUN/step-2",
+        "RUN/step-2/",
+        "RUN/step-2@main",
+        "./RUN/../RUN/step-2",
+        "melhubert:RUN/step-2",
+        "inside",
+        "melhubert:inside",
+    ],
 )
 @pytest.mark.parametrize("command", ["distill", "heads", "pretrain", "ctc", "lexical finetune"])
 def test_a_run_is_not_written_over_the_model_that_it_starts_from(folder, eccc, tmp_path, monkeypatch, command, text):

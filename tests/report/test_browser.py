@@ -9,7 +9,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from reporting import data_of, everything, write
+from reporting import about, data_of, everything, put, write
 
 pytestmark = pytest.mark.slow
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -183,3 +183,15 @@ def test_panels_follow_the_window(browser, report):
         )
     )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+
+
+def test_provenance_is_printed(browser, tmp_path):
+    put(tmp_path / "stores/base", about())
+    page, _ = write(tmp_path, everything())
+    show(browser, page, 1280)
+    state = "return [...document.querySelectorAll(\"section[aria-labelledby='provenance'] details\")].map(d => d.open)"
+    assert not any(browser.execute_script(state))
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert all(browser.execute_script(state))
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert not any(browser.execute_script(state))

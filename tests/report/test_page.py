@@ -16,6 +16,7 @@ from commands import run, succeeds
 from reporting import (
     EVIL,
     LAYERS,
+    about,
     bias,
     checkpoints,
     curve,
@@ -26,6 +27,7 @@ from reporting import (
     matrix,
     methods_of,
     parsed,
+    put,
     row,
     rows_of,
     write,
@@ -322,19 +324,6 @@ def test_results_report_themselves(tmp_path):
 
 
 # provenance
-
-
-def about(model="base", revision="abc", corpus="dev"):
-    return {
-        "schema": 1, "n_shards": 1, "corpus": {"name": corpus, "n_utterances": 3, "seconds": 90.0}, "versions": {"torch": "2"},
-        "configuration": {"model": {"id": model, "revision": revision, "family": "wav2vec2"}, "layers": list(LAYERS), "units": {"phone": "centre-third"}, "dtype": "float32", "store_dtype": "float16"},
-        "configuration_hash": "c0ffee",
-    }  # fmt: skip
-
-
-def put(folder, known):
-    folder.mkdir(parents=True)
-    (folder / "store.json").write_text(known if isinstance(known, str) else json.dumps(known), encoding="utf-8")
 
 
 def test_stores_say_what_made_them(tmp_path):

@@ -19,6 +19,7 @@ import layertool
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.layerwise.rows import parse_where
 from layertool.models import melhubert
+from layertool.result_rows import table as table_of
 from layertool.training import ctc_models
 from layertool.training.ctc_data import Parts, Writing
 from layertool.training.ctc_rates import WEIGHT, assess, bootstrap_rate
@@ -226,15 +227,13 @@ def test_a_sweep_compares_standard_and_modified(model, speech, tmp_path):
     assert list(again.runs) == [0, 2]
     assert all(run.was_there for run in again.runs.values())
     assert found.is_better == (found.runs[found.chosen].best.order[:2] < found.runs[0].best.order[:2])
-    table = layertool.results.table(sweep_rows(found, "tones", model))
-    dev = table[(table["target"] == "dev") & table["variant"].str.startswith("word error rate")]
+    table = table_of(sweep_rows(found, "tones", model))
+    dev = table[(table["target"] == "dev") & (table["metric"] == "word error rate")]
     assert len(dev) == 5
-    by = dict(zip(dev["variant"], dev["value"], strict=True))
-    standard = next(v for k, v in by.items() if k.startswith("word error rate, standard (all"))
-    modified = next(
-        v for k, v in by.items() if k.startswith(f"word error rate, top {found.chosen} layers re-initialised")
-    )
-    gain = next(v for k, v in by.items() if "standard minus" in k)
+    by = dict(zip([json.loads(one)["layers"] for one in dev["settings"]], dev["value"], strict=True))
+    standard = next(value for treatment, value in by.items() if treatment.startswith("standard (all"))
+    modified = by[f"top {found.chosen} layers re-initialised"]
+    gain = next(value for treatment, value in by.items() if "standard minus" in treatment)
     assert gain == pytest.approx(standard - modified)
     assert (table["analysis"] == "ctc").all()
     assert (table["layer"] == "model").all()
@@ -286,19 +285,21 @@ def test_states_computed_once_or_for_every_batch(frozen, model, speech, tmp_path
 
 def test_rows_of_a_frozen_run(frozen, model, speech):
     found = assess_run(frozen.folder, speech, PARTS, device="cpu")
-    table = layertool.results.table(rows(frozen, found, "tones", model))
-    of_layers = table[table["variant"] == WEIGHT]
+    table = table_of(rows(frozen, found, "tones", model))
+    of_layers = table[table["metric"] == WEIGHT]
     assert list(of_layers["layer"]) == ["T0", "T1", "T2", "T3"]
     assert list(of_layers["layer_index"]) == [0, 1, 2, 3]
     assert of_layers["value"].sum() == pytest.approx(1)
     assert (of_layers["chance"] == 0.25).all()
-    rates = table[table["variant"] != WEIGHT]
+    rates = table[table["metric"] != WEIGHT]
     assert list(rates["target"]) == ["dev", "test"]
-    assert rates["variant"].nunique() == 1
-    assert rates["variant"].iloc[0] == (
-        "phone error rate, frozen, learned weighted sum of all layers, linear CTC head on labels of the tier phone, greedy "
-        "decoding, best on dev of 60 steps"
-    )
+    assert set(rates["metric"]) == {"phone error rate"}
+    (settings,) = {text: json.loads(text) for text in rates["settings"]}.values()
+    assert settings == {
+        "layers": "frozen, learned weighted sum of all layers",
+        "head": "linear CTC on labels of the tier phone, greedy decoding",
+        "best_on_dev_of_steps": 60,
+    }
     assert (rates["ci_low"] <= rates["value"]).all()
     assert (rates["value"] <= rates["ci_high"]).all()
 
@@ -416,8 +417,6 @@ def test_requests_that_cannot_be(model, speech, learned, tmp_path):
         Writing(case="x")
     with pytest.raises(UsageError, match="1 or more"):
         quick(model, speech, tmp_path / "run", how=replace(QUICK, steps=0))
-    with pytest.raises(UsageError, match="lies in"):
-        quick(str(learned.folder), speech, learned.folder.parent)
     with pytest.raises(StoreError, match=r"no ctc\.json"):
         ctc_models.load(tmp_path)
     with pytest.raises(UsageError, match="other tokens"):

@@ -110,15 +110,6 @@ def test_the_student_hears_what_its_teacher_hears(name, runs, teachers, speech):
     assert student.model.normalises == {"melhubert": None, "hubert-base": False, "wav2vec2-large": True}[name]
 
 
-def test_what_fairseq_adds_to_variances_stays(teachers, speech, tmp_path):
-    """Its networks normalise with an epsilon of their own, which source.json says."""
-    teacher = models.save("wav2vec2-large", tmp_path / "teacher", seed=3)
-    (teacher / "source.json").write_text(json.dumps({"step": 9, "normalisation_epsilon": 1e-5}))
-    run = distill(str(teacher), speech, tmp_path / "run", RECIPE, replace(QUICK, steps=1), device="cpu")
-    assert open_encoder(str(run.models[-1])).model.epsilon == 1e-5
-    assert open_encoder(str(teachers["wav2vec2-large"])).model.epsilon == 1e-7
-
-
 @pytest.mark.parametrize(("name", "stopped_at"), [("melhubert", 1), ("melhubert", 5), ("wav2vec2-large", 3)])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name, stopped_at, runs, teachers, speech, tmp_path):
     def again(**more):
@@ -226,7 +217,6 @@ def test_what_cannot_be(teachers, speech, tmp_path):
     refused(UsageError, "no layer 4 to predict", replace(RECIPE, targets=(2, 4)))
     refused(UsageError, "none or repeated", replace(RECIPE, targets=(2, 2)))
     refused(UsageError, "is for MelHuBERT", statistics="360")
-    refused(UsageError, "lies in", out=teachers["hubert-base"].parent)
     refused(ModelError, "whose encoder is not trained here", model=str(models.whisper(tmp_path / "whisper")))
     refused(ModelError, "can be no teacher", model=str(models.save("wavlm-base", tmp_path / "wavlm")))
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,15 @@ from layertool.errors import ModelError
 from layertool.files import whole_file, write_json
 from layertool.models.checkpoint_files import described, refuse_adapter
 from layertool.models.computing import shapes_only
-from layertool.models.foreign import check_state, check_tensors, read_checkpoint, read_safetensors, whole_step
+from layertool.models.foreign import (
+    MELHUBERTS,
+    check_state,
+    check_tensors,
+    read_checkpoint,
+    read_safetensors,
+    refuse_other_tools,
+    whole_step,
+)
 from layertool.models.melhubert.network import Config, MelHuBERT
 from layertool.models.strangers import listed, opening, shown
 
@@ -31,7 +39,6 @@ _SPELLINGS = {f"{_CONVOLUTION}weight_g": f"{_POSITIONS}original0", f"{_CONVOLUTI
 _BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 # The heads with which a distilled student predicts its teacher's layers are no part of its own layers.
 _LEFT_OUT = re.compile(r"output_layer\.\d+\.(weight|bias)")
-_NAMED = ("melhubert", "hubert", "student")  # keys of Upstream_Config: today's, that of older files, of students
 MOST = 20  # names in one message
 
 State = dict[str, torch.Tensor]
@@ -82,8 +89,7 @@ def _read_folder(folder: Path) -> tuple[State, dict]:
     if settings.pop("model_type", None) != MODEL_TYPE:
         raise ModelError(
             f"{folder} has no config.json with the model type '{MODEL_TYPE}': give the folder that layertool wrote, "
-            f"or the "
-            "file of an original checkpoint"
+            f"or the file of an original checkpoint"
         )
     return read_safetensors(folder / WEIGHTS), settings
 
@@ -91,20 +97,19 @@ def _read_folder(folder: Path) -> tuple[State, dict]:
 def _read_original(path: Path) -> tuple[State, dict]:
     checkpoint = read_checkpoint(path)
     state, upstream = checkpoint.get("model"), checkpoint.get("Upstream_Config")
-    _refuse_others(checkpoint, path)
+    refuse_other_tools(path, checkpoint, "melhubert")
     if not isinstance(state, Mapping) or not isinstance(upstream, Mapping):
         lacking = [name for name in ("model", "Upstream_Config") if not isinstance(checkpoint.get(name), Mapping)]
         raise ModelError(
             f"{path} is no checkpoint of MelHuBERT: it has no {' and no '.join(lacking)}, only "
-            f"{listed(sorted(map(str, checkpoint)), MOST)}; "
-            "give a file that its training wrote"
+            f"{listed(sorted(map(str, checkpoint)), MOST)}; give a file that its training wrote"
         )
-    settings = next((upstream[name] for name in _NAMED if isinstance(upstream.get(name), Mapping)), None)
+    settings = next((upstream[name] for name in MELHUBERTS if isinstance(upstream.get(name), Mapping)), None)
     if settings is None:
         raise ModelError(
             f"{path} is of an unknown architecture: its Upstream_Config has the keys "
             f"{listed(sorted(map(str, upstream)), MOST)}, and not one of "
-            f"{', '.join(_NAMED)}; give a checkpoint of MelHuBERT"
+            f"{', '.join(MELHUBERTS)}; give a checkpoint of MelHuBERT"
         )
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
@@ -114,30 +119,6 @@ def _read_original(path: Path) -> tuple[State, dict]:
         )
     step = whole_step(checkpoint.get("Step"))
     return _plain_state(state, path), {**settings, "step": step}
-
-
-def _refuse_others(checkpoint: Mapping, path: Path) -> None:
-    """Raise a ModelError that names the family of a checkpoint that is known to be another one."""
-    keys = set(map(str, checkpoint))
-    states = (checkpoint.get(key) for key in ("model", "state_dict", "model_state_dict"))
-    names = set(map(str, next((state for state in states if isinstance(state, Mapping)), checkpoint)))
-    what = None
-    if "dims" in keys and "model_state_dict" in keys:
-        what = "a checkpoint of OpenAI's Whisper: give the folder or id of the same model for transformers"
-    elif "model" in keys and keys & {"args", "cfg"}:
-        what = f"a checkpoint of fairseq: give it as fairseq:{path}"
-    elif "Distiller" in keys:
-        what = "a checkpoint of s3prl's DistilHuBERT: give ntu-spml/distilhubert or a folder for transformers"
-    elif keys & {"Featurizer", "Downstream", "Transformer"}:
-        what = "a checkpoint of s3prl, but of no MelHuBERT: give the one that pre-training wrote"
-    elif any("feature_extractor.conv_layers" in name for name in names):
-        what = (
-            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as "
-            "fairseq:FILE "
-            "what fairseq wrote"
-        )
-    if what:
-        raise ModelError(f"{path} is {what}")
 
 
 def _plain_state(state: Mapping[str, torch.Tensor], path: Path) -> State:
@@ -228,8 +209,7 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
         if of_queries % head_dim:
             raise ModelError(
                 f"{where} has {of_queries} rows of queries in block {k + 1}, which are no whole heads of {head_dim}: "
-                f"its "
-                "encoder_attention_heads is not that of the network before pruning"
+                f"its encoder_attention_heads is not that of the network before pruning"
             )
         heads.append(of_queries // head_dim)
         rows.append(_sized(state, f"encoder.layers.{k}.fc1.weight", config.encoder_ffn_embed_dim))

@@ -44,8 +44,7 @@ def features(waveform: np.ndarray, stride: int = 20, statistics: str = DEFAULT_S
     if len(waveform) < FRAME_FIELD:
         raise AudioError(
             f"MelHuBERT needs at least {FRAME_FIELD} samples at 16 kHz ({1000 * FRAME_FIELD // SAMPLE_RATE} ms), but "
-            f"the "
-            f"audio has {len(waveform)}: leave the utterance out or lengthen it"
+            f"the audio has {len(waveform)}: leave the utterance out or lengthen it"
         )
     mean, deviation = table(statistics)
     energies = fbank(np.ascontiguousarray(INT16_SCALE * waveform.astype(np.float32)), N_MELS, "hamming")
@@ -74,8 +73,7 @@ def table(statistics: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix != ".npy":
         raise UsageError(
             f"'{statistics}' names no statistics of MelHuBERT's input: choose {', '.join(known)} (hours of "
-            f"LibriSpeech), "
-            "or give a .npy file of shape (2, 40), means and deviations"
+            f"LibriSpeech), or give a .npy file of shape (2, 40), means and deviations"
         )
     try:
         values = np.load(path, allow_pickle=False)

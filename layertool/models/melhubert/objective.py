@@ -28,8 +28,7 @@ def span_mask(
     if not 0 < probability <= 1 or length < 1 or min_spans < 0:
         raise UsageError(
             f"spans of {length} frames with probability {probability:g}, at least {min_spans}, cannot be drawn: the "
-            f"length "
-            "is 1 or more, the probability above 0 and at most 1"
+            f"length is 1 or more, the probability above 0 and at most 1"
         )
     mask = np.zeros((len(n_frames), max(n_frames, default=0)), dtype=bool)
     for row, n in zip(mask, n_frames, strict=True):

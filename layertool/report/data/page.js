@@ -190,5 +190,10 @@
   matchMedia("print").addEventListener("change", fitAll);
   addEventListener("beforeprint", fitAll);
   addEventListener("afterprint", fitAll);
+
+  // What is printed says where its numbers come from.
+  const folded = [...document.querySelectorAll('section[aria-labelledby="provenance"] details:not([open])')];
+  addEventListener("beforeprint", () => folded.forEach((part) => { part.open = true; }));
+  addEventListener("afterprint", () => folded.forEach((part) => { part.open = false; }));
   document.documentElement.dataset.ready = "yes";
 })();
