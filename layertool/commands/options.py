@@ -81,12 +81,6 @@ where_option = click.option(
     help="Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the "
     "same column again is an alternative, another column has to hold too.",
 )
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of folds and samples."
-)
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="Device that computes products: auto, cpu or cuda:N."
-)
 
 
 # Spellings of before that mean something else elsewhere: of each command, what is typed now.
