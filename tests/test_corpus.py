@@ -721,6 +721,7 @@ def test_a_sample_is_drawn_by_its_seed_in_corpus_order(ten, tmp_path):
         ({"where": "f"}, "'f' is no condition"),
         ({"first": 2, "sample": 2}, "give --first or --sample"),
         ({"first": 0}, "a subset of less than one utterance is none"),
+        ({"first": "3"}, "'3' is no number of utterances"),
     ],
 )
 def test_subsets_that_are_none(ten, asked, message):

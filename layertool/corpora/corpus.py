@@ -157,8 +157,10 @@ class Corpus:
         if first is not None and sample is not None:
             raise UsageError("the first utterances and a sample of them are two things: give --first or --sample")
         for n in (first, sample):
-            if n is not None and (not isinstance(n, Integral) or n < 1):
-                raise UsageError(f"a subset of {n!r} utterances is none: give a whole number from 1")
+            if not isinstance(n, (Integral, type(None))):
+                raise UsageError(f"{n!r} is no number of utterances: give a whole number from 1")
+        if min(n for n in (first, sample, 1) if n is not None) < 1:
+            raise UsageError("a subset of less than one utterance is none: give a number from 1")
         chosen = np.flatnonzero(holds(self.utterances, conditions, f"the corpus {self.name}"))
         if sample is not None:
             chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:sample])
