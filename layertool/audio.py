@@ -90,9 +90,9 @@ def cut(path: Path | str, info: AudioInfo, start: float | None, end: float | Non
 class Excerpt(NamedTuple):
     """The audio of one utterance: a file or a part of it, one channel.
 
-    ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'. ``start``, ``end``: seconds
-    inside the file; None for its ends. ``n_samples``: how many there were when a corpus was made of it, at the rate at
-    which it is read.
+    ``channel``: None for mono files, a number from 0, 'mix' (mean of the channels) or 'sum'. ``start``, ``end``:
+    seconds inside the file; None for its ends. ``n_samples``: how many there were when a corpus was made of it, at the
+    rate at which it is read.
     """
 
     path: Path | str

@@ -82,7 +82,8 @@ class Sentence(click.ClickException):
 
 
 class Formatter(click.HelpFormatter):
-    """Help that fits the terminal: where lines stand as they are written, prose is filled, and examples go on with a backslash."""
+    """Help that fits the terminal: where lines stand as they are written, prose is filled, and examples go on with a
+    backslash."""
 
     def write_text(self, text: str) -> None:
         room, as_written = self.width - self.current_indent, False

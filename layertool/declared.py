@@ -1,4 +1,5 @@
-"""Options that are declared once: fields of a frozen dataclass, which checks them; commands make their options of them."""
+"""Options that are declared once: fields of a frozen dataclass, which checks them; commands make their options of
+them."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def option(
 ) -> Any:
     """A field of a ``Declared`` class that is an option of its command.
 
-    ``help`` reads alone. ``flags``: instead of ``--name``. ``low``, ``high``: of a number. ``usual``: what help shows as
-    the default. ``parse``: what makes the value of what was typed. ``decides``: whether it can change a number.
+    ``help`` reads alone. ``flags``: instead of ``--name``. ``low``, ``high``: of a number. ``usual``: what help shows
+    as the default. ``parse``: what makes the value of what was typed. ``decides``: whether it can change a number.
     """
     about = {"help": help, "flags": flags, "metavar": metavar, "low": low, "high": high, "usual": usual, "parse": parse}
     return field(default=default, metadata=about | {"decides": decides})
@@ -37,7 +38,8 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares: its Python ``name``, the command line's ``flags``, the ``kind`` of a value, whether there are ``many``."""
+    """What a field declares: its Python ``name``, the command line's ``flags``, the ``kind`` of a value, whether there
+    are ``many``."""
 
     name: str
     flags: tuple[str, ...]

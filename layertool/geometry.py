@@ -106,9 +106,9 @@ _POOLING = re.compile(r"(mean|min|max|centre-third|position@(0(?:\.\d+)?|1(?:\.0
 class Pooling:
     """How the frames of one segment become one row.
 
-    ``mean``, ``min``, ``max``: of all frames, for each dimension. ``centre-third``: the frames left after cutting floor((L+1)/3) at each end
-    (Pasad et al., phones). ``position@Q``: the single frame floor(Q*L) of L, the last for Q=1.
-    ``quarter1`` to ``quarter4``: the mean of one of four equal parts.
+    ``mean``, ``min``, ``max``: of all frames, for each dimension. ``centre-third``: the frames left after cutting
+    floor((L+1)/3) at each end (Pasad et al., phones). ``position@Q``: the single frame floor(Q*L) of L, the last for
+    Q=1. ``quarter1`` to ``quarter4``: the mean of one of four equal parts.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""Whisper and what listeners heard: ``layertool.lexical.score(model, corpus)``, ``rank``, ``baselines`` and ``lens``."""
+"""Whisper and what listeners heard: ``layertool.lexical.score(model, corpus)``, ``rank``, ``baselines`` and
+``lens``."""
 
 from __future__ import annotations
 

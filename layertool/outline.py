@@ -1,7 +1,8 @@
-"""What tables, figures and the report read from result rows: labels of stores, the order of layers, what belongs together.
+"""What tables, figures and the report read from result rows: labels of stores, the order of layers, what belongs
+together.
 
-Everything is decided from columns. ``tidy`` adds those that the others need: ``label``, a name for each store, and ``own``,
-the settings in which rows of one metric differ.
+Everything is decided from columns. ``tidy`` adds those that the others need: ``label``, a name for each store, and
+``own``, the settings in which rows of one metric differ.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def tidy(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame
 
 @cache
 def _said(settings: str) -> tuple[str, ...]:
-    """Settings as phrases; which layers were put together stands in the column of the layer. Rows of 0.1.0 have one sentence."""
+    """Settings as phrases; which layers were put together stands in the column of the layer. Rows of 0.1.0 have one
+    sentence."""
     known = json.loads(settings or "{}")
     said = phrases({key: value for key, value in known.items() if key not in (WORDS, "over")})
     return (*said, *filter(None, known.get(WORDS, "").split(", ")))
@@ -99,7 +101,8 @@ def check_axis(x: str) -> None:
 def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
     """The label of each row's store: ``names`` in the order of the stores, else what tells it from the others.
 
-    That is the model's short name and, where stores share it, as little as is needed of step, revision, folder and corpus.
+    That is the model's short name and, where stores share it, as little as is needed of step, revision, folder and
+    corpus.
     """
     number = rows.groupby(STORE, sort=False, dropna=False).ngroup()
     stores = rows[[*STORE, "layer"]].assign(number=number).drop_duplicates("number").set_index("number")
@@ -158,7 +161,8 @@ def only_once(rows: pd.DataFrame, keys: list[str]) -> None:
         same = rows[(rows[keys] == first[keys]).all(axis=1)]
         differ = [column for column in same.drop(columns=[*NUMBERS, "said"]) if same[column].nunique(dropna=False) > 1]
         raise UsageError(
-            f"layer {first['layer']} of {first['label']} has {len(same)} results for {', '.join(filter(None, first[PANEL]))} "
+            f"layer {first['layer']} of {first['label']} has {len(same)} results for "
+            f"{', '.join(filter(None, first[PANEL]))} "
             f"(they differ in {', '.join(differ or ['value'])}): keep one of them"
         )
 
@@ -195,7 +199,8 @@ def is_single(rows: pd.DataFrame) -> pd.Series:
 
 
 def is_drawn(rows: pd.DataFrame) -> pd.Series:
-    """Which rows figures and short tables show: the main metrics of their analysis, or all where there are only others."""
+    """Which rows figures and short tables show: the main metrics of their analysis, or all where there are only
+    others."""
     pairs = dict.fromkeys(zip(rows["analysis"], rows["metric"], strict=True))
     main = {pair for pair in pairs if measure(*pair).drawn and pair[1] != PARAMETERS}
     known = {analysis for analysis, _ in main}
@@ -212,14 +217,16 @@ def has_layers(rows: pd.DataFrame) -> pd.Series:
 
 
 def is_level(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are of what has no layers beside networks that have: baselines, mel. They are levels across a figure."""
+    """Which rows are of what has no layers beside networks that have: baselines, mel. They are levels across a
+    figure."""
     several = rows.groupby("label")["layer"].transform("nunique") > 1
     on_axis = rows["layer"].isin(rows["layer"][several]) & (rows["layer"] != BASELINE)
     return ~on_axis.groupby(rows["label"]).transform("all")
 
 
 def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tuple[str, pd.DataFrame]]:
-    """Which kinds of figures show which rows of one analysis: maps, curves, bars, singles (of stimuli), series, removed.
+    """Which kinds of figures show which rows of one analysis: maps, curves, bars, singles (of stimuli), series,
+    removed.
 
     ``whole``: those of all metrics, not the main ones only.
     """
@@ -243,11 +250,12 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
 
 
 def removed(rows: pd.DataFrame, reference: str | Path | None) -> pd.DataFrame:
-    """Rows with ``x``, the parameters removed from the store ``reference`` (the largest where None is named), and ``family``.
+    """Rows with ``x``, the parameters removed from the store ``reference`` (the largest where None is named), and
+    ``family``.
 
     ``rows``: with rows of the metric ``PARAMETERS`` that say how large each store's model is. Families are folders of
-    stores; the rows of the reference, which nothing was removed from, are in each of them, with ``is_reference``. Raises
-    UsageError without sizes, and where nothing stands beside the reference.
+    stores; the rows of the reference, which nothing was removed from, are in each of them, with ``is_reference``.
+    Raises UsageError without sizes, and where nothing stands beside the reference.
     """
     sizes = rows[rows["metric"] == PARAMETERS].set_index("store")["value"]
     sizes = sizes[~sizes.index.duplicated()]
@@ -256,7 +264,8 @@ def removed(rows: pd.DataFrame, reference: str | Path | None) -> pd.DataFrame:
     lacking = [store for store in rows["store"].unique() if store not in sizes.index]
     if whole not in sizes.index or lacking:
         raise UsageError(
-            f"{(lacking or [whole])[0]} does not say how many parameters its model has: extract it again, or leave it out"
+            f"{(lacking or [whole])[0]} does not say how many parameters its model has: extract it again, or "
+            "leave it out"
         )
     first = rows["store"] == whole
     if first.all():
@@ -288,7 +297,8 @@ def steps(rows: pd.DataFrame, x: str = "step") -> pd.DataFrame:
 
 
 def trajectories(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of training runs of which at least ``RUN`` checkpoints are there; controls have no step, and are not in it."""
+    """The rows of training runs of which at least ``RUN`` checkpoints are there; controls have no step, and are not in
+    it."""
     stepped = rows[rows["step"].notna() & (rows["layer"] != BASELINE)]
     if stepped.empty:
         return stepped

@@ -1,4 +1,5 @@
-"""What can be read from a layer without training: ``layertool.probe.neighbours(stores, labels="phone")`` and the others."""
+"""What can be read from a layer without training: ``layertool.probe.neighbours(stores, labels="phone")`` and the
+others."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ LEVEL = 0.95
 def counts(n_clusters: int, seed: int, n_resamples: int = N_RESAMPLES) -> np.ndarray:
     """How often each cluster is drawn, with replacement, in each resample: (n_resamples, n_clusters) int64.
 
-    One cluster has no spread to learn from: it is drawn 0 times, so that nothing is defined and no interval comes of it.
+    One cluster has no spread to learn from: it is drawn 0 times, so that nothing is defined and no interval comes of
+    it.
     """
     if n_clusters < 2:
         return np.zeros((n_resamples, n_clusters), np.int64)
@@ -27,10 +28,11 @@ def counts(n_clusters: int, seed: int, n_resamples: int = N_RESAMPLES) -> np.nda
 
 
 def reach(n_clusters: int, n_cells: int = 1) -> float:
-    """How many standard deviations of resampled values an interval takes on either side: 1.96 of many clusters, more of few.
+    """How many standard deviations of resampled values an interval takes on either side: 1.96 of many clusters, more of
+    few.
 
-    Clusters are drawn within ``n_cells``. Their resampled values spread by sqrt((n - n_cells) / n) too little, and Student's t
-    has longer ends than a normal. inf where no cell has two clusters.
+    Clusters are drawn within ``n_cells``. Their resampled values spread by sqrt((n - n_cells) / n) too little, and
+    Student's t has longer ends than a normal. inf where no cell has two clusters.
     """
     free = n_clusters - n_cells
     return float(t.ppf((1 + LEVEL) / 2, free) * np.sqrt(n_clusters / free)) if free > 0 else np.inf
@@ -83,13 +85,15 @@ def jackknife(
 
 
 def jackknife_groups(groups: np.ndarray, n_groups: int, seed: int) -> np.ndarray:
-    """Clusters (n,), integers from 0 on, put together at random into at most so many groups of like numbers of clusters."""
+    """Clusters (n,), integers from 0 on, put together at random into at most so many groups of like numbers of
+    clusters."""
     n_clusters = int(groups.max()) + 1
     return (np.random.default_rng(seed).permutation(n_clusters) % n_groups)[groups]
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation of x and y (n,), ties at their mean rank; NaN for fewer than 3 items or a constant."""
+    """Spearman's rank correlation of x and y (n,), ties at their mean rank; NaN for fewer than 3 items or a
+    constant."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(spearmanr(x, y).statistic)

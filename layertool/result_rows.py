@@ -49,9 +49,9 @@ FORMERLY = {
 class Result:
     """One number, with everything that says which number it is.
 
-    ``metric``: what it is; ``group``: the part of the data that it is of, None for all; ``item``: the one stimulus, word or
-    task, None for a mean; ``settings``: JSON of everything that decides it; ``variant``: the same for people, made by
-    ``row`` and read by nothing. ``chance``: what no information would give.
+    ``metric``: what it is; ``group``: the part of the data that it is of, None for all; ``item``: the one stimulus,
+    word or task, None for a mean; ``settings``: JSON of everything that decides it; ``variant``: the same for people,
+    made by ``row`` and read by nothing. ``chance``: what no information would give.
     """
 
     analysis: str
@@ -79,7 +79,8 @@ class Result:
 
 
 COLUMNS = (
-    "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n seed store layertool"
+    "analysis variant model revision step corpus unit layer layer_index target value ci_low ci_high chance n "
+    "seed store layertool"
     " metric group item settings"
 ).split()
 LATER = ("metric", "group", "item", "settings")  # columns that files of 0.1.0 do not have

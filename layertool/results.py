@@ -27,8 +27,8 @@ SHOWN = ("x", "reference", "names")  # how
 class Results:
     """Result rows, one a number. ``rows``: the DataFrame (``result_rows.Result`` describes its columns).
 
-    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and figure;
-    ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
+    ``tables``: those that an analysis gives beside its rows, by name. In a notebook it shows itself as table and
+    figure; ``shown``: how, unless ``text`` or ``plot`` are told otherwise.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Results:
     def plot(self, file: Path | str | None = None, **how: Any) -> Figure:
         """The figure; with ``file`` it is written, too, as .png, .pdf or .svg.
 
-        ``how``: ``x`` is the axis ("layer", "depth", "step" or "parameters" removed from the store ``reference``), ``names`` are
-        labels of the stores, in their order.
+        ``how``: ``x`` is the axis ("layer", "depth", "step" or "parameters" removed from the store ``reference``),
+        ``names`` are labels of the stores, in their order.
         """
         from layertool import figures
 

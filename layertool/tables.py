@@ -1,7 +1,8 @@
 """The one printer of result rows: tables that fit a terminal, and the same as HTML.
 
-Layers stand down in network order, what differs (store, metric, setting, target) across, matrices layer by layer; a series has
-steps down and layers across. Below stand chance, baselines, how many rows there are, and the settings that all have.
+Layers stand down in network order, what differs (store, metric, setting, target) across, matrices layer by layer; a
+series has steps down and layers across. Below stand chance, baselines, how many rows there are, and the settings that
+all have.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def _kinds(rows: pd.DataFrame, brief: bool, x: str, width: int) -> Iterator[Tabl
 
 
 def _split(rows: pd.DataFrame, make: Callable[[pd.DataFrame], Table], width: int) -> Iterator[Table]:
-    """One table where it fits, else one for each value of what is best looked at alone; levels stand below the last store."""
+    """One table where it fits, else one for each value of what is best looked at alone; levels stand below the last
+    store."""
     level = outline.is_level(rows) & (rows["layer"].nunique() > 1)
     layered = rows[~level]
     apart = outline.differing(layered, SPLIT)
@@ -335,7 +337,8 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
 
 
 def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
-    """Models down, association tests across: d, its interval, p; a p near 1 of a one-sided test is said to be of the other side."""
+    """Models down, association tests across: d, its interval, p; a p near 1 of a one-sided test is said to be of the
+    other side."""
     alternatives = [one.get("alternative", TWO_SIDED) for one in settings_of(rows)]
     rows = rows.assign(one_sided=[name != TWO_SIDED for name in alternatives])
     of_d, of_p = ({p for said in rows["said"][rows["metric"] == name] for p in said} for name in (EFFECT, P))
@@ -354,7 +357,8 @@ def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
         heads = ["model" if name == "label" else "layers" if name == "layer" else "settings" for name in down]
         every = "".join(cell for line in lines for cell in line)
         notes = [
-            f"d{'' if brief else ' [95 % interval]'}, p: * p < .05, ** also after Benjamini and Hochberg, *** also after Bonferroni"
+            f"d{'' if brief else ' [95 % interval]'}, p: * p < .05, ** also after Benjamini and Hochberg, *** "
+            "also after Bonferroni"
         ]
         if OTHER_WAY in every:
             notes.append(f"{OTHER_WAY} the bias goes the other way: p of the other side is below .05")
@@ -444,10 +448,16 @@ def long(rows: pd.DataFrame, caption: str, most: int | None = None) -> Table:
     keys = [name for name in outline.differing(rows, list(names)) if name != "step"] or ["metric"]
     heads = [*(names[key] for key in keys), "value", "95 % interval", "chance", "against chance", "n"]
     lines = [
-        [*(row[key] for key in keys), number(row["value"]), interval(row["ci_low"], row["ci_high"]), number(row["chance"]),
-         against_chance(row), counted(row["n"])]
+        [
+            *(row[key] for key in keys),
+            number(row["value"]),
+            interval(row["ci_low"], row["ci_high"]),
+            number(row["chance"]),
+            against_chance(row),
+            counted(row["n"]),
+        ]
         for _, row in rows.head(most or len(rows)).iterrows()
-    ]  # fmt: skip
+    ]
     more = f" (the first {most} of {len(rows)}; the saved rows have all)" if most and len(rows) > most else ""
     return Table(caption + more, heads, lines, n_heads=len(keys))
 
@@ -506,7 +516,8 @@ def _drawn(table: Table, width: int, gap: int) -> Iterator[str]:
 
 
 def _widths(table: Table, room: float = math.inf) -> list[int]:
-    """How wide each column has to be: as its longest number, or word of its head; names give way to one of the columns."""
+    """How wide each column has to be: as its longest number, or word of its head; names give way to one of the
+    columns."""
     widths = []
     for k, name in enumerate(table.head):
         cells = [_length(line[k]) for line in table.lines] or [0]

@@ -167,8 +167,8 @@ class Fit:
     def score_legacy(self, moments: Moments) -> float:
         """PWCCA as the published code of Pasad et al. computes it (spec 3.3), for comparison only.
 
-        The mean of neuron i is added to variate i (of variance max |S|, as its covariances are scaled to largest entry 1
-        and its data are not), weights come from the first k neurons that vary, uncentred,
+        The mean of neuron i is added to variate i (of variance max |S|, as its covariances are scaled to largest entry
+        1 and its data are not), weights come from the first k neurons that vary, uncentred,
         of the view with fewer of them (y when there are as many). It changes under translation and
         permutation of a view, and with the signs of the directions, which are arbitrary: here both variates of a
         direction have a mean of 0 or more together, there they are as the decomposition happened to leave them.
@@ -207,9 +207,9 @@ class Solver:
     """CCA of given moments for any regularisation: each view is decomposed once for all of them.
 
     ``share``: SVCCA, see ``Whitener.of``. ``like``: the solver of other moments with the same x, whose
-    decomposition of it is taken over. ``deleting``: each eps also deletes the dimensions of less variance (relative to the
-    largest), as the published code does; without it all eps have the same directions. Raises UsageError when there are too
-    few rows: with as many dimensions as rows every correlation is 1 whatever the data are.
+    decomposition of it is taken over. ``deleting``: each eps also deletes the dimensions of less variance (relative to
+    the largest), as the published code does; without it all eps have the same directions. Raises UsageError when there
+    are too few rows: with as many dimensions as rows every correlation is 1 whatever the data are.
     """
 
     def __init__(
@@ -245,9 +245,15 @@ class Solver:
         return Fit(left * turn, right * turn, bases, to_numpy(s), (white_x.scale, white_y.scale))
 
     def _reduced(
-        self, wide: str | None, key_x: tuple, key_y: tuple, white_x: Whitener, white_y: Whitener,
-        scale_x: Array, scale_y: Array,
-    ) -> tuple[Bases, Array]:  # fmt: skip
+        self,
+        wide: str | None,
+        key_x: tuple,
+        key_y: tuple,
+        white_x: Whitener,
+        white_y: Whitener,
+        scale_x: Array,
+        scale_y: Array,
+    ) -> tuple[Bases, Array]:
         """Bases of both views, and the cross-covariance in them; the scaling of the ``wide`` side is part of its basis.
 
         All canonical directions of a much wider view lie in as many dimensions as the other view has: a QR
@@ -336,11 +342,12 @@ def _orthonormal(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
 
 
 def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10, deleting: bool = True) -> Fit:
-    """Regularised CCA of rows x (n, d1) and y (n, d2), n > max(d1, d2), as they are: see ``protocols`` for standardised ones.
+    """Regularised CCA of rows x (n, d1) and y (n, d2), n > max(d1, d2), as they are: see ``protocols`` for standardised
+    ones.
 
     ``eps_x``, ``eps_y`` are added to the covariances after these are scaled to largest entry 1; ``deleting``: and
-    dimensions of less variance are left out (spec layerwise.md 3.2). Raises UsageError when there are too few rows: with as
-    many dimensions as rows every correlation is 1 whatever the data are.
+    dimensions of less variance are left out (spec layerwise.md 3.2). Raises UsageError when there are too few rows:
+    with as many dimensions as rows every correlation is 1 whatever the data are.
     """
     return fit_moments(_centred(x, y), eps_x, eps_y, deleting)
 
@@ -352,7 +359,8 @@ def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10, de
 
 @dataclass(frozen=True)
 class Side:
-    """One view, its columns standardised and whitened once for all its partners: ``white`` (rank, d), and products with it."""
+    """One view, its columns standardised and whitened once for all its partners: ``white`` (rank, d), and products with
+    it."""
 
     white: Array  # maps centred rows as they are
     gram: np.ndarray  # (rank,), variance left to each whitened direction: 1 but for eps
@@ -363,7 +371,8 @@ class Side:
 class InSampleCCA:
     """CCA fitted and scored on the same rows, from products of centred views: a measure for ``matrix.fill``.
 
-    Columns are standardised, so that no score depends on the scale of a neuron. ``variant``: ``pwcca`` (mean of both directions), ``mean`` or ``mean-square``. Chance is that of the control.
+    Columns are standardised, so that no score depends on the scale of a neuron. ``variant``: ``pwcca`` (mean of both
+    directions), ``mean`` or ``mean-square``. Chance is that of the control.
     """
 
     variant: str = "pwcca"

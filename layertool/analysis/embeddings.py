@@ -82,8 +82,8 @@ def read(path: Path | str, words: Sequence[str]) -> Embeddings:
     a literal that is parsed, never run; attributes that a word does not have are 0. Either may be gzipped.
 
     A label takes the word of the file that equals it; else the one that equals it in lower case; else the first
-    that differs only in case (``str.casefold``). Of equal words in the file the first wins. Text is UTF-8, compared in NFC; a word
-    with other bytes stays in the file, where no label equals it.
+    that differs only in case (``str.casefold``). Of equal words in the file the first wins. Text is UTF-8, compared in
+    NFC; a word with other bytes stays in the file, where no label equals it.
 
     Raises CorpusError, with the line, for a file that is missing, empty, binary or in neither format, for
     vectors of different lengths, and for an attribute line or the vector of an asked word that is not finite

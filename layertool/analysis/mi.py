@@ -62,8 +62,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Clusters:
-    """K-means clusters: ``centroids`` (n_clusters, width), float64; ``scale`` (width,): what distances are divided by in
-    each dimension, where columns were standardised (inf: not looked at)."""
+    """K-means clusters: ``centroids`` (n_clusters, width), float64; ``scale`` (width,): what distances are divided by
+    in each dimension, where columns were standardised (inf: not looked at)."""
 
     centroids: np.ndarray
     scale: np.ndarray | None = None
@@ -101,9 +101,9 @@ def fit_clusters(
     """Mini-batch k-means of the rows of features (n, width), neither scaled nor whitened.
 
     The parity path of Pasad et al. 2021 (k-means++ starts, ``PHONE_*`` or ``WORD_*`` sizes), with a seed.
-    ``standardise``: distances are between columns divided by their standard deviation, so that a few large ones do not decide.
-    Rows are clustered as float32 about their mean, in a copy, or in place with ``overwrite`` where they are float32. Raises UsageError for fewer rows than
-    clusters and FeatureError for values that are not finite.
+    ``standardise``: distances are between columns divided by their standard deviation, so that a few large ones do not
+    decide. Rows are clustered as float32 about their mean, in a copy, or in place with ``overwrite`` where they are
+    float32. Raises UsageError for fewer rows than clusters and FeatureError for values that are not finite.
     """
     features = _rows(features)
     if n_clusters < 1:
@@ -188,7 +188,8 @@ def score(clusters: np.ndarray, labels: np.ndarray, n_permutations: int = 20, se
 
 
 def without_each(clusters: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_groups: int) -> list[Score]:
-    """Scores without the rows of each group 0 … n_groups - 1 in turn, for a jackknife; ``groups`` (n,): that of each row.
+    """Scores without the rows of each group 0 … n_groups - 1 in turn, for a jackknife; ``groups`` (n,): that of each
+    row.
 
     None at all for a single group, and where fewer than two labels would be left.
     """

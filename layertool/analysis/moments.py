@@ -103,7 +103,8 @@ class Moments:
 
 
 def standard_scales(rows: Moments, whole: Moments) -> tuple[Array, Array]:
-    """Factors (d1,), (d2,) that give every column of ``rows`` the variance 1 and a mean of 0 or more; 0 for a constant one.
+    """Factors (d1,), (d2,) that give every column of ``rows`` the variance 1 and a mean of 0 or more; 0 for a constant
+    one.
 
     ``rows`` may be what is left of ``whole`` after subtraction: a variance within the rounding of that is none. Only
     scores that depend on means (legacy PWCCA) notice their signs.

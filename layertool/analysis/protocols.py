@@ -6,7 +6,8 @@ moments are of the same x with a y that has lost its relation to it, and give th
 Every column is divided by its standard deviation on the fitting rows first. So eps, the only thing here that knows of
 scales, shrinks every neuron alike, and the weights of PWCCA count every neuron alike: no score changes when a neuron is
 multiplied by a constant, and every eps has the same directions. SVCCA keeps the scales, which decide what it cuts away;
-so does ``published``, which also deletes the dimensions whose variance is under eps of the largest, as the published code does.
+so does ``published``, which also deletes the dimensions whose variance is under eps of the largest, as the published
+code does.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from layertool.analysis.moments import Moments, standard_scales, total
 from layertool.errors import UsageError
 from layertool.resampling import jackknife, students_interval
 
-# Added to the covariances, whose largest entry is 1: from nothing to as much as a neuron varies. The published grid hardly
-# regularises at all where there are few rows per dimension (spec layerwise.md 9.2, item 14).
+# Added to the covariances, whose largest entry is 1: from nothing to as much as a neuron varies. The published grid
+# hardly regularises at all where there are few rows per dimension (spec layerwise.md 9.2, item 14).
 EPS_GRID = (1e-6, 1e-4, 1e-2, 1.0)
 PUBLISHED_EPS_GRID = (1e-11, 1e-10, 1e-9)
 IN_SAMPLE_EPS = 1e-10
@@ -42,7 +43,8 @@ NAMES = {  # of variants, as rows name their metric
 
 @dataclass(frozen=True)
 class Estimate:
-    """One score: its value, 95 % interval, chance level, and the single ``trials`` that it is the mean of, with their eps.
+    """One score: its value, 95 % interval, chance level, and the single ``trials`` that it is the mean of, with their
+    eps.
 
     ``directions``: of the fit of each trial, how many canonical correlations there are.
     """
@@ -91,8 +93,8 @@ def held_out(
     The value is the mean over ``n_trials`` trials with disjoint development and test folds, the interval
     Student's t over them (trials share training rows, so it is approximate). Every variant chooses
     its own eps, among all pairs of ``eps_grid``. Chance: the control, fitted and scored the same way with
-    the eps that was chosen. ``share``: of the variance that SVCCA keeps. ``published``: columns as they are, and each eps
-    deletes dimensions. Raises UsageError for too few rows.
+    the eps that was chosen. ``share``: of the variance that SVCCA keeps. ``published``: columns as they are, and each
+    eps deletes dimensions. Raises UsageError for too few rows.
     """
     whole, whole_control = total(folds), total(control)
     found: dict[str, list[_Trial]] = {variant: [] for variant in variants}
@@ -180,13 +182,15 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """
     if len(estimates) == 1:
         return estimates[0]
-    whole = _over_trials([
-        _Trial(*trial)
-        for e in estimates
-        for trial in zip(
-            e.trials, e.chance_trials, e.eps or [(0.0, 0.0)] * len(e.trials), e.directions, strict=True
-        )
-    ])  # fmt: skip
+    whole = _over_trials(
+        [
+            _Trial(*trial)
+            for e in estimates
+            for trial in zip(
+                e.trials, e.chance_trials, e.eps or [(0.0, 0.0)] * len(e.trials), e.directions, strict=True
+            )
+        ]
+    )
     ends = [(estimate.low, estimate.high) for estimate in estimates if len(estimate.trials) == 1]
     if len(ends) == len(estimates) and all(low is not None for low, _ in ends):
         low, high = np.mean(np.array(ends, np.float64), 0).tolist()

@@ -89,7 +89,8 @@ def rsa_ranks(x: np.ndarray, distance: str = "correlation", name: str = "view x"
         raise UsageError(f"RSA needs at least 3 rows, not {n}: take more rows")
     if n > MAX_RSA_ROWS:
         raise UsageError(
-            f"RSA compares all pairs of rows and takes at most {MAX_RSA_ROWS} of them, not {n}: draw a sample (--max-rows)"
+            f"RSA compares all pairs of rows and takes at most {MAX_RSA_ROWS} of them, not {n}: draw a sample "
+            "(--max-rows)"
         )
     ranks = stats.rankdata(_dissimilarities(np.asarray(x, np.float64), distance, name))
     ranks -= ranks.mean()
@@ -118,7 +119,8 @@ def _dissimilarities(x: np.ndarray, distance: str, name: str) -> np.ndarray:
         if undefined.any():
             what = "constant" if distance == "correlation" else "zero"
             raise UsageError(
-                f"{name}: row {int(undefined.argmax())} is {what} across its dimensions ({int(undefined.sum())} such rows), "
+                f"{name}: row {int(undefined.argmax())} is {what} across its dimensions ({int(undefined.sum())} "
+                "such rows), "
                 f"so it has no {distance} with others; leave it out or use distance 'euclidean'"
             )
     values = distances.pdist(x, distance)

@@ -200,9 +200,15 @@ def bootstrap(
 
 
 def bootstrap_all(
-    w: Sequence[np.ndarray], a: Sequence[np.ndarray], b: Sequence[np.ndarray], n_x: int, n_resamples: int, seed: int,
-    strata: Sequence | np.ndarray | None = None, paired: bool = False,
-) -> list[Interval]:  # fmt: skip
+    w: Sequence[np.ndarray],
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    n_x: int,
+    n_resamples: int,
+    seed: int,
+    strata: Sequence | np.ndarray | None = None,
+    paired: bool = False,
+) -> list[Interval]:
     """The same, resampling targets and attributes: of each layer w (n, d), X first, a (n_a, d) and b (n_b, d)."""
     n = len(w[0])
     cells = _cells(n, n_x, strata, paired)
@@ -259,7 +265,8 @@ def _resampled_d(counts: np.ndarray, s: np.ndarray, n_x: int) -> np.ndarray:
 
 
 def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: int, n: int) -> np.ndarray:
-    """d from sums over X and over all n items drawn, and over their squares, of one shape; NaN where it is undefined."""
+    """d from sums over X and over all n items drawn, and over their squares, of one shape; NaN where it is
+    undefined."""
     variance = np.maximum(squares - sums**2 / n, 0) / (n - 1)
     difference = sums_x / n_x - (sums - sums_x) / (n - n_x)
     defined = variance > 1e-12 * squares / n
@@ -267,7 +274,8 @@ def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: i
 
 
 def _intervals(resampled: np.ndarray, d: np.ndarray, n_x: int, n: int, cells: np.ndarray) -> list[Interval]:
-    """Of each layer: d (layers,), resampled (layers, resamples) with NaN where all items drawn are one (in tiny groups)."""
+    """Of each layer: d (layers,), resampled (layers, resamples) with NaN where all items drawn are one (in tiny
+    groups)."""
     most = math.sqrt(n * (n - 1) / (n_x * (n - n_x)))  # what d is where all of X and all of Y are alike
     widening = reach(len(cells), len(np.unique(cells))) / stats.norm.ppf((1 + LEVEL) / 2)
 

@@ -115,7 +115,8 @@ options = bundle(
         type=click.Choice(["layer", "depth", "step", "parameters"]),
         default="layer",
         show_default=True,
-        help="Axis of figure and table: layers, relative depth, training steps, or parameters removed from --reference.",
+        help="Axis of figure and table: layers, relative depth, training steps, or parameters removed from "
+        "--reference.",
     ),
     click.option(
         "--reference",

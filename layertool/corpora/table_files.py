@@ -72,8 +72,8 @@ def read_table(
 
     So 007, 1e5, 1000000000000000000000, and 1.1 beside 1.10, stay what they are. Cells and names are without the
     blanks around them and in Unicode's composed form (paths of files as they stand); empty cells are missing.
-    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``column``: of a workbook the first sheet
-    that has it is read, else its first. ``say`` is
+    ``coded`` columns of .parquet come as categories. ``as_text``: of a text file all columns are text. ``column``: of a
+    workbook the first sheet that has it is read, else its first. ``say`` is
     told what had to be decided. Raises CorpusError, with the row from 1 below the header, for what cannot be read,
     and MissingExtraError for a workbook without the package openpyxl.
     """

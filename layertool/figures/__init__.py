@@ -39,10 +39,10 @@ def draw(
 ) -> Figure:
     """The figure of result rows, written to ``file`` (.png, .pdf or .svg), whole or not at all, where one is named.
 
-    ``x``: the axis: layer, depth (the share of the layers below), step, or parameters, removed from the store ``reference``
-    (default: the largest); ``names``: labels of the stores, in their order. Panels are of one metric, target, unit and
-    setting; bands are the rows' intervals. The same rows give the same bytes. Raises UsageError for other suffixes, for rows
-    without that axis, and for two results of one point.
+    ``x``: the axis: layer, depth (the share of the layers below), step, or parameters, removed from the store
+    ``reference`` (default: the largest); ``names``: labels of the stores, in their order. Panels are of one metric,
+    target, unit and setting; bands are the rows' intervals. The same rows give the same bytes. Raises UsageError for
+    other suffixes, for rows without that axis, and for two results of one point.
     """
     if file is not None and Path(file).suffix not in FORMATS:
         raise UsageError(f"{file} has no known figure format: end it in {', '.join(FORMATS)}")

@@ -67,7 +67,8 @@ def draw(figures: Sequence[Figure]) -> Canvas:
 
 
 def plain(text: str) -> str:
-    """``text`` that matplotlib draws as it stands, though it may hold a formula to it, or be left out of legends (_)."""
+    """``text`` that matplotlib draws as it stands, though it may hold a formula to it, or be left out of legends
+    (_)."""
     text = visible(text, keep="\n").replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -244,7 +245,8 @@ def quartiles(values: np.ndarray) -> np.ndarray:
 
 
 def _colouring(panel: Panel) -> ScalarMappable:
-    return ScalarMappable(Normalize(*panel.limits), matplotlib.colormaps[COLOUR_MAP].with_extremes(bad="0.8"))  # type: ignore[misc]
+    colours = matplotlib.colormaps[COLOUR_MAP].with_extremes(bad="0.8")
+    return ScalarMappable(Normalize(*panel.limits), colours)  # type: ignore[misc]
 
 
 def _map(axis: Axes, panel: Panel, shown: Map, inches: float) -> None:

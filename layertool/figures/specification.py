@@ -1,6 +1,7 @@
 """What a figure shows, whoever draws it: panels with axes, curves, bars, violins or a map, and the look of each series.
 
-``specifications`` makes them of result rows; nothing here draws. matplotlib and the page of ``layertool.report`` draw them.
+``specifications`` makes them of result rows; nothing here draws. matplotlib and the page of ``layertool.report`` draw
+them.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Axis:
 
     @property
     def scale(self) -> str:
-        """ "log" where checkpoints lie far apart, "symlog" (a linear start) where there is a step 0 too, else "linear"."""
+        """ "log" where checkpoints lie far apart, "symlog" (a linear start) where there is a step 0 too, else
+        "linear"."""
         if self.numbers is None:
             return "linear"
         positive = self.numbers[self.numbers > 0]
@@ -99,7 +101,8 @@ class Axis:
 
 @dataclass(frozen=True)
 class Map:
-    """A layer by layer map: values (layers down, layers across) with NaN where there is no row, and the row of each, or -1."""
+    """A layer by layer map: values (layers down, layers across) with NaN where there is no row, and the row of each, or
+    -1."""
 
     values: np.ndarray
     rows: np.ndarray
@@ -122,7 +125,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that share a legend. ``kind``: as ``outline.kinds``; ``rows``: tidy ones that it shows; ``columns``: of panels."""
+    """Panels that share a legend. ``kind``: as ``outline.kinds``; ``rows``: tidy ones that it shows; ``columns``: of
+    panels."""
 
     kind: str
     title: str
@@ -167,7 +171,8 @@ def title_of(analysis: str) -> str:
 def figures_of(
     kind: str, rows: pd.DataFrame, title: str, x: str, reference: str | Path | None, part: pd.DataFrame
 ) -> Iterator[Figure]:
-    """The figures of one kind of rows; ``part``: all rows of their analysis. Raises UsageError as ``specifications``."""
+    """The figures of one kind of rows; ``part``: all rows of their analysis. Raises UsageError as
+    ``specifications``."""
     over = f"{title} over {OVER[x]}"
     if kind == "maps":
         yield from _maps(rows, title)
@@ -371,7 +376,8 @@ def _changes(rows: pd.DataFrame, title: str, kind: str, x: str) -> Figure:
         series = []
         if not layered and part["is_reference"].any():
             whole, part = part[part["is_reference"]].iloc[[0, 0]], part[~part["is_reference"]]
-            series.append(_curve(unpruned, [axis.numbers.min(), axis.numbers.max()], whole, ["unpruned"] * 2, "level"))  # type: ignore[union-attr]
+            ends = [axis.numbers.min(), axis.numbers.max()]  # type: ignore[union-attr]
+            series.append(_curve(unpruned, ends, whole, ["unpruned"] * 2, "level"))
         chance = part.groupby("x")["chance"].agg(["min", "max"]).dropna()
         if len(chance):
             is_level = all(_is_one_level(levels, limits) for levels in chance.to_numpy())
@@ -440,7 +446,8 @@ def _singles(rows: pd.DataFrame, title: str) -> Figure:
             series.append(_curve(looks[str(name)], x, wide, wide["item"], "violin"))
         panels.append(Panel("", label_of(part), Axis("", groups), None, series))
     caption = (
-        "A violin for each model and group of stimuli, from left to right as in the legend; the box holds the middle half of "
+        "A violin for each model and group of stimuli, from left to right as in the legend; the box holds the "
+        "middle half of "
         "the stimuli"
     )
     return Figure("singles", title, caption, panels, list(looks.values()), rows, 1)

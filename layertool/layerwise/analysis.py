@@ -1,7 +1,7 @@
 """An analysis is declared once: a class whose fields are its options, with what it measures and how it is computed.
 
-From the declaration come the Python function, the command and its help, threads and Ray, the rows, table, figure and the
-sentence of the report.
+From the declaration come the Python function, the command and its help, threads and Ray, the rows, table, figure and
+the sentence of the report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Stores = str | Path | FeatureStore | Sequence[str | Path | FeatureStore]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number is. ``label``: of an axis; ``better``: "higher", "lower" or "" where neither is; ``is_share``: of 0 to 1.
+    """What a number is. ``label``: of an axis; ``better``: "higher", "lower" or "" where neither is; ``is_share``: of 0
+    to 1.
 
     ``drawn``: whether figures and short tables show it, unless it was asked for.
     """
@@ -41,9 +42,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of an analysis. ``chosen``: what was found for it alone; ``settings``: where they differ from the others'.
+    """One number of an analysis. ``chosen``: what was found for it alone; ``settings``: where they differ from the
+    others'.
 
-    ``layer``, ``layer_index``: of what is no layer of the store; ``baseline``: the name of what is compared with all layers.
+    ``layer``, ``layer_index``: of what is no layer of the store; ``baseline``: the name of what is compared with all
+    layers.
     """
 
     metric: str
@@ -64,7 +67,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Problem:
-    """What all layers of one row table are scored on. Analyses add what they need; ``settings``: what was decided for it."""
+    """What all layers of one row table are scored on. Analyses add what they need; ``settings``: what was decided for
+    it."""
 
     rows: Rows
     settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -79,7 +83,8 @@ class AnyAnalysis(Declared):
 
     where: tuple[Condition, ...] = option(
         (),
-        "Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: the same column again is an "
+        "Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: "
+        "the same column again is an "
         "alternative, another column has to hold too.",
         metavar="COLUMN=VALUE",
         parse=lambda given: conditions(given),
@@ -126,7 +131,8 @@ class AnyAnalysis(Declared):
         raise NotImplementedError
 
     def result(self, score: Score, settings: Mapping[str, Any], **facts: Any) -> Result:
-        """The result row of a score. ``settings``: beside those that were asked; ``facts``: the columns of what it is of."""
+        """The result row of a score. ``settings``: beside those that were asked; ``facts``: the columns of what it is
+        of."""
         all_settings = {**self.settings(), **settings, **score.settings}
         if score.chosen:
             all_settings[CHOSEN] = dict(score.chosen)
@@ -150,7 +156,8 @@ class AnyAnalysis(Declared):
 class Analysis(AnyAnalysis):
     """What all analyses of stores share.
 
-    A subclass says ``prepare`` and ``score``, or ``pieces``, ``compute`` and ``conclude`` where a layer is not one piece of work.
+    A subclass says ``prepare`` and ``score``, or ``pieces``, ``compute`` and ``conclude`` where a layer is not one
+    piece of work.
     """
 
     layers: str = option("all", "Layers to analyse, e.g. T0-T12,C7.", metavar="LAYERS")

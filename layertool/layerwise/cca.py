@@ -105,7 +105,8 @@ def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target 
             return LayerTarget(other, name or None, other.path.resolve().name + (f":{name}" if name else ""))
     if text in store.utterances:
         raise UsageError(
-            f"{text} is a column, with which cca does not correlate: ask 'layertool mi {store.path} --labels {text}' or "
+            f"{text} is a column, with which cca does not correlate: ask 'layertool mi {store.path} --labels "
+            f"{text}' or "
             f"'layertool probe neighbours {store.path} --labels {text}'"
         )
     raise UsageError(
@@ -156,7 +157,8 @@ class CCA(Drawn, Analysis):
     """
 
     target: tuple[str | FeatureStore | Target, ...] = option(
-        help="What to correlate with: mel, fbank or another acoustic feature; a layer (C7, T0); phone, word; embedding:FILE; STORE2 or "
+        help="What to correlate with: mel, fbank or another acoustic feature; a layer (C7, T0); phone, word; "
+        "embedding:FILE; STORE2 or "
         "STORE2:LAYER. Repeatable.",
         flags=("--with",),
         metavar="TARGET",
@@ -175,14 +177,16 @@ class CCA(Drawn, Analysis):
     share: float = option(0.99, "Share of the variance that svcca keeps.", low=0, high=1)
     folds: str = option(
         "utterance-disjoint",
-        "What no two folds share: utterance-disjoint, random, type-disjoint (no word type in both parts), or COLUMN-disjoint.",
+        "What no two folds share: utterance-disjoint, random, type-disjoint (no word type in both parts), or "
+        "COLUMN-disjoint.",
         metavar="FOLDS",
     )
     n_folds: int = option(10, "How many folds; one chooses eps, one is scored.")
     trials: int = option(3, "How often eps is chosen and scored, on other folds each time.", low=1)
     eps: tuple[float, ...] | str | None = option(
         None,
-        "Regularisation of standardised columns to choose from; 'published': their code, whose scores follow the scales of neurons.",
+        "Regularisation of standardised columns to choose from; 'published': their code, whose scores follow the "
+        "scales of neurons.",
         metavar="LIST",
         usual="1e-6,1e-4,1e-2,1; in-sample 1e-10",
         parse=_eps,
@@ -191,7 +195,8 @@ class CCA(Drawn, Analysis):
     min_coverage: float = option(0.5, "Share of rows whose word must have an embedding.", low=0, high=1)
     sample: Literal["published", "all"] = option(
         "published",
-        "Rows to draw: published, 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words; or all.",
+        "Rows to draw: published, 500 utterances of frames, 200 rows a phone, 15 of the 500 most frequent words; "
+        "or all.",
     )
     device: str = option("auto", "Where products are computed: auto, cpu or cuda:N.", decides=False)
     unit: str | None = unit_option()
@@ -249,7 +254,8 @@ class CCA(Drawn, Analysis):
 
     @contextmanager
     def _made(self, target: Target | AcousticTarget, store: FeatureStore, watch: Watch) -> Iterator[Target]:
-        """Acoustic frames of the utterances that will be drawn, in a store that is gone afterwards; other targets as they are."""
+        """Acoustic frames of the utterances that will be drawn, in a store that is gone afterwards; other targets as
+        they are."""
         if not isinstance(target, AcousticTarget):
             yield target
             return
@@ -259,7 +265,8 @@ class CCA(Drawn, Analysis):
 
         if self.unit not in (None, "frame"):
             raise UsageError(
-                f"{target.name} is compared frame by frame: leave out --unit {self.unit}, or extract {target.name} and give its store "
+                f"{target.name} is compared frame by frame: leave out --unit {self.unit}, or extract "
+                f"{target.name} and give its store "
                 "to --with"
             )
         utterances = store.utterances.iloc[self._utterances_drawn(store)].reset_index(drop=True)
@@ -293,7 +300,8 @@ class CCA(Drawn, Analysis):
         return unit, layers_of(store, unit, self.layers)
 
     def _with(self, store: FeatureStore, target: Target, watch: Watch) -> list[Result]:
-        """Rows of one store and target. The layers are read block by block: memory does not depend on the number of rows."""
+        """Rows of one store and target. The layers are read block by block: memory does not depend on the number of
+        rows."""
         unit, asked = self._taken(store, target)
         if isinstance(target, LayerTarget):
             asked = _with_a_partner(store, target, unit, asked)

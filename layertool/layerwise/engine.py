@@ -36,8 +36,9 @@ class Watch:
     def each(self, compute: Callable[..., T], pieces: Sequence[tuple[Any, ...]], what: str = "a layer") -> list[T]:
         """``compute(*piece)`` of each, in their order, by an open cluster or by threads.
 
-        NumPy, SciPy and scikit-learn release the interpreter's lock where the work is. The cores are shared out among the
-        threads, so that products of matrices do not ask for all of them each. Memory is that of as many pieces as threads.
+        NumPy, SciPy and scikit-learn release the interpreter's lock where the work is. The cores are shared out among
+        the threads, so that products of matrices do not ask for all of them each. Memory is that of as many pieces as
+        threads.
         """
         if not pieces:
             return []

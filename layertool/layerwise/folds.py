@@ -16,14 +16,22 @@ TARGET_TURNED = "target turned by half of the rows"  # the same of what is no la
 
 
 def deal(
-    store: FeatureStore, unit: str, tier: str | None, rows: Rows, candidates: Rows, how: str, n_folds: int, seed: int,
+    store: FeatureStore,
+    unit: str,
+    tier: str | None,
+    rows: Rows,
+    candidates: Rows,
+    how: str,
+    n_folds: int,
+    seed: int,
     types: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Fold (n,) of each row.
 
     ``how``: utterance-disjoint, random, type-disjoint, or COLUMN-disjoint; folds are balanced in the labels of
     ``tier``, where the rows have them. ``types`` (n,): what type-disjoint folds keep together, if not the labels.
-    ``candidates``: what the rows were drawn from. Raises UsageError for folds that there are not, and for too few rows, utterances or labels.
+    ``candidates``: what the rows were drawn from. Raises UsageError for folds that there are not, and for too few rows,
+    utterances or labels.
     """
     labels = rows.table["label"] if tier is not None else None
     if how == "random":

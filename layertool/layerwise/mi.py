@@ -41,7 +41,8 @@ NUMBERS: dict[str, tuple[Callable[[mi.Score], float], Callable[[mi.Score], float
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows and the label code (n,) of each; ``control``: codes without their relation to the rows, None for permuted ones."""
+    """Rows and the label code (n,) of each; ``control``: codes without their relation to the rows, None for permuted
+    ones."""
 
     rows: Rows
     codes: np.ndarray
@@ -50,7 +51,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Clustering:
-    """What all layers and repeats share: clusters of k-means, rows of a batch, the group (n_utterances,) of each utterance."""
+    """What all layers and repeats share: clusters of k-means, rows of a batch, the group (n_utterances,) of each
+    utterance."""
 
     n_clusters: int
     batch_size: int
@@ -187,8 +189,8 @@ class MI(Analysis):
     ) -> Iterator[tuple[str, Score, Mapping[str, Any]]]:
         """The mean over repeats of every number, and how far it would be off with other speech.
 
-        The interval is a jackknife over groups of utterances, the same ones in all repeats, with the clusters as they are,
-        and the variance between repeats, of seeds and halves.
+        The interval is a jackknife over groups of utterances, the same ones in all repeats, with the clusters as they
+        are, and the variance between repeats, of seeds and halves.
         """
         scores: dict[str, list[Scored]] = {}
         for (view, *_), one in zip(pieces, outcomes, strict=True):
@@ -202,8 +204,8 @@ class MI(Analysis):
             for name, (value_of, chance_of) in NUMBERS.items():
                 values = np.array([value_of(part.score) for part in parts])
                 value = float(values.mean())
-                # what seeds and halves change, as repeats show it; of R halves the jackknife has 1 / R of this beside what
-                # other utterances change, so that this much of it is taken away
+                # what seeds and halves change, as repeats show it; of R halves the jackknife has 1 / R of this beside
+                # what other utterances change, so that this much of it is taken away
                 drawn = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
                 share = 1.0 if fits_elsewhere or len(values) < 2 else len(values) / (len(values) + 1)
                 chance = [chance_of(part.score) if part.luck is None else value_of(part.luck) for part in parts]
@@ -227,8 +229,10 @@ class MI(Analysis):
                 else "columns of large variance may mark it; ask again with --standardise"
             )
             tell(
-                f"{store.path}: the clusters of {summary(told)} tell the time in the clip better than {self.labels} (adjusted "
-                f"MI of {worst} {time[worst]:.2f} with the half second, {label[worst]:.2f} with {self.labels}): {remedy}"
+                f"{store.path}: the clusters of {summary(told)} tell the time in the clip better than "
+                f"{self.labels} (adjusted "
+                f"MI of {worst} {time[worst]:.2f} with the half second, {label[worst]:.2f} with {self.labels}): "
+                f"{remedy}"
             )
 
     def _sets(
@@ -265,7 +269,8 @@ class MI(Analysis):
         codes = np.unique(codes, return_inverse=True)[1]
         if len(codes) and codes.max() < 1:
             raise UsageError(
-                f"{store.path}: all {len(codes)} rows have one label of {labels}, where they are scored: take more utterances, or "
+                f"{store.path}: all {len(codes)} rows have one label of {labels}, where they are scored: take "
+                "more utterances, or "
                 "choose them with --where and --fit-where"
             )
         # neighbours are alike, and so are their labels: what has no relation to the rows keeps its runs

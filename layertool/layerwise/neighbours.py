@@ -114,7 +114,8 @@ class Neighbours(Drawn, Analysis):
         n_lost = _n_in_one_group(labels, values)
         if n_lost == len(labels):
             raise UsageError(
-                f"{store.path}: each label of {self.labels} stands in one {groups} only, so that none can be found in another: "
+                f"{store.path}: each label of {self.labels} stands in one {groups} only, so that none can be "
+                "found in another: "
                 "choose other --groups"
             )
         if n_lost:
@@ -201,7 +202,8 @@ def _usual_groups(store: FeatureStore, unit: str, rows: Rows, names: np.ndarray,
         texts = store.utterances[TEXT].iloc[np.unique(rows.table["utterance"])].dropna()
         if n_again := int(texts.duplicated(keep=False).sum()):
             tell(
-                f"{n_again} of {len(texts)} utterances have the text of another one, which may be learned from: --groups {TEXT} keeps "
+                f"{n_again} of {len(texts)} utterances have the text of another one, which may be learned from: "
+                f"--groups {TEXT} keeps "
                 "them together"
             )
     return groups

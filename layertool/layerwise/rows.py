@@ -126,8 +126,11 @@ def _column(store: FeatureStore, unit: str, table: np.ndarray, column: str) -> t
         if name not in located
     }
     if column not in metadata:
-        own = [name for name in ("utterance", "start", "end", "label", "masked")
-               if name in (table.dtype.names or ()) and (name != "label" or unit in store.labels)]  # fmt: skip
+        own = [
+            name
+            for name in ("utterance", "start", "end", "label", "masked")
+            if name in (table.dtype.names or ()) and (name != "label" or unit in store.labels)
+        ]
         raise UsageError(f"{store.path} has no column '{column}' at unit {unit}: it has {', '.join([*own, *metadata])}")
     return columns.exact(utterances[metadata[column]]), table["utterance"]
 
@@ -152,7 +155,8 @@ def filled(store: FeatureStore, unit: str, rows: Rows, name: str) -> np.ndarray:
     missing = int(pd.isna(values).sum())
     if missing:
         raise UsageError(
-            f"{store.path}: {missing} of {len(values)} {unit} rows have no {name}: choose a column that all of them have, or "
+            f"{store.path}: {missing} of {len(values)} {unit} rows have no {name}: choose a column that all of "
+            "them have, or "
             "leave them out with --where"
         )
     return values.astype(str)
@@ -220,7 +224,8 @@ def labelled(store: FeatureStore, unit: str, layer: str | None, tier: str, where
 
 
 def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
-    """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is left."""
+    """The rows that have a label, and not that of silence. UsageError for a tier without labels, or when none is
+    left."""
     if tier not in store.labels:
         raise UsageError(f"rows of unit {tier} have no labels in {store.path}: phone and word rows have")
     spoken = np.array([is_speech(tier, name) for name in store.labels[tier]] + [False])  # -1 is the last: no label
@@ -231,7 +236,8 @@ def of_speech(store: FeatureStore, tier: str, rows: Rows) -> Rows:
 
 
 def with_labels(store: FeatureStore, tier: str, rows: Rows, minimum: int = 1) -> Rows:
-    """The rows of ``of_speech`` whose label has at least ``minimum`` rows. UsageError when fewer than two labels are left."""
+    """The rows of ``of_speech`` whose label has at least ``minimum`` rows. UsageError when fewer than two labels are
+    left."""
     rows = of_speech(store, tier, rows)
     names = np.array(store.labels[tier], dtype=object)
     counts = np.bincount(rows.table["label"], minlength=len(names))

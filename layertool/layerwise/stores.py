@@ -1,4 +1,5 @@
-"""What every analysis of a store needs: which stores, unit and layers, whether stores compare, what rows say of a store."""
+"""What every analysis of a store needs: which stores, unit and layers, whether stores compare, what rows say of a
+store."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def unit_of(store: FeatureStore, asked: str | None, usual: str, only: bool = Fal
         there = ", ".join(store.units)
         choose = f"type --unit {store.units[0]}, or " if asked is None and store.units and not only else ""
         raise UsageError(
-            f"{store.path} has no {unit} rows (it has {there}): {choose}extract again with --units {unit},{','.join(store.units)}"
+            f"{store.path} has no {unit} rows (it has {there}): {choose}extract again with --units "
+            f"{unit},{','.join(store.units)}"
         )
     return unit
 
@@ -144,7 +146,8 @@ def facts(store: FeatureStore) -> dict[str, Any]:
 
 
 def merged(rows: Sequence[Result]) -> list[Result]:
-    """Results of several stores in one list: a baseline that is the same for all of them stands there once, for no store."""
+    """Results of several stores in one list: a baseline that is the same for all of them stands there once, for no
+    store."""
     known: dict[tuple, set[str]] = {}
     of = [
         tuple(v for k, v in vars(row).items() if k not in ("store", "value", "ci_low", "ci_high", "n")) for row in rows

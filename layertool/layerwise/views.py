@@ -92,7 +92,8 @@ class LayerView:
                 else f" at {row['start'] / self.store.about['audio']['sample_rate']:.2f} s"
             )
             raise RowError(
-                f"layer {self.layer} of {self.store.path}: the {self.unit} row of utterance '{utterance}'{at} {how}: leave "
+                f"layer {self.layer} of {self.store.path}: the {self.unit} row of utterance '{utterance}'{at} "
+                f"{how}: leave "
                 f"the utterance out with --where 'utterance!={utterance}', or extract it again"
             )
 

@@ -102,7 +102,8 @@ def refuse_other_tools(path: Path, checkpoint: Mapping, own: str) -> None:
         (
             "",
             own == "melhubert" and have("feature_extractor.conv_layers"),
-            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as fairseq:FILE "
+            "a network of the wav2vec 2.0 kind, which reads waveforms: give a folder for transformers, or as "
+            "fairseq:FILE "
             "what fairseq wrote",
         ),
     )

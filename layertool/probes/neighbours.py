@@ -50,11 +50,12 @@ def classify(
 
     ``features``: (n, width); ``labels``, ``groups``: (n,). No group (utterance, speaker, sentence) is
     in both parts of a fold. Each dimension is scaled to zero mean and unit variance on the training
-    part; distances are Euclidean. ``folds``: (n,) that of each row, where they are dealt already; scikit-learn's GroupKFold else. Of labels that as many of the k neighbours have, the one with the nearest of them
-    is taken. A label that the training part lacks is never found. Labels that are the same in all rows of every
-    group (the gender of a speaker) are permuted among groups, others among rows. The interval is a jackknife over (parts
-    of) the groups: what is left out is not learned from either, as other rows to learn from would find other labels.
-    Raises UsageError for fewer than two groups or labels, FeatureError for values that are not finite.
+    part; distances are Euclidean. ``folds``: (n,) that of each row, where they are dealt already; scikit-learn's
+    GroupKFold else. Of labels that as many of the k neighbours have, the one with the nearest of them is taken. A label
+    that the training part lacks is never found. Labels that are the same in all rows of every group (the gender of a
+    speaker) are permuted among groups, others among rows. The interval is a jackknife over (parts of) the groups: what
+    is left out is not learned from either, as other rows to learn from would find other labels. Raises UsageError for
+    fewer than two groups or labels, FeatureError for values that are not finite.
     """
     labels, groups = np.asarray(labels).astype(str), np.asarray(groups).astype(str)
     codes, of_group = (np.unique(names, return_inverse=True)[1] for names in (labels, groups))
@@ -92,8 +93,9 @@ def difference(
 ) -> tuple[float, float | None, float | None]:
     """How much more of the same rows ``one`` found than ``other``, and its 95 % interval.
 
-    ``groups``: (n,), as ``classify`` had them. A percentile bootstrap over groups of the paired difference, much narrower than the
-    two intervals where the same groups are hard for both; what was learned is not learned anew. Raises UsageError for other rows.
+    ``groups``: (n,), as ``classify`` had them. A percentile bootstrap over groups of the paired difference, much
+    narrower than the two intervals where the same groups are hard for both; what was learned is not learned anew.
+    Raises UsageError for other rows.
     """
     of_group = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     if not len(one.found) == len(other.found) == len(of_group):
@@ -149,9 +151,15 @@ def _hits(
 
 
 def _found(
-    known: np.ndarray, codes: np.ndarray, kept: np.ndarray, asked: np.ndarray, nearest: np.ndarray | None, n_neighbours: int
-) -> np.ndarray:  # fmt: skip
-    """The label of each asked row from those known rows that are kept; ``nearest``: places of known rows, None for centroids."""
+    known: np.ndarray,
+    codes: np.ndarray,
+    kept: np.ndarray,
+    asked: np.ndarray,
+    nearest: np.ndarray | None,
+    n_neighbours: int,
+) -> np.ndarray:
+    """The label of each asked row from those known rows that are kept; ``nearest``: places of known rows, None for
+    centroids."""
     mine = codes[kept]
     if (mine == mine[0]).all():
         return np.full(len(asked), mine[0])
@@ -171,6 +179,7 @@ def _nearest_mean(known: np.ndarray, codes: np.ndarray, asked: np.ndarray) -> np
 
 
 def _vote(nearest: np.ndarray) -> np.ndarray:
-    """The most frequent label (n,) of each row of (n, k) labels, nearest first; of equally frequent ones the nearest."""
+    """The most frequent label (n,) of each row of (n, k) labels, nearest first; of equally frequent ones the
+    nearest."""
     votes = np.stack([(nearest == nearest[:, [k]]).sum(1) for k in range(nearest.shape[1])], axis=1)
     return nearest[np.arange(len(nearest)), votes.argmax(1)]

@@ -1,8 +1,9 @@
-"""Training-free word segmentation: word boundaries where neighbouring frames differ most (Pasad et al. 2024, section 3.3).
+"""Training-free word segmentation: word boundaries where neighbouring frames differ most (Pasad et al. 2024, section
+3.3).
 
-Frames are z-scored, the dissimilarity of neighbours is smoothed, and its prominent peaks are boundaries (spec layerwise.md
-5.3). The change between frames i and i+1 lies halfway between their centres, and peak p of a curve smoothed over n lies
-at p + (n-1)/2: for 20 ms frames of 25 ms that is 20 (p + (n-1)/2) + 22.5 ms.
+Frames are z-scored, the dissimilarity of neighbours is smoothed, and its prominent peaks are boundaries (spec
+layerwise.md 5.3). The change between frames i and i+1 lies halfway between their centres, and peak p of a curve
+smoothed over n lies at p + (n-1)/2: for 20 ms frames of 25 ms that is 20 (p + (n-1)/2) + 22.5 ms.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def grid(
     windows: Sequence[int] = WINDOWS,
     prominences: Sequence[float] = PROMINENCES,
 ) -> list[Cell]:
-    """All combinations; the published grid has 180. Raises UsageError for a distance, window or prominence there is not."""
+    """All combinations; the published grid has 180. Raises UsageError for a distance, window or prominence there is
+    not."""
     for distance in distances:
         if distance not in DISTANCES:
             raise UsageError(f"'{distance}' is no distance of frames: choose {' or '.join(DISTANCES)}")
@@ -54,8 +56,8 @@ def grid(
 class Speech:
     """Frames and reference words of utterances, one after the other; all times in samples from an utterance's start.
 
-    ``utterance`` (n_frames,): place of each frame's utterance, ascending. ``centres`` (n_frames,): of each frame, may be
-    halves. ``lengths`` (n_utterances,). ``words``: (n_words, 3) utterance, start, end, in order, no silence.
+    ``utterance`` (n_frames,): place of each frame's utterance, ascending. ``centres`` (n_frames,): of each frame, may
+    be halves. ``lengths`` (n_utterances,). ``words``: (n_words, 3) utterance, start, end, in order, no silence.
     """
 
     utterance: np.ndarray
@@ -74,8 +76,8 @@ class Speech:
 def dissimilarity(frames: np.ndarray, utterance: np.ndarray, distance: str) -> np.ndarray:
     """Of frames i and i+1 (n_frames - 1,), inf where they are of two utterances; frames (n_frames, width), z-scored.
 
-    Cosine distance is half the squared distance of the directions, which is exactly 0 for equal frames; a frame of zeros
-    has the distance 1 to others.
+    Cosine distance is half the squared distance of the directions, which is exactly 0 for equal frames; a frame of
+    zeros has the distance 1 to others.
     """
     if distance == "euclidean":
         out = np.linalg.norm(np.diff(frames, axis=0), axis=1)
@@ -118,7 +120,8 @@ class Scaling:
 
 
 def standardise(frames: np.ndarray) -> np.ndarray:
-    """All frames (n, width) z-scored by their own mean and deviation. Raises FeatureError for values that are not finite."""
+    """All frames (n, width) z-scored by their own mean and deviation. Raises FeatureError for values that are not
+    finite."""
     return Scaling.of(frames)(frames)
 
 
@@ -257,7 +260,8 @@ def match_intervals(ends: np.ndarray, words: np.ndarray, tolerance: float) -> np
 
 
 def _assigned(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Which of these get a place of their own from ``first`` to before ``last``, both ascending: each the first that is left."""
+    """Which of these get a place of their own from ``first`` to before ``last``, both ascending: each the first that is
+    left."""
     hit = first < last
     waits = np.zeros(len(first), bool)
     waits[1:] = first[1:] < last[:-1]

@@ -58,7 +58,8 @@ def combine(
     if differ.any():
         at = int(np.argmax(differ))
         raise UsageError(
-            f"pair '{names[codes[at]]}' has more than one rating ({ratings[at]:g}, {of_pair[codes[at]]:g}), or one that is "
+            f"pair '{names[codes[at]]}' has more than one rating ({ratings[at]:g}, {of_pair[codes[at]]:g}), or "
+            "one that is "
             "no number: a pair has one human rating"
         )
     pair, first, second = [], [], []

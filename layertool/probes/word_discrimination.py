@@ -70,7 +70,8 @@ class Cosine:
 
 class Warped:
     """Dynamic time warping of frames, each token (frames, width): the least sum of 1 - cos along a path of steps
-    (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; in float64, then rounded to float32 as ``Cosine`` is.
+    (1, 0), (0, 1) and (1, 1), over the number of frames of both tokens; in float64, then rounded to float32 as
+    ``Cosine`` is.
 
     Raises FeatureError for frames of zeros or with values that are not finite, and tokens without frames.
     """
@@ -149,8 +150,8 @@ def average_precision(
     ``words``, ``speakers`` (n,): of each token. ``cross_speaker``: pairs of one speaker, of one word or of two, are
     left out. ``clusters`` (n,): what the interval resamples, words or speakers; None for no interval. A pair counts as
     often as both its clusters are drawn, pairs within one cluster as often as that one is; more than 200 clusters are
-    put together at random into 200. Memory is that of a few million pairs at a time, and 6 bytes for each pair of one word.
-    Raises UsageError where no pair is of one word, or all are.
+    put together at random into 200. Memory is that of a few million pairs at a time, and 6 bytes for each pair of one
+    word. Raises UsageError where no pair is of one word, or all are.
     """
     for what, values in (("speakers", speakers), ("clusters", clusters)):
         if values is not None and len(values) != len(words):
@@ -276,7 +277,8 @@ class _Counted:
         return self._above
 
     def interval(self, same: _SamePairs, value: float, seed: int) -> tuple[float, float] | tuple[None, None]:
-        """95 % percentile bootstrap over clusters, of average precision at binned thresholds, moved to the exact value."""
+        """95 % percentile bootstrap over clusters, of average precision at binned thresholds, moved to the exact
+        value."""
         n_bins, n = self.pairs.shape[:2]
         if n < 2:
             return None, None
@@ -295,7 +297,8 @@ class _Counted:
 
 
 def _weighted(pairs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Pairs (bins, clusters, clusters) as often as their clusters are drawn (resamples, clusters): (resamples, bins)."""
+    """Pairs (bins, clusters, clusters) as often as their clusters are drawn (resamples, clusters): (resamples,
+    bins)."""
     drawn = drawn.astype(np.float32)
     out = np.empty((len(drawn), len(pairs)))
     for k, table in enumerate(pairs):

@@ -54,8 +54,8 @@ def read(path: Path | str) -> list[Task]:
     """Tasks of a CSV file in the layout of vecto-ai/word-benchmarks, or of every such file of a folder, by name.
 
     A header names the columns word1, word2 and similarity, in any order among others. Rows without words or rating
-    are passed over. Words are taken without regard to case and, where all words of a file end so, without their part of speech
-    ("sun-n"). Raises CorpusError for a file that is missing, has other columns, or a rating that is no number.
+    are passed over. Words are taken without regard to case and, where all words of a file end so, without their part of
+    speech ("sun-n"). Raises CorpusError for a file that is missing, has other columns, or a rating that is no number.
     """
     path = Path(path)
     if path.is_dir():
@@ -109,7 +109,8 @@ def without_copies(
     """Tasks of which each counts once, and the (copy, original) that were left out.
 
     Two tasks are one where 90 % of the rows of the larger stand in the other: verb-143 of word-benchmarks is yp-130.
-    The one with more pairs (``n_known``: more of them known) is kept, then the first. A file given twice is such a copy, too.
+    The one with more pairs (``n_known``: more of them known) is kept, then the first. A file given twice is such a
+    copy, too.
     """
     sizes = [len(task.pairs) for task in tasks] if n_known is None else n_known
     ranked = sorted(range(len(tasks)), key=lambda k: -sizes[k])
@@ -180,12 +181,13 @@ class Scores:
 def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray]) -> Scores:
     """Correlations of similarities (n,) with the ratings of each task, NaN where all similarities are equal.
 
-    Means are over the tasks with a correlation: macro counts them alike, micro by their pairs. Intervals are of other words and
-    other pairs of them: pairs depend on each other where they share a word, so the variance is the sum over words of what
-    leaving out all pairs of a word changes, less what leaving out each pair does, which stands in the sums of both
-    its words (Aronow, Samii and Assenova 2015, Political Analysis 23, dyadic clusters); at least that of independent
-    pairs. Ends are taken in Fisher's z. None for a task that has no correlation without one of its pairs (three of them, or
-    one rating that differs); in means it counts as one that says nothing, whose variance is 1 / (n - 1).
+    Means are over the tasks with a correlation: macro counts them alike, micro by their pairs. Intervals are of other
+    words and other pairs of them: pairs depend on each other where they share a word, so the variance is the sum over
+    words of what leaving out all pairs of a word changes, less what leaving out each pair does, which stands in the
+    sums of both its words (Aronow, Samii and Assenova 2015, Political Analysis 23, dyadic clusters); at least that of
+    independent pairs. Ends are taken in Fisher's z. None for a task that has no correlation without one of its pairs
+    (three of them, or one rating that differs); in means it counts as one that says nothing, whose variance is 1 / (n -
+    1).
     """
     values = np.array([resampling.spearman(s, task.ratings) for s, task in zip(similarities, tasks, strict=True)])
     known = np.flatnonzero(np.isfinite(values))
@@ -213,7 +215,8 @@ def score(tasks: Sequence[Task], similarities: Sequence[np.ndarray]) -> Scores:
 
 
 def _changes(similarities: np.ndarray, ratings: np.ndarray) -> np.ndarray:
-    """How much each pair (n,) moves the correlation: its change without the pair, about the mean, as a jackknife takes it."""
+    """How much each pair (n,) moves the correlation: its change without the pair, about the mean, as a jackknife takes
+    it."""
     n = len(ratings)
     without = np.empty(n)
     for first in range(0, n, _PAIRS_AT_ONCE):  # the weights of a block of pairs are in memory at once

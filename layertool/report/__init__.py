@@ -24,7 +24,8 @@ def write(
 ) -> Path:
     """Write the page of result rows, or of result files and training runs, whole or not at all.
 
-    ``names``: labels of the stores, in their order. The same input gives the same bytes. Raises UsageError for what is no result and no run, MissingExtraError without plotly.
+    ``names``: labels of the stores, in their order. The same input gives the same bytes. Raises UsageError for what is
+    no result and no run, MissingExtraError without plotly.
     """
     check_name(Path(out))
     from layertool.report import page

@@ -45,7 +45,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that was given. ``rows``: the table of results, each row once, with ``file``, the position of its source."""
+    """Everything that was given. ``rows``: the table of results, each row once, with ``file``, the position of its
+    source."""
 
     rows: pd.DataFrame
     sources: list[Source]
@@ -72,8 +73,14 @@ def read(paths: Sequence[Path | str]) -> Inputs:
             runs |= {run.folder.resolve(): run for run in found}
             continue
         if path.is_dir():
-            hint = "; it is a feature store: give the results of an analysis of it" if (path / "store.json").exists() else ""  # fmt: skip
-            raise UsageError(f"{path} is no folder of a training run (it has none of {LOSSES}, {', '.join(RECORDS)}){hint}")  # fmt: skip
+            hint = (
+                "; it is a feature store: give the results of an analysis of it"
+                if (path / "store.json").exists()
+                else ""
+            )
+            raise UsageError(
+                f"{path} is no folder of a training run (it has none of {LOSSES}, {', '.join(RECORDS)}){hint}"
+            )
         table = result_rows.read([path])
         tables.append(table.assign(file=len(sources)))
         sources.append(Source(path, len(table), hashlib.sha256(path.read_bytes()).hexdigest()))
@@ -154,4 +161,6 @@ def _pairs(place: Path, pairs: Any) -> list[tuple[int, float]]:
     try:
         return [(int(step), float(loss)) for step, loss in pairs]
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{place} has losses that are no (step, number) pairs ({error}): restore it or make it again") from error  # fmt: skip
+        raise UsageError(
+            f"{place} has losses that are no (step, number) pairs ({error}): restore it or make it again"
+        ) from error

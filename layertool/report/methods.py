@@ -19,10 +19,14 @@ from layertool.tables import settings_in
 
 MOST_NAMES = 8  # of models in a sentence
 TRAINED = {
-    "melhubert": cited("lin2022"), "hubert": cited("hsu2021"), "wav2vec2": cited("baevski2020"),
-    "distillation": cited("chang2022"), "compression": cited("lin2024"), "CTC fine-tuning": cited("graves2006"),
+    "melhubert": cited("lin2022"),
+    "hubert": cited("hsu2021"),
+    "wav2vec2": cited("baevski2020"),
+    "distillation": cited("chang2022"),
+    "compression": cited("lin2024"),
+    "CTC fine-tuning": cited("graves2006"),
     "lexical fine-tuning": cited("cuervo2024"),
-}  # fmt: skip
+}
 
 
 def paragraph(rows: pd.DataFrame, stores: Sequence[Store], runs: Sequence[Run]) -> str:
@@ -36,7 +40,10 @@ def paragraph(rows: pd.DataFrame, stores: Sequence[Store], runs: Sequence[Run]) 
             said.append("Intervals are at 95 %.")
         seeds = sorted({int(seed) for seed in rows["seed"].dropna()})
         if seeds:
-            said.append(f"Everything that is drawn at random is drawn from seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}.")  # fmt: skip
+            said.append(
+                f"Everything that is drawn at random is drawn from seed{'s' if len(seeds) > 1 else ''} "
+                f"{', '.join(map(str, seeds))}."
+            )
     said += _training(runs)
     return " ".join(said)
 
@@ -51,11 +58,17 @@ def _material(rows: pd.DataFrame, stores: Sequence[Store]) -> list[str]:
     corpora = listed(list(dict.fromkeys(rows["corpus"].dropna().astype(str))))
     said = [f"We analysed {listed(names, MOST_NAMES)} on {corpora or 'an unnamed corpus'} with {tool}."]
     if any(store.about for store in stores):
-        said.append("Layers are named after where they are taken: C1, C2, … are outputs of the convolutions, T0 is the input of the first transformer block, Tl the output of block l.")  # fmt: skip
+        said.append(
+            "Layers are named after where they are taken: C1, C2, … are outputs of the convolutions, T0 is the "
+            "input of the first transformer block, Tl the output of block l."
+        )
         pooled = {
-            f"{unit} vectors ({how})" for store in stores if store.about
-            for unit, how in ((store.about.get("configuration") or {}).get("units") or {}).items() if how != "none"
-        }  # fmt: skip
+            f"{unit} vectors ({how})"
+            for store in stores
+            if store.about
+            for unit, how in ((store.about.get("configuration") or {}).get("units") or {}).items()
+            if how != "none"
+        }
         if pooled:
             said.append(f"Frames are pooled to {listed(sorted(pooled))}.")
     return said
@@ -94,15 +107,21 @@ def _training(runs: Sequence[Run]) -> list[str]:
         settings, corpus = run.record.get("settings"), run.record.get("corpus")
         about = [
             f"{settings['steps']} steps" if isinstance(settings, dict) and "steps" in settings else "",
-            f"learning rate {settings['learning_rate']:g}" if isinstance(settings, dict) and isinstance(settings.get("learning_rate"), (int, float)) else "",
+            f"learning rate {settings['learning_rate']:g}"
+            if isinstance(settings, dict) and isinstance(settings.get("learning_rate"), (int, float))
+            else "",
             f"batches of {settings['batch_size']}" if isinstance(settings, dict) and "batch_size" in settings else "",
             f"on {corpus['name']}" if isinstance(corpus, dict) and "name" in corpus else "",
-        ]  # fmt: skip
+        ]
         model = run.record.get("model")
         model = model.get("id") if isinstance(model, dict) else model
         source = TRAINED.get(str(model) if run.kind == "pre-training" else run.kind, "")
         details = ", ".join(part for part in about if part)
-        said.append(f"Run {run.folder.resolve().name}: {run.kind}{f' of {model}' if model else ''}{f' {source}' if source else ''}{f', {details}' if details else ''}.")  # fmt: skip
+        said.append(
+            f"Run {run.folder.resolve().name}: "
+            f"{run.kind}{f' of {model}' if model else ''}{f' {source}' if source else ''}"
+            f"{f', {details}' if details else ''}."
+        )
     return said
 
 

@@ -71,8 +71,14 @@ def page(given: Inputs, title: str = TITLE, names: Sequence[str] | None = None) 
     return Template(_asset("page.html")).substitute(
         title=html.escape(title),
         policy="; ".join(
-            ["default-src 'none'", f"script-src {' '.join(map(_hash, scripts))}", "style-src 'unsafe-inline'", "img-src data: blob:",
-             "base-uri 'none'", "form-action 'none'"]
+            [
+                "default-src 'none'",
+                f"script-src {' '.join(map(_hash, scripts))}",
+                "style-src 'unsafe-inline'",
+                "img-src data: blob:",
+                "base-uri 'none'",
+                "form-action 'none'",
+            ]
         ),
         style=_asset("page.css"),
         contents=_contents(parts),
@@ -85,7 +91,7 @@ def page(given: Inputs, title: str = TITLE, names: Sequence[str] | None = None) 
         plotly=scripts[0],
         data=_json(data),
         script=scripts[1],
-    )  # fmt: skip
+    )
 
 
 def _asset(name: str) -> str:
@@ -163,7 +169,8 @@ def _figure(shown: Shown, number: int) -> str:
 {panels}
 </div>
 <p class="live" role="status" aria-live="polite"></p>
-<div class="tools"><button type="button" data-save="svg">Save as SVG</button><button type="button" data-save="csv">Save rows as CSV</button></div>
+<div class="tools"><button type="button" data-save="svg">Save as SVG</button>
+<button type="button" data-save="csv">Save rows as CSV</button></div>
 {_table(shown.short) if shown.short else ""}
 <details><summary>The numbers of figure {number} as a table</summary>
 {tables}
@@ -175,11 +182,17 @@ def _table(table: Table) -> str:
     notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in table.notes)
     if not table.head:
         return f"<p>{escaped(table.caption)}</p>{notes}"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(table.caption)}">{html_table(table)}</div>{notes}'
+    return (
+        '<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escaped(table.caption)}">{html_table(table)}</div>{notes}'
+    )
 
 
 def _folded(table: Table) -> str:
-    return f"<details><summary>{html.escape(table.caption)} ({len(table.lines)} lines)</summary>\n{_table(table)}\n</details>"
+    return (
+        f"<details><summary>{html.escape(table.caption)} ({len(table.lines)} "
+        f"lines)</summary>\n{_table(table)}\n</details>"
+    )
 
 
 def _provenance(given: Inputs, stores: Sequence[Store]) -> str:
@@ -194,9 +207,14 @@ def _provenance(given: Inputs, stores: Sequence[Store]) -> str:
     if len(without):
         known = without.drop_duplicates(["analysis", "model", "revision", "corpus"])
         lines = [
-            [str(row["analysis"]), str(row["model"]), "" if pd.isna(row["revision"]) else str(row["revision"]), str(row["corpus"])]
+            [
+                str(row["analysis"]),
+                str(row["model"]),
+                "" if pd.isna(row["revision"]) else str(row["revision"]),
+                str(row["corpus"]),
+            ]
             for _, row in known.iterrows()
-        ]  # fmt: skip
+        ]
         made.append(_table(Table("Numbers that name no store", ["analysis", "model", "revision", "corpus"], lines)))
     if given.runs:
         made.append("<h3>Training runs</h3>")
@@ -223,7 +241,10 @@ def _store(store: Store) -> str:
 def _run(run: Run, name: str) -> str:
     shown = {key: value for key, value in run.record.items() if key not in ("losses", "history", "parts", "split")}
     if not shown:
-        return f"<div class='store'><h4>{html.escape(name)}</h4><p class='note'>This run has no record beside its losses.</p></div>"
+        return (
+            f"<div class='store'><h4>{html.escape(name)}</h4><p class='note'>This run has no record beside its "
+            "losses.</p></div>"
+        )
     done = "finished" if run.record.get("finished") else "not finished"
     summary = html.escape(f"{name}: {run.kind}, {done}")
     return f"<details class='store'><summary>{summary}</summary><pre tabindex='0'>{_pretty(shown)}</pre></details>"

@@ -19,7 +19,8 @@ ABOUT = "store.json"
 
 @dataclass(frozen=True)
 class Store:
-    """A store that rows name: ``about`` is what its store.json says, None with a ``problem`` where it cannot be read."""
+    """A store that rows name: ``about`` is what its store.json says, None with a ``problem`` where it cannot be
+    read."""
 
     name: str
     n_rows: int
@@ -40,15 +41,18 @@ class Store:
             "sha256 of the weights": model.get("sha256"),
             "weights drawn from seed": model.get("random_init"),
             "step": model.get("step"),
-            "parameters": f"{parameters['all']:,}".replace(",", " ") if isinstance(parameters.get("all"), int) else None,
+            "parameters": f"{parameters['all']:,}".replace(",", " ")
+            if isinstance(parameters.get("all"), int)
+            else None,
             "corpus": _joined(corpus.get("name"), _count(corpus)),
             "fingerprint of the corpus": configuration.get("corpus"),
             "layers": summary([str(layer) for layer in configuration.get("layers") or []]) or None,
             "units (pooling)": ", ".join(f"{unit} ({how})" for unit, how in units.items()) or None,
             "numbers": _joined(configuration.get("dtype"), f"stored as {configuration.get('store_dtype')}"),
             "configuration hash": self.about.get("configuration_hash"),
-            "made with": ", ".join(f"{name} {version}" for name, version in _part(self.about, "versions").items()) or None,
-        }  # fmt: skip
+            "made with": ", ".join(f"{name} {version}" for name, version in _part(self.about, "versions").items())
+            or None,
+        }
         return [(name, str(value)) for name, value in known.items() if value is not None]
 
 

@@ -143,9 +143,16 @@ def _losses(title: str, quantity: str, rows: pd.DataFrame) -> Shown:
     rows = rows.assign(ci_low=math.nan, ci_high=math.nan, chance=math.nan, n=math.nan)
     looks = specification.marks(rows["run"].unique())
     series = [
-        Series("curve", looks[str(name)], own["step"].tolist(), own["value"].tolist(), own, [f"step {step}" for step in own["step"]])
+        Series(
+            "curve",
+            looks[str(name)],
+            own["step"].tolist(),
+            own["value"].tolist(),
+            own,
+            [f"step {step}" for step in own["step"]],
+        )
         for name, own in rows.groupby("run", sort=False)
-    ]  # fmt: skip
+    ]
     lines = [[row.run, str(row.step), tables.number(row.value)] for row in rows.itertuples()]
     panel = Panel("", quantity, Axis("step", numbers=rows["step"].clip(lower=1)), None, series)
     figure = Figure("losses", title, quantity, [panel], list(looks.values()), rows, 1)

@@ -1,7 +1,7 @@
 """Specifications of figures as plotly draws them: plain data, which the page's script hands over.
 
-Every trace has its series as ``meta``, by which the page switches it on and off, and every point its row of the table as
-``customdata``, by which the page saves rows.
+Every trace has its series as ``meta``, by which the page switches it on and off, and every point its row of the table
+as ``customdata``, by which the page saves rows.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class Saved:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A finished run: models in the order in which they were saved; ``n_parameters`` of the network before any pruning."""
+    """A finished run: models in the order in which they were saved; ``n_parameters`` of the network before any
+    pruning."""
 
     folder: Path
     models: list[Saved]
@@ -119,10 +120,17 @@ class Chain:
             drawn = Drawn(self.data.make, len(self.run.rows), n * n_steps, seed, first=n * self.step)
             settings = replace(settings, seed=(seed + self.step) % 2**32)  # no dropout is drawn twice
             self.losses += train(
-                self.network, drawn, self.data.collate, settings, self._checkpoints(), self.place, first_step=self.step,
+                self.network,
+                drawn,
+                self.data.collate,
+                settings,
+                self._checkpoints(),
+                self.place,
+                first_step=self.step,
                 total_steps=self.pruning.total_steps if watch is None else watch.end,
-                callbacks=() if watch is None else (watch,), progress=self.progress,
-            )  # fmt: skip
+                callbacks=() if watch is None else (watch,),
+                progress=self.progress,
+            )
             vars(self.network).pop("forward", None)  # accelerate's, of half precision
             self.network.to("cpu").eval()
         self.step = self.step + n_steps if watch is None else watch.stopped
@@ -193,11 +201,15 @@ class Chain:
         heads, rows = pruned.sizes(self.network.network)
         record = self.record
         about = {
-            "run": self.id, "step": self.step, "heads": heads, "ffn_rows": rows, "plan": self.plan.state_dict(),
+            "run": self.id,
+            "step": self.step,
+            "heads": heads,
+            "ffn_rows": rows,
+            "plan": self.plan.state_dict(),
             "prunings": list(zip(record.steps, record.amounts, record.removed, strict=True)),
             "models": [[saved.path.name, saved.step, saved.n_parameters] for saved in self.models],
             "losses": [asdict(loss) for loss in self.losses],
-        }  # fmt: skip
+        }
         with whole_file(self.folder.path / START) as temporary:
             safetensors.torch.save_file(self._state(), temporary, metadata={"layertool": json.dumps(about)})
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)

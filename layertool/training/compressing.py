@@ -1,7 +1,8 @@
-"""Iterative pruning: train with the loss of pre-training, save the recovered network, take a part away, go on (spec speat.md 4).
+"""Iterative pruning: train with the loss of pre-training, save the recovered network, take a part away, go on (spec
+speat.md 4).
 
-A run is a chain of trainings, one from each pruning to the next; each begins with a new optimiser, as the network's parameters
-are others. What is saved is the network just before the next pruning, and at the end.
+A run is a chain of trainings, one from each pruning to the next; each begins with a new optimiser, as the network's
+parameters are others. What is saved is the network just before the next pruning, and at the end.
 
 from layertool.training import compressing, plans
 about = plans.look("run/step-421000")
@@ -37,7 +38,7 @@ from layertool.training.plans import (
 from layertool.training.pretraining import TARGETS, Recipe, Run, data_of, described, prepare
 from layertool.training.pretraining_networks import (
     reopen,
-)  # fmt: skip
+)
 from layertool.training.pretraining_recipes import MODELS
 from layertool.training.runs import CHECKPOINTS, RunFolder, whole_checkpoints
 from layertool.training.series import log_steps
@@ -48,7 +49,7 @@ from layertool.training.session import (
     Settings,
     place_of,
     random_states_kept,
-)  # fmt: skip
+)
 
 N_ASKED, WORSE = 32, 1.35  # examples for a look at a model; times chance, where no untrained network is
 RECORD = "compress.json"
@@ -69,10 +70,10 @@ def compress(
 ) -> Compressed:
     """Prune a pre-trained MODEL step by step; ``out``/heads-132 and so on are MODELs, named by what is left.
 
-    ``corpus``, ``targets``, ``recipe``, ``settings``: of the training, as ``pretrain`` has them, but with as many clusters as
-    the model tells, and ``usual_settings``; without training and scores from data there are none. compress.json says what
-    decided the run, prunings.json what was pruned when (``Record.read``), losses.csv the losses. A run that was stopped goes on
-    with the same numbers; a finished one is returned as it is.
+    ``corpus``, ``targets``, ``recipe``, ``settings``: of the training, as ``pretrain`` has them, but with as many
+    clusters as the model tells, and ``usual_settings``; without training and scores from data there are none.
+    compress.json says what decided the run, prunings.json what was pruned when (``Record.read``), losses.csv the
+    losses. A run that was stopped goes on with the same numbers; a finished one is returned as it is.
     Raises as ``pretrain`` does, and UsageError for a plan that removes more than there is.
     """
     out, model = Path(out), Model.open(model)
@@ -87,7 +88,8 @@ def compress(
         )
     if pruning.needs_speech and about.model not in MODELS:
         raise ModelError(
-            f"{model} is of type '{about.model}', whose pre-training is not known here: prune it without training (--steps 0), or "
+            f"{model} is of type '{about.model}', whose pre-training is not known here: prune it without "
+            "training (--steps 0), or "
             f"give one of the type {', '.join(MODELS)}"
         )
     settings = settings or usual_settings(pruning.kind, about.model)
@@ -117,7 +119,8 @@ def compress(
                 return _finished(folder)
             if say and corpus is not None and len(run.rows) < len(corpus.utterances):
                 say(
-                    f"{len(corpus.utterances) - len(run.rows)} of {len(corpus.utterances)} utterances are left out: shorter than "
+                    f"{len(corpus.utterances) - len(run.rows)} of {len(corpus.utterances)} utterances are left "
+                    "out: shorter than "
                     f"{run.recipe.min_frames} frames (--min-frames)"
                 )
             data = None if corpus is None else data_of(folder, run, say)
@@ -128,9 +131,11 @@ def compress(
 
 @torch.no_grad()
 def _check_told(run: Run, data, say: Callable[[str], object] | None) -> None:
-    """Raise UsageError where the network tells the clusters worse than chance: they are numbered otherwise than those it learned.
+    """Raise UsageError where the network tells the clusters worse than chance: they are numbered otherwise than those
+    it learned.
 
-    Where its run is known they are its own; else they are made anew, and depend on corpus, seed, features and number of frames.
+    Where its run is known they are its own; else they are made anew, and depend on corpus, seed, features and number of
+    frames.
     """
     n = min(len(run.rows), N_ASKED)
     drawn = Drawn(data.make, len(run.rows), n, run.settings.seed)
@@ -141,13 +146,16 @@ def _check_told(run: Run, data, say: Callable[[str], object] | None) -> None:
     found, chance = sum(told) / len(told), math.log(data.targets.n_clusters)
     if found > WORSE * chance:
         raise UsageError(
-            f"the model tells these clusters worse than chance ({found:.2f} nats, chance {chance:.2f}): they are not those that it "
-            "was trained on; give the corpus, --seed, --cluster-frames, --statistics and --targets of its pre-training, or another "
+            f"the model tells these clusters worse than chance ({found:.2f} nats, chance {chance:.2f}): they are "
+            "not those that it "
+            "was trained on; give the corpus, --seed, --cluster-frames, --statistics and --targets of its "
+            "pre-training, or another "
             "number of --clusters, which it then learns from the start"
         )
     if found > 0.98 * chance and say:
         say(
-            f"the model tells these clusters no better than chance ({found:.2f} nats, chance {chance:.2f}): are they those that it "
+            f"the model tells these clusters no better than chance ({found:.2f} nats, chance {chance:.2f}): are "
+            "they those that it "
             "was trained on?"
         )
 

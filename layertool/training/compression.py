@@ -1,4 +1,5 @@
-"""Pruning a network in memory: heads, rows of the feed-forward parts, single weights (Lin et al. 2024; spec speat.md 4).
+"""Pruning a network in memory: heads, rows of the feed-forward parts, single weights (Lin et al. 2024; spec speat.md
+4).
 
     compression.prune_heads(model)                    # the lowest-scoring head of each block is gone
     compression.prune_rows(model, 128)
@@ -26,8 +27,8 @@ Optimizer = torch.optim.Optimizer
 
 
 class Counts(NamedTuple):
-    """Parameters of a whole network: ``all``; ``nonzero``: without those that weight pruning has made 0, None where they
-    have no values (meta device)."""
+    """Parameters of a whole network: ``all``; ``nonzero``: without those that weight pruning has made 0, None where
+    they have no values (meta device)."""
 
     all: int
     nonzero: int | None
@@ -38,7 +39,8 @@ PRUNED = 0.001  # of the weights: more zeros than that are of a pruning
 
 @torch.no_grad()
 def n_parameters(model: nn.Module) -> Counts:
-    """How many parameters a network has (spec speat.md 4.5); masks are none, zeros count among what weight pruning prunes.
+    """How many parameters a network has (spec speat.md 4.5); masks are none, zeros count among what weight pruning
+    prunes.
 
     So norms and convolutions that begin with biases of 0 lose nothing.
     """
@@ -54,7 +56,8 @@ def n_parameters(model: nn.Module) -> Counts:
 
 @torch.no_grad()
 def head_scores(model: nn.Module) -> list[torch.Tensor]:
-    """Sum of |weight| and |bias| over each head's rows of q, k and v (spec speat.md 4.1): one tensor (heads,) a block."""
+    """Sum of |weight| and |bias| over each head's rows of q, k and v (spec speat.md 4.1): one tensor (heads,) a
+    block."""
     return [_head_scores(block) for block in blocks(model)]
 
 
@@ -74,7 +77,8 @@ def _fine(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def row_scores(model: nn.Module) -> list[torch.Tensor]:
-    """Sum of |fc1.weight| and |fc1.bias| of a row and |fc2.weight| of its column (spec speat.md 4.2): (rows,) a block."""
+    """Sum of |fc1.weight| and |fc1.bias| of a row and |fc2.weight| of its column (spec speat.md 4.2): (rows,) a
+    block."""
     return [
         _sizes_of(block.fc1.weight).sum(1) + _sizes_of(block.fc1.bias) + _sizes_of(block.fc2.weight).sum(0)
         for block in blocks(model)
@@ -150,7 +154,8 @@ def _lowest(scores: list[torch.Tensor], n_per_layer: int, what: str) -> list[lis
     for k, of_block in enumerate(scores, start=1):
         if len(of_block) <= n_per_layer:
             raise UsageError(
-                f"block {k} has {len(of_block)} {what}, and {n_per_layer} of them cannot be removed: one at least must stay"
+                f"block {k} has {len(of_block)} {what}, and {n_per_layer} of them cannot be removed: one at "
+                "least must stay"
             )
     return [of_block.argsort(stable=True)[:n_per_layer].tolist() for of_block in scores]
 
@@ -166,7 +171,8 @@ def _lowest_of_all(scores: list[torch.Tensor], n_per_layer: int) -> list[list[in
     n_gone = n_per_layer * len(scores)
     if len(places) < n_gone:
         raise UsageError(
-            f"{n_gone} heads cannot be removed from blocks with {[len(of_block) for of_block in scores]}: the best of each must stay"
+            f"{n_gone} heads cannot be removed from blocks with {[len(of_block) for of_block in scores]}: the "
+            "best of each must stay"
         )
     gone: list[list[int]] = [[] for _ in scores]
     for _, k, head in sorted(places)[:n_gone]:
@@ -182,8 +188,8 @@ def _check_number(n_per_layer: int, what: str) -> None:
 class DataDrivenScore:
     """Scores of heads from what the loss says of their outputs (spec speat.md 4.1), for ``prune_heads(scores=...)``.
 
-    A head's output at a frame is its context vector c; with the loss's gradient g there, a batch adds |g · c| summed over
-    its clips and frames. Scores are means over batches, of length 1 in each block.
+    A head's output at a frame is its context vector c; with the loss's gradient g there, a batch adds |g · c| summed
+    over its clips and frames. Scores are means over batches, of length 1 in each block.
 
         with DataDrivenScore(model) as found:
             for batch in batches:
@@ -253,11 +259,12 @@ class DataDrivenScore:
 
 @torch.no_grad()
 def prune_weights(model: nn.Module, sparsity: float) -> int:
-    """Set the ``sparsity`` (0 to 1) smallest of the weights and biases of all blocks' linears to 0, and keep them there.
+    """Set the ``sparsity`` (0 to 1) smallest of the weights and biases of all blocks' linears to 0, and keep them
+    there.
 
-    One threshold for q, k, v, out, fc1 and fc2 of all blocks (spec speat.md 4.3); of equals, the later in that order go.
-    ``sparsity`` is the whole share that is 0 afterwards, round(sparsity N) of N, with those that are 0 already. Stored
-    parameters stay the same objects behind masks, so optimizers go on. Returns the number of zeros.
+    One threshold for q, k, v, out, fc1 and fc2 of all blocks (spec speat.md 4.3); of equals, the later in that order
+    go. ``sparsity`` is the whole share that is 0 afterwards, round(sparsity N) of N, with those that are 0 already.
+    Stored parameters stay the same objects behind masks, so optimizers go on. Returns the number of zeros.
     Raises UsageError for less than there is, ModelError for values that are not finite.
     """
     if not 0 < sparsity < 1:
@@ -281,7 +288,8 @@ def prune_weights(model: nn.Module, sparsity: float) -> int:
 
 
 def keep_zeros(model: nn.Module) -> float:
-    """Keep at 0 what an earlier weight pruning has made 0: a saved network has zeros, but no masks. Returns their share.
+    """Keep at 0 what an earlier weight pruning has made 0: a saved network has zeros, but no masks. Returns their
+    share.
 
     A network with fewer zeros than ``PRUNED`` of its linears' weights has none of a pruning (biases may begin with 0).
     """
@@ -297,7 +305,8 @@ def keep_zeros(model: nn.Module) -> float:
 
 
 def _largest(values: torch.Tensor, n_gone: int) -> torch.Tensor:
-    """All but the ``n_gone`` smallest, bool; where equals are cut apart, the later are gone, as the golden numbers want."""
+    """All but the ``n_gone`` smallest, bool; where equals are cut apart, the later are gone, as the golden numbers
+    want."""
     if not n_gone:
         return torch.ones_like(values, dtype=torch.bool)
     threshold = values.kthvalue(n_gone).values

@@ -33,9 +33,9 @@ def reinitialise_top(model: Any, n: int, seed: int = 0) -> None:
     """Draw the top ``n`` transformer blocks of an encoder anew, in place, as before its pre-training.
 
     A whole network of its configuration is drawn from ``seed`` by its own library (transformers, or ours for
-    MelHuBERT), and its top blocks are copied: for one seed a block gets the same weights whatever ``n``. All other weights
-    stay bit for bit. Raises UsageError for more blocks than there are, ModelError for blocks whose weights are not those
-    of the configuration (masked ones).
+    MelHuBERT), and its top blocks are copied: for one seed a block gets the same weights whatever ``n``. All other
+    weights stay bit for bit. Raises UsageError for more blocks than there are, ModelError for blocks whose weights are
+    not those of the configuration (masked ones).
     """
     blocks = model.encoder.layers
     if not 0 <= n <= len(blocks):
@@ -77,7 +77,8 @@ def check_reachable(
         name = found[0]
         raise CorpusError(
             f"utterance '{name}' has {n_frames[name]} frames, but its {len(targets[name])} tokens need "
-            f"{needed_frames(targets[name])} ({len(found)} such utterances): correct their texts or times, or leave them out"
+            f"{needed_frames(targets[name])} ({len(found)} such utterances): correct their texts or times, or "
+            "leave them out"
         )
     return found
 
@@ -87,29 +88,36 @@ def ctc_loss(
 ) -> torch.Tensor:
     """Connectionist temporal classification (Graves et al. 2006) of a padded batch, in nats.
 
-    ``logits``: (batch, frames, tokens), before the softmax; ``n_frames``: (batch,), what stands after them changes nothing;
-    ``labels``: (batch, longest), negative after the last token. ``per``: see PER; an empty target counts as one token.
-    The loss of a target that its frames cannot tell is 0, without gradients (see ``check_reachable``).
+    ``logits``: (batch, frames, tokens), before the softmax; ``n_frames``: (batch,), what stands after them changes
+    nothing; ``labels``: (batch, longest), negative after the last token. ``per``: see PER; an empty target counts as
+    one token. The loss of a target that its frames cannot tell is 0, without gradients (see ``check_reachable``).
     Raises UsageError for shapes that do not belong together, and ids that are blank or unknown.
     """
     if per not in PER:
         raise UsageError(f"'{per}' is no mean of losses: choose {' or '.join(PER)}")
     if logits.ndim != 3 or labels.ndim != 2 or not len(logits) == len(labels) == len(n_frames):
         raise UsageError(
-            f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)} and {len(n_frames)} lengths do not belong together: "
+            f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)} and {len(n_frames)} lengths do not "
+            "belong together: "
             "give (batch, frames, tokens), (batch, longest) and (batch,)"
         )
     there = labels >= 0
     if (labels == blank).any() or (labels >= logits.shape[2]).any() or (there[:, 1:] & ~there[:, :-1]).any():
         raise UsageError(
-            f"labels are ids from 0 to {logits.shape[2] - 1} without the blank's ({blank}), and negative only after the last"
+            f"labels are ids from 0 to {logits.shape[2] - 1} without the blank's ({blank}), and negative only "
+            "after the last"
         )
     n_tokens = there.sum(dim=1)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     losses = functional.ctc_loss(
-        functional.log_softmax(logits, dim=-1).transpose(0, 1), labels.clamp(min=0), n_frames, n_tokens,
-        blank=blank, reduction="none", zero_infinity=True,
-    )  # fmt: skip
+        functional.log_softmax(logits, dim=-1).transpose(0, 1),
+        labels.clamp(min=0),
+        n_frames,
+        n_tokens,
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,
+    )
     counted = n_tokens.clamp(min=1)
     return (losses / counted).mean() if per == "utterance" else losses.sum() / counted.sum()
 
@@ -119,13 +127,20 @@ class CTC(nn.Module):
 
     ``encoder``: a transformers encoder of the wav2vec 2.0 family, or a MelHuBERT, which has no convolutions before its
     positions and of which all is trained. ``n_tokens``: with the blank. ``per``: see PER. ``seed``: of the head.
-    ``augment``: hide spans of frames in training by the encoder's own configuration (transformers' SpecAugment, drawn from
-    NumPy's generator); off as in SpeechBrain, and written into that configuration. Raises UsageError where there is none.
+    ``augment``: hide spans of frames in training by the encoder's own configuration (transformers' SpecAugment, drawn
+    from NumPy's generator); off as in SpeechBrain, and written into that configuration. Raises UsageError where there
+    is none.
     """
 
     def __init__(
-        self, encoder: Any, n_tokens: int, per: str = "utterance", blank: int = BLANK, seed: int = 0, augment: bool = False
-    ):  # fmt: skip
+        self,
+        encoder: Any,
+        n_tokens: int,
+        per: str = "utterance",
+        blank: int = BLANK,
+        seed: int = 0,
+        augment: bool = False,
+    ):
         super().__init__()
         self.encoder, self.per, self.blank, self.augment = encoder, per, blank, augment
         if augment and not hasattr(encoder, "masked_spec_embed"):
@@ -145,7 +160,8 @@ class CTC(nn.Module):
     def forward(
         self, inputs: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """``loss`` (where there are ``labels``), ``logits`` (batch, frames, tokens) and ``n_frames`` of a batch of ``collate``."""
+        """``loss`` (where there are ``labels``), ``logits`` (batch, frames, tokens) and ``n_frames`` of a batch of
+        ``collate``."""
         if self.augment and self.training:
             self._check_spans(lengths)
         heard = encode(self.encoder, inputs, lengths)
@@ -158,7 +174,8 @@ class CTC(nn.Module):
         )
         if longest < span:
             raise UsageError(
-                f"all utterances of a batch are shorter ({longest} frames at most) than the {span} frames that augmentation "
+                f"all utterances of a batch are shorter ({longest} frames at most) than the {span} frames that "
+                "augmentation "
                 "hides: leave short utterances out, or train without augmentation"
             )
 
@@ -171,8 +188,14 @@ class PhoneProbe(Beside):
     """
 
     def __init__(
-        self, encoder: Any, n_tokens: int, normalise: bool = False, per: str = "utterance", blank: int = BLANK, seed: int = 0
-    ):  # fmt: skip
+        self,
+        encoder: Any,
+        n_tokens: int,
+        normalise: bool = False,
+        per: str = "utterance",
+        blank: int = BLANK,
+        seed: int = 0,
+    ):
         super().__init__(encoder)
         self.normalise, self.per, self.blank = normalise, per, blank
         self.mixture = nn.Parameter(torch.zeros(len(layer_names(encoder)), device=place_of(encoder)))

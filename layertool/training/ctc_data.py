@@ -51,7 +51,8 @@ class Parts:
                 both = set(found[one]) & set(found[other])
                 if both:
                     raise CorpusError(
-                        f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such utterances): "
+                        f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such "
+                        "utterances): "
                         f"choose them apart with --{one}-where and --{other}-where"
                     )
         return found
@@ -83,7 +84,8 @@ class Material:
     """Parts of a corpus in tokens.
 
     ``parts``: utterances; ``train`` without those whose targets are longer than their frames can tell, which are
-    ``unreachable``. ``tokens``: of every utterance. ``unknown``: how often tokens of dev and test came that are not in train.
+    ``unreachable``. ``tokens``: of every utterance. ``unknown``: how often tokens of dev and test came that are not in
+    train.
     """
 
     parts: dict[str, list[str]]
@@ -98,8 +100,8 @@ class Material:
 def material(corpus: Corpus, parts: Parts, writing: Writing, opened: Opened, unknown: str = "error") -> Material:
     """What a run needs of a corpus; nothing is computed from audio.
 
-    ``unknown``: "error" for a CorpusError that names a token of dev or test that no training utterance has, "count" to count
-    them: they are errors of every transcript. Raises CorpusError for utterances too short for a frame too.
+    ``unknown``: "error" for a CorpusError that names a token of dev or test that no training utterance has, "count" to
+    count them: they are errors of every transcript. Raises CorpusError for utterances too short for a frame too.
     """
     of = parts.of(corpus)
     tokens = writing.of(corpus, [utterance for part in of.values() for utterance in part])
@@ -107,7 +109,8 @@ def material(corpus: Corpus, parts: Parts, writing: Writing, opened: Opened, unk
     short = [name for name, row in rows.items() if opened.n_frames(row) < 1]
     if short:
         raise CorpusError(
-            f"utterance '{short[0]}' is too short for a frame of {opened.name} ({len(short)} such utterances): take it out of the "
+            f"utterance '{short[0]}' is too short for a frame of {opened.name} ({len(short)} such utterances): "
+            "take it out of the "
             "parts"
         )
     vocabulary = Vocabulary.of(tokens[utterance] for utterance in of["train"])
@@ -150,9 +153,13 @@ class Hearing:
 
 @torch.no_grad()
 def transcribe(
-    network: Any, hear: Callable[[str], np.ndarray], utterances: Sequence[str], order: Mapping[str, int], batch_size: int,
+    network: Any,
+    hear: Callable[[str], np.ndarray],
+    utterances: Sequence[str],
+    order: Mapping[str, int],
+    batch_size: int,
     place: torch.device,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """The best path of CTC of each utterance (``text.greedy``), in float32 and evaluation mode, which is left again.
 
     ``order``: a length of each, so that alike ones share a batch; padding changes no transcript.

@@ -1,4 +1,5 @@
-"""Networks with a CTC head as folders: transformers' own for waveforms, ours for MelHuBERT, a head alone for frozen encoders."""
+"""Networks with a CTC head as folders: transformers' own for waveforms, ours for MelHuBERT, a head alone for frozen
+encoders."""
 
 from __future__ import annotations
 
@@ -24,12 +25,22 @@ from layertool.training.text import BOUNDARY, UNKNOWN, Vocabulary
 RECORD, HEAD, VOCABULARY, TOKENIZER = "ctc.json", "head.safetensors", "vocab.json", "tokenizer_config.json"
 MADE_BY = "layertool finetune ctc"
 MODEL_FILES = (
-    "model.safetensors", "config.json", "preprocessor_config.json", "source.json", HEAD, VOCABULARY, TOKENIZER,
-)  # fmt: skip
+    "model.safetensors",
+    "config.json",
+    "preprocessor_config.json",
+    "source.json",
+    HEAD,
+    VOCABULARY,
+    TOKENIZER,
+)
 _CLASSES = {
-    "wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC", "data2vec-audio": "Data2VecAudioForCTC",
-    "unispeech": "UniSpeechForCTC", "unispeech-sat": "UniSpeechSatForCTC",
-}  # fmt: skip
+    "wav2vec2": "Wav2Vec2ForCTC",
+    "hubert": "HubertForCTC",
+    "wavlm": "WavLMForCTC",
+    "data2vec-audio": "Data2VecAudioForCTC",
+    "unispeech": "UniSpeechForCTC",
+    "unispeech-sat": "UniSpeechSatForCTC",
+}
 Learner = CTC | PhoneProbe
 
 
@@ -46,9 +57,15 @@ def save(network: Learner, opened: Opened, vocabulary: Vocabulary, writing: Writ
     write_json(folder / VOCABULARY, vocabulary.ids)
     if writing.units == "characters":  # transformers' tokenizer spells characters only
         described = {
-            "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": BLANK_TOKEN, "unk_token": UNKNOWN, "bos_token": None,
-            "eos_token": None, "word_delimiter_token": BOUNDARY, "do_lower_case": False, "replace_word_delimiter_char": " ",
-        }  # fmt: skip
+            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+            "pad_token": BLANK_TOKEN,
+            "unk_token": UNKNOWN,
+            "bos_token": None,
+            "eos_token": None,
+            "word_delimiter_token": BOUNDARY,
+            "do_lower_case": False,
+            "replace_word_delimiter_char": " ",
+        }
         write_json(folder / TOKENIZER, described)
 
 
@@ -84,8 +101,8 @@ def read_record(folder: Path) -> dict:
 def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opened, Vocabulary, Writing]:
     """The network of a finished run on the CPU, with its input, tokens and what they write.
 
-    ``model``: the MODEL of a frozen run where it lies elsewhere now. Raises StoreError for other folders, ModelError for weights
-    that are missing or damaged, and for another MODEL than the run had.
+    ``model``: the MODEL of a frozen run where it lies elsewhere now. Raises StoreError for other folders, ModelError
+    for weights that are missing or damaged, and for another MODEL than the run had.
     """
     record = read_record(folder)
     tokens = read_json(folder / VOCABULARY, "a vocabulary")
@@ -94,7 +111,8 @@ def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opene
         opened = open_encoder(model or record["opened_as"], record["statistics"])
         if opened.model.sha256 != record["model"]["sha256"]:
             raise ModelError(
-                f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or train again"
+                f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or "
+                "train again"
             )
         network: Learner = PhoneProbe(opened.encoder, len(vocabulary), record["recipe"]["normalise"])
         load_head(network, folder)

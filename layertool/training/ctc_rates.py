@@ -46,8 +46,11 @@ class Assessed:
 
 
 def assess(
-    part: str, utterances: Sequence[str], references: Sequence[Sequence[str] | str], hypotheses: Sequence[Sequence[str] | str]
-) -> Assessed:  # fmt: skip
+    part: str,
+    utterances: Sequence[str],
+    references: Sequence[Sequence[str] | str],
+    hypotheses: Sequence[Sequence[str] | str],
+) -> Assessed:
     """Compare transcripts with references: texts by words and characters, lists of phones by phones."""
     rate = Rate(*error_rate(references, hypotheses))
     of_letters, shown = (
@@ -64,8 +67,8 @@ def bootstrap_rate(
 ) -> tuple[float | None, float | None]:
     """95 % interval of sum(errors) / sum(n_tokens) over resamples of utterances; integers (n,) each.
 
-    ``errors`` may be differences of two systems on the same utterances: a paired interval. Resamples without a single token
-    are left out. None for fewer than two utterances. Raises UsageError for other shapes.
+    ``errors`` may be differences of two systems on the same utterances: a paired interval. Resamples without a single
+    token are left out. None for fewer than two utterances. Raises UsageError for other shapes.
     """
     errors, n_tokens = np.asarray(errors), np.asarray(n_tokens)
     if errors.shape != n_tokens.shape or errors.ndim != 1:

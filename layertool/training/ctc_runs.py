@@ -1,4 +1,5 @@
-"""Runs of CTC: fine-tuning with re-initialised top layers, and the check of frozen layers (spec layerwise.md 6, speat.md 4).
+"""Runs of CTC: fine-tuning with re-initialised top layers, and the check of frozen layers (spec layerwise.md 6,
+speat.md 4).
 
 from layertool.training.ctc_runs import Recipe, assess_run, fine_tune
 run = fine_tune("facebook/wav2vec2-base", corpus, "run", Recipe(reinit_top=3))
@@ -51,8 +52,9 @@ Say = Callable[[str], object]
 def settings(frozen: bool = False, steps: int | None = None, **changes: Any) -> Settings:
     """The usual settings.
 
-    Frozen: SUPERB's phone recognition (s3prl): Adam at 1e-2, constant, 100 000 steps of twice 16 utterances, clipped at 1. Else the
-    learning rate and batches of SpeechBrain's wav2vec 2.0 CTC recipe; the paper does not say its steps, 10 000 are ours.
+    Frozen: SUPERB's phone recognition (s3prl): Adam at 1e-2, constant, 100 000 steps of twice 16 utterances, clipped at
+    1. Else the learning rate and batches of SpeechBrain's wav2vec 2.0 CTC recipe; the paper does not say its steps, 10
+    000 are ours.
     """
     if frozen:
         usual: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 16, "accumulation": 2, "max_gradient_norm": 1.0}
@@ -68,8 +70,9 @@ def settings(frozen: bool = False, steps: int | None = None, **changes: Any) -> 
 class Recipe:
     """What is trained. ``reinit_top``: so many top layers begin anew; 0 is the standard of fine-tuning.
 
-    ``frozen``: only a head and the weights of a sum of all layers; ``normalise``: each layer to mean 0 and variance 1 before.
-    ``unknown``: "error", or "count" tokens of dev and test that are in no training utterance. ``augment``, ``per``: see ``ctc.CTC``.
+    ``frozen``: only a head and the weights of a sum of all layers; ``normalise``: each layer to mean 0 and variance 1
+    before. ``unknown``: "error", or "count" tokens of dev and test that are in no training utterance. ``augment``,
+    ``per``: see ``ctc.CTC``.
     """
 
     reinit_top: int = 0
@@ -109,7 +112,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished run. ``best``: of ``history``, whose network was kept; ``weights``: of each layer, for frozen networks."""
+    """A finished run. ``best``: of ``history``, whose network was kept; ``weights``: of each layer, for frozen
+    networks."""
 
     folder: Path
     recipe: Recipe
@@ -155,11 +159,12 @@ def fine_tune(
 ) -> Tuned:
     """Train a MODEL with CTC on the train part; the network of the step with the best dev part is kept in ``out``.
 
-    ``out`` is a MODEL for every command and for transformers, of a frozen run only the head (``ctc_models.load`` opens both). The dev
-    part is transcribed every ``how.save_steps``; ``keep_models`` keeps those networks as ``out``/step-N. A run that was
-    stopped goes on with the numbers that it would have had; a finished one is returned as it is. ctc.json says what
-    decided the run and what came out. Raises UsageError for more layers re-initialised than there are and empty parts,
-    CorpusError for texts that cannot be learned, StoreError for a folder of something else, ModelError, AudioError.
+    ``out`` is a MODEL for every command and for transformers, of a frozen run only the head (``ctc_models.load`` opens
+    both). The dev part is transcribed every ``how.save_steps``; ``keep_models`` keeps those networks as ``out``/step-N.
+    A run that was stopped goes on with the numbers that it would have had; a finished one is returned as it is.
+    ctc.json says what decided the run and what came out. Raises UsageError for more layers re-initialised than there
+    are and empty parts, CorpusError for texts that cannot be learned, StoreError for a folder of something else,
+    ModelError, AudioError.
     """
     recipe, out, parts = recipe or Recipe(), Path(out), parts or Parts()
     how = how or settings(recipe.frozen)
@@ -224,19 +229,22 @@ def _tell(run: _Run, say: Say) -> None:
     there = run.there
     if there.unreachable:
         say(
-            f"{len(there.unreachable)} of {len(there.targets)} training utterances are left out: their texts have more tokens than "
+            f"{len(there.unreachable)} of {len(there.targets)} training utterances are left out: their texts "
+            "have more tokens than "
             f"CTC can tell in their frames (the first: {there.unreachable[0]})"
         )
     if there.unknown:
         shown = ", ".join(f"'{token}'" for token in list(there.unknown)[:5])
         say(
-            f"{sum(there.unknown.values())} tokens outside training are in no training utterance and count as errors: {shown}"
+            f"{sum(there.unknown.values())} tokens outside training are in no training utterance and count as "
+            f"errors: {shown}"
         )
     if run.recipe.frozen:
         size = f"{run.hearing.n_bytes / 1e9:.2f} GB"
         once = run.hearing.computed_once
         say(
-            f"hidden states are computed {'once and held in memory' if once else 'for every batch, as they do not fit'}: {size} for "
+            "hidden states are computed "
+            f"{'once and held in memory' if once else 'for every batch, as they do not fit'}: {size} for "
             f"{len(run.hearing.rows)} utterances (--cache-gb)"
         )
 
@@ -273,11 +281,17 @@ def _train(folder: RunFolder, run: _Run, keep_models: bool, progress: Progress |
         ctc_models.load_head(network.cpu(), folder.path)
         weights = network.layer_weights
     facts = {
-        "opened_as": run.opened.name, "statistics": run.statistics, "utterances": {part: len(own) for part, own in there.parts.items()},
-        "unreachable": there.unreachable, "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "history": [asdict(point) for point in history], "best_step": best.step, "weights": weights, "models_kept": keep_models,
+        "opened_as": run.opened.name,
+        "statistics": run.statistics,
+        "utterances": {part: len(own) for part, own in there.parts.items()},
+        "unreachable": there.unreachable,
+        "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "history": [asdict(point) for point in history],
+        "best_step": best.step,
+        "weights": weights,
+        "models_kept": keep_models,
         "losses": [[loss.step, loss.loss] for loss in losses],
-    }  # fmt: skip
+    }
     folder.finish(keep_checkpoints=True, **facts)
     return _result(folder, folder.decided | facts, run.recipe, was_there=False)
 
@@ -297,8 +311,14 @@ def _point(run: _Run, step: int) -> Point:
 
 
 def _assess(
-    network: Learner, hearing: Hearing, there: Material, writing: Writing, part: str, batch_size: int, place: torch.device
-) -> Assessed:  # fmt: skip
+    network: Learner,
+    hearing: Hearing,
+    there: Material,
+    writing: Writing,
+    part: str,
+    batch_size: int,
+    place: torch.device,
+) -> Assessed:
     names = there.parts[part]
     order = {name: int(there.rows[name]["n_samples"]) for name in names}
     written = [there.vocabulary.decode(ids) for ids in transcribe(network, hearing, names, order, batch_size, place)]
@@ -334,9 +354,20 @@ def _result(folder: RunFolder, facts: dict, recipe: Recipe, was_there: bool) -> 
         best = next(point for point in history if point.step == facts["best_step"])
         losses = [Loss(step, loss) for step, loss in facts["losses"]]
         return Tuned(
-            folder.path, recipe, history, best, losses, facts["utterances"], len(facts["unreachable"]), facts["parameters"],
-            facts["weights"], facts["model"], facts["settings"]["steps"], facts["models_kept"], was_there,
-        )  # fmt: skip
+            folder.path,
+            recipe,
+            history,
+            best,
+            losses,
+            facts["utterances"],
+            len(facts["unreachable"]),
+            facts["parameters"],
+            facts["weights"],
+            facts["model"],
+            facts["settings"]["steps"],
+            facts["models_kept"],
+            was_there,
+        )
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise StoreError(
             f"{folder.file} is damaged ({error!r}): choose another -o, or start again with --overwrite"
@@ -344,9 +375,14 @@ def _result(folder: RunFolder, facts: dict, recipe: Recipe, was_there: bool) -> 
 
 
 def assess_run(
-    folder: Path | str, corpus: Corpus, parts: Parts | None = None, model: Model | str | None = None, device: str = "auto",
-    unknown: str = "error", batch_size: int = 8,
-) -> dict[str, Assessed]:  # fmt: skip
+    folder: Path | str,
+    corpus: Corpus,
+    parts: Parts | None = None,
+    model: Model | str | None = None,
+    device: str = "auto",
+    unknown: str = "error",
+    batch_size: int = 8,
+) -> dict[str, Assessed]:
     """Transcribe the dev part, and the test part where there is one, with a finished run; transcripts.csv gets them.
 
     ``model``: of a frozen run, where it lies elsewhere now. Raises as ``fine_tune`` and ``ctc_models.load``.

@@ -1,4 +1,5 @@
-"""Standard against modified fine-tuning: how many top layers begin anew is found on dev (Pasad et al. 2021, section 6)."""
+"""Standard against modified fine-tuning: how many top layers begin anew is found on dev (Pasad et al. 2021, section
+6)."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def sweep_reinit(
     say: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Sweep:
-    """``fine_tune`` with each number of top layers re-initialised, into ``out``/reinit-N; what is finished is not done again.
+    """``fine_tune`` with each number of top layers re-initialised, into ``out``/reinit-N; what is finished is not done
+    again.
 
     ``tops``: which numbers, None for 0 to all layers; 0 is always among them. ``options``: of ``fine_tune``.
     Raises UsageError for more layers than there are, else as ``fine_tune``.
@@ -73,9 +75,18 @@ def sweep_reinit(
     runs: dict[int, Tuned] = {}
     for k, n in enumerate(numbers):
         runs[n] = fine_tune(
-            model, corpus, out / f"{FOLDER}{n}", replace(recipe, reinit_top=n), how, parts, statistics, device,
-            progress=_nth(progress, k, len(numbers)), say=say if k == 0 else None, **options,
-        )  # fmt: skip
+            model,
+            corpus,
+            out / f"{FOLDER}{n}",
+            replace(recipe, reinit_top=n),
+            how,
+            parts,
+            statistics,
+            device,
+            progress=_nth(progress, k, len(numbers)),
+            say=say if k == 0 else None,
+            **options,
+        )
     chosen = min(numbers[1:], key=lambda n: (*runs[n].best.order[:2], n))
     only_dev = replace(parts, test=None)
     assessed = {

@@ -19,7 +19,8 @@ PAD = ("mask", "count")  # padded frames are left out of the loss; or they count
 TARGETS = (4, 12)  # the teacher's layers (Lin et al. 2024)
 FRONT_GRADIENT = 0.1  # what reaches the student's convolutions (DistilHuBERT's feature_grad_mult)
 _TEACHERS = ("hubert", "wav2vec2")  # of transformers; their blocks are the same
-# Settings of a student that are its own: no LayerNorm before the projection, and nothing hidden or left out in training.
+# Settings of a student that are its own: no LayerNorm before the projection, and nothing hidden or left out in
+# training.
 _OF_STUDENTS = {"feat_proj_layer_norm": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
 
 
@@ -37,7 +38,8 @@ def student_of(teacher: Any, n_layers: int, from_teacher: bool = True, seed: int
     kind = getattr(getattr(teacher, "config", None), "model_type", None)
     if not isinstance(teacher, MelHuBERT) and (kind not in _TEACHERS or not there):
         raise ModelError(
-            f"{type(teacher).__name__} can be no teacher whose blocks a student has: give a MelHuBERT, HubertModel or Wav2Vec2Model"
+            f"{type(teacher).__name__} can be no teacher whose blocks a student has: give a MelHuBERT, "
+            "HubertModel or Wav2Vec2Model"
         )
     if not 1 <= n_layers <= there:
         raise UsageError(f"a student of {n_layers} layers is none of a teacher of {there}: choose from 1 to {there}")
@@ -52,9 +54,14 @@ def student_of(teacher: Any, n_layers: int, from_teacher: bool = True, seed: int
 def _melhubert(teacher: MelHuBERT, n_layers: int) -> MelHuBERT:
     whole = teacher.config
     config = replace(
-        whole, encoder_layers=n_layers, num_cluster=0, step=None, encoder_layerdrop=0.0,
-        heads=whole.heads and whole.heads[:n_layers], ffn_rows=whole.ffn_rows and whole.ffn_rows[:n_layers],
-    )  # fmt: skip
+        whole,
+        encoder_layers=n_layers,
+        num_cluster=0,
+        step=None,
+        encoder_layerdrop=0.0,
+        heads=whole.heads and whole.heads[:n_layers],
+        ffn_rows=whole.ffn_rows and whole.ffn_rows[:n_layers],
+    )
     return MelHuBERT(config)
 
 
@@ -107,9 +114,15 @@ class Distillation(Beside):
     """
 
     def __init__(
-        self, teacher: Any, student: nn.Module, targets: Sequence[int] = TARGETS, cosine_weight: float = 1.0,
-        pad: str = "mask", front_gradient: float = FRONT_GRADIENT, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        teacher: Any,
+        student: nn.Module,
+        targets: Sequence[int] = TARGETS,
+        cosine_weight: float = 1.0,
+        pad: str = "mask",
+        front_gradient: float = FRONT_GRADIENT,
+        seed: int = 0,
+    ):
         super().__init__(teacher)
         n_blocks = len(teacher.encoder.layers)
         if not targets or len(set(targets)) < len(targets):
@@ -149,7 +162,8 @@ def distillation_loss(
     """
     if predicted.shape != target.shape or predicted.ndim != 4:
         raise UsageError(
-            f"predictions {tuple(predicted.shape)} and targets {tuple(target.shape)} do not belong together: give both as "
+            f"predictions {tuple(predicted.shape)} and targets {tuple(target.shape)} do not belong together: "
+            "give both as "
             "(batch, targets, frames, width), of one frame rate"
         )
     if valid is not None and valid.shape != (predicted.shape[0], predicted.shape[2]):

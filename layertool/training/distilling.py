@@ -41,9 +41,17 @@ WARM_UP = 0.07  # of the steps (s3prl, and the 14 000 of 200 005 of Lin et al. 2
 def settings(steps: int = 200_000, **changes: Any) -> Settings:
     """The settings of s3prl and Lin et al. 2024 (spec 4.4); ``changes``: other ones."""
     usual: dict[str, Any] = {
-        "learning_rate": 2e-4, "warmup_steps": round(WARM_UP * steps), "schedule": "linear", "batch_size": 24,
-        "betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 1e-6, "max_gradient_norm": 5.0, "save_steps": 5000, "seed": 1337,
-    }  # fmt: skip
+        "learning_rate": 2e-4,
+        "warmup_steps": round(WARM_UP * steps),
+        "schedule": "linear",
+        "batch_size": 24,
+        "betas": (0.9, 0.98),
+        "epsilon": 1e-6,
+        "weight_decay": 1e-6,
+        "max_gradient_norm": 5.0,
+        "save_steps": 5000,
+        "seed": 1337,
+    }
     return Settings(steps, **usual | changes)
 
 
@@ -51,9 +59,9 @@ def settings(steps: int = 200_000, **changes: Any) -> Settings:
 class Recipe:
     """Which student learns what.
 
-    ``layers``: its blocks. ``targets``: the teacher's layers that it predicts. ``from_teacher``: it begins with the teacher's
-    front end and first blocks. ``pad``: what padded frames do, see ``distillation.PAD``. ``max_samples``: longer utterances are
-    cropped, elsewhere each time. ``cosine_weight``: lambda of the loss.
+    ``layers``: its blocks. ``targets``: the teacher's layers that it predicts. ``from_teacher``: it begins with the
+    teacher's front end and first blocks. ``pad``: what padded frames do, see ``distillation.PAD``. ``max_samples``:
+    longer utterances are cropped, elsewhere each time. ``cosine_weight``: lambda of the loss.
     """
 
     layers: int = 2
@@ -72,7 +80,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A finished run. ``models``: its steps' folders, step 0 first; parameters: of the student, and of its heads besides."""
+    """A finished run. ``models``: its steps' folders, step 0 first; parameters: of the student, and of its heads
+    besides."""
 
     folder: Path
     models: list[Path]
@@ -110,13 +119,14 @@ def distill(
     progress: Progress | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Distilled:
-    """Train a student of the MODEL ``teacher``. ``out``/step-N, every ``how.save_steps`` and at step 0, are MODELs without heads.
+    """Train a student of the MODEL ``teacher``. ``out``/step-N, every ``how.save_steps`` and at step 0, are MODELs
+    without heads.
 
-    ``how``: None is ``settings()``. ``statistics``: of a MelHuBERT's input. A run that was stopped goes on with the losses and weights
-    that it would have had; a finished one is returned as it is. distill.json says what decided the run and its losses,
-    losses.csv has them as a table. ``say`` is told what there is to know before training.
-    Raises UsageError for layers that the teacher has not, CorpusError for a corpus that is too short, StoreError for a folder of
-    something else, AudioError, ModelError.
+    ``how``: None is ``settings()``. ``statistics``: of a MelHuBERT's input. A run that was stopped goes on with the
+    losses and weights that it would have had; a finished one is returned as it is. distill.json says what decided the
+    run and its losses, losses.csv has them as a table. ``say`` is told what there is to know before training.
+    Raises UsageError for layers that the teacher has not, CorpusError for a corpus that is too short, StoreError for a
+    folder of something else, AudioError, ModelError.
     """
     recipe, how, out = recipe or Recipe(), how or settings(), Path(out)
     how = replace(how, log_steps=log_steps(how.save_steps))
@@ -144,9 +154,16 @@ def distill(
 
 
 def _train(
-    folder: RunFolder, network: Distillation, opened: Opened, corpus: Corpus, recipe: Recipe, how: Settings,
-    place: torch.device, progress: Progress | None, say: Callable[[str], object] | None,
-) -> Distilled:  # fmt: skip
+    folder: RunFolder,
+    network: Distillation,
+    opened: Opened,
+    corpus: Corpus,
+    recipe: Recipe,
+    how: Settings,
+    place: torch.device,
+    progress: Progress | None,
+    say: Callable[[str], object] | None,
+) -> Distilled:
     rows = corpus.utterances.to_dict("records")
     long = [row for row in rows if opened.n_frames(row) > 0]
     if not long:
@@ -166,14 +183,24 @@ def _train(
     data = Drawn(Crops(opened, long, recipe.max_samples).make, len(long), how.steps * how.examples_of_step, how.seed)
     network.to(place)
     losses = train(
-        network, data, collate, how, folder.path / CHECKPOINTS, place, write=write, progress=progress,
-    )  # fmt: skip
+        network,
+        data,
+        collate,
+        how,
+        folder.path / CHECKPOINTS,
+        place,
+        write=write,
+        progress=progress,
+    )
     write_losses(folder.path / LOSSES, losses)
     of_student, of_all = (sum(p.numel() for p in part.parameters()) for part in (network.student, network))
     facts = {
-        "utterances": len(long), "left_out": len(rows) - len(long), "parameters": of_student,
-        "head_parameters": of_all - of_student, "losses": [[loss.step, loss.loss] for loss in losses],
-    }  # fmt: skip
+        "utterances": len(long),
+        "left_out": len(rows) - len(long),
+        "parameters": of_student,
+        "head_parameters": of_all - of_student,
+        "losses": [[loss.step, loss.loss] for loss in losses],
+    }
     folder.finish(keep_checkpoints=False, **facts)
     return _result(folder.path, facts, was_there=False)
 

@@ -22,8 +22,9 @@ IGNORED = -100  # in `labels`, after the last token of an utterance
 class States:
     """What an encoder gives for a padded batch.
 
-    ``states``: all hidden states, (batch, frames, width) each, named by ``layer_names``; empty where they were not asked
-    for. ``last``: the encoder's output. ``n_frames``: (batch,) integers. ``valid``: bool (batch, frames), not padding.
+    ``states``: all hidden states, (batch, frames, width) each, named by ``layer_names``; empty where they were not
+    asked for. ``last``: the encoder's output. ``n_frames``: (batch,) integers. ``valid``: bool (batch, frames), not
+    padding.
     """
 
     states: tuple[torch.Tensor, ...]
@@ -51,7 +52,8 @@ def width_of(encoder: Any) -> int:
 
 
 def place_of(encoder: Any) -> torch.device:
-    """The device of an encoder; "meta" where only shapes are there (but for a mask embedding, which transformers draws)."""
+    """The device of an encoder; "meta" where only shapes are there (but for a mask embedding, which transformers
+    draws)."""
     return next(encoder.encoder.parameters()).device
 
 
@@ -60,10 +62,10 @@ def encode(
 ) -> States:
     """The states of a padded batch; those of valid frames are what each utterance gives alone.
 
-    ``encoder``: a MelHuBERT, or a transformers encoder of the wav2vec 2.0 family. ``inputs``: (batch, samples) waveforms,
-    or (batch, frames, numbers) features of MelHuBERT, which stay as they are; ``lengths``: (batch,) their samples or
-    frames. ``states``: give all hidden states, in evaluation mode only (layerdrop leaves some out). ``front_gradient``:
-    what part of the gradient reaches the convolutions, whose layers cannot be checkpointed.
+    ``encoder``: a MelHuBERT, or a transformers encoder of the wav2vec 2.0 family. ``inputs``: (batch, samples)
+    waveforms, or (batch, frames, numbers) features of MelHuBERT, which stay as they are; ``lengths``: (batch,) their
+    samples or frames. ``states``: give all hidden states, in evaluation mode only (layerdrop leaves some out).
+    ``front_gradient``: what part of the gradient reaches the convolutions, whose layers cannot be checkpointed.
     Raises UsageError for inputs of another kind, and for utterances too short for a frame.
     """
     sizes = lengths.tolist()
@@ -125,8 +127,8 @@ def scaled_gradient(factor: float) -> Callable[..., None]:
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of ``{"input": waveform or features, "target": token ids}``, for every network here.
 
-    ``input``: (samples,) or (frames, numbers), padded with zeros to ``inputs``, their ``lengths`` beside them. ``target``
-    may be missing from all; ``labels`` (batch, longest) are padded with -100, as transformers has it.
+    ``input``: (samples,) or (frames, numbers), padded with zeros to ``inputs``, their ``lengths`` beside them.
+    ``target`` may be missing from all; ``labels`` (batch, longest) are padded with -100, as transformers has it.
     """
     sequences = [torch.as_tensor(item["input"], dtype=torch.float32) for item in items]
     batch = {
@@ -142,7 +144,8 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 class Beside(nn.Module):
     """A module with a frozen encoder beside it, ``encoder``: moved along, never trained, and not in its weights.
 
-    The encoder stays in evaluation mode whatever mode the module is in; its parameters ask for no gradients from now on.
+    The encoder stays in evaluation mode whatever mode the module is in; its parameters ask for no gradients from now
+    on.
     """
 
     def __init__(self, encoder: Any):

@@ -29,19 +29,29 @@ from layertool.training.session import Diverged, place_of, random_states_kept
 SCHEDULES = ("cosine", "linear")
 RECORD, BEFORE, DIVERGED = "finetune.json", "before.json", "diverged.json"
 MODEL_FILES = (
-    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "preprocessor_config.json",
-    "processor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "normalizer.json", "chat_template.*",
-)  # fmt: skip
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "normalizer.json",
+    "chat_template.*",
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a model is fine-tuned; the defaults are the paper's.
 
-    ``modules``: which parts are trained, the rest is frozen. ``warmup``: share of the steps. ``from_scratch``: weights drawn
-    from ``seed``. ``precision``: of the computation; the weights stay in float32. ``max_gradient_norm``: the paper does not
-    say whether it clipped; 1 is transformers' own default.
+    ``modules``: which parts are trained, the rest is frozen. ``warmup``: share of the steps. ``from_scratch``: weights
+    drawn from ``seed``. ``precision``: of the computation; the weights stay in float32. ``max_gradient_norm``: the
+    paper does not say whether it clipped; 1 is transformers' own default.
     """
 
     objective: str = "all"
@@ -59,9 +69,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for value, known, what in (
-            (self.objective, OBJECTIVES, "objective"), (self.schedule, SCHEDULES, "schedule"),
+            (self.objective, OBJECTIVES, "objective"),
+            (self.schedule, SCHEDULES, "schedule"),
             *((name, MODULES, "part that can be trained") for name in self.modules),
-        ):  # fmt: skip
+        ):
             if value not in known:
                 raise UsageError(f"'{value}' is no {what}: choose among {', '.join(known)}")
         if not self.modules:
@@ -162,10 +173,10 @@ def fine_tune(
 ) -> Tuned:
     """Fine-tune on the train part of a corpus, keep the model of the epoch with the best dev part, in ``out``.
 
-    ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: the recipe, the history,
-    and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with the same numbers;
-    one that is finished is returned as it is. ``by_target``: the target-disjoint split. ``keep_checkpoints``: all epochs.
-    ``weights_needed``: a finished run whose weights were removed is done again.
+    ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: the recipe, the
+    history, and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with the
+    same numbers; one that is finished is returned as it is. ``by_target``: the target-disjoint split.
+    ``keep_checkpoints``: all epochs. ``weights_needed``: a finished run whose weights were removed is done again.
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
@@ -193,7 +204,8 @@ def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
     for part in ("train", "dev"):
         if part not in there:
             raise CorpusError(
-                f"the corpus {corpus.name} has no part {part} (column '{column}'), which fine-tuning needs: make it with "
+                f"the corpus {corpus.name} has no part {part} (column '{column}'), which fine-tuning needs: make "
+                "it with "
                 "'layertool corpus eccc', or add the column"
             )
     parts = {part: stimuli_of(corpus, part, by_target) for part in ("train", "dev", "test") if part in there}
@@ -202,19 +214,29 @@ def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
 
 
 def _train(
-    folder: RunFolder, scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, parts: dict[str, list[Stimulus]],
-    place: torch.device, keep_checkpoints: bool, progress: Callable[[float, float], object] | None,
-) -> Tuned:  # fmt: skip
+    folder: RunFolder,
+    scorer: WhisperScorer,
+    corpus: Corpus,
+    recipe: Recipe,
+    parts: dict[str, list[Stimulus]],
+    place: torch.device,
+    keep_checkpoints: bool,
+    progress: Callable[[float, float], object] | None,
+) -> Tuned:
     network = scorer.network
     network.set_up(scorer, recipe.modules, recipe.objective)
     caches = network.config.use_cache  # which the Trainer turns off
     n_trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     data = StimulusData(corpus, parts["train"], scorer.mel, recipe.objective == "top")
     trainer = _Trainer(
-        model=network, args=_arguments(folder.path, recipe, place), train_dataset=data, eval_dataset=data,
-        data_collator=batch, callbacks=[_Progress(progress), _Saved(folder, scorer, keep_checkpoints)],
+        model=network,
+        args=_arguments(folder.path, recipe, place),
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=batch,
+        callbacks=[_Progress(progress), _Saved(folder, scorer, keep_checkpoints)],
         dev=lambda: dev_likelihood(scorer, corpus, parts["dev"]),
-    )  # fmt: skip
+    )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     network.to(place)
     scorer.device = place
@@ -280,14 +302,30 @@ def _decided(
 
 def _arguments(out: Path, recipe: Recipe, place: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS), num_train_epochs=recipe.epochs, learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=recipe.batch_size, warmup_steps=recipe.warmup, lr_scheduler_type=recipe.schedule,
-        optim="adamw_torch", adam_beta1=0.9, adam_beta2=0.999, weight_decay=0.0,  # which is Adam
-        max_grad_norm=recipe.max_gradient_norm, seed=recipe.seed, data_seed=recipe.seed,
-        bf16=recipe.precision == "bfloat16", fp16=recipe.precision == "float16", use_cpu=place.type == "cpu",
-        eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda",
-    )  # fmt: skip
+        output_dir=str(out / CHECKPOINTS),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.batch_size,
+        warmup_steps=recipe.warmup,
+        lr_scheduler_type=recipe.schedule,
+        optim="adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        weight_decay=0.0,  # which is Adam
+        max_grad_norm=recipe.max_gradient_norm,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        bf16=recipe.precision == "bfloat16",
+        fp16=recipe.precision == "float16",
+        use_cpu=place.type == "cpu",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=place.type == "cuda",
+    )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # lists of words cannot be scattered over GPUs
     return arguments
 
@@ -304,7 +342,8 @@ def _keep(folder: RunFolder, best: Epoch, network: Network, scorer: WhisperScore
     checkpoint = folder.checkpoints().get(best.step)
     if checkpoint is None:
         raise StoreError(
-            f"the checkpoint of the best epoch ({best.epoch}, step {best.step}) is not in {folder.path / CHECKPOINTS} or is "
+            f"the checkpoint of the best epoch ({best.epoch}, step {best.step}) is not in "
+            f"{folder.path / CHECKPOINTS} or is "
             "damaged: start again with --overwrite"
         )
     shutil.rmtree(folder.part, ignore_errors=True)

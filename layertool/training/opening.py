@@ -77,7 +77,8 @@ def open_encoder(model: Model | str, statistics: str | None = None) -> Opened:
     model = Model.open(model, statistics=statistics)
     if model.type not in ("melhubert", *pruned.FAMILIES):
         raise ModelError(
-            f"{model} is of type '{model.type}', whose encoder is not trained here: give a MelHuBERT, or a model of the type "
+            f"{model} is of type '{model.type}', whose encoder is not trained here: give a MelHuBERT, or a model "
+            "of the type "
             f"{', '.join(pruned.FAMILIES)}"
         )
     if model.kind == "melhubert":

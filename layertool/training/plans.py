@@ -1,4 +1,5 @@
-"""What a compression takes away, and when: what a MODEL has, the paper's schedules for it, and what was asked (spec speat.md 4)."""
+"""What a compression takes away, and when: what a MODEL has, the paper's schedules for it, and what was asked (spec
+speat.md 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from layertool.models.open import Model
 from layertool.training import compression
 from layertool.training.pretraining_networks import (
     HEADS,
-)  # fmt: skip
+)
 from layertool.training.pretraining_recipes import SEED
 from layertool.training.schedules import (
     HEAD_STEPS,
@@ -28,10 +29,10 @@ from layertool.training.schedules import (
     WEIGHT_TOTAL,
     Schedule,
     Trigger,
-)  # fmt: skip
+)
 from layertool.training.session import (
     Settings,
-)  # fmt: skip
+)
 
 PREFIXES = {"heads": "heads-", "rows": "rows-", "weights": "sparsity-"}
 LEARNING_RATES = {"heads": 5e-5, "rows": 1e-5, "weights": 1e-5}
@@ -48,8 +49,8 @@ Plan = Schedule | Trigger
 
 @dataclass(frozen=True)
 class About:
-    """What a MODEL is, before it is pruned: ``model``: melhubert or transformers' type; ``clusters`` that it tells, 0 if none;
-    ``heads`` and ``rows`` of each block."""
+    """What a MODEL is, before it is pruned: ``model``: melhubert or transformers' type; ``clusters`` that it tells, 0
+    if none; ``heads`` and ``rows`` of each block."""
 
     model: str
     clusters: int
@@ -58,7 +59,8 @@ class About:
 
 
 def look(model: Model | str) -> About:
-    """What a MODEL is. Raises ModelError for those that cannot be pruned, UsageError for files that are to be converted first."""
+    """What a MODEL is. Raises ModelError for those that cannot be pruned, UsageError for files that are to be converted
+    first."""
     model = Model.open(model)
     if model.kind in ("fairseq", "fairseq-native"):
         raise UsageError(f"{model} is a file of fairseq: write it as a folder with 'layertool convert' first")
@@ -92,8 +94,9 @@ def _clusters_of(path: Path) -> int:
 def usual_plan(kind: str, about: About, amount: int | None = None) -> tuple[Plan, int]:
     """When Lin et al. 2024 prune, and their steps in all (spec speat.md 4.1 to 4.3).
 
-    ``amount``: heads or rows of each block at once. A network with fewer than those of theirs has as many of the first prunings
-    as it can give, and after the last as many steps as they had. Weights of wav2vec 2.0 go where MelHuBERT's trigger fired.
+    ``amount``: heads or rows of each block at once. A network with fewer than those of theirs has as many of the first
+    prunings as it can give, and after the last as many steps as they had. Weights of wav2vec 2.0 go where MelHuBERT's
+    trigger fired.
     """
     if kind == "weights":
         if about.model == "wav2vec2":
@@ -115,7 +118,8 @@ def usual_settings(kind: str, model: str, **changes: Any) -> Settings:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is taken away when. ``kind``: heads, rows or weights; ``plan``: fixed steps, or a trigger on the loss (weights).
+    """What is taken away when. ``kind``: heads, rows or weights; ``plan``: fixed steps, or a trigger on the loss
+    (weights).
 
     ``trains``: False prunes without any training, one pruning after another. ``score``: of heads, "weights" or "data";
     ``by``: "layer" or "whole" (``compression.prune_heads``).
@@ -153,7 +157,8 @@ class Pruning:
         )
         if last >= self.total_steps:  # the network at the end would not have recovered
             raise UsageError(
-                f"the {'first' if first == last else 'last'} pruning, at step {last}, leaves no training after it, which ends at step "
+                f"the {'first' if first == last else 'last'} pruning, at step {last}, leaves no training after "
+                "it, which ends at step "
                 f"{self.total_steps}: train longer (--steps), or prune earlier (--at; of weights --warm-up)"
             )
 
@@ -175,7 +180,8 @@ class Pruning:
         first = plan.sparsities[0] if isinstance(plan, Trigger) else plan.amounts[0]
         if self.kind == "weights" and round(first * n_weights) < n_zeros:
             raise UsageError(
-                f"a first sparsity of {first:g} is less than there is: {n_zeros} of {n_weights} weights of the blocks are 0 "
+                f"a first sparsity of {first:g} is less than there is: {n_zeros} of {n_weights} weights of the "
+                "blocks are 0 "
                 f"already ({n_zeros / n_weights:.4g})"
             )
 
@@ -188,7 +194,8 @@ class Pruning:
             n_gone = sum(plan.amounts) * len(about.heads)
             if sum(about.heads) - n_gone < len(about.heads):
                 raise UsageError(
-                    f"the schedule removes {n_gone:g} heads of {sum(about.heads)}, and one must stay in each of {len(about.heads)} "
+                    f"the schedule removes {n_gone:g} heads of {sum(about.heads)}, and one must stay in each of "
+                    f"{len(about.heads)} "
                     "blocks: give fewer steps, or smaller amounts"
                 )
             return

@@ -33,7 +33,7 @@ from layertool.training.pretraining_networks import (
     Wav2Vec2,
     build,
     reopen,
-)  # fmt: skip
+)
 from layertool.training.pretraining_recipes import SETTINGS, Recipe
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.series import forget, log_steps, models_of, plain, write_losses
@@ -56,7 +56,8 @@ MOST_LOG_STEPS = 50
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished run. ``models``: its steps' folders, step 0 first; ``targets``: how they were clustered, in words, or None."""
+    """A finished run. ``models``: its steps' folders, step 0 first; ``targets``: how they were clustered, in words, or
+    None."""
 
     folder: Path
     models: list[Path]
@@ -70,8 +71,8 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of. ``rows``: of the utterances that are trained on; ``frames``: that targets are made from, None for
-    wav2vec 2.0; ``known``: whose clusters are taken, None for new ones."""
+    """What a run is made of. ``rows``: of the utterances that are trained on; ``frames``: that targets are made from,
+    None for wav2vec 2.0; ``known``: whose clusters are taken, None for new ones."""
 
     network: Network
     recipe: Recipe
@@ -100,12 +101,12 @@ def pretrain(
 ) -> Pretrained:
     """Pre-train a network on a corpus. ``out``/step-N, every ``settings.save_steps`` and at step 0, are MODELs.
 
-    ``targets``: a store of the same corpus and a layer of it (stage 2); None is stage 1, log mel energies. ``init``: MODEL whose
-    weights are gone on from, and whose sizes count then. A run that was stopped goes on with the losses and weights that it would
-    have had; a finished one is returned as it is. pretrain.json says what decided the run and its losses, losses.csv has them
-    as a table, targets.npz the cluster of every frame. ``say`` is told what there is to know before training.
-    Raises CorpusError for a corpus of short utterances or other targets, StoreError for a folder or store of something else,
-    AudioError, ModelError, UsageError.
+    ``targets``: a store of the same corpus and a layer of it (stage 2); None is stage 1, log mel energies. ``init``:
+    MODEL whose weights are gone on from, and whose sizes count then. A run that was stopped goes on with the losses and
+    weights that it would have had; a finished one is returned as it is. pretrain.json says what decided the run and its
+    losses, losses.csv has them as a table, targets.npz the cluster of every frame. ``say`` is told what there is to
+    know before training. Raises CorpusError for a corpus of short utterances or other targets, StoreError for a folder
+    or store of something else, AudioError, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
     settings = replace(settings or SETTINGS[recipe.model])
@@ -135,7 +136,8 @@ def prepare(
     init: Model | None,
     same_clusters: bool = False,
 ) -> tuple[Run, dict | None]:
-    """The network and what it learns from, and what identifies ``init``; nothing is written, nothing computed from audio.
+    """The network and what it learns from, and what identifies ``init``; nothing is written, nothing computed from
+    audio.
 
     ``same_clusters``: those that ``init`` learned, where its run is known.
 
@@ -190,8 +192,10 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
         decided["statistics"] = melhubert.name_statistics(recipe.statistics)
     else:
         decided["features"] = {
-            "gradient": FEATURE_GRADIENT, "penalty": FEATURE_PENALTY, "normalise": network.normalises
-        }  # fmt: skip
+            "gradient": FEATURE_GRADIENT,
+            "penalty": FEATURE_PENALTY,
+            "normalise": network.normalises,
+        }
         if network.normalises and network.epsilon != EPSILON:
             decided["features"]["epsilon"] = network.epsilon
     if isinstance(network, Wav2Vec2):
@@ -200,16 +204,21 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
 
 
 def _train(
-    folder: RunFolder, run: Run, corpus: Corpus, place: torch.device, progress: Progress | None,
+    folder: RunFolder,
+    run: Run,
+    corpus: Corpus,
+    place: torch.device,
+    progress: Progress | None,
     say: Callable[[str], object] | None,
-) -> Pretrained:  # fmt: skip
+) -> Pretrained:
     network, settings = run.network, run.settings
     whole = folder.checkpoints()
     forget(folder.path, max(whole, default=-1))
     left_out = len(corpus.utterances) - len(run.rows)
     if say and left_out:
         say(
-            f"{left_out} of {len(corpus.utterances)} utterances are left out: shorter than {run.recipe.min_frames} frames "
+            f"{left_out} of {len(corpus.utterances)} utterances are left out: shorter than "
+            f"{run.recipe.min_frames} frames "
             "(--min-frames)"
         )
     examples = data_of(folder, run, say)
@@ -225,15 +234,24 @@ def _train(
 
     callbacks = (GumbelTemperature(network),) if isinstance(network, Wav2Vec2) else ()
     losses = train(
-        network, data, examples.collate, settings, folder.path / CHECKPOINTS, place, write=write, callbacks=callbacks,
+        network,
+        data,
+        examples.collate,
+        settings,
+        folder.path / CHECKPOINTS,
+        place,
+        write=write,
+        callbacks=callbacks,
         progress=progress,
-    )  # fmt: skip
+    )
     write_losses(folder.path / LOSSES, losses)
     facts = {
-        "utterances": len(run.rows), "left_out": left_out, "parameters": n_parameters,
+        "utterances": len(run.rows),
+        "left_out": left_out,
+        "parameters": n_parameters,
         "clustered": clustering.describe(examples.targets) if examples.targets else None,
         "losses": [[loss.step, loss.loss] for loss in losses],
-    }  # fmt: skip
+    }
     folder.finish(keep_checkpoints=False, **facts)
     return _result(folder.path, facts, was_there=False)
 
@@ -242,9 +260,12 @@ def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = N
     """What a run is trained on; its targets are made, or read where an earlier process of the run made them."""
     network, recipe = run.network, run.recipe
     common: dict[str, Any] = {
-        "rows": run.rows, "geometry": network.geometry, "max_frames": run.max_frames, "spans": recipe.its_spans,
+        "rows": run.rows,
+        "geometry": network.geometry,
+        "max_frames": run.max_frames,
+        "spans": recipe.its_spans,
         "targets": _targets(folder, run, say),
-    }  # fmt: skip
+    }
     if isinstance(network, Mel):
         return MelExamples(**common, stride=network.geometry.hop * 1000 // SAMPLE_RATE, statistics=recipe.statistics)
     n_negatives = network.n_negatives if isinstance(network, Wav2Vec2) else 0

@@ -1,4 +1,5 @@
-"""What networks are pre-trained on: crops of utterances, hidden spans, clusters or distractors, each drawn for its place in a run."""
+"""What networks are pre-trained on: crops of utterances, hidden spans, clusters or distractors, each drawn for its
+place in a run."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Spans:
-    """Hidden spans: ``probability`` times the frames over ``length`` of them, at least ``least`` (``melhubert.span_mask``)."""
+    """Hidden spans: ``probability`` times the frames over ``length`` of them, at least ``least``
+    (``melhubert.span_mask``)."""
 
     probability: float
     length: int
@@ -43,8 +45,10 @@ def kept(corpus: Corpus, geometry: FrameGeometry, min_frames: int) -> list[dict]
     long = [row for row, n in zip(rows, numbers, strict=True) if n >= max(min_frames, 1)]
     if not long:
         raise CorpusError(
-            f"all {len(rows)} utterances of {corpus.name} are too short: the longest has {max(numbers, default=0)} frames of "
-            f"{geometry.hop // 16} ms, and {min_frames} are asked for; give fewer with --min-frames, or longer utterances"
+            f"all {len(rows)} utterances of {corpus.name} are too short: the longest has "
+            f"{max(numbers, default=0)} frames of "
+            f"{geometry.hop // 16} ms, and {min_frames} are asked for; give fewer with --min-frames, or longer "
+            "utterances"
         )
     return long
 
@@ -52,13 +56,19 @@ def kept(corpus: Corpus, geometry: FrameGeometry, min_frames: int) -> list[dict]
 class Examples:
     """``make`` and ``collate`` of a run (``layertool.training.session.Drawn``).
 
-    ``rows``: utterances; ``max_frames``: of a crop; ``targets``: None for wav2vec 2.0, which has ``n_negatives`` instead.
+    ``rows``: utterances; ``max_frames``: of a crop; ``targets``: None for wav2vec 2.0, which has ``n_negatives``
+    instead.
     """
 
     def __init__(
-        self, rows: Sequence[dict], geometry: FrameGeometry, max_frames: int, spans: Spans, targets: Targets | None,
+        self,
+        rows: Sequence[dict],
+        geometry: FrameGeometry,
+        max_frames: int,
+        spans: Spans,
+        targets: Targets | None,
         n_negatives: int = 0,
-    ):  # fmt: skip
+    ):
         self.rows, self.geometry, self.max_frames, self.spans = rows, geometry, max_frames, spans
         self.targets, self.n_negatives = targets, n_negatives
 
@@ -125,10 +135,11 @@ class WaveformExamples(Examples):
 
 
 def draw_negatives(masked: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """``n`` distractors of each hidden frame, drawn evenly among the other hidden frames of its utterance: (frames, n) int64.
+    """``n`` distractors of each hidden frame, drawn evenly among the other hidden frames of its utterance: (frames, n)
+    int64.
 
-    The rule of transformers' ``_sample_negative_indices``, with a generator of its own. A frame that is alone is its own
-    distractor, which the loss leaves out. Rows of frames that are not hidden are 0.
+    The rule of transformers' ``_sample_negative_indices``, with a generator of its own. A frame that is alone is its
+    own distractor, which the loss leaves out. Rows of frames that are not hidden are 0.
     """
     hidden = np.flatnonzero(masked)
     out = np.zeros((len(masked), n), np.int64)

@@ -1,8 +1,8 @@
-"""The networks of pre-training, whose ``forward(**batch)`` gives {"loss": …}, and how they are built, opened and saved.
+"""The networks of pre-training, whose ``forward(**batch)`` gives {"loss": …}, and how they are built and saved.
 
-MelHuBERT (spec speat.md 3.2, 3.3), HuBERT (Hsu et al. 2021) and wav2vec 2.0 (Baevski et al. 2020), the latter two on transformers'
-networks. What fairseq does besides and transformers does not, is here: gradients of the convolutions are scaled by 0.1, and the
-mean square of what they give counts, by 10. Padded frames count nowhere.
+MelHuBERT (spec speat.md 3.2, 3.3), HuBERT (Hsu et al. 2021) and wav2vec 2.0 (Baevski et al. 2020), the latter two on
+transformers' networks. What fairseq does besides and transformers does not, is here: gradients of the convolutions are
+scaled by 0.1, and the mean square of what they give counts, by 10. Padded frames count nowhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ HEADS = "heads.safetensors"  # beside a HuBERT: what tells clusters, which no la
 
 @dataclass(frozen=True)
 class Sizes:
-    """Blocks, width between them, rows of their feed-forward part, heads; channels of the convolutions (not in MelHuBERT)."""
+    """Blocks, width between them, rows of their feed-forward part, heads; channels of the convolutions (not in
+    MelHuBERT)."""
 
     blocks: int
     width: int
@@ -84,7 +85,8 @@ class Mel(nn.Module):
     def forward(
         self, features: torch.Tensor, attention_mask: torch.Tensor, masked: torch.Tensor, clusters: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Mean cross-entropy of the clusters at hidden frames (spec 3.3). All (batch, frames), ``features`` with numbers of each."""
+        """Mean cross-entropy of the clusters at hidden frames (spec 3.3). All (batch, frames), ``features`` with
+        numbers of each."""
         logits = self.network(features, attention_mask, masked).logits
         loss = melhubert.masked_prediction_loss(logits, clusters, masked, attention_mask)
         return {"loss": loss, "told": loss.detach()}
@@ -167,7 +169,8 @@ class Hubert(_OfWaveforms):
 
 
 class Wav2Vec2(_OfWaveforms):
-    """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section 3.2)."""
+    """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section
+    3.2)."""
 
     def __init__(self, network: Wav2Vec2ForPreTraining, normalises: bool = False, epsilon: float = EPSILON):
         super().__init__(network, normalises, epsilon)
@@ -205,17 +208,27 @@ def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Netw
     """A network with weights drawn from torch's random state. Raises UsageError for an unknown model."""
     if model == "melhubert":
         config = replace(
-            melhubert.PRESETS["base"], feat_emb_dim={10: 40, 20: 80}[frame_ms], encoder_layers=sizes.blocks,
-            encoder_embed_dim=sizes.width, encoder_ffn_embed_dim=sizes.ffn, encoder_attention_heads=sizes.heads,
+            melhubert.PRESETS["base"],
+            feat_emb_dim={10: 40, 20: 80}[frame_ms],
+            encoder_layers=sizes.blocks,
+            encoder_embed_dim=sizes.width,
+            encoder_ffn_embed_dim=sizes.ffn,
+            encoder_attention_heads=sizes.heads,
             num_cluster=n_clusters,
-        )  # fmt: skip
+        )
         return Mel(melhubert.MelHuBERT(config))
     given: dict = {
-        "num_hidden_layers": sizes.blocks, "hidden_size": sizes.width, "intermediate_size": sizes.ffn,
-        "num_attention_heads": sizes.heads, "conv_dim": (sizes.convolution_width,) * 7,
+        "num_hidden_layers": sizes.blocks,
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.ffn,
+        "num_attention_heads": sizes.heads,
+        "conv_dim": (sizes.convolution_width,) * 7,
         # fairseq's recipes for the base networks
-        "activation_dropout": 0.0, "layerdrop": 0.05, "feat_proj_dropout": 0.1, "feat_quantizer_dropout": 0.1,
-    }  # fmt: skip
+        "activation_dropout": 0.0,
+        "layerdrop": 0.05,
+        "feat_proj_dropout": 0.1,
+        "feat_quantizer_dropout": 0.1,
+    }
     if model == "hubert":
         del given["feat_quantizer_dropout"]
         return Hubert(HubertModel(HubertConfig(**given)), n_clusters)
@@ -226,7 +239,8 @@ def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Netw
 
 
 def reopen(wanted: str, model: Model | str, n_clusters: int) -> tuple[Network, dict]:
-    """The network of a MODEL to go on with, and what identifies it. Heads for another number of clusters are drawn anew.
+    """The network of a MODEL to go on with, and what identifies it. Heads for another number of clusters are drawn
+    anew.
 
     Raises ModelError for a MODEL of another kind than ``wanted``.
     """

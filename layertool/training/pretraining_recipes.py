@@ -1,4 +1,5 @@
-"""How networks are pre-trained unless one says otherwise: the recipes of the papers and of their code (spec speat.md 3.3)."""
+"""How networks are pre-trained unless one says otherwise: the recipes of the papers and of their code (spec speat.md
+3.3)."""
 
 from __future__ import annotations
 
@@ -17,13 +18,23 @@ SEED = 1337  # of the original MelHuBERT
 
 def _fairseq(max_gradient_norm: float) -> Settings:
     return Settings(
-        400_000, 5e-4, warmup_steps=32_000, schedule="linear", batch_size=6, betas=(0.9, 0.98), epsilon=1e-6,
-        weight_decay=0.01, max_gradient_norm=max_gradient_norm, save_steps=5000, seed=SEED,
-    )  # fmt: skip
+        400_000,
+        5e-4,
+        warmup_steps=32_000,
+        schedule="linear",
+        batch_size=6,
+        betas=(0.9, 0.98),
+        epsilon=1e-6,
+        weight_decay=0.01,
+        max_gradient_norm=max_gradient_norm,
+        save_steps=5000,
+        seed=SEED,
+    )
 
 
-# MelHuBERT: Lin et al. 2024 (batch, steps) and the original code (the rest); HuBERT and wav2vec 2.0: Lin et al. 2024 (400 000
-# steps, up to 87.5 s of audio in a batch) and fairseq's recipes for the base networks (the rest). Spec speat.md 3.3.
+# MelHuBERT: Lin et al. 2024 (batch, steps) and the original code (the rest); HuBERT and wav2vec 2.0: Lin et al. 2024
+# (400 000 steps, up to 87.5 s of audio in a batch) and fairseq's recipes for the base networks (the rest). Spec
+# speat.md 3.3.
 SETTINGS = {
     "melhubert": Settings(421_000, 1e-4, batch_size=12, save_steps=5000, seed=SEED),
     "hubert": _fairseq(10.0),
@@ -40,7 +51,8 @@ CLUSTERS = {"melhubert": 512, "hubert": 504, "wav2vec2": 0}  # as many as networ
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what; None is the default of the model (``SPANS``, ``MAX_SECONDS``, ``MIN_FRAMES``, ``CLUSTERS``).
+    """What is trained on what; None is the default of the model (``SPANS``, ``MAX_SECONDS``, ``MIN_FRAMES``,
+    ``CLUSTERS``).
 
     ``frame_ms``: of MelHuBERT, 10 or 20. ``min_frames``: utterances with fewer of the network's frames are left out.
     ``max_seconds``: longer ones are cropped, elsewhere each time. ``max_fitted``: frames that clusters are fitted on.
@@ -71,7 +83,8 @@ class Recipe:
         spans = self.its_spans
         if not 0 < spans.probability <= 1 or spans.length < 1 or spans.least < 1:
             raise UsageError(
-                f"masks of at least {spans.least} spans of {spans.length} frames with probability {spans.probability:g} cannot be "
+                f"masks of at least {spans.least} spans of {spans.length} frames with probability "
+                f"{spans.probability:g} cannot be "
                 "drawn: the probability is above 0 and at most 1, the others are 1 or more"
             )
         if not self.max_seconds >= 0.1:  # type: ignore[operator]

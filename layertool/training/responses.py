@@ -27,7 +27,8 @@ class Network(WhisperForConditionalGeneration):
     """Whisper whose forward is the loss of a batch of stimuli."""
 
     def set_up(self, scorer: WhisperScorer, modules: Sequence[str], objective: str) -> None:
-        """Freeze what is not trained (``modules``: see MODULES). ``scorer``: of this network; ``objective``: see OBJECTIVES."""
+        """Freeze what is not trained (``modules``: see MODULES). ``scorer``: of this network; ``objective``: see
+        OBJECTIVES."""
         self.scorer_of = [scorer]  # in a list: torch would take it for a part of the network
         self.objective = objective
         encoder = self.model.encoder

@@ -66,7 +66,8 @@ class RunFolder(OutputFolder):
                 overwrite = True  # an earlier run stopped before its first checkpoint: nothing is lost
             if differ and not overwrite:
                 raise StoreError(
-                    f"{self.path} was trained otherwise ({'; '.join(differ[:3])}): choose another -o, or start again with "
+                    f"{self.path} was trained otherwise ({'; '.join(differ[:3])}): choose another -o, or start "
+                    "again with "
                     "--overwrite"
                 )
             if overwrite:

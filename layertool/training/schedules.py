@@ -1,4 +1,5 @@
-"""When a run prunes, and how much: fixed steps, the trigger of weight pruning, records of runs (spec speat.md 4.1 to 4.3).
+"""When a run prunes, and how much: fixed steps, the trigger of weight pruning, records of runs (spec speat.md 4.1 to
+4.3).
 
 A step is a number of finished updates. Pruning that is due at a step happens after that update and before the next one;
 the checkpoint to evaluate is the one saved just before. Everything here is numbers: no network, no files but records.
@@ -25,13 +26,21 @@ ROW_STEPS = tuple(1_000 + 25_000 * k for k in range(20))
 ROWS_AT_ONCE, ROW_TOTAL = 128, 510_000
 # whole sparsities; the original tool goes on after those of the paper
 SPARSITIES = (.2, .3, .4, .5, .55, .6, .65, .675, .7, .71, .72, .73, .74, .75, .76, .77, .78, .79, .8)  # fmt: skip
-MORE_SPARSITIES = (*SPARSITIES, .81, .82, .83, .84, .85, .86, .87, .88, .89, .9, .91, .915, .92, .925, .93, .935, .94, .945, .95)  # fmt: skip
+# fmt: off
+MORE_SPARSITIES = (
+    *SPARSITIES,
+    .81, .82, .83, .84, .85, .86, .87, .88, .89, .9, .91, .915, .92, .925, .93, .935, .94, .945, .95,
+)
+# fmt: on
 WEIGHT_TOTAL = 1_000_000  # longer by a period for every wait
 # of wav2vec 2.0, where MelHuBERT's trigger had fired
-WAV2VEC2_WEIGHT_STEPS = tuple(
-    5_000 + 1_000 * k
-    for k in (0, 125, 200, 500, 700, 900, 1_075, 1_300, 1_650, 1_875, 2_075, 2_150, 2_275, 2_450, 2_600, 2_825, 2_950, 3_075, 3_225)
-)  # fmt: skip
+# fmt: off
+_THOUSANDS = (
+    0, 125, 200, 500, 700, 900, 1_075, 1_300, 1_650, 1_875, 2_075, 2_150, 2_275, 2_450, 2_600, 2_825, 2_950,
+    3_075, 3_225,
+)
+# fmt: on
+WAV2VEC2_WEIGHT_STEPS = tuple(5_000 + 1_000 * k for k in _THOUSANDS)
 WAV2VEC2_WEIGHT_TOTAL = 3_355_000
 
 _RECORD = "layertool pruning record"
@@ -89,7 +98,8 @@ class Schedule:
         for k, size in enumerate(sizes, start=1):
             if size <= n_gone:
                 raise UsageError(
-                    f"{len(self.steps) - self.n_done} prunings remove {n_gone:g} {self.kind} of each block, but block {k} has "
+                    f"{len(self.steps) - self.n_done} prunings remove {n_gone:g} {self.kind} of each block, but "
+                    f"block {k} has "
                     f"{size}, and one must stay: give fewer steps, or smaller amounts"
                 )
 
@@ -104,7 +114,8 @@ class Schedule:
             return 0
         if step > self.steps[self.n_done]:
             raise UsageError(
-                f"a run at step {step} has passed over the pruning at step {self.steps[self.n_done]}: go on from a checkpoint "
+                f"a run at step {step} has passed over the pruning at step {self.steps[self.n_done]}: go on from "
+                "a checkpoint "
                 "with the state of its schedule"
             )
         return self.amounts[self.n_done]
@@ -129,11 +140,11 @@ class Schedule:
 class Trigger:
     """Weight pruning when the loss no longer improves (spec speat.md 4.3).
 
-    The first pruning is at step ``warm_up``. At each decision, ``period`` steps after the last, the moving average of the
-    loss is compared with that of ``lag`` steps earlier: lower by more than ``improvement`` means wait for another period,
-    else prune, and begin the average anew. ``seeding``: how it begins: "first" with the first loss; "original" with the
-    mean of three, after which a fourth changes nothing; "corrected" weighs all losses since as if there had been none
-    before them. By the paper's numbers what the average begins with is 14 % of the
+    The first pruning is at step ``warm_up``. At each decision, ``period`` steps after the last, the moving average of
+    the loss is compared with that of ``lag`` steps earlier: lower by more than ``improvement`` means wait for another
+    period, else prune, and begin the average anew. ``seeding``: how it begins: "first" with the first loss; "original"
+    with the mean of three, after which a fourth changes nothing; "corrected" weighs all losses since as if there had
+    been none before them. By the paper's numbers what the average begins with is 14 % of the
     reference that it is compared with.
     ``n_done``, ``n_waits``: prunings and waits so far; each wait makes the run longer by a period.
     """
@@ -161,13 +172,15 @@ class Trigger:
             raise UsageError(f"a moving average cannot begin with '{self.seeding}': choose {' or '.join(SEEDINGS)}")
         if self.warm_up < 1 or not 0 <= self.decay < 1 or not math.isfinite(self.improvement):
             raise UsageError(
-                f"a trigger with warm_up {self.warm_up}, decay {self.decay:g} and improvement {self.improvement:g} cannot be: the "
+                f"a trigger with warm_up {self.warm_up}, decay {self.decay:g} and improvement "
+                f"{self.improvement:g} cannot be: the "
                 "first is 1 or more, the second from 0 to below 1"
             )
         first = 3 if self.seeding == "original" else 1  # losses until there is an average
         if not 1 <= self.lag <= self.period - first:
             raise UsageError(
-                f"a lag of {self.lag} steps does not fit a period of {self.period}: give 1 to {self.period - first}, so that there "
+                f"a lag of {self.lag} steps does not fit a period of {self.period}: give 1 to "
+                f"{self.period - first}, so that there "
                 "is an average to look back to"
             )
         self.decision_step = self.warm_up
@@ -181,19 +194,21 @@ class Trigger:
     def sparsity(self) -> float:
         """Whole sparsity after the prunings so far, 0 before the first.
 
-        A run that goes on from a checkpoint prunes to it once: that restores masks, and does what was decided just before.
+        A run that goes on from a checkpoint prunes to it once: that restores masks, and does what was decided just
+        before.
         """
         return self.sparsities[self.n_done - 1] if self.n_done else 0.0
 
     def update(self, step: int, loss: float) -> Decision:
-        """What to do after update ``step`` (counted from 1), whose loss this is: "go on", "wait" (go on longer) or "prune"
-        to ``sparsity``, which is the new one then.
+        """What to do after update ``step`` (counted from 1), whose loss this is: "go on", "wait" (go on longer) or
+        "prune" to ``sparsity``, which is the new one then.
 
         Raises UsageError for a step that does not follow the last one, ModelError for a loss that is not finite.
         """
         if step != self.step + 1:
             raise UsageError(
-                f"the trigger stands at step {self.step} and was given step {step}: go on from a checkpoint with its state"
+                f"the trigger stands at step {self.step} and was given step {step}: go on from a checkpoint with "
+                "its state"
             )
         if not math.isfinite(loss):
             raise ModelError(f"the loss of step {step} is {loss}: the network has diverged, lower the learning rate")
@@ -241,8 +256,15 @@ class Trigger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another of the same settings stopped. Raises UsageError for the state of others."""
         changing = (
-            "n_done", "n_waits", "step", "average", "reference", "decision_step", "_seeds", "_n_losses",
-        )  # fmt: skip
+            "n_done",
+            "n_waits",
+            "step",
+            "average",
+            "reference",
+            "decision_step",
+            "_seeds",
+            "_n_losses",
+        )
         _check_same(state, self.state_dict(), changing)
         for name in changing:
             setattr(self, name, list(state[name]) if name == "_seeds" else state[name])
@@ -262,20 +284,22 @@ def _check_same(state: Mapping[str, Any], own: Mapping[str, Any], changing: Sequ
     """Raise UsageError for a state of something else, or of other settings."""
     if set(state) != set(own):
         raise UsageError(
-            f"a state with {', '.join(sorted(state)) or 'nothing'} is not that of such a schedule: take its own checkpoint"
+            f"a state with {', '.join(sorted(state)) or 'nothing'} is not that of such a schedule: take its own "
+            "checkpoint"
         )
     for name in own:
         if name not in changing and state[name] != own[name]:
             raise UsageError(
-                f"a checkpoint was pruned with {name} = {state[name]}, not {own[name]}: go on with the same, or start again"
+                f"a checkpoint was pruned with {name} = {state[name]}, not {own[name]}: go on with the same, or "
+                "start again"
             )
 
 
 class Record:
     """What a run pruned at which steps, for another run to repeat.
 
-    ``kind``: "heads", "rows" or "weights"; ``steps`` and ``amounts`` as in ``Schedule``; ``removed``: of each pruning the
-    heads or rows of each block, numbered as they stood there, None for weights.
+    ``kind``: "heads", "rows" or "weights"; ``steps`` and ``amounts`` as in ``Schedule``; ``removed``: of each pruning
+    the heads or rows of each block, numbered as they stood there, None for weights.
     """
 
     def __init__(self, kind: str):

@@ -14,7 +14,8 @@ MOST_LOG_STEPS = 50
 
 
 def log_steps(save_steps: int) -> int:
-    """Steps between losses: up to 50, and a whole number of times in ``save_steps``, or a run that goes on would lose some."""
+    """Steps between losses: up to 50, and a whole number of times in ``save_steps``, or a run that goes on would lose
+    some."""
     return next(n for n in range(min(MOST_LOG_STEPS, save_steps), 0, -1) if save_steps % n == 0)
 
 

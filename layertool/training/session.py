@@ -1,7 +1,8 @@
 """What all trainings share: transformers' Trainer over data in a fixed order, checkpoints, models on the way, losses.
 
-A run that is stopped goes on from its last whole checkpoint with the numbers that it would have had: every example that is
-drawn, cropped or masked at random is a function of the seed and of its place in the run, not of what was drawn before.
+A run that is stopped goes on from its last whole checkpoint with the numbers that it would have had: every example that
+is drawn, cropped or masked at random is a function of the seed and of its place in the run, not of what was drawn
+before.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Diverged(ModelError):
 class Settings:
     """How weights are optimised: AdamW with ``weight_decay`` (0 is Adam), warm-up in steps, then ``schedule``.
 
-    A step is ``batch_size`` examples, ``accumulation`` times. ``max_gradient_norm`` 0 never clips. ``precision``: of the
-    computation; the weights stay in float32. ``save_steps``: a model, and a checkpoint to go on from, every so many steps.
+    A step is ``batch_size`` examples, ``accumulation`` times. ``max_gradient_norm`` 0 never clips. ``precision``: of
+    the computation; the weights stay in float32. ``save_steps``: a model, and a checkpoint to go on from, every so many
+    steps.
     """
 
     steps: int
@@ -135,7 +137,8 @@ class _InOrder(Trainer):
     """The rest is transformers'."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[arg-type]
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(dataset)  # type: ignore[arg-type]
 
 
 class _Watch(TrainerCallback):
@@ -180,21 +183,25 @@ def train(
     callbacks: tuple[TrainerCallback, ...] = (),
     progress: Progress | None = None,
 ) -> list[Loss]:
-    """Train ``network``, whose ``forward(**batch)`` gives {"loss": …}, in place for ``settings.steps`` steps; the losses.
+    """Train ``network``, whose ``forward(**batch)`` gives {"loss": …}, in place for ``settings.steps`` steps; the
+    losses.
 
-    ``data``: as many examples as all steps take (``Drawn``). ``checkpoints``: folder of the Trainer's checkpoints; the last
-    whole one is gone on from. ``write(step)`` is called when a checkpoint is saved: the network has the weights of that step.
-    ``first_step``: steps that other networks took before. ``callbacks`` that keep something between steps are
-    transformers' ``ExportableState``. Random states of the process are left as they were.
+    ``data``: as many examples as all steps take (``Drawn``). ``checkpoints``: folder of the Trainer's checkpoints; the
+    last whole one is gone on from. ``write(step)`` is called when a checkpoint is saved: the network has the weights of
+    that step. ``first_step``: steps that other networks took before. ``callbacks`` that keep something between steps
+    are transformers' ``ExportableState``. Random states of the process are left as they were.
     Raises Diverged for a loss or weights that are not finite.
     """
     if not settings.steps:
         return []
     with random_states_kept(), sound(place, DTYPES[settings.precision]):
         trainer = _InOrder(
-            model=network, args=_arguments(settings, checkpoints, place), train_dataset=data, data_collator=collate,
+            model=network,
+            args=_arguments(settings, checkpoints, place),
+            train_dataset=data,
+            data_collator=collate,
             callbacks=[_Watch(progress, first_step, total_steps or first_step + settings.steps, write), *callbacks],
-        )  # fmt: skip
+        )
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         whole = list(whole_checkpoints(checkpoints).values())
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
@@ -212,17 +219,35 @@ def check_weights(network: nn.Module, when: str) -> None:
 
 def _arguments(settings: Settings, checkpoints: Path, place: torch.device) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(checkpoints), max_steps=settings.steps, learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size, gradient_accumulation_steps=settings.accumulation,
-        warmup_steps=settings.warmup_steps, lr_scheduler_type=SCHEDULES[settings.schedule], optim="adamw_torch",
-        adam_beta1=settings.betas[0], adam_beta2=settings.betas[1], adam_epsilon=settings.epsilon,
-        weight_decay=settings.weight_decay, max_grad_norm=settings.max_gradient_norm, seed=settings.seed,
-        data_seed=settings.seed, bf16=settings.precision == "bfloat16", fp16=settings.precision == "float16",
-        use_cpu=place.type == "cpu", save_strategy="steps", save_steps=min(settings.save_steps, settings.steps),
-        logging_strategy="steps", logging_steps=min(settings.log_steps, settings.steps), report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, dataloader_pin_memory=place.type == "cuda", eval_strategy="no",
+        output_dir=str(checkpoints),
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        warmup_steps=settings.warmup_steps,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        optim="adamw_torch",
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
+        use_cpu=place.type == "cpu",
+        save_strategy="steps",
+        save_steps=min(settings.save_steps, settings.steps),
+        logging_strategy="steps",
+        logging_steps=min(settings.log_steps, settings.steps),
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=place.type == "cuda",
+        eval_strategy="no",
         logging_nan_inf_filter=False,
-    )  # fmt: skip
+    )
     return arguments
 
 

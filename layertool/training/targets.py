@@ -1,6 +1,7 @@
 """What masked prediction predicts: the k-means cluster of every frame of a corpus (Hsu et al. 2021; spec speat.md 3.3).
 
-Stage 1 clusters log mel energies, every 10 ms; stage 2 frames of a layer of a network that stage 1 trained, read from a store.
+Stage 1 clusters log mel energies, every 10 ms; stage 2 frames of a layer of a network that stage 1 trained, read from a
+store.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ TOLERANCE = 2  # frames by which features and targets of one utterance may diffe
 class Frames:
     """Frames of a corpus that can be clustered.
 
-    ``blocks()``: all of them, in the order of the corpus, as (rows, width) arrays; ``counts``: of each utterance; ``hop``: samples
-    from one to the next; ``decided``: what decides their values.
+    ``blocks()``: all of them, in the order of the corpus, as (rows, width) arrays; ``counts``: of each utterance;
+    ``hop``: samples from one to the next; ``decided``: what decides their values.
     """
 
     blocks: Callable[[], Iterator[np.ndarray]]
@@ -64,19 +65,21 @@ def mel_frames(corpus: Corpus, statistics: str = melhubert.DEFAULT_STATISTICS) -
 def layer_frames(store: FeatureStore, layer: str, corpus: Corpus) -> Frames:
     """Stage 2: the frames of a layer in a store of the same corpus.
 
-    Raises UsageError for a layer or unit that the store has not, and for one made with masked frames; StoreError for a store
-    of another corpus.
+    Raises UsageError for a layer or unit that the store has not, and for one made with masked frames; StoreError for a
+    store of another corpus.
     """
     if "frame" not in store.units:
         raise UsageError(
-            f"{store.path} has no frames, only {', '.join(store.units)}: extract again with --units frame, into another store"
+            f"{store.path} has no frames, only {', '.join(store.units)}: extract again with --units frame, into "
+            "another store"
         )
     codes = store.row_table("frame", layer)["utterance"]  # refuses an unknown layer
     if store.is_masked:
         raise UsageError(f"{store.path} was made with masked frames: extract again without --mask-seed")
     if store.configuration["corpus"] != corpus.fingerprint:
         raise StoreError(
-            f"{store.path} is of another corpus than {corpus.name}: targets need frames of the utterances that are trained on"
+            f"{store.path} is of another corpus than {corpus.name}: targets need frames of the utterances that "
+            "are trained on"
         )
     ids = store.utterances["utterance"].tolist()
     numbers = np.bincount(codes, minlength=len(ids))
@@ -108,10 +111,10 @@ def _hop(store: FeatureStore, layer: str) -> int:
 class Targets:
     """The cluster of every frame of a corpus.
 
-    ``labels``: of all frames, one after the other; ``ends``: utterance -> (first, one past the last) of its own; ``hop``: samples
-    between frames; ``n_clusters`` that there are, ``used`` by any frame; ``distortion``: mean squared distance of a
-    frame from its centroid, over the ``n_fitted`` frames that clusters were fitted on, in squared units of the features;
-    ``variance``: the same from their mean.
+    ``labels``: of all frames, one after the other; ``ends``: utterance -> (first, one past the last) of its own;
+    ``hop``: samples between frames; ``n_clusters`` that there are, ``used`` by any frame; ``distortion``: mean squared
+    distance of a frame from its centroid, over the ``n_fitted`` frames that clusters were fitted on, in squared units
+    of the features; ``variance``: the same from their mean.
     """
 
     labels: np.ndarray
@@ -132,10 +135,12 @@ class Targets:
         return len(np.unique(self.labels))
 
     def of(self, utterance: str, hop: int, n_frames: int) -> np.ndarray:
-        """The clusters of an utterance for a network with a frame every ``hop`` samples, ``n_frames`` of them: every second
-        one of labels at 100 Hz for a network at 50 Hz (spec 3.3). There may be up to ``TOLERANCE`` more or fewer.
+        """The clusters of an utterance for a network with a frame every ``hop`` samples, ``n_frames`` of them: every
+        second one of labels at 100 Hz for a network at 50 Hz (spec 3.3). There may be up to ``TOLERANCE`` more or
+        fewer.
 
-        Raises CorpusError for an utterance without targets or with another number, UsageError for targets of another rate.
+        Raises CorpusError for an utterance without targets or with another number, UsageError for targets of another
+        rate.
         """
         first, stop = self.ends.get(utterance, (0, 0))
         labels = self.labels[first:stop][:: take_every(self.hop, hop)]
@@ -147,7 +152,8 @@ def take_every(hop: int, of_network: int) -> int:
     """Which of the targets with ``hop`` samples between them a network takes: each, every second, …"""
     if of_network % hop:
         raise UsageError(
-            f"targets every {_ms(hop)} ms do not fit a network with frames every {_ms(of_network)} ms: take features at its "
+            f"targets every {_ms(hop)} ms do not fit a network with frames every {_ms(of_network)} ms: take "
+            "features at its "
             "rate or at twice that"
         )
     return of_network // hop
@@ -167,7 +173,8 @@ def check_fit(frames: Frames, utterances: Iterable[tuple[str, int]], hop: int, n
 def _check_enough(n_frames: int, n_clusters: int) -> None:
     if n_frames < n_clusters:
         raise UsageError(
-            f"{n_clusters} clusters need at least as many frames, but the corpus has {n_frames}: type --clusters {n_frames} or "
+            f"{n_clusters} clusters need at least as many frames, but the corpus has {n_frames}: type --clusters "
+            f"{n_frames} or "
             "fewer, or take more audio"
         )
 
@@ -175,7 +182,8 @@ def _check_enough(n_frames: int, n_clusters: int) -> None:
 def _check_number(utterance: str, n_targets: int, n_frames: int, hop: int) -> None:
     if not n_targets:
         raise CorpusError(
-            f"utterance '{utterance}' has no targets: it is missing from the store that they come from; extract it again, "
+            f"utterance '{utterance}' has no targets: it is missing from the store that they come from; extract "
+            "it again, "
             "or leave the utterance out of the corpus"
         )
     if abs(n_targets - n_frames) > TOLERANCE:
@@ -193,7 +201,8 @@ def check_count(utterance: str, found: int, expected: int) -> None:
     """Raise CorpusError where the audio of an utterance is not as long as its corpus says."""
     if found != expected:
         raise CorpusError(
-            f"utterance '{utterance}' gives {found} frames, but its corpus promises {expected}: its audio has changed; make "
+            f"utterance '{utterance}' gives {found} frames, but its corpus promises {expected}: its audio has "
+            "changed; make "
             "the corpus again"
         )
 
@@ -208,8 +217,9 @@ def make_targets(
 ) -> Targets:
     """Cluster frames (``layertool.analysis.mi.fit_clusters``) and assign every one to its nearest centroid.
 
-    Clusters are fitted on up to ``max_frames``, drawn without replacement from ``seed``; or they are those of ``known`` targets,
-    of the same features. Raises UsageError for fewer frames than clusters, FeatureError for values that are not finite.
+    Clusters are fitted on up to ``max_frames``, drawn without replacement from ``seed``; or they are those of ``known``
+    targets, of the same features. Raises UsageError for fewer frames than clusters, FeatureError for values that are
+    not finite.
     """
     n_frames = sum(frames.counts.values())
     if known is None:
@@ -257,10 +267,11 @@ def decided(frames: Frames, n_clusters: int, seed: int, max_frames: int, known: 
 
 
 def learned(model: Model, frames: Frames, n_clusters: int) -> Targets | None:
-    """The targets that a MODEL was trained on, where it lies in the folder of its run: clusters are numbered at will, and a network
-    tells their numbers. None where its run is not known.
+    """The targets that a MODEL was trained on, where it lies in the folder of its run: clusters are numbered at will,
+    and a network tells their numbers. None where its run is not known.
 
-    Raises UsageError where ``frames`` are other features than it learned clusters of, or the clusters are others in number.
+    Raises UsageError where ``frames`` are other features than it learned clusters of, or the clusters are others in
+    number.
     """
     path = model.path.resolve().parent / FILE
     if not model.path.is_dir() or not path.exists():
@@ -269,7 +280,8 @@ def learned(model: Model, frames: Frames, n_clusters: int) -> Targets | None:
     features = {key: _of_features(known.decided).get(key) for key in _of_features(frames.decided)}
     if features != _of_features(frames.decided):
         raise UsageError(
-            f"{model} learned clusters of {_named(known.decided)}, not of {_named(frames.decided)}: give the --targets and "
+            f"{model} learned clusters of {_named(known.decided)}, not of {_named(frames.decided)}: give the "
+            "--targets and "
             "--statistics of its training"
         )
     if len(known.centroids) != n_clusters:
@@ -332,9 +344,13 @@ def _distortion(clusters: Clusters, rows: np.ndarray) -> float:
 def save(targets: Targets, path: Path) -> None:
     """Write targets as one .npz without pickles, whole or not at all."""
     about = {
-        "hop": targets.hop, "n_fitted": targets.n_fitted, "distortion": targets.distortion, "variance": targets.variance,
-        "decided": targets.decided, "utterances": list(targets.ends),
-    }  # fmt: skip
+        "hop": targets.hop,
+        "n_fitted": targets.n_fitted,
+        "distortion": targets.distortion,
+        "variance": targets.variance,
+        "decided": targets.decided,
+        "utterances": list(targets.ends),
+    }
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     ends = np.array(list(targets.ends.values()), np.int64).reshape(-1, 2)
     with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -348,9 +364,15 @@ def load(path: Path) -> Targets:
             about = json.loads(file["about"].tobytes().decode())
             ends = dict(zip(about["utterances"], map(tuple, file["ends"].tolist()), strict=True))
             return Targets(
-                file["labels"], ends, file["centroids"], about["hop"], about["n_fitted"], about["distortion"],
-                about["variance"], about["decided"],
-            )  # fmt: skip
+                file["labels"],
+                ends,
+                file["centroids"],
+                about["hop"],
+                about["n_fitted"],
+                about["distortion"],
+                about["variance"],
+                about["decided"],
+            )
     except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise StoreError(
             f"{path} is not readable as targets ({error}): remove it, and the same command makes them again"

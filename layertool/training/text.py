@@ -61,7 +61,8 @@ class Vocabulary:
             strange = [token for token in sequence if token not in known]
             if strange and unknown == "error":
                 raise CorpusError(
-                    f"utterance '{utterance}' has '{strange[0]}' ({_named(strange[0])}), which is in no training text: correct "
+                    f"utterance '{utterance}' has '{strange[0]}' ({_named(strange[0])}), which is in no training "
+                    "text: correct "
                     "it, or type --unknown count"
                 )
             missed.update(strange)
@@ -76,9 +77,9 @@ class Vocabulary:
 def spell(text: str, case: str = "upper") -> list[str]:
     """Characters of a text, ``|`` between words.
 
-    Unicode's composed form (NFC); ``case``: "upper" (as LibriSpeech and the dictionaries of wav2vec 2.0), "lower" or "keep",
-    by Unicode's rules, so that ß becomes SS. Any white space is one boundary, none at either end; all else, punctuation
-    too, is a character. Raises UsageError for another case.
+    Unicode's composed form (NFC); ``case``: "upper" (as LibriSpeech and the dictionaries of wav2vec 2.0), "lower" or
+    "keep", by Unicode's rules, so that ß becomes SS. Any white space is one boundary, none at either end; all else,
+    punctuation too, is a character. Raises UsageError for another case.
     """
     if case not in CASES:
         raise UsageError(f"'{case}' is no case: choose {', '.join(CASES)}")
@@ -99,14 +100,16 @@ def characters(corpus: Corpus, among: Collection[str] | None = None, case: str =
     table = _chosen(corpus, among)
     if "text" not in table:
         raise CorpusError(
-            f"the corpus {corpus.name} has no texts (column 'text', columns there: {', '.join(map(str, corpus.metadata_columns)) or 'none'}): "
+            f"the corpus {corpus.name} has no texts (column 'text', columns there: "
+            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): "
             "add the column with what is said in each utterance"
         )
     out = {}
     for utterance, text in zip(table["utterance"], table["text"], strict=True):
         if not isinstance(text, str) or not text.strip():
             raise CorpusError(
-                f"utterance '{utterance}' of {corpus.name} has no text: write it in the column 'text', or leave the utterance out"
+                f"utterance '{utterance}' of {corpus.name} has no text: write it in the column 'text', or leave "
+                "the utterance out"
             )
         if BOUNDARY in text:
             raise CorpusError(
@@ -125,7 +128,8 @@ def phones(corpus: Corpus, among: Collection[str] | None = None, tier: str = "ph
     own = corpus.segments[corpus.segments["tier"] == tier]
     if own.empty:
         raise CorpusError(
-            f"the corpus {corpus.name} has no segments of the tier '{tier}' (tiers there: {', '.join(corpus.tiers) or 'none'}): "
+            f"the corpus {corpus.name} has no segments of the tier '{tier}' (tiers there: "
+            f"{', '.join(corpus.tiers) or 'none'}): "
             "align it first ('layertool corpus align')"
         )
     spoken = [label for label in own["label"].unique() if is_speech(tier, label)]

@@ -43,7 +43,8 @@ def read_words(path: Path | str) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(
-            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: a word list is a text file, one word a line"
+            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: a word list is a text file, one "
+            "word a line"
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

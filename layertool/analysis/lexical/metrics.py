@@ -18,8 +18,8 @@ _OVER_ONE = 1e-4  # log-probabilities may be above 0 by rounding
 def log_likelihood(log_p, counts) -> float:
     """Log multinomial probability of what the listeners of one stimulus said (equation 1).
 
-    ``log_p``: natural log-probability of each different response, shape (n,), at most 0; ``counts``: how many listeners gave
-    it, shape (n,), whole numbers. -inf when a response that was given has p = 0. Raises UsageError otherwise.
+    ``log_p``: natural log-probability of each different response, shape (n,), at most 0; ``counts``: how many listeners
+    gave it, shape (n,), whole numbers. -inf when a response that was given has p = 0. Raises UsageError otherwise.
     """
     log_p, counts = np.asarray(log_p, dtype=np.float64).ravel(), _counts(counts)
     _same_length(log_p.size, counts, "log-probabilities")

@@ -46,8 +46,8 @@ class Variant:
 class WhisperScorer:
     """A Whisper checkpoint that scores and ranks words on clips of 16 kHz.
 
-    ``model``: a Model, a Hugging Face id (``name@revision``) or a local folder. ``random_init``: a seed, for the untrained
-    control. Raises ModelError for what is no Whisper, UsageError for a language or device that is not there.
+    ``model``: a Model, a Hugging Face id (``name@revision``) or a local folder. ``random_init``: a seed, for the
+    untrained control. Raises ModelError for what is no Whisper, UsageError for a language or device that is not there.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class WhisperScorer:
         return self.decoder.hear(states)
 
     def read(self, heard: whisper.Heard | torch.Tensor, layer: str | None = None) -> whisper.Reading:
-        """Begin to read words on one clip, or its states; ``layer``: a decoder layer D0 to DM to read the words from."""
+        """Begin to read words on one clip, or its states; ``layer``: a decoder layer D0 to DM to read the words
+        from."""
         if layer is not None and layer not in self.layers[-self.decoder.n_layers - 1 :]:
             raise UsageError(f"words are read from decoder layers D0 to {self.output_layer}, not from {layer}")
         return self.decoder.read(heard, None if layer is None else int(layer[1:]))
@@ -182,7 +183,8 @@ class WhisperScorer:
             found = self.rank(self.read(self.encode([_clip(waveform)])["final"][0]), lexicon, n)
         if not found.exact:
             raise ModelError(
-                f"{self.provenance['id']} finds so many words equally likely that {search.MOST_PREFIXES} prefixes did not "
+                f"{self.provenance['id']} finds so many words equally likely that {search.MOST_PREFIXES} "
+                "prefixes did not "
                 "decide which are the best: score the words with log_probs"
             )
         return list(zip(found.words, found.log_p, strict=True))
