@@ -68,7 +68,9 @@ class Watch:
 def _threads(n: int) -> Iterator[ThreadPoolExecutor]:
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(max(1, n_cores() // n)), ThreadPoolExecutor(n) as pool:
+    each = max(1, n_cores() // n)
+    # OpenMP counts for every thread apart, BLAS for all of them
+    with threadpool_limits(each), ThreadPoolExecutor(n, initializer=threadpool_limits, initargs=(each,)) as pool:
         try:
             yield pool
         finally:

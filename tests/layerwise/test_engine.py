@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from types import SimpleNamespace
@@ -55,6 +56,7 @@ def test_so_many_at_once(at_once):
 
 def test_cores_are_shared_out(monkeypatch):
     """Products of matrices of three layers at once get a third of the cores each; afterwards all is as it was."""
+    importlib.import_module("torch")  # which has OpenMP of its own
     before = [pool["num_threads"] for pool in threadpool_info()]
     monkeypatch.setattr(engine, "n_cores", lambda: 3)
     found = Watch(3).each(lambda *_: {pool["num_threads"] for pool in threadpool_info()}, PIECES[:3])
