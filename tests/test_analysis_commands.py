@@ -118,7 +118,7 @@ OPTIONS = [
     ("cca", "--trials 1", {"n_trials": 1}),
     ("cca", "--eps published", {"eps": "published"}),
     ("cca", "--eps 1e-3,1e-1", {"eps": (1e-3, 1e-1)}),
-    ("cca", "--draws 2 --seed 5", {"samples": 2, "seed": 5}),
+    ("cca", "--draws 2 --seed 5", {"draws": 2, "seed": 5}),
     ("cca", "--sample all", {"sampling": ALL}),
     ("cca", "--per-label 25 --top-labels 5 --max-utterances 12", {"sampling": Sampling(12, 5, 25)}),
     ("cca", "--where speaker!=s0 --where label=p7 --where label=p6",

@@ -108,7 +108,9 @@ class Extraction(Declared):
     )
     device: str = option("auto", "Device that runs the model: auto, cpu, cuda:N or mps.")
     dtype: Dtype = option("float32", "Precision of the computation.")
-    batch_seconds: float | None = option(None, "Padded audio in one batch.", low=0.1, usual="8 on a CPU, 400 on a GPU")
+    batch_seconds: float | None = option(
+        None, "Padded audio in one batch.", low=0.001, usual="8 on a CPU, 400 on a GPU"
+    )
     workers: int | None = option(
         None,
         "Threads that read audio, or workers of Ray.",

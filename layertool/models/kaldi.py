@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import kaldi_native_fbank
 import numpy as np
 
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
@@ -16,6 +15,8 @@ def fbank(waveform: np.ndarray, n_mels: int, window: str = "povey") -> np.ndarra
 
     Frames: 1 + (n_samples - 400) // 160, none below 400 samples. ``window``: Kaldi's name of it.
     """
+    import kaldi_native_fbank
+
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
     options.frame_opts.window_type = window

@@ -206,12 +206,12 @@ def test_other_models_have_no_such_window(corpus, tmp_path):
     for window in ("30s", "exact"):
         with pytest.raises(UsageError, match=r"--encoder-window is for Whisper.*wav2vec2.*leave it out"):
             layertool.extract(str(speech), corpus, tmp_path / "store", "frame", encoder_window=window)
-        with pytest.raises(UsageError, match="--encoder-window is for models; mel is an acoustic feature"):
+        with pytest.raises(UsageError, match="--encoder-window is for Whisper; mel is an acoustic feature"):
             layertool.extract("mel", corpus, tmp_path / "store", "frame", encoder_window=window)
 
 
 def test_an_unknown_window_is_said(folder, corpus, tmp_path):
-    with pytest.raises(UsageError, match="'10s' is no encoder window: choose 30s, clip, exact"):
+    with pytest.raises(UsageError, match="'10s' is nothing that --encoder-window takes: choose clip, 30s, exact"):
         layertool.extract(str(folder), corpus, tmp_path / "store", "frame", encoder_window="10s")
     speech = models.save("wav2vec2-base", tmp_path / "w2v")
     with pytest.raises(UsageError):

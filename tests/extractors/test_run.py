@@ -81,7 +81,7 @@ def test_the_batch_size_does_not_change_the_numbers(model, corpus, store, tmp_pa
 @pytest.mark.slow
 def test_threads_and_shards_do_not_change_the_bytes(model, corpus, store, tmp_path):
     """Each utterance in a batch of its own, so that no other decides the order of its sums."""
-    options = {"units": UNITS, "batch_seconds": 0.1}
+    options = {"units": UNITS, "batch_seconds": 0.01}
     one = layertool.extract(model, corpus, tmp_path / "one", workers=1, **options)
     again = layertool.extract(model, corpus, tmp_path / "again", workers=4, **options)
     assert checksums(one) == checksums(again)

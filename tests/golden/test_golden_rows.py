@@ -61,7 +61,8 @@ def test_rows(case, golden, inputs):
     expected = expected[
         ~expected["metric"].str.startswith("chosen ")
     ]  # cells of a grid: in the settings of its scores now
-    expected = numbered(expected.assign(metric=expected["metric"].replace(RENAMED)))
+    names = expected["analysis"].replace({"probe neighbours": "neighbours"})  # as the demo called it
+    expected = numbered(expected.assign(metric=expected["metric"].replace(RENAMED), analysis=names))
     missing, new = expected.index.difference(found.index), found.index.difference(expected.index)
     assert not len(missing), f"{case}: {len(missing)} rows are gone and {len(new)} are new: {missing[:3]}, {new[:3]}"
     assert not len(new), f"{case}: {len(new)} rows are new: {new[:3]}"
