@@ -206,7 +206,8 @@ def is_drawn(rows: pd.DataFrame) -> pd.Series:
     known = {analysis for analysis, _ in main}
     main |= {pair for pair in pairs if pair[0] not in known and pair[1] != PARAMETERS}
     shown = [pair in main for pair in zip(rows["analysis"], rows["metric"], strict=True)]
-    return pd.Series(shown, rows.index, dtype=bool)
+    of_mean = (rows["item"] == "").groupby([rows["analysis"], rows["metric"]]).transform("any")
+    return pd.Series(shown, rows.index, dtype=bool) & ((rows["item"] == "") | ~of_mean | is_single(rows))
 
 
 def has_layers(rows: pd.DataFrame) -> pd.Series:

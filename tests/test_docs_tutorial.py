@@ -162,7 +162,7 @@ def examples_from_python(folder: Path) -> None:
     random = np.random.default_rng(0)
     views = {name: random.standard_normal((200, 5)) for name in ("x", "y", "x2", "y2")}
     exec(first_block("analyses.md"), views)
-    assert {row.analysis for row in views["rows"]} == {"cca"}
+    assert set(views["r"].rows["analysis"]) == {"cca"}
     (folder / "mel").rename(folder / "mel of the README")  # another configuration than the next one's
     (folder / "dev").rename(folder / "corpus")
     made: dict = {}
