@@ -6,7 +6,7 @@ import figures_of_the_house as house
 import pytest
 
 LIMITS = {
-    house.STATEMENTS: 20_999,
+    house.STATEMENTS: 21_000,
     house.TRAINING: 3_852,
     house.SKIPS: 3,
     house.LONG_LINES: 0,
