@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import kaldi_native_fbank
 import numpy as np
 from scipy.fft import dct
 
@@ -296,46 +295,26 @@ def _kaldi_spectrogram(waveform: np.ndarray) -> np.ndarray:
     )
 
 
-def _kaldi(waveform: np.ndarray, options, online, width: int, order: int) -> np.ndarray:
-    """Features of kaldi-native-fbank followed by ``order`` orders of deltas."""
-    n_frames = KALDI_GEOMETRY.n_frames(len(waveform))
-    values = np.empty((n_frames, width * (1 + order)), np.float32)
-    for block in _blocks(n_frames):
-        extractor = online(options)
-        stop = (block.stop - 1) * FRAME_HOP + FRAME_FIELD
-        extractor.accept_waveform(SAMPLE_RATE, waveform[block.start * FRAME_HOP : stop])
-        values[block, :width] = [extractor.get_frame(i) for i in range(block.stop - block.start)]
-    for k in range(order):
-        values[:, (k + 1) * width : (k + 2) * width] = deltas(values[:, k * width : (k + 1) * width])
+def _with_deltas(waveform: np.ndarray, compute: Compute) -> np.ndarray:
+    """Features with their first and second deltas, which need the whole utterance."""
+    features = compute(waveform)
+    width = features.shape[1]
+    values = np.empty((len(features), 3 * width), np.float32)
+    values[:, :width] = features
+    for k in (width, 2 * width):
+        values[:, k : k + width] = deltas(values[:, k - width : k])
     return values
-
-
-def _kaldi_fbank(waveform: np.ndarray) -> np.ndarray:
-    """80 log mel energies with their first and second deltas, which need the whole utterance."""
-    options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.dither = 0
-    options.mel_opts.num_bins = 80
-    return _kaldi(waveform, options, kaldi_native_fbank.OnlineFbank, 80, 2)
 
 
 def _melhubert(waveform: np.ndarray) -> np.ndarray:
     return kaldi.fbank(INT16_SCALE * waveform, 40, "hamming")
 
 
-def _kaldi_mfcc(waveform: np.ndarray, order: int) -> np.ndarray:
-    options = kaldi_native_fbank.MfccOptions()
-    options.frame_opts.dither = 0
-    options.mel_opts.num_bins = 23
-    options.num_ceps = 13
-    options.use_energy = False
-    return _kaldi(waveform, options, kaldi_native_fbank.OnlineMfcc, 13, order)
-
-
 def _centred_geometry(length: int, hop: int) -> FrameGeometry:
     return FrameGeometry(hop, length, -(length // 2), centred=True, extra_frame=True)
 
 
-KALDI_GEOMETRY = FrameGeometry(FRAME_HOP, FRAME_FIELD)
+KALDI_GEOMETRY = kaldi.GEOMETRY
 _STFT = _centred_geometry(512, 320)
 _SPECTRUM = _centred_geometry(400, 160)
 _TORCHAUDIO = _centred_geometry(400, 200)
@@ -375,11 +354,11 @@ PRESETS: dict[str, Preset] = {
         ("mel:torchaudio", 128, _TORCHAUDIO, partial(_mel, hop=200, n_mels=128, log=False)),
         ("mel:pasad", 80, KALDI_GEOMETRY, partial(_mel_pasad, geometry=KALDI_GEOMETRY)),
         ("mel:pasad-centred", 80, _SPECTRUM, partial(_mel_pasad, geometry=_SPECTRUM)),
-        ("fbank", 240, KALDI_GEOMETRY, _kaldi_fbank),
+        ("fbank", 240, KALDI_GEOMETRY, partial(_with_deltas, compute=partial(kaldi.fbank, n_mels=80))),
         ("fbank:static", 80, KALDI_GEOMETRY, partial(kaldi.fbank, n_mels=80)),
         ("fbank:melhubert", 40, KALDI_GEOMETRY, _melhubert),
-        ("mfcc", 39, KALDI_GEOMETRY, partial(_kaldi_mfcc, order=2)),
-        ("mfcc:static", 13, KALDI_GEOMETRY, partial(_kaldi_mfcc, order=0)),
+        ("mfcc", 39, KALDI_GEOMETRY, partial(_with_deltas, compute=kaldi.mfcc)),
+        ("mfcc:static", 13, KALDI_GEOMETRY, kaldi.mfcc),
         ("mfcc:torchaudio", 40, _TORCHAUDIO, _mfcc_torchaudio),
     )
 }

@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import kaldi_native_fbank
 import numpy as np
 
 from layertool.errors import ModelError, UsageError
 from layertool.files import read_json
 from layertool.folders import check_outside
 from layertool.geometry import FrameGeometry
-from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, melhubert, whisper
+from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, kaldi, melhubert, whisper
 from layertool.models.checkpoint_files import SOURCE, normalises
 from layertool.models.computing import drawing
 from layertool.models.families import WAVEFORMS, Layer, melhubert_layers, speech_layers, stacked_layers, whisper_layers
@@ -406,7 +405,7 @@ class Model:
             more: dict[str, Any] = {
                 "cmvn": self.asked.cmvn,
                 "definition": self.configuration.description,
-                "kaldi_native_fbank": kaldi_native_fbank.__version__,
+                "kaldi_native_fbank": kaldi.version(),
             }
             return {"family": "acoustic", **self.identity, **more}
         if self.kind == "melhubert":
