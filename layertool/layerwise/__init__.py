@@ -5,8 +5,6 @@ Commands and Python functions are made from this list, whose classes are importe
 
 from __future__ import annotations
 
-import sys
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +34,22 @@ def declared(command: str) -> Any:
     return getattr(import_module(f"layertool.layerwise.{module}"), name)
 
 
-@cache
+DECLARED: dict[
+    str, Any
+] = {}  # name of an analysis in rows: what declares it, of all that were imported, a user's own too
+
+
 def of_rows(analysis: str) -> Any:
     """The declaration that makes the rows of an analysis; None for one that nobody declared.
 
-    What has run is looked at first: the others need not be imported then.
+    What has run is known; the others are imported only for what is not.
     """
-    for command in sorted(ANALYSES, key=lambda words: f"{__name__}.{ANALYSES[words].split(':')[0]}" not in sys.modules):
-        one = declared(command)
-        if analysis in (one.name, *getattr(one, "names", ())):
-            return one
-    return None
+    if analysis not in DECLARED:
+        for command in ANALYSES:
+            declared(command)
+    return DECLARED.get(analysis)
 
 
-@cache
 def measure(analysis: str, metric: str) -> Metric:
     """What is known of a metric, of rows that may be of anybody: where nothing is, its name is its label."""
     from layertool.layerwise.analysis import Metric

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 from layertool.declared import Declared, option, options_of
 from layertool.errors import FeatureError, RowError, UsageError, tell
-from layertool.layerwise import engine
+from layertool.layerwise import DECLARED, engine
 from layertool.layerwise import stores as of_stores
 from layertool.layerwise.engine import Progress, Watch
-from layertool.layerwise.rows import ALL, Condition, Rows, Sampling, conditions
+from layertool.layerwise.rows import ALL, TIERS, Condition, Rows, Sampling, conditions
 from layertool.layerwise.views import LayerView
 from layertool.result_rows import CHOSEN, Result, row
 from layertool.store import FeatureStore
@@ -84,10 +84,9 @@ class AnyAnalysis(Declared):
     where: tuple[Condition, ...] = option(
         (),
         "Only rows with this value (or COLUMN!=VALUE) of a column of theirs or of their utterance. Repeatable: "
-        "the same column again is an "
-        "alternative, another column has to hold too.",
+        "the same column again is an alternative, another column has to hold too.",
         metavar="COLUMN=VALUE",
-        parse=lambda given: conditions(given),
+        parse=conditions,
     )
     seed: int = option(0, "Seed of everything that is drawn.", low=0)
 
@@ -96,12 +95,18 @@ class AnyAnalysis(Declared):
     metrics: ClassVar[tuple[Metric, ...]]
     cites: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ("STORE...",)
-    tables: ClassVar[
-        Mapping[str, str]
-    ] = {}  # that it can give beside the rows: their names, and the help of --NAME FILE
+    # that it can give beside the rows: their names, and the help of --NAME FILE
+    tables: ClassVar[Mapping[str, str]] = {}
     counted: ClassVar[str] = "layers"  # by the progress bar
     at_once: ClassVar[int | None] = None  # pieces, unless --workers says it; None: one a core
     in_threads: ClassVar[bool] = True  # whether pieces can be computed side by side in one process
+    names: ClassVar[tuple[str, ...]] = ()  # of its rows besides ``name``
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "command"):
+            for name in (cls.name, *cls.names):
+                DECLARED.setdefault(name, cls)
 
     def settings(self) -> dict[str, Any]:
         """Everything that was asked and decides the numbers, defaults too."""
@@ -297,6 +302,26 @@ def unit_option(usual: str = "that of what is asked") -> Any:
         usual=usual,
         decides=False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfLabels(Declared):
+    """Analyses of labels: those of a tier stand at its rows, those of a column at utterances, if ``unit`` is silent."""
+
+    labels: str = option(help="Labels to tell: phone, word, or a column such as speaker.", metavar="TIER|COLUMN")
+    unit: str | None = unit_option()
+
+    @property
+    def usual_unit(self) -> str:
+        return self.labels if self.only_unit else "utterance"
+
+    @property
+    def only_unit(self) -> bool:
+        return self.labels in TIERS
+
+    @property
+    def compared_with(self) -> str:
+        return self.labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
-from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
+from layertool.layerwise.analysis import Analysis, Metric, OfLabels, Score
 from layertool.layerwise.folds import PERMUTED, TURNED, by_utterance
 from layertool.layerwise.rows import TIERS, Condition, Rows, conditions
 from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
@@ -72,7 +72,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MI(Analysis):
+class MI(OfLabels, Analysis):
     """Mutual information of k-means clusters of every layer with phones, words, or other labels.
 
     Clusters are fitted on STORE2, on the rows of --fit-where, or else on one half of the utterances.
@@ -85,9 +85,6 @@ class MI(Analysis):
       layertool mi whisper --labels phone --standardise
     """
 
-    labels: str = option(
-        help="What clusters should tell: phone, word, or a column such as speaker.", metavar="TIER|COLUMN"
-    )
     clusters: int | None = option(
         None, "How many clusters.", low=2, metavar="N", usual="500, words 5000; fewer when there are few rows"
     )
@@ -106,7 +103,6 @@ class MI(Analysis):
         "published",
         "Rows to draw: published, fit on 3000 to 7000 rows a phone (600 to 1200 a word), score 200 (15); or all.",
     )
-    unit: str | None = unit_option()
 
     name = command = "mi"
     metrics = (
@@ -120,18 +116,6 @@ class MI(Analysis):
     )
     cites = ("pasad2021",)
     at_once = 1  # k-means takes all cores
-
-    @property
-    def usual_unit(self) -> str:
-        return self.labels if self.only_unit else "utterance"
-
-    @property
-    def only_unit(self) -> bool:
-        return self.labels in TIERS
-
-    @property
-    def compared_with(self) -> str:
-        return self.labels
 
     def settings(self) -> dict[str, Any]:
         unit = self.unit or self.usual_unit

@@ -14,7 +14,7 @@ from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
-from layertool.layerwise.analysis import Analysis, Drawn, Metric, Problem, Score, unit_option
+from layertool.layerwise.analysis import Analysis, Drawn, Metric, OfLabels, Problem, Score
 from layertool.layerwise.folds import PERMUTED
 from layertool.layerwise.frames import FrameRows
 from layertool.layerwise.rows import ALL, PUBLISHED, TIERS, Rows
@@ -37,7 +37,7 @@ class Labelled(Problem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours(Drawn, Analysis):
+class Neighbours(OfLabels, Drawn, Analysis):
     """Which phone, word, speaker, emotion? Nearest neighbours on unseen speech.
 
     Cross-validated accuracy, against the most frequent label and the same classifier on permuted labels.
@@ -49,7 +49,6 @@ class Neighbours(Drawn, Analysis):
       layertool probe neighbours w2v2 --labels word -k 1 -o words.csv
     """
 
-    labels: str = option(help="What to name: phone, word, or a column such as speaker.", metavar="TIER|COLUMN")
     method: Literal["both", "knn", "centroid"] = option(
         "both", "Classifier: k nearest neighbours, or the nearest mean of a label's rows.", decides=False
     )
@@ -64,24 +63,11 @@ class Neighbours(Drawn, Analysis):
     sample: Literal["published", "all"] = option(
         "published", "Rows to draw: published, 200 a phone and 15 of the 500 most frequent words; or all."
     )
-    unit: str | None = unit_option()
 
     name = "neighbours"
     command = "probe neighbours"
     metrics = (Metric("accuracy", "accuracy on unseen speech", is_share=True),)
     cites = ("pasad2024",)
-
-    @property
-    def usual_unit(self) -> str:
-        return self.labels if self.only_unit else "utterance"
-
-    @property
-    def only_unit(self) -> bool:
-        return self.labels in TIERS
-
-    @property
-    def compared_with(self) -> str:
-        return self.labels
 
     def settings(self) -> dict[str, Any]:
         found = super().settings()

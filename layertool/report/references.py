@@ -137,8 +137,8 @@ REFERENCES = {
 
 
 def cited(*keys: str) -> str:
-    """The words of a citation: (Pasad et al., 2021; Lin et al., 2024)."""
-    return f"({'; '.join(REFERENCES[key][0] for key in keys)})"
+    """The words of a citation: (Pasad et al., 2021; Lin et al., 2024). What is no key stands as it is."""
+    return f"({'; '.join(REFERENCES[key][0] if key in REFERENCES else key for key in keys)})"
 
 
 def entries(methods: str) -> list[str]:

@@ -298,7 +298,7 @@ def store_of(made, name, window="exact", layers=("T0", "T1", "T2", "final"), cor
 @pytest.mark.parametrize("window", ["30s", "clip", "exact"])
 def test_a_store_gives_the_same_numbers(made, window):
     store = store_of(made, f"states-{window}", window)
-    asked = {"layers": "T1,T2,final,D1,D2", "rank": False, "where": "utterance!=u0", "encoder_window": window}
+    asked = {"layers": "T1,T2,final,D1,D2", "top_words": False, "where": "utterance!=u0", "encoder_window": window}
     stored, direct = (rows_of(made, LexicalLens, states=states, **asked) for states in (store.path, None))
     assert [row.value for row in stored] == pytest.approx([row.value for row in direct], abs=2e-4)
     assert [row.settings for row in stored] == [row.settings for row in direct]
