@@ -217,6 +217,12 @@ def has_layers(rows: pd.DataFrame) -> pd.Series:
     return counts.groupby([rows[name] for name in PANEL]).transform("max") > 1
 
 
+def of_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows that are of whole models, of layers put together, where there are any: one line for each family."""
+    whole = ~has_layers(rows)
+    return rows[whole] if (whole & (rows["metric"] != PARAMETERS)).any() else rows
+
+
 def is_level(rows: pd.DataFrame) -> pd.Series:
     """Which rows are of what has no layers beside networks that have: baselines, mel. They are levels across a
     figure."""

@@ -356,9 +356,11 @@ def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
         caption = title_of(part["analysis"].iloc[0]) + (f", {attributes.pop()}" if len(attributes) == 1 else "")
         heads = ["model" if name == "label" else "layers" if name == "layer" else "settings" for name in down]
         every = "".join(cell for line in lines for cell in line)
+        n_tests = {one.get("tests") for one in settings_of(part[part["metric"].isin(CORRECTED)])}
+        family = f", of {n_tests.pop()} tests together" if len(n_tests) == 1 else ""
         notes = [
             f"d{'' if brief else ' [95 % interval]'}, p: * p < .05, ** also after Benjamini and Hochberg, *** "
-            "also after Bonferroni"
+            f"also after Bonferroni{family}"
         ]
         if OTHER_WAY in every:
             notes.append(f"{OTHER_WAY} the bias goes the other way: p of the other side is below .05")

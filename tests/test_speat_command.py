@@ -126,9 +126,10 @@ def here(made, tmp_path, monkeypatch):
 
 
 def cells(stdout: str, model: str) -> list[tuple]:
-    """d, ends of the interval, p, and stars of each category in the first table's line of a model."""
-    (line,) = [line for line in stdout.splitlines() if line.split()[:1] == [model] and " p " in line]
-    return STARS.findall(line)
+    """d, ends of the interval, p, and stars of each category in a model's lines of the first tables, which stand below
+    each other where they would be too wide."""
+    lines = [line for line in stdout.splitlines() if line.split()[:1] == [model] and " p " in line]
+    return [cell for line in lines for cell in STARS.findall(line)]
 
 
 def printed(p: float) -> str:
@@ -158,15 +159,15 @@ def test_the_table():
             assert p == printed(value["p"])
             below = [value[name] < 0.05 for name in ("p", "p benjamini-hochberg", "p bonferroni")]
             assert len(stars) == sum(below)
-    assert all(name in told.stdout for name in (*targets, VALENCE, "6 tests together", "2000 relabellings"))
+    assert all(name in told.stdout for name in (*targets, VALENCE, "6 tests together", "relabellings 2000"))
     alone = found[(found["metric"] == "d") & ~found["layer"].str.contains("-") & (found["store"] == CHECKPOINTS[1])]
     for _, row in alone.iterrows():
         line = next(
-            lines
-            for part in told.stdout.split("\nspeat with ")[1:]
-            if part.startswith(row["target"])
-            for lines in part.splitlines()
-            if lines.split()[:1] == [row["layer"]]
+            line
+            for part in told.stdout.split("\n\n")
+            if part.startswith(f"SpEAT, {row['target']}")
+            for line in part.splitlines()
+            if line.split()[:1] == [row["layer"]]
         )
         assert f"{row['value']:.3f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" in line
 
@@ -183,7 +184,10 @@ def test_stars():
     assert set(expected) == {0, 1, 2, 3}, p
     assert [len(cell[-1]) for cell in cells(told.stdout, "mfcc")] == list(expected)
     assert "[" not in cells(told.stdout, "mfcc")[0]
-    assert "* p < .05, ** also by Benjamini and Hochberg, *** also by Bonferroni" in told.stdout
+    assert (
+        "* p < .05, ** also after Benjamini and Hochberg, *** also after Bonferroni, of 8 tests together"
+        in " ".join(told.stdout.split())
+    )
 
 
 def test_stores_of_one_model_are_told_apart(made, here):
@@ -284,7 +288,15 @@ def test_the_figure_over_parameters_removed():
     assert is_dashed()
     succeeds(*PRUNED[:2], *REMOVED[3:], "--plot", "y.svg")
     assert {"compressed", "unpruned"} <= set(texts("y.svg").splitlines())
-    assert cells(succeeds(*REMOVED).stdout, "p20")
+    table = succeeds(*REMOVED).stdout
+    for row in (row for row in rows_of(*REMOVED) if row["metric"] == "d" and row["layer"] == "T0-T3"):
+        assert f"{row['value']:.3f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" in table
+
+
+def test_over_training_steps_layers_alone():
+    """Where nothing was put together, a line for each layer."""
+    succeeds(*CHECKPOINTS, *GENDER, "--x", "step", "--aggregate", "each", "--plot", "x.svg")
+    assert {"step", "SpEAT d", "T0", "T1", "T2", "T3"} <= set(texts().splitlines())
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------
@@ -324,7 +336,6 @@ base GENDER --reference weights/p20 | --x parameters
 base GENDER --x size | 'size'
 PLOT checkpoint-1000 GENDER --x step | step 1000 | two or more
 PLOT mfcc checkpoint-1000 GENDER --x step | mfcc has no step
-PLOT checkpoint-1000 checkpoint-2000 GENDER --x step --aggregate each | --aggregate mean
 PLOT base GENDER --x parameters --reference base | nothing to draw beside the reference
 PLOT old GENDER --x parameters --reference base | old does not say how many parameters | extract it again
 PLOT mfcc GENDER --x parameters --reference base | mfcc | parameters

@@ -154,6 +154,7 @@ def specifications(
     for analysis, part in outline.tidy(rows, names).groupby("analysis", sort=False):
         title = title_of(str(analysis))
         for kind, own in outline.kinds(part, x):
+            own = outline.of_models(own) if x in ("step", "parameters") else own
             figures += list(figures_of(kind, own, title, x, reference, part))
     if not figures:
         raise UsageError("there are no results to draw: check the files and what was asked of them")
