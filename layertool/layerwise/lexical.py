@@ -15,7 +15,7 @@ from layertool.errors import UsageError, tell
 from layertool.files import read_json
 from layertool.layerwise.analysis import AnyAnalysis
 from layertool.layerwise.engine import Watch
-from layertool.layerwise.lexical_rows import METRICS, scores
+from layertool.layerwise.lexical_rows import EVERYTHING, IMPOSSIBLE, METRICS, UNFINISHED, scores
 from layertool.layerwise.reading import Reading
 from layertool.layerwise.stimuli import Stimulus, stimuli_of
 from layertool.layerwise.stores import model_name, step_of
@@ -25,6 +25,11 @@ from layertool.store import FeatureStore
 if TYPE_CHECKING:
     from layertool.analysis.lexical.scorer import WhisperScorer
     from layertool.layerwise.listener import Listener, Outcome
+
+TOLD = {  # numbers that say what others are worth
+    IMPOSSIBLE.name: "{n} have a response of probability 0",
+    UNFINISHED.name: "the search for top words was ended for {n}",
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,10 @@ class Lexical(Reading, AnyAnalysis):
         """Rows of what one model, or one of its layers, said. ``search``: settings of what was ranked."""
         settings = {**task.settings, **settings}
         facts = {"model": model, "corpus": task.corpus.name, "unit": "utterance", **facts}
-        found = scores(outcomes, len(task.vocabulary), search, self.seed, self.items)
+        found = list(scores(outcomes, len(task.vocabulary), search, self.seed, self.items))
+        for score in found if self.items else ():
+            if score.target == EVERYTHING and score.metric in TOLD:
+                tell(f"{model}: {TOLD[score.metric].format(n=f'{score.value:.0f} of {score.n} stimuli')}")
         return [self.result(score, settings, **facts, target=score.target) for score in found]
 
     def of_layer(self, layer: str) -> dict[str, Any]:
