@@ -101,19 +101,22 @@ def check_axis(x: str) -> None:
 def labels(rows: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Series:
     """The label of each row's store: ``names`` in the order of the stores, else what tells it from the others.
 
-    That is the model's short name and, where stores share it, as little as is needed of step, revision, folder and
-    corpus.
+    That is the model's short name and, where stores share it, as little as is needed of step, folder, corpus, model
+    and revision.
     """
     number = rows.groupby(STORE, sort=False, dropna=False).ngroup()
     stores = rows[[*STORE, "layer"]].assign(number=number).drop_duplicates("number").set_index("number")
-    texts = pd.DataFrame(
+    texts = pd.DataFrame(  # what tells stores apart, what says most to a person first: digits of a hash say least
         {
             "short": stores["model"].map(lambda model: re.split(r"[/\\]", model.rstrip("/\\"))[-1]),
             "step": stores["step"].map(lambda step: "" if math.isnan(step) else f"step {step:.15g}"),
-            "revision": stores["revision"].str.replace(r"^([0-9a-f]{8})[0-9a-f]{32}$", r"\1", regex=True),
             "folder": stores["store"].map(lambda store: Path(store).name),
+            "corpus": stores["corpus"],
+            "model": stores["model"],
+            "revision": stores["revision"].str.replace(r"^([0-9a-f]{8})[0-9a-f]{32}$", r"\1", regex=True),
+            "store": stores["store"],
         }
-    ).join(stores[["corpus", "model", "store"]])
+    )
     known: dict[int, str] = {}
     for _, group in texts.groupby("short", sort=False):
         differ = [column for column in group.columns[1:] if group[column].nunique() > 1]
