@@ -15,9 +15,8 @@ from layertool.declared import option, options_of
 from layertool.errors import UsageError, telling_once
 from layertool.functions import COMMON
 from layertool.layerwise import stores as of_stores
-from layertool.layerwise.analysis import on_engine
 from layertool.layerwise.cka import CKA
-from layertool.layerwise.engine import Progress, Watch
+from layertool.layerwise.engine import Progress, Watch, opened
 from layertool.outline import check_axis
 from layertool.result_rows import BASELINE, PARAMETERS, Result
 from layertool.results import Results
@@ -144,7 +143,7 @@ def compare(
     """
     comparison = Comparison.of_call("compare", options, ("x", *COMMON))
     check_axis(x)
-    with telling_once(), on_engine(engine, address, workers):
+    with telling_once(), opened(engine, address, workers):
         return comparison.compared(inputs, x, Watch(workers or comparison.at_once, progress))
 
 

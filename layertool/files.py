@@ -16,14 +16,14 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import xxhash
 
-from layertool.errors import LayertoolError, StoreError
+from layertool.errors import LayertoolError, StoreError, UsageError
 from layertool.spelling import visible
 
 _NO_ROOM = {
@@ -180,6 +180,12 @@ def saying_no_room(path: Path) -> Iterator[None]:
         if said := lack_of_room(path, error):
             raise said from error
         raise
+
+
+def check_suffix(path: Path, suffixes: Sequence[str], what: str = "format") -> None:
+    """Raise UsageError for a file to write that does not end in one of these."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path} has no known {what}: end it in {', '.join(suffixes)}")
 
 
 @contextmanager

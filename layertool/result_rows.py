@@ -14,7 +14,7 @@ import pandas as pd
 
 from layertool import __version__, columns
 from layertool.errors import UsageError
-from layertool.files import whole_file
+from layertool.files import check_suffix, whole_file
 
 _LAYER = re.compile(r"[CTD]\d+|final")
 BASELINE = "baseline"  # the layer of rows of what is compared with all layers of models: a line across figures
@@ -162,8 +162,7 @@ def write(results: Iterable[Result] | pd.DataFrame, path: Path | str) -> Path:
     """Write results as .csv, .parquet or .json (records), whole or not at all. Raises UsageError for other suffixes."""
     path = Path(path)
     rows = results if isinstance(results, pd.DataFrame) else table(results)
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{path} has no known format: end it in {', '.join(FORMATS)}")
+    check_suffix(path, FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         if path.suffix == ".parquet":

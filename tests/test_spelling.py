@@ -9,11 +9,11 @@ from small import sound
 
 from layertool.analysis import embeddings
 from layertool.analysis.lexical.lexicon import read_words
+from layertool.conditions import parse_where
 from layertool.corpora.align import read_dictionary
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.table_files import read_table
 from layertool.errors import CorpusError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.speat import parse_groups
 from layertool.probes import word_similarity
 from layertool.spelling import nfc, nfc_values, on_disk

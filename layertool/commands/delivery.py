@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".parquet")
-FIGURES = (".png", ".pdf", ".svg")
 
 
 def check_places(out: Path | None, plot: Path | None, *tables: Path | None) -> None:
     """Refuse a format or a place that cannot be written before the work: of rows, of a figure, of other tables."""
-    from layertool import result_rows as results
+    from layertool import figures, result_rows
+    from layertool.files import check_suffix
 
-    if out is not None and out.suffix not in results.FORMATS:
-        raise UsageError(f"{out} has no known format: end it in {', '.join(results.FORMATS)}")
-    if plot is not None and plot.suffix not in FIGURES:
-        raise UsageError(f"{plot} has no known figure format: end it in {', '.join(FIGURES)}")
+    if out is not None:
+        check_suffix(out, result_rows.FORMATS)
+    if plot is not None:
+        check_suffix(plot, figures.FORMATS, "figure format")
     for path in filter(None, tables):
         if path.suffix not in TABLES:
             raise UsageError(f"{path} has no known format: end it in {' or '.join(TABLES)}")
@@ -46,17 +46,6 @@ def check_axis(x: str, reference: Path | None) -> None:
         raise UsageError(
             "--reference is the model that parameters are removed from: add --x parameters, or leave it out"
         )
-
-
-def write_table(table, path: Path, quiet: bool) -> None:
-    """Write a table beside the rows, as .csv or .parquet."""
-    from layertool import columns
-    from layertool.files import whole_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else columns.write_csv(table, temporary)
-    output.note(f"{output.count(len(table), 'row')} in {path}", quiet)
 
 
 def check_place(path: Path) -> None:
@@ -152,7 +141,7 @@ def deliver(
 
     ``show``: says the rows in a way of its own; ``files``: of the tables beside the rows, by name.
     """
-    from layertool.result_rows import records
+    from layertool.result_rows import records, write
     from layertool.results import Results
 
     results = rows if isinstance(rows, Results) else Results(rows)
@@ -160,7 +149,8 @@ def deliver(
     try:
         for name, file in (files or {}).items():
             if file is not None:
-                write_table(results.tables[name], file, quiet)
+                write(results.tables[name], file)
+                output.note(f"{output.count(len(results.tables[name]), 'row')} in {file}", quiet)
         if out is not None:
             results.write(out)
     finally:  # numbers that a full disk has no room for are seen, at least

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from layertool.cluster import ENGINES
 from layertool.declared import listed
@@ -68,7 +67,7 @@ def output_folder(what: str):
 
 
 def _conditions(_ctx, _param, values: tuple[str, ...]):
-    from layertool.layerwise.rows import parse_where
+    from layertool.conditions import parse_where
 
     return parse_where(values)
 
@@ -111,16 +110,6 @@ def renamed(error: click.NoSuchOption) -> click.UsageError:
 def names(_ctx, _param, values: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of an option that takes names separated by commas and may be given again: each once."""
     return tuple(dict.fromkeys(listed(values)))
-
-
-def typed(names: set[str]) -> list[str]:
-    """Those of the running command's options that a person typed."""
-    context = click.get_current_context()
-    return [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
-    ]
 
 
 def bundle(*options):

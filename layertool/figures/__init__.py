@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from layertool.errors import UsageError
-from layertool.files import whole_file
+from layertool.files import check_suffix, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,8 @@ def draw(
     target, unit and setting; bands are the rows' intervals. The same rows give the same bytes. Raises UsageError for
     other suffixes, for rows without that axis, and for two results of one point.
     """
-    if file is not None and Path(file).suffix not in FORMATS:
-        raise UsageError(f"{file} has no known figure format: end it in {', '.join(FORMATS)}")
+    if file is not None:
+        check_suffix(Path(file), FORMATS, "figure format")
     from layertool.figures import canvas, specification
 
     shown = specification.specifications(rows, x, reference, names)

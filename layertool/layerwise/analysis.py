@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from layertool.conditions import Condition, conditions
 from layertool.declared import Declared, option, options_of
 from layertool.errors import FeatureError, RowError, UsageError, tell
-from layertool.layerwise import DECLARED, engine
+from layertool.layerwise import DECLARED
 from layertool.layerwise import stores as of_stores
-from layertool.layerwise.engine import Progress, Watch
-from layertool.layerwise.rows import ALL, TIERS, Condition, Rows, Sampling, conditions
+from layertool.layerwise.engine import Progress, Watch, opened
+from layertool.layerwise.rows import ALL, TIERS, Rows, Sampling
 from layertool.layerwise.views import LayerView
 from layertool.result_rows import CHOSEN, Result, row
 from layertool.store import FeatureStore
@@ -128,7 +129,7 @@ class AnyAnalysis(Declared):
         if workers is not None and engine == "local" and not self.in_threads:
             raise UsageError("--workers is for Ray: add --engine ray")
         compute = self.of(*inputs)  # what is wrong with them is said before an engine starts
-        with on_engine(engine, address, workers):
+        with opened(engine, address, workers):
             return compute(Watch(workers or self.at_once, progress, {} if tables is None else tables))
 
     def of(self, *inputs: Any) -> Callable[[Watch], list[Result]]:
@@ -253,9 +254,6 @@ class Analysis(AnyAnalysis):
         target = self.compared_with if score.target is None else score.target
         facts = of_stores.facts(store) | own
         return self.result(score, settings, **facts, unit=unit, layer=layer, layer_index=index, target=target)
-
-
-on_engine = engine.opened
 
 
 def naming(store: FeatureStore, compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from layertool import columns, resampling
 from layertool.analysis import folds, mi
+from layertool.conditions import Condition, conditions
 from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
@@ -17,7 +18,7 @@ from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, OfLabels, Score
 from layertool.layerwise.folds import PERMUTED, TURNED, by_utterance
-from layertool.layerwise.rows import TIERS, Condition, Rows, conditions
+from layertool.layerwise.rows import TIERS, Rows
 from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
 from layertool.layerwise.views import LayerView, turned
 from layertool.store import FeatureStore

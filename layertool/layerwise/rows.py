@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 
 from layertool import columns
-from layertool.conditions import SHOWN, Condition, conditions, equal, holds, parse_where
+from layertool.conditions import SHOWN, Condition, equal
 from layertool.errors import UsageError
 from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.non_speech import is_speech
 from layertool.spelling import nfc
 from layertool.store import FeatureStore
 from layertool.store.layout import NO_LABEL
-
-__all__ = ["Condition", "conditions", "holds", "parse_where"]  # of layertool.conditions
 
 _TIMES = ("start", "end")
 _LONGEST = 10**9  # seconds

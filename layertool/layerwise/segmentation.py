@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from layertool import columns, resampling
+from layertool.conditions import Condition
 from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score
 from layertool.layerwise.frames import FrameRows, check_frames
-from layertool.layerwise.rows import Condition, Sampling
+from layertool.layerwise.rows import Sampling
 from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
 from layertool.layerwise.views import LayerView
 from layertool.non_speech import NOISE, non_speech

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from layertool.analysis import speat
+from layertool.conditions import Condition
 from layertool.declared import option
 from layertool.errors import FeatureError, RowError, UsageError, tell
 from layertool.layers import summary
@@ -17,7 +18,7 @@ from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
 from layertool.layerwise.engine import Watch
 from layertool.layerwise.layer_sets import Aggregation, LayerSet, default_layers, layer_sets
-from layertool.layerwise.rows import Condition, Rows
+from layertool.layerwise.rows import Rows
 from layertool.layerwise.views import LayerView
 from layertool.result_rows import Result
 from layertool.spelling import nfc

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from layertool.conditions import Condition, holds
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
-from layertool.layerwise.rows import Condition, holds
 
 _REQUIRED = ("responses", "counts")
 

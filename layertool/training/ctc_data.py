@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from layertool.conditions import Condition, holds
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
-from layertool.layerwise.rows import Condition, holds
 from layertool.training.ctc import check_reachable
 from layertool.training.encoders import collate
 from layertool.training.opening import Opened, states_bytes, states_of

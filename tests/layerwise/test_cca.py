@@ -20,12 +20,13 @@ import layertool
 from layertool.analysis import cca, folds, protocols
 from layertool.analysis.moments import FoldMoments
 from layertool.cli import cli
+from layertool.conditions import parse_where
 from layertool.corpora import folder as folder_reader
 from layertool.errors import UsageError
 from layertool.layerwise import rows, views
 from layertool.layerwise.cca import CCA, EmbeddingTarget, LabelTarget, LayerTarget, Problems
 from layertool.layerwise.mi import MI
-from layertool.layerwise.rows import ALL, Sampling, parse_where
+from layertool.layerwise.rows import ALL, Sampling
 
 N, N_FOLDS, N_TRIALS = 20, 5, 2
 UNITS = ("frame", "phone", "word", "utterance")

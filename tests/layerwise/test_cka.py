@@ -11,10 +11,11 @@ from scipy import stats
 
 import layertool
 from layertool.analysis import cca, cka, folds, similarity
+from layertool.conditions import parse_where
 from layertool.errors import UsageError
 from layertool.layerwise import rows
 from layertool.layerwise.cka import CKA, METRICS
-from layertool.layerwise.rows import ALL, Sampling, parse_where
+from layertool.layerwise.rows import ALL, Sampling
 
 N = 12
 UNITS = ("frame", "phone", "word")

@@ -11,9 +11,10 @@ import pytest
 import spread
 from running import asked, run, settings
 
+from layertool.conditions import parse_where
 from layertool.errors import FeatureError, UsageError
 from layertool.layerwise.discrimination import Discrimination
-from layertool.layerwise.rows import Sampling, parse_where
+from layertool.layerwise.rows import Sampling
 
 EVERY = {"min_characters": 0, "min_seconds": 0.0}
 N, LAYERS = 9, ("C7", "T0", "T1")

@@ -15,10 +15,11 @@ from scipy import stats
 import layertool
 from layertool import FeatureStore
 from layertool.analysis import folds, mi
+from layertool.conditions import parse_where
 from layertool.errors import UsageError
 from layertool.layerwise import rows
 from layertool.layerwise.mi import MI
-from layertool.layerwise.rows import Sampling, parse_where
+from layertool.layerwise.rows import Sampling
 from layertool.layerwise.views import LayerView
 
 N = 16

@@ -11,9 +11,10 @@ import spread
 from running import asked, run, settings
 
 from layertool.analysis import folds
+from layertool.conditions import parse_where
 from layertool.errors import FeatureError, UsageError
 from layertool.layerwise.neighbours import MAJORITY, Neighbours
-from layertool.layerwise.rows import ALL, Sampling, parse_where
+from layertool.layerwise.rows import ALL, Sampling
 
 N = 10
 LAYERS = {"C1": 160, "T0": 320, "T1": 320}

@@ -16,7 +16,7 @@ import pytest
 from commands import run, succeeds
 from golden import inputs
 
-from layertool import Results
+from layertool import Results, figures
 from layertool.commands import analyses, delivery
 from layertool.commands.options import engine_options
 from layertool.declared import MISSING, options_of
@@ -269,7 +269,7 @@ def test_formats_are_refused_before_any_work(words, options, here, monkeypatch):
     monkeypatch.setattr(declared(words), "run", lambda *_, **__: pytest.fail("it began to work"))
     result = run(*command(words), *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    known = FORMATS if options[0] == "-o" else delivery.FIGURES
+    known = FORMATS if options[0] == "-o" else figures.FORMATS
     assert all(text in result.stderr for text in (options[1], *known))
 
 

@@ -12,9 +12,10 @@ import pytest
 import small
 
 import layertool
+from layertool.conditions import Condition, holds, parse_where
 from layertool.errors import UsageError
 from layertool.layerwise import rows
-from layertool.layerwise.rows import Condition, Rows, Sampling, parse_where
+from layertool.layerwise.rows import Rows, Sampling
 from layertool.store.layout import NO_LABEL, ROW_DTYPE
 
 UNITS = ("frame", "phone", "word", "utterance")
@@ -241,9 +242,7 @@ def test_values_as_they_are_written(exact):
     some = chosen(exact, "utterance", "person!=")
     assert rows.filled(exact, "utterance", some, "person").tolist() == [str(BIG), str(BIG + 1), str(BIG), *"777"]
     assert exact.rows("utterance")["person"].dtype == "Int64"
-    assert (
-        rows.holds(exact.utterances, parse_where([f"person={BIG + 1}"]), "it").tolist() == [False, True] + [False] * 5
-    )
+    assert holds(exact.utterances, parse_where([f"person={BIG + 1}"]), "it").tolist() == [False, True] + [False] * 5
 
 
 def test_masked_frames(masked):

@@ -13,8 +13,8 @@ from scipy.signal import find_peaks
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from layertool.conditions import parse_where
 from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.segmentation import Segmentation
 from layertool.probes.segmentation import Cell, grid
 

@@ -9,8 +9,8 @@ import spread
 from running import asked, run, settings
 from scipy.stats import rankdata, spearmanr
 
+from layertool.conditions import parse_where
 from layertool.errors import FeatureError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.sentences import Sentences
 
 LAYERS = ("T0", "T1")

@@ -8,8 +8,8 @@ import pytest
 from running import asked, run, settings
 from scipy.stats import spearmanr
 
+from layertool.conditions import parse_where
 from layertool.errors import CorpusError, FeatureError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.similarity import COVERAGE, MACRO, MICRO, Similarity
 from layertool.probes.word_similarity import read
 

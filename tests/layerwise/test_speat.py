@@ -13,8 +13,8 @@ from scipy import stats
 
 import layertool
 from layertool.analysis import speat
+from layertool.conditions import parse_where
 from layertool.errors import UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.speat import SpEAT, parse_groups
 
 N, N_TARGETS = 40, 22

@@ -12,8 +12,8 @@ from running import run, settings
 
 import layertool
 from layertool import FeatureStore
+from layertool.conditions import parse_where
 from layertool.errors import FeatureError, LayertoolError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.speat import SpEAT, parse_groups
 
 N, N_TARGETS = 18, 10

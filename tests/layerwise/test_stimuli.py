@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from layertool import Corpus
+from layertool.conditions import parse_where
 from layertool.corpora import eccc
 from layertool.errors import CorpusError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.layerwise.stimuli import Stimulus, relative_frequency, stimuli_of, top_response
 
 

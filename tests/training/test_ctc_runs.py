@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import layertool
+from layertool.conditions import parse_where
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
-from layertool.layerwise.rows import parse_where
 from layertool.models import melhubert
 from layertool.result_rows import table as table_of
 from layertool.training import ctc_models

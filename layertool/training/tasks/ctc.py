@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _conditions(given: Any) -> Sequence:
-    from layertool.layerwise.rows import parse_where
+    from layertool.conditions import parse_where
 
     return parse_where(given)
 
