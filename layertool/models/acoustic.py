@@ -10,24 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from scipy.fft import dct
 
 from layertool.errors import AudioError, UsageError
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
-from layertool.models import kaldi
 
 BLOCK_FRAMES = 4096  # frames transformed at once: tens of megabytes, however long the audio
-KALDI_FLOOR = float(np.finfo(np.float32).eps)  # of every energy under a logarithm, in Kaldi
+KALDI_GEOMETRY = FrameGeometry(FRAME_HOP, FRAME_FIELD)  # 25 ms every 10 ms, only where the whole window is audio
 KALDI_FFT = 512
-ENERGY_FLOOR = (
-    1.0  # of bin 0 of torchaudio's Kaldi spectrogram, which s3prl leaves as it is: log energy 0 in quiet frames
-)
 PREEMPHASIS = 0.97
 S3PRL_FLOOR = 1e-10  # s3prl adds it to spectra before the logarithm and to deviations before dividing
 TOP_DB = 80.0  # decibels kept below the loudest value
-INT16_SCALE = 2**15  # MelHuBERT's filterbank sees samples as 16-bit audio has them
 
 Compute = Callable[[np.ndarray], np.ndarray]
 
@@ -60,7 +56,7 @@ def preset(name: str) -> Preset:
     """The preset called ``FEATURE`` or ``FEATURE:VARIANT``; UsageError naming the known ones if there is none."""
     if name in PRESETS:
         return PRESETS[name]
-    layer = name.split(":")[0]
+    layer = name.partition(":")[0]
     variants = [known for known in PRESETS if PRESETS[known].layer == layer]
     if variants:
         raise UsageError(f"'{name}' is no variant of {layer}: choose one of {', '.join(variants)}")
@@ -76,19 +72,25 @@ def features(name: str, waveform: np.ndarray, cmvn: bool = False) -> np.ndarray:
     Raises UsageError for an unknown name, AudioError for audio that is too short or no such waveform.
     """
     chosen = preset(name)
+    values = chosen.compute(checked(name, waveform, chosen.min_samples))
+    return normalise(values) if cmvn else values
+
+
+def checked(name: str, waveform: np.ndarray, needed: int) -> np.ndarray:
+    """A waveform as float32; AudioError for what is none, or has fewer than the ``needed`` samples of what has this
+    name.
+    """
     waveform = np.asarray(waveform)
     if waveform.ndim != 1:
         raise AudioError(f"{name} needs one channel, shape (n_samples,), but the waveform has shape {waveform.shape}")
     if not np.issubdtype(waveform.dtype, np.floating):
         raise AudioError(f"{name} needs floating-point samples in [-1, 1], not {waveform.dtype}: divide by full scale")
-    needed = chosen.min_samples
     if len(waveform) < needed:
         raise AudioError(
             f"{name} needs at least {needed} samples at 16 kHz ({1000 * needed / SAMPLE_RATE:g} ms), but the audio "
             f"has {len(waveform)}: leave the utterance out or lengthen it"
         )
-    values = chosen.compute(np.ascontiguousarray(waveform, dtype=np.float32))
-    return normalise(values) if cmvn else values
+    return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
 def normalise(values: np.ndarray) -> np.ndarray:
@@ -217,28 +219,23 @@ def _stft(waveform: np.ndarray, log: bool) -> np.ndarray:
     return _centred(waveform, 512, 320, 257, finish)
 
 
-def _spectrogram(waveform: np.ndarray, hop: int, log: bool) -> np.ndarray:
-    return _centred(waveform, 400, hop, 201, lambda power: np.log(power + S3PRL_FLOOR) if log else power)
-
-
-def _mel(waveform: np.ndarray, hop: int, n_mels: int, log: bool) -> np.ndarray:
-    filters = mel_filterbank(n_mels, 400, "htk", 0, SAMPLE_RATE / 2)
+def _energies(waveform: np.ndarray, hop: int, n_mels: int | None, log: bool) -> np.ndarray:
+    """Power of 25 ms every ``hop`` samples: of 201 bins, or of mels."""
 
     def finish(power):
-        energy = power @ filters
+        energy = power if n_mels is None else power @ mel_filterbank(n_mels, 400, "htk", 0, SAMPLE_RATE / 2)
         return np.log(energy + S3PRL_FLOOR) if log else energy
 
-    return _centred(waveform, 400, hop, n_mels, finish)
+    return _centred(waveform, 400, hop, n_mels or 201, finish)
 
 
 def _mfcc_torchaudio(waveform: np.ndarray) -> np.ndarray:
-    n_mels, n_cepstra = 128, 40
-    energy = _mel(waveform, 200, n_mels, log=False)
+    energy = _energies(waveform, 200, 128, log=False)
     decibels = 10 * np.log10(np.maximum(energy, 1e-10))
     np.maximum(decibels, decibels.max() - TOP_DB, out=decibels)
-    cepstra = np.empty((len(decibels), n_cepstra), np.float32)
+    cepstra = np.empty((len(decibels), 40), np.float32)
     for block in _blocks(len(decibels)):
-        cepstra[block] = dct(decibels[block].astype(np.float64), norm="ortho", axis=1)[:, :n_cepstra]
+        cepstra[block] = dct(decibels[block].astype(np.float64), norm="ortho", axis=1)[:, :40]
     return cepstra
 
 
@@ -278,21 +275,62 @@ def _kaldi_spectrogram(waveform: np.ndarray) -> np.ndarray:
 
     def rows(frames):
         frames = frames - frames.mean(axis=1, keepdims=True)
-        energy = np.square(frames).sum(axis=1)
         previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         power = _power(frames - PREEMPHASIS * previous, povey, KALDI_FFT)
-        power[:, 0] = np.maximum(energy, ENERGY_FLOOR)
-        return np.log(np.maximum(power, KALDI_FLOOR))
+        # torchaudio's floor of bin 0 is 1, which s3prl leaves as it is: log energy 0 in quiet frames
+        power[:, 0] = np.maximum(np.square(frames).sum(axis=1), 1.0)
+        return np.log(np.maximum(power, float(np.finfo(np.float32).eps)))  # Kaldi's floor of energies
 
-    n_frames = KALDI_GEOMETRY.n_frames(len(waveform))
     return _framewise(
         lambda start, stop: waveform[start:stop].astype(np.float64),
         rows,
-        n_frames,
+        KALDI_GEOMETRY.n_frames(len(waveform)),
         FRAME_FIELD,
         FRAME_HOP,
         KALDI_FFT // 2 + 1,
     )
+
+
+def kaldi_version() -> str:
+    """Of kaldi-native-fbank: a part of what identifies acoustic features."""
+    import kaldi_native_fbank
+
+    return kaldi_native_fbank.__version__
+
+
+def fbank(waveform: np.ndarray, n_mels: int, window: str = "povey") -> np.ndarray:
+    """Log mel energies of kaldi-native-fbank, 25 ms every 10 ms, without dither: float32 (n_samples,) -> (frames, n_mels).
+
+    Frames: 1 + (n_samples - 400) // 160, none below 400 samples. ``window``: Kaldi's name of it.
+    """
+    import kaldi_native_fbank
+
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.window_type = window
+    options.mel_opts.num_bins = n_mels
+    return _of_kaldi(waveform, options, kaldi_native_fbank.OnlineFbank, n_mels)
+
+
+def _mfcc_kaldi(waveform: np.ndarray) -> np.ndarray:
+    """13 cepstra of 23 mels, without energy, on the frames of ``fbank``."""
+    import kaldi_native_fbank
+
+    options = kaldi_native_fbank.MfccOptions()
+    options.mel_opts.num_bins = 23
+    options.num_ceps = 13
+    options.use_energy = False
+    return _of_kaldi(waveform, options, kaldi_native_fbank.OnlineMfcc, 13)
+
+
+def _of_kaldi(waveform: np.ndarray, options: Any, extractor: Any, width: int) -> np.ndarray:
+    options.frame_opts.dither = 0
+    values = np.empty((KALDI_GEOMETRY.n_frames(len(waveform)), width), np.float32)
+    for block in _blocks(len(values)):
+        online = extractor(options)
+        samples = waveform[block.start * FRAME_HOP : (block.stop - 1) * FRAME_HOP + FRAME_FIELD]
+        online.accept_waveform(SAMPLE_RATE, samples)
+        values[block] = [online.get_frame(k) for k in range(block.stop - block.start)]
+    return values
 
 
 def _with_deltas(waveform: np.ndarray, compute: Compute) -> np.ndarray:
@@ -306,15 +344,15 @@ def _with_deltas(waveform: np.ndarray, compute: Compute) -> np.ndarray:
     return values
 
 
-def _melhubert(waveform: np.ndarray) -> np.ndarray:
-    return kaldi.fbank(INT16_SCALE * waveform, 40, "hamming")
+def melhubert_energies(waveform: np.ndarray) -> np.ndarray:
+    """Those of MelHuBERT, float32 (frames, 40), whose filterbank sees samples as 16-bit audio has them."""
+    return fbank(2**15 * waveform, 40, "hamming")
 
 
 def _centred_geometry(length: int, hop: int) -> FrameGeometry:
     return FrameGeometry(hop, length, -(length // 2), centred=True, extra_frame=True)
 
 
-KALDI_GEOMETRY = kaldi.GEOMETRY
 _STFT = _centred_geometry(512, 320)
 _SPECTRUM = _centred_geometry(400, 160)
 _TORCHAUDIO = _centred_geometry(400, 200)
@@ -340,25 +378,31 @@ _DESCRIPTIONS = {
     "centred (torchaudio MFCC)",
 }
 
-_OF_THE_LOUDEST = ("mel:pasad", "mel:pasad-centred", "mfcc:torchaudio")
-
 PRESETS: dict[str, Preset] = {
-    name: Preset(name, name.split(":")[0], width, geometry, _DESCRIPTIONS[name], compute, name not in _OF_THE_LOUDEST)
+    name: Preset(
+        name,
+        name.partition(":")[0],
+        width,
+        geometry,
+        _DESCRIPTIONS[name],
+        compute,
+        is_local=name not in ("mel:pasad", "mel:pasad-centred", "mfcc:torchaudio"),
+    )
     for name, width, geometry, compute in (
         ("stft", 257, _STFT, partial(_stft, log=False)),
         ("stft:log", 257, _STFT, partial(_stft, log=True)),
         ("spectrogram", 257, KALDI_GEOMETRY, _kaldi_spectrogram),
-        ("spectrogram:linear", 201, _SPECTRUM, partial(_spectrogram, hop=160, log=True)),
-        ("spectrogram:torchaudio", 201, _TORCHAUDIO, partial(_spectrogram, hop=200, log=False)),
-        ("mel", 80, _SPECTRUM, partial(_mel, hop=160, n_mels=80, log=True)),
-        ("mel:torchaudio", 128, _TORCHAUDIO, partial(_mel, hop=200, n_mels=128, log=False)),
+        ("spectrogram:linear", 201, _SPECTRUM, partial(_energies, hop=160, n_mels=None, log=True)),
+        ("spectrogram:torchaudio", 201, _TORCHAUDIO, partial(_energies, hop=200, n_mels=None, log=False)),
+        ("mel", 80, _SPECTRUM, partial(_energies, hop=160, n_mels=80, log=True)),
+        ("mel:torchaudio", 128, _TORCHAUDIO, partial(_energies, hop=200, n_mels=128, log=False)),
         ("mel:pasad", 80, KALDI_GEOMETRY, partial(_mel_pasad, geometry=KALDI_GEOMETRY)),
         ("mel:pasad-centred", 80, _SPECTRUM, partial(_mel_pasad, geometry=_SPECTRUM)),
-        ("fbank", 240, KALDI_GEOMETRY, partial(_with_deltas, compute=partial(kaldi.fbank, n_mels=80))),
-        ("fbank:static", 80, KALDI_GEOMETRY, partial(kaldi.fbank, n_mels=80)),
-        ("fbank:melhubert", 40, KALDI_GEOMETRY, _melhubert),
-        ("mfcc", 39, KALDI_GEOMETRY, partial(_with_deltas, compute=kaldi.mfcc)),
-        ("mfcc:static", 13, KALDI_GEOMETRY, kaldi.mfcc),
+        ("fbank", 240, KALDI_GEOMETRY, partial(_with_deltas, compute=partial(fbank, n_mels=80))),
+        ("fbank:static", 80, KALDI_GEOMETRY, partial(fbank, n_mels=80)),
+        ("fbank:melhubert", 40, KALDI_GEOMETRY, melhubert_energies),
+        ("mfcc", 39, KALDI_GEOMETRY, partial(_with_deltas, compute=_mfcc_kaldi)),
+        ("mfcc:static", 13, KALDI_GEOMETRY, _mfcc_kaldi),
         ("mfcc:torchaudio", 40, _TORCHAUDIO, _mfcc_torchaudio),
     )
 }

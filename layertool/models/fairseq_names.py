@@ -14,39 +14,31 @@ from typing import Any
 from layertool.errors import ModelError
 from layertool.models.strangers import shown
 
-DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
-CROPPED = (
-    "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to 1 in a copy "
-    "of the file"
-)
 _MOST_CONVOLUTIONS = 64
 # "[(512, 3, 2)] * 4", "2 * [(512,2,2)]", "[(512,10,5),(512,3,2)]"; spaces are gone before
 _TERM = re.compile(r"(?:(\d{1,2})\*)?\[((?:\(\d{1,6},\d{1,6},\d{1,6},?\),?)+)\](?:\*(\d{1,2}))?")
 _TRIPLE = re.compile(r"\((\d+),(\d+),(\d+),?\)")
 
 # Names of fairseq's tensors -> names of transformers'. Post-norm and pre-norm blocks have the same.
-_RULES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight|bias)", r"feature_extractor.conv_layers.\1.conv.\2"),
-        (r"feature_extractor\.conv_layers\.(0)\.2\.(weight|bias)", r"feature_extractor.conv_layers.\1.layer_norm.\2"),
-        (
-            r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.(weight|bias)",
-            r"feature_extractor.conv_layers.\1.layer_norm.\2",
-        ),
-        (r"layer_norm\.(weight|bias)", r"feature_projection.layer_norm.\1"),
-        (r"post_extract_proj\.(weight|bias)", r"feature_projection.projection.\1"),
-        (r"mask_emb", r"masked_spec_embed"),
-        (r"encoder\.layer_norm\.(weight|bias)", r"encoder.layer_norm.\1"),
-        (
-            r"encoder\.layers\.(\d+)\.self_attn\.([qkv]|out)_proj\.(weight|bias)",
-            r"encoder.layers.\1.attention.\2_proj.\3",
-        ),
-        (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"encoder.layers.\1.layer_norm.\2"),
-        (r"encoder\.layers\.(\d+)\.fc1\.(weight|bias)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
-        (r"encoder\.layers\.(\d+)\.fc2\.(weight|bias)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
-        (r"encoder\.layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"encoder.layers.\1.final_layer_norm.\2"),
-    )
+_RULES = (
+    (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight|bias)", r"feature_extractor.conv_layers.\1.conv.\2"),
+    (r"feature_extractor\.conv_layers\.(0)\.2\.(weight|bias)", r"feature_extractor.conv_layers.\1.layer_norm.\2"),
+    (
+        r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.(weight|bias)",
+        r"feature_extractor.conv_layers.\1.layer_norm.\2",
+    ),
+    (r"layer_norm\.(weight|bias)", r"feature_projection.layer_norm.\1"),
+    (r"post_extract_proj\.(weight|bias)", r"feature_projection.projection.\1"),
+    (r"mask_emb", r"masked_spec_embed"),
+    (r"encoder\.layer_norm\.(weight|bias)", r"encoder.layer_norm.\1"),
+    (
+        r"encoder\.layers\.(\d+)\.self_attn\.([qkv]|out)_proj\.(weight|bias)",
+        r"encoder.layers.\1.attention.\2_proj.\3",
+    ),
+    (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"encoder.layers.\1.layer_norm.\2"),
+    (r"encoder\.layers\.(\d+)\.fc1\.(weight|bias)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
+    (r"encoder\.layers\.(\d+)\.fc2\.(weight|bias)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
+    (r"encoder\.layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"encoder.layers.\1.final_layer_norm.\2"),
 )
 # The positional convolution: one with weight norm (in either spelling of torch), one after a batch norm, or several.
 _POSITIONS = {
@@ -154,6 +146,17 @@ class Settings:
             raise ModelError(f"{key} is {shown(found)} in the checkpoint's settings: it must be a whole number from 1")
         return found
 
+    @property
+    def convolutions(self) -> list[tuple[int, int, int]]:
+        """(width, kernel, stride) of each convolution."""
+        if self.whole_number("crop_seq_to_multiple", 1) != 1:
+            raise ModelError(
+                "crop_seq_to_multiple is above 1, so that frames are dropped at the end, which is not read: set it to "
+                "1 in a copy of the file"
+            )
+        usual = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
+        return convolutions(self.value(self.model, "conv_feature_layers", usual))
+
     def flag(self, place: Mapping, key: str) -> bool:
         """A setting that is true or false; fairseq's defaults of those asked here are all false."""
         found = self.value(place, key, False)
@@ -181,9 +184,7 @@ def transformers_options(family: str, settings: Settings) -> dict[str, Any]:
     settings.choice("attn_type", ("",))
     if settings.flag(settings.model, "quantize_input"):
         raise ModelError("quantize_input is on, for which transformers has no network: use fairseq-native:FILE")
-    if settings.whole_number("crop_seq_to_multiple", 1) != 1:
-        raise ModelError(CROPPED)
-    layers = convolutions(settings.value(settings.model, "conv_feature_layers", DEFAULT_CONVOLUTIONS))
+    layers = settings.convolutions
     width = settings.whole_number("encoder_embed_dim", 768)
     heads = settings.whole_number("encoder_attention_heads", 12)
     if width % heads:
@@ -237,12 +238,7 @@ def transformers_names(names: list[str], options: Mapping[str, Any]) -> dict[str
         positions = "several"
     else:
         positions = "batch norm" if options.get("conv_pos_batch_norm") else "weight norm"
-    rules = (*_RULES, *((re.compile(pattern), name) for pattern, name in _POSITIONS[positions]))
-    found = {}
-    for name in names:
-        for pattern, replacement in rules:
-            match = pattern.fullmatch(name)
-            if match is not None:
-                found[name] = match.expand(replacement)
-                break
-    return found
+    matches = [
+        (re.fullmatch(pattern, name), theirs) for name in names for pattern, theirs in (*_RULES, *_POSITIONS[positions])
+    ]
+    return {match[0]: match.expand(theirs) for match, theirs in matches if match}

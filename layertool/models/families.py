@@ -48,6 +48,14 @@ def speech_layers(config: Any) -> dict[str, Layer]:
     return stacked_layers(convolutions, config.hidden_size, config.num_hidden_layers, has_final)
 
 
+def native_layers(network: Any) -> dict[str, Layer]:
+    """Layers of fairseq's own networks."""
+    convolutions = [block[0] for block in network.feature_extractor.conv_layers]
+    shapes = [(one.out_channels, one.kernel_size[0], one.stride[0]) for one in convolutions]
+    encoder = network.encoder
+    return stacked_layers(shapes, encoder.embedding_dim, len(encoder.layers), bool(encoder.layer_norm_first))
+
+
 def melhubert_layers(config: melhubert.Config) -> dict[str, Layer]:
     """Layers of a MelHuBERT: ``C1`` is the projection, the place of what other models have of their convolutions."""
     names = [

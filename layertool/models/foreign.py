@@ -181,7 +181,12 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+def check_state(
+    where: Path | str,
+    state: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    remedy: str = "give another copy of it",
+) -> None:
     """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     wrong = [
@@ -192,13 +197,13 @@ def check_state(where: Path | str, state: Mapping[str, torch.Tensor], expected: 
     parts = (("lacks", missing), ("has besides", unexpected), ("has", wrong))
     said = [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]
     if said:
-        raise ModelError(
-            f"{where} has other weights than its settings say: it {' and '.join(said)}; give another copy of it"
-        )
+        raise ModelError(f"{where} has other weights than its settings say: it {' and '.join(said)}; {remedy}")
 
 
 def whole_step(value: Any) -> int | None:
     """A training step as a checkpoint says it: a whole number from 0 to 2^53, None for anything else."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53 else None

@@ -17,10 +17,17 @@ from layertool.errors import ModelError, UsageError
 from layertool.files import read_json
 from layertool.folders import check_outside
 from layertool.geometry import FrameGeometry
-from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, kaldi, melhubert, whisper
+from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, melhubert, whisper
 from layertool.models.checkpoint_files import SOURCE, normalises
 from layertool.models.computing import drawing
-from layertool.models.families import WAVEFORMS, Layer, melhubert_layers, speech_layers, stacked_layers, whisper_layers
+from layertool.models.families import (
+    WAVEFORMS,
+    Layer,
+    melhubert_layers,
+    native_layers,
+    speech_layers,
+    whisper_layers,
+)
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.strangers import opening
@@ -214,16 +221,13 @@ class Model:
 
     @cached_property
     def configuration(self) -> Any:
-        """transformers' configuration, MelHuBERT's, or an acoustic feature's preset.
-
-        Of fairseq-native what its file says.
-        """
+        """transformers' configuration, MelHuBERT's, or an acoustic feature's preset; of fairseq-native none."""
         if self.kind == ACOUSTIC:
             return acoustic.preset(self.name)
         if self.kind == TRANSFORMERS:
             return checkpoints.read_config(self.name, self.revision)
         self._waiting = self.load()
-        return vars(self)["configuration"]
+        return vars(self).get("configuration")
 
     def load(self, head: str = "AutoModel", partly: bool = False) -> Any:
         """The network in evaluation mode and float32; a new one each time.
@@ -257,8 +261,7 @@ class Model:
             known["configuration"] = network.config
             return network if seed is None else checkpoints.draw_anew(network.config, seed)
         if self.kind == "fairseq-native":
-            network, known["configuration"] = fairseq_native.read(self.path)
-            known["facts"] = self.configuration.facts
+            network, known["facts"] = fairseq_native.read(self.path)
             return network
         network, config = melhubert.load(self.path)
         if config.stride is None:
@@ -327,8 +330,8 @@ class Model:
         if self.kind == "melhubert":
             return melhubert_layers(self.configuration)
         if self.kind == "fairseq-native":
-            described = self.configuration
-            return stacked_layers(described.convolutions, described.width, described.n_blocks, described.has_final)
+            self._waiting = self.load()
+            return native_layers(self._waiting)
         if self.family != "whisper":
             return speech_layers(self.configuration)
         self._waiting = self.load(partly=True)
@@ -405,16 +408,15 @@ class Model:
             more: dict[str, Any] = {
                 "cmvn": self.asked.cmvn,
                 "definition": self.configuration.description,
-                "kaldi_native_fbank": kaldi.version(),
+                "kaldi_native_fbank": acoustic.kaldi_version(),
             }
             return {"family": "acoustic", **self.identity, **more}
         if self.kind == "melhubert":
             named = melhubert.name_statistics(self.statistics)
             return {"family": "MelHuBERT", **self.identity, "statistics": named}
         if self.kind == "fairseq-native":
-            described = self.configuration
-            said = {"normalise": self.normalises, "reader": f"fairseq {described.version}"}
-            return {"family": described.facts.family, **self.identity, **said}
+            said = {"normalise": self.normalises, "reader": f"fairseq {fairseq_native.version()}"}
+            return {"family": self.facts.family, **self.identity, **said}
         if self.family == "whisper":
             window = self.asked.encoder_window
             return {"family": "Whisper", **self.identity} | ({} if window == "clip" else {"encoder_window": window})

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from layertool.errors import AudioError, ModelError, UsageError
-from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
+from layertool.errors import ModelError, UsageError
+from layertool.geometry import FRAME_FIELD, FRAME_HOP, FrameGeometry
+from layertool.models.acoustic import checked, melhubert_energies
 from layertool.models.foreign import file_sha256
-from layertool.models.kaldi import fbank
 
 N_MELS = 40
-INT16_SCALE = 2**15  # the filterbank sees samples as 16-bit audio has them
 STRIDES = {10: N_MELS, 20: 2 * N_MELS}  # ms between frames -> numbers per frame
 DEFAULT_STATISTICS = "960"  # hours of LibriSpeech
 # At 20 ms a frame is two of the filterbank; the second of the last one may be missing, and is zeros then.
@@ -34,30 +33,14 @@ def features(waveform: np.ndarray, stride: int = 20, statistics: str = DEFAULT_S
     [-1, 1], shape (n_samples,). ``stride``: ms. ``statistics``: see ``table``.
     Raises AudioError for audio shorter than 25 ms or no such waveform, UsageError for unknown options.
     """
-    check_stride(stride)
-    waveform = np.asarray(waveform)
-    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-        raise AudioError(
-            "MelHuBERT hears one channel of floating-point samples in [-1, 1], shape (n_samples,), not "
-            f"{waveform.dtype} of shape {waveform.shape}: mix down and divide by full scale"
-        )
-    if len(waveform) < FRAME_FIELD:
-        raise AudioError(
-            f"MelHuBERT needs at least {FRAME_FIELD} samples at 16 kHz ({1000 * FRAME_FIELD // SAMPLE_RATE} ms), but "
-            f"the audio has {len(waveform)}: leave the utterance out or lengthen it"
-        )
+    if stride not in STRIDES:
+        raise UsageError(f"MelHuBERT has no frames every {stride} ms: choose 10 or 20")
+    energies = melhubert_energies(checked("MelHuBERT", waveform, FRAME_FIELD))
     mean, deviation = table(statistics)
-    energies = fbank(np.ascontiguousarray(INT16_SCALE * waveform.astype(np.float32)), N_MELS, "hamming")
     values = ((energies - mean) / deviation).astype(np.float32)
     if stride == 20:
         values = np.pad(values, ((0, len(values) % 2), (0, 0))).reshape(-1, 2 * N_MELS)
     return values
-
-
-def check_stride(stride: int) -> None:
-    """Raise UsageError for ms between frames that no pipeline has."""
-    if stride not in STRIDES:
-        raise UsageError(f"MelHuBERT has no frames every {stride} ms: choose 10 or 20")
 
 
 def table(statistics: str | Path) -> tuple[np.ndarray, np.ndarray]:
