@@ -12,6 +12,7 @@ from layertool.files import write_json
 from layertool.geometry import SAMPLE_RATE
 from layertool.kinds import MODEL, mistaken
 from layertool.models.strangers import check_settings, listed
+from layertool.spelling import natural
 
 SOURCE = "source.json"  # what a folder was made from here: step, normalisation_epsilon, and by what
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -80,7 +81,7 @@ def _instead(path: Path) -> str:
     cached = [one for one in there if one.startswith("models--")]
     if cached:
         return f"it is a cache of the hub; give an id, such as {cached[0].removeprefix('models--').replace('--', '/')}"
-    inside = sorted((one.parent for one in path.glob(f"*/{CONFIG}")), key=_by_number)
+    inside = sorted((one.parent for one in path.glob(f"*/{CONFIG}")), key=lambda folder: natural(folder.name))
     if inside:
         names = listed(one.name for one in inside)
         return f"it holds other folders that have one ({names}); give one of them, e.g. {inside[-1]}"
@@ -314,8 +315,3 @@ def normalises(name: str, revision: str | None, config: Any, asked: bool | None 
             "transformers"
         )
     return wanted
-
-
-def _by_number(path: Path) -> list:
-    """Sorts step 900 before step 1000."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from layertool.models.families import (
 from layertool.models.foreign import file_sha256
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.strangers import opening
+from layertool.spelling import natural
 from layertool.waveforms import Moments, standardised
 
 # Kinds of MODEL: those that are typed as KIND:FILE, and two that are not.
@@ -48,8 +48,6 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "statistics": ("MelHuBERT", ("melhubert",)),
     "mask_seed": ("models of the wav2vec 2.0 kind, which are trained on masked frames", ("waveforms", "fairseq")),
 }
-_ENDINGS = (".pt", ".ckpt", ".pth", ".bin")
-_PATTERN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,6 @@ def split_kind(text: str) -> tuple[str | None, str]:
     return kind, path
 
 
-def is_feature(text: str) -> bool:
-    """Whether a MODEL is an acoustic feature's name, also where a folder of that name lies (./mel is the folder)."""
-    return text.partition(":")[0] in {name.partition(":")[0] for name in acoustic.PRESETS}
-
-
 class Model:
     """What a person types for MODEL, and what it means: ``Model.open``.
 
@@ -103,7 +96,8 @@ class Model:
         self.lacking: list[str] = []
         self._waiting: Any = None  # a network that was read for what it says, and that ``load`` has not given away yet
         self._drawn_sha256: str | None = None
-        if is_feature(text):
+        # an acoustic feature's name, also where a folder of that name lies (./mel is the folder)
+        if text.partition(":")[0] in {preset.layer for preset in acoustic.PRESETS.values()}:
             self.kind: str = ACOUSTIC
             acoustic.preset(text)
         elif kind is not None:
@@ -147,10 +141,11 @@ class Model:
         if not isinstance(text, str):
             return text
         kind, pattern = split_kind(text)
-        if not _PATTERN.search(pattern) or Path(pattern).exists():
+        if not glob.has_magic(pattern) or Path(pattern).exists():
             return [(None, cls.open(text))]
-        paths = [path for path in map(Path, glob.glob(pattern)) if path.is_dir() == (kind is None)]
-        paths.sort(key=lambda path: _natural(str(path)))
+        paths = [
+            Path(path) for path in sorted(glob.glob(pattern), key=natural) if Path(path).is_dir() == (kind is None)
+        ]
         if not paths:
             raise ModelError(f"no checkpoint is called {pattern}: check the pattern, and keep it in quotes")
         texts = [f"{kind}:{path}" if kind else str(path) for path in paths]
@@ -192,10 +187,14 @@ class Model:
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise UsageError for the first option (a name in ``OPTIONS``, and its value) that is not for this model."""
+        whats = {ACOUSTIC: "an acoustic feature", "melhubert": "a MelHuBERT"}
         for name in (name for name, value in options.items() if value not in (None, "float32")):
             whose, kinds = OPTIONS[name]
             if self.family not in kinds:
-                raise UsageError(f"--{name.replace('_', '-')} is for {whose}; {self.text} is {self.what}: leave it out")
+                of_type = f"of type '{self.type}'" if self.kind == TRANSFORMERS else f"a file of {self.kind}"
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for {whose}; {self} is {whats.get(self.kind, of_type)}: leave it out"
+                )
 
     @property
     def type(self) -> str:
@@ -207,17 +206,12 @@ class Model:
         """Its kind; "waveforms" or "whisper" of those of transformers. Raises ModelError for any other type."""
         if self.kind != TRANSFORMERS:
             return self.kind
-        if self.type not in (*WAVEFORMS, "whisper"):
-            known = ", ".join([*WAVEFORMS, "whisper"])
-            raise ModelError(f"{self} is of type '{self.type}', which has no extractor here (there are: {known})")
-        return "waveforms" if self.type in WAVEFORMS else "whisper"
-
-    @property
-    def what(self) -> str:
-        """What it is, in an error."""
-        if self.kind == TRANSFORMERS:
-            return f"of type '{self.type}'"
-        return {ACOUSTIC: "an acoustic feature", "melhubert": "a MelHuBERT"}.get(self.kind, f"a file of {self.kind}")
+        if self.type in WAVEFORMS:
+            return "waveforms"
+        if self.type == "whisper":
+            return "whisper"
+        known = ", ".join([*WAVEFORMS, "whisper"])
+        raise ModelError(f"{self} is of type '{self.type}', which has no extractor here (there are: {known})")
 
     @cached_property
     def configuration(self) -> Any:
@@ -256,13 +250,13 @@ class Model:
                 return checkpoints.draw_anew(self.configuration, seed, head)
             network, self.lacking = checkpoints.load_network(self.name, self.revision, self.configuration, head)
             return network
+        if self.kind == "fairseq-native":
+            network, known["facts"] = fairseq_native.read(self.path)
+            return network
         if self.kind == "fairseq":
             network, known["facts"] = fairseq.read(self.path)
             known["configuration"] = network.config
             return network if seed is None else checkpoints.draw_anew(network.config, seed)
-        if self.kind == "fairseq-native":
-            network, known["facts"] = fairseq_native.read(self.path)
-            return network
         network, config = melhubert.load(self.path)
         if config.stride is None:
             raise ModelError(
@@ -293,9 +287,8 @@ class Model:
     @property
     def epsilon(self) -> float:
         """What is added to the variance of a waveform that is normalised."""
-        if self.kind in ("fairseq", "fairseq-native"):
-            return fairseq.EPSILON
-        return self.identity.get("normalisation_epsilon") or EPSILON
+        is_fairseqs = self.kind in ("fairseq", "fairseq-native")
+        return fairseq.EPSILON if is_fairseqs else self.identity.get("normalisation_epsilon") or EPSILON
 
     @property
     def statistics(self) -> str:
@@ -357,25 +350,22 @@ class Model:
             return None
         if self.path.is_file():
             return file_sha256(self.path)
-        return checkpoints.files_sha256(
-            self.path, ("*.safetensors",) if self.kind == "melhubert" else ("*.safetensors", "*.bin")
-        )
+        patterns = ("*.safetensors",) if self.kind == "melhubert" else ("*.safetensors", "*.bin")
+        return checkpoints.files_sha256(self.path, patterns)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What identifies its weights: id, revision, sha256, the step of training where it is known."""
-        seed, is_local = self.asked.random_init, self.path.is_dir()
-        described: dict[str, Any] = {"id": self.name, "revision": None}
         if self.kind == ACOUSTIC:
-            return described
+            return {"id": self.name, "revision": None}
+        seed, is_local = self.asked.random_init, self.path.is_dir()
         if self.kind in ("fairseq", "fairseq-native"):
-            facts = self.facts
             return {
                 "id": self.path.name,
                 "revision": None,
                 "sha256": self.sha256,
-                "step": facts.step if seed is None else 0,
-                "is_finetuned": facts.is_finetuned,
+                "step": self.facts.step if seed is None else 0,
+                "is_finetuned": self.facts.is_finetuned,
                 "random_init": seed,
             } | ({"normalisation_epsilon": fairseq.EPSILON} if self.kind == "fairseq" else {})
         if self.kind == "melhubert":
@@ -405,18 +395,19 @@ class Model:
     def provenance(self) -> dict[str, Any]:
         """What identifies it and decides its numbers: a part of every store's configuration."""
         if self.kind == ACOUSTIC:
-            more: dict[str, Any] = {
+            return {
+                "family": "acoustic",
+                **self.identity,
                 "cmvn": self.asked.cmvn,
                 "definition": self.configuration.description,
                 "kaldi_native_fbank": acoustic.kaldi_version(),
             }
-            return {"family": "acoustic", **self.identity, **more}
         if self.kind == "melhubert":
-            named = melhubert.name_statistics(self.statistics)
-            return {"family": "MelHuBERT", **self.identity, "statistics": named}
+            statistics = melhubert.name_statistics(self.statistics)
+            return {"family": "MelHuBERT", **self.identity, "statistics": statistics}
         if self.kind == "fairseq-native":
-            said = {"normalise": self.normalises, "reader": f"fairseq {fairseq_native.version()}"}
-            return {"family": self.facts.family, **self.identity, **said}
+            reader = f"fairseq {fairseq_native.version()}"
+            return {"family": self.facts.family, **self.identity, "normalise": self.normalises, "reader": reader}
         if self.family == "whisper":
             window = self.asked.encoder_window
             return {"family": "Whisper", **self.identity} | ({} if window == "clip" else {"encoder_window": window})
@@ -425,13 +416,9 @@ class Model:
 
 def _names(paths: list[Path]) -> list[str]:
     """A name for each path that is one part of a path: as much of its end as tells it from the others."""
-    stems = [path.with_suffix("") if path.suffix in _ENDINGS and not path.is_dir() else path for path in paths]
-    candidates = [[path.name for path in stems], [path.name for path in paths]]
+    endings = (".pt", ".ckpt", ".pth", ".bin")
+    stems = [path.stem if path.suffix in endings and not path.is_dir() else path.name for path in paths]
+    candidates = [stems, [path.name for path in paths]]
     parts = [[part for part in path.resolve().parts if part != path.anchor] for path in paths]
     candidates += [["-".join(own[-k:]) for own in parts] for k in range(2, max(map(len, parts)) + 1)]
     return next(names for names in candidates if len(set(names)) == len(names))
-
-
-def _natural(text: str) -> list:
-    """Sorts step 900 before step 1000."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", text) if part]
