@@ -413,7 +413,7 @@ def test_pruned_weights_are_named(tmp_path):
 
 def test_what_is_no_tensor_is_named(tmp_path):
     state = {**writer.checkpoint("wav2vec2-base", tmp_path)["model"], "mask_emb": [1, 2]}
-    refused(writer.write("wav2vec2-base", tmp_path, model=state), "mask_emb", "list")
+    refused(writer.write("wav2vec2-base", tmp_path, model=state), "mask_emb", "among its tensors, which is none")
 
 
 def test_a_truncated_file_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from layertool.models.fairseq_names import (
     transformers_names,
     transformers_options,
 )
-from layertool.models.foreign import check_state, check_tensors, read_checkpoint, refuse_other_tools, whole_step
+from layertool.models.foreign import check_tensors, filled, read_checkpoint, refuse_other_tools, whole_step
 from layertool.models.strangers import BROKEN, check_counts, configuration, first_line, listed, opening
 
 EPSILON = 1e-5  # added to the variance of a waveform that is normalised (torch's layer_norm)
@@ -135,16 +135,11 @@ def _sorted_out(path: Path, stored: Mapping, prefix: str) -> tuple[dict[str, tor
         inside = str(name).removeprefix(prefix)
         if TRAINING_ONLY.fullmatch(inside):
             training_only.append(str(name))
-        elif not isinstance(value, torch.Tensor):
-            raise ModelError(
-                f"{path} holds a {type(value).__name__} as '{name}' among its tensors: is the file damaged?"
-            )
         elif inside in network:
             raise ModelError(f"{path} holds '{inside}' twice, with and without '{prefix}': is the file damaged?")
         else:
             network[inside] = value
-    pruned = [name for name in network if name.endswith(("_orig", "_mask"))]
-    if pruned:
+    if pruned := [name for name in network if name.endswith(("_orig", "_mask"))]:
         raise ModelError(
             f"{path} holds pruned weights in two parts ({pruned[0]}, ...): make them one with "
             f"torch.nn.utils.prune.remove, and save it again"
@@ -191,15 +186,10 @@ def _build(path: Path | str, family: str, options: dict[str, Any], stored: dict[
             network = AutoModel.from_config(config)
     except BROKEN as error:
         raise ModelError(f"{path}: its settings make no network ({first_line(error)}): is the file damaged?") from error
-    check_state(
-        path,
+    return filled(
+        network,
         tensors,
-        network.state_dict(),
+        path,
         "none is left aside, and networks with pruned heads or rows are not read; use fairseq-native:FILE, or a whole "
         "checkpoint",
     )
-    state = {
-        name: value.float().contiguous() if value.is_floating_point() else value for name, value in tensors.items()
-    }
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()

@@ -181,23 +181,31 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def check_state(
-    where: Path | str,
-    state: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    remedy: str = "give another copy of it",
-) -> None:
-    """Raise ModelError where tensors are missing, too many, or of other shapes than those of a network."""
-    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+def filled(
+    network: Any, tensors: Mapping[str, torch.Tensor], where: Path | str, remedy: str = "give another copy of it"
+) -> Any:
+    """A network of shapes alone (``shapes_only``) with the tensors of a file: in float32 and evaluation mode.
+
+    Raises ModelError where tensors are missing, too many, or of other shapes than those of the network.
+    """
+    expected = network.state_dict()
     wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
+        if name in tensors and tensors[name].shape != value.shape
     ]
-    parts = (("lacks", missing), ("has besides", unexpected), ("has", wrong))
-    said = [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]
-    if said:
+    parts = (
+        ("lacks", expected.keys() - tensors.keys()),
+        ("has besides", tensors.keys() - expected.keys()),
+        ("has", wrong),
+    )
+    if said := [f"{what} {listed(sorted(names), 20)}" for what, names in parts if names]:
         raise ModelError(f"{where} has other weights than its settings say: it {' and '.join(said)}; {remedy}")
+    state = {
+        name: value.float().contiguous() if value.is_floating_point() else value for name, value in tensors.items()
+    }
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
 
 
 def whole_step(value: Any) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from layertool.files import whole_file, whole_folder, write_json
 from layertool.models import melhubert
 from layertool.models.checkpoint_files import SOURCE, described, refuse_adapter, write_preprocessor
 from layertool.models.computing import shapes_only
-from layertool.models.foreign import check_state, read_safetensors
+from layertool.models.foreign import filled, read_safetensors
 from layertool.models.melhubert import MelHuBERT
+from layertool.models.melhubert.checkpoints import WEIGHTS, of_weights, write_state
 from layertool.models.strangers import BROKEN, check_counts, configuration, first_line, opening
 
 # transformers' model types whose blocks have four projections and one feed-forward part (conformers have not)
@@ -32,7 +33,6 @@ KEY = "layertool_pruned"
 # A model type that transformers does not know: it would make the sizes of config.json, and ask no further for single
 # blocks.
 PREFIX = "layertool-pruned-"
-WEIGHTS = "model.safetensors"
 
 
 class Mask(nn.Module):
@@ -144,8 +144,8 @@ def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimize
     left = [head for head in range(block.n_heads) if head not in set(gone)]
     kept = torch.tensor([head * width + i for head in left for i in range(width)], dtype=torch.long)
     for linear in block.projections:
-        _keep_outputs(linear, kept, optimizer)
-    _keep_inputs(attention.out_proj, kept, optimizer)
+        _keep(linear, 0, kept, optimizer)
+    _keep(attention.out_proj, 1, kept, optimizer)
     attention.num_heads = len(left)
 
 
@@ -156,25 +156,24 @@ def cut_rows(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer
     """
     without = set(gone)
     kept = torch.tensor([row for row in range(block.n_rows) if row not in without], dtype=torch.long)
-    _keep_outputs(block.fc1, kept, optimizer)
-    _keep_inputs(block.fc2, kept, optimizer)
+    _keep(block.fc1, 0, kept, optimizer)
+    _keep(block.fc2, 1, kept, optimizer)
 
 
-def _keep_outputs(linear: nn.Linear, kept: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    for name in ("weight", "bias"):
-        _keep(linear, name, kept, 0, optimizer)
-    linear.out_features = len(kept)
+def _keep(linear: nn.Linear, dimension: int, kept: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    """Leave a linear these outputs (dimension 0) or inputs (1) alone, with what an optimizer has gathered for them."""
+    if dimension == 0:
+        _replace(linear, "bias", 0, kept, optimizer)
+        linear.out_features = len(kept)
+    else:
+        linear.in_features = len(kept)
+    _replace(linear, "weight", dimension, kept, optimizer)
 
 
-def _keep_inputs(linear: nn.Linear, kept: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    _keep(linear, "weight", kept, 1, optimizer)
-    linear.in_features = len(kept)
-
-
-def _keep(
-    linear: nn.Linear, name: str, kept: torch.Tensor, dimension: int, optimizer: torch.optim.Optimizer | None
+def _replace(
+    linear: nn.Linear, name: str, dimension: int, kept: torch.Tensor, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Put a smaller parameter in the place of another, in the linear and in the optimizer with what it has gathered.
+    """Put a smaller parameter in the place of another, in the linear and in the optimizer.
 
     A new one: autograd remembers the shape of the old while any loss of it lives.
     """
@@ -201,21 +200,9 @@ def _keep(
 
 
 def fit_config(model: nn.Module) -> None:
-    """Make a MelHuBERT's configuration say the sizes of its weights, as ``melhubert.load`` would.
-
-    Others need nothing.
-    """
-    if not isinstance(model, MelHuBERT):
-        return
-    heads, rows = sizes(model)
-    config = replace(model.config, heads=None, ffn_rows=None)
-    if set(heads) != {config.encoder_attention_heads}:
-        config = replace(config, heads=tuple(heads))
-    if len(set(rows)) == 1:
-        config = replace(config, encoder_ffn_embed_dim=rows[0])
-    else:
-        config = replace(config, ffn_rows=tuple(rows))
-    model.config = config
+    """Make a MelHuBERT's configuration say the sizes of its weights; others need nothing."""
+    if isinstance(model, MelHuBERT):
+        model.config = of_weights(plain_state(model), asdict(model.config), "the network")
 
 
 def resize(model: nn.Module, heads: Sequence[int], rows: Sequence[int]) -> None:
@@ -267,11 +254,7 @@ def save(model: nn.Module, folder: Path | str, normalise: bool | None = None, fa
         temporary.mkdir()
         state = {name: value.cpu().contiguous() for name, value in plain_state(model).items()}
         if isinstance(model, MelHuBERT):
-            with shapes_only():
-                twin = MelHuBERT(model.config)
-            twin = twin.to_empty(device="cpu")
-            twin.load_state_dict(state)
-            melhubert.save(twin, model.config, temporary)
+            write_state(state, model.config, temporary)
         else:
             with whole_file(temporary / WEIGHTS) as file:
                 safetensors.torch.save_file(state, file, metadata={"format": "pt"})
@@ -361,10 +344,7 @@ def load(folder: Path | str) -> Any:
     with shapes_only():
         network = kind(config)
         fit_to_config(network)
-    check_state(folder, tensors, network.state_dict())
-    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()
+    return filled(network, tensors, folder)
 
 
 def _class(config: Any, folder: Path) -> Any:

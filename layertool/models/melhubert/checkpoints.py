@@ -21,8 +21,8 @@ from layertool.models.checkpoint_files import described, refuse_adapter
 from layertool.models.computing import shapes_only
 from layertool.models.foreign import (
     MELHUBERTS,
-    check_state,
     check_tensors,
+    filled,
     read_checkpoint,
     read_safetensors,
     refuse_other_tools,
@@ -53,26 +53,37 @@ def load(path: Path | str) -> tuple[MelHuBERT, Config]:
     Raises ModelError for anything else, and for names that are missing or too many.
     """
     path = Path(path)
-    if path.is_dir():
-        state, settings = _read_folder(path)
-    else:
-        state, settings = _read_original(path)
-    config = _config(state, settings, path)
+    state, settings = (_read_folder if path.is_dir() else _read_original)(path)
+    config = of_weights(state, settings, str(path))
+    counted = {
+        "encoder_layers": "blocks",
+        "encoder_embed_dim": "numbers a frame between blocks",
+        "feat_emb_dim": "numbers a frame in its input",
+        "conv_pos": "positions in its convolution",
+        "conv_pos_groups": "groups in its convolution",
+    }
+    for name, what in counted.items():
+        if name in settings and settings[name] != getattr(config, name):
+            there = f" (there are blocks {', '.join(map(str, _blocks(state)))})" if name == "encoder_layers" else ""
+            raise ModelError(
+                f"{path} says {name} = {shown(settings[name])}, but its weights have {getattr(config, name)} {what}: "
+                f"weights are missing or too many{there}; copy it again"
+            )
     with shapes_only():
         model = MelHuBERT(config)
-    check_state(path, state, model.state_dict())
-    # parametrizations see no meta tensors put in their place by assign, so the memory is made first
-    model = model.to_empty(device="cpu")
-    model.load_state_dict(state)
-    return model.eval(), config
+    return filled(model, state, path), config
 
 
 def save(model: MelHuBERT, config: Config, folder: Path | str) -> None:
     """Write ``config.json`` and ``model.safetensors``, which ``load`` reads; sizes as the weights have them now."""
-    folder = Path(folder)
+    write_state(model.state_dict(), config, Path(folder))
+
+
+def write_state(state: State, config: Config, folder: Path) -> None:
+    """What ``save`` does, of a state dict."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    config = _of_weights(state, asdict(config), str(folder))
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    config = of_weights(state, asdict(config), str(folder))
     with whole_file(folder / WEIGHTS) as temporary:
         safetensors.torch.save_file(state, temporary, metadata={"format": "pt"})
     write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(config)})
@@ -111,14 +122,7 @@ def _read_original(path: Path) -> tuple[State, dict]:
             f"{listed(sorted(map(str, upstream)), MOST)}, and not one of "
             f"{', '.join(MELHUBERTS)}; give a checkpoint of MelHuBERT"
         )
-    others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ModelError(
-            f"{path} has values that are no tensors among its weights ({listed(sorted(map(str, others)), MOST)}): "
-            f"copy it again"
-        )
-    step = whole_step(checkpoint.get("Step"))
-    return _plain_state(state, path), {**settings, "step": step}
+    return _plain_state(state, path), {**settings, "step": whole_step(checkpoint.get("Step"))}
 
 
 def _plain_state(state: Mapping[str, torch.Tensor], path: Path) -> State:
@@ -147,35 +151,11 @@ def _plain_state(state: Mapping[str, torch.Tensor], path: Path) -> State:
     return out
 
 
-def _config(state: State, settings: Mapping, path: Path) -> Config:
-    """The configuration that settings and weights give together. Raises ModelError where they contradict each other."""
-    config = _of_weights(state, settings, str(path))
-    counted = {
-        "encoder_layers": "blocks",
-        "encoder_embed_dim": "numbers a frame between blocks",
-        "feat_emb_dim": "numbers a frame in its input",
-        "conv_pos": "positions in its convolution",
-        "conv_pos_groups": "groups in its convolution",
-    }
-    for name, what in counted.items():
-        if name in settings and settings[name] != getattr(config, name):
-            raise ModelError(
-                f"{path} says {name} = {shown(settings[name])}, but its weights have {getattr(config, name)} {what}: "
-                f"weights are "
-                f"missing or too many{_blocks_there(state) if name == 'encoder_layers' else ''}; copy it again"
-            )
-    return config
-
-
-def _blocks_there(state: State) -> str:
-    return f" (there are blocks {', '.join(map(str, _blocks(state)))})"
-
-
 def _blocks(state: Iterable[str]) -> list[int]:
     return sorted({int(found[1]) for name in state if (found := _BLOCK.match(name))})
 
 
-def _of_weights(state: State, settings: Mapping, where: str) -> Config:
+def of_weights(state: State, settings: Mapping, where: str) -> Config:
     """The settings, with all sizes from the weights."""
     known = {field.name: field for field in fields(Config)}
     given: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
@@ -186,8 +166,7 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
         elif default is not None and not isinstance(value, type(default)):
             raise ModelError(f"{where} says {name} = {shown(value)}, which is no {type(default).__name__}: correct it")
     config = replace(Config(**given), heads=None, ffn_rows=None)
-    norm = _shape(state, "encoder.layer_norm.weight", 1, where)
-    width = norm[0]
+    (width,) = _shape(state, "encoder.layer_norm.weight", 1, where)
     n_blocks = len(_blocks(state))
     if n_blocks == 0 or config.encoder_attention_heads < 1 or width % config.encoder_attention_heads:
         raise ModelError(
@@ -195,9 +174,8 @@ def _of_weights(state: State, settings: Mapping, where: str) -> Config:
             f"heads"
         )
     head_dim = width // config.encoder_attention_heads
-    has_projection = "pre_extract_proj.weight" in state
     sizes: dict[str, Any] = {"encoder_layers": n_blocks, "encoder_embed_dim": width}
-    if has_projection:
+    if "pre_extract_proj.weight" in state:
         sizes["feat_emb_dim"] = _shape(state, "pre_extract_proj.weight", 2, where)[1]
     if f"{_POSITIONS}original1" in state:
         _, per_group, sizes["conv_pos"] = _shape(state, f"{_POSITIONS}original1", 3, where)
