@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from layertool.errors import UsageError
 from layertool.extractors.base import Extractor
-from layertool.models.computing import DTYPES, check_dtype, choose_device
+from layertool.models.computing import choose
 from layertool.models.open import ACOUSTIC, Model
 
 
@@ -18,16 +17,13 @@ def open_extractor(
 
     ``mask_seed`` is only looked at: the mask itself is the extractor's ``time_mask``. Raises ModelError or UsageError.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
-    place = choose_device(device)
+    place, compute = choose(device, dtype)
     model = Model.open(model, **asked)
     model.check_options({"dtype": dtype, "mask_seed": mask_seed})
     if model.kind == ACOUSTIC:
         from layertool.extractors.acoustic import AcousticExtractor
 
         return AcousticExtractor(model)
-    compute = check_dtype(dtype, place)
     if model.kind == "melhubert":
         from layertool.extractors.melhubert import MelHubertExtractor
 

@@ -25,7 +25,6 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_FOLDER = "a Hugging Face checkpoint is a folder with config.json"
 _TO_TORCH = "give the checkpoint of PyTorch that it was made from"
 # Endings of files that hold networks in other ways: what they are, and what to do.
 _FOREIGN = {
@@ -43,8 +42,8 @@ _FOREIGN = {
     ".pth": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
     ".ckpt": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
 }
+_UNKNOWN = "a file", "a Hugging Face checkpoint is a folder with config.json: check the path of the model"
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-_LANGUAGE_ADAPTERS = "adapter.*.safetensors", "adapter.*.bin"  # of MMS
 _UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
 _LFS = b"version https://git-lfs"
 _SHOWN = 4  # names in one message
@@ -57,7 +56,7 @@ def check_folder(name: str) -> None:
     if not looks_local:
         return
     if path.is_file():
-        what, remedy = _FOREIGN.get(path.suffix.lower(), ("a file", f"{_FOLDER}: check the path of the model"))
+        what, remedy = _FOREIGN.get(path.suffix.lower(), _UNKNOWN)
         if path.suffix.lower() in (".safetensors", ".bin"):
             what, remedy = "a file of weights", f"give its folder, {path.parent}, with the config.json of their network"
         raise ModelError(f"{name} is {what}; {remedy.format(file=name)}")
@@ -83,13 +82,11 @@ def _instead(path: Path) -> str:
         return f"it is a cache of the hub; give an id, such as {cached[0].removeprefix('models--').replace('--', '/')}"
     inside = sorted((one.parent for one in path.glob(f"*/{CONFIG}")), key=lambda folder: natural(folder.name))
     if inside:
-        names = listed(one.name for one in inside)
-        return f"it holds other folders that have one ({names}); give one of them, e.g. {inside[-1]}"
+        others = listed(one.name for one in inside)
+        return f"it holds other folders that have one ({others}); give one of them, e.g. {inside[-1]}"
     if any(one in WEIGHTS for one in there):
         return "it has weights, but nothing says of which network; copy the config.json that belongs to them"
-    if other := foreign(path):
-        return other
-    return f"it holds {listed(there)}; give the folder that save_pretrained wrote"
+    return foreign(path) or f"it holds {listed(there)}; give the folder that save_pretrained wrote"
 
 
 def foreign(path: Path) -> str | None:
@@ -105,18 +102,15 @@ def foreign(path: Path) -> str | None:
 
 def refuse_adapter(name: str, revision: str | None) -> None:
     """Raise ModelError for adapters of peft: transformers adds them where peft can be imported, and only there."""
-    names = (
-        (_ADAPTER, *_ADAPTER_WEIGHTS) if Path(name).exists() else (_ADAPTER,)
-    )  # of the hub, all that transformers looks for
+    # of the hub, the first is all that transformers looks for
+    names = (_ADAPTER, *_ADAPTER_WEIGHTS) if Path(name).exists() else (_ADAPTER,)
     file = next((one for one in names if find(name, revision, one)), None)
-    inside = sorted(
-        Path(name).glob(f"*/{_ADAPTER}")
-    )  # peft writes each adapter that has a name into a folder of its own
+    # peft writes each adapter that has a name into a folder of its own
+    inside = sorted(Path(name).glob(f"*/{_ADAPTER}"))
     if file is None and not inside:
         return
     folder, file = (name, file) if file else (str(inside[0].parent), f"{inside[0].parent.name}/{_ADAPTER}")
-    said = read_settings(folder, revision, _ADAPTER) or {}
-    base = said.get("base_model_name_or_path")
+    base = (read_settings(folder, revision, _ADAPTER) or {}).get("base_model_name_or_path")
     has_model = find(name, revision, CONFIG) is not None
     raise ModelError(
         f"{name} holds an adapter of peft ({file}) {'beside a model' if has_model else 'and no model'}, which "
@@ -125,11 +119,6 @@ def refuse_adapter(name: str, revision: str | None) -> None:
         f"BASE is the network that it was trained on{f' ({base})' if base else ''}, and give NEW"
         + ("; or take the adapter's files out of a copy of the folder" if has_model else "")
     )
-
-
-def language_adapters(name: str) -> list[str]:
-    """Files of a local folder with adapters for single languages (MMS), in the order of their names."""
-    return sorted(file.name for pattern in _LANGUAGE_ADAPTERS for file in Path(name).glob(pattern))
 
 
 def weight_files(name: str, revision: str | None = None) -> list[Path]:
@@ -148,8 +137,7 @@ def weight_files(name: str, revision: str | None = None) -> list[Path]:
         raise ModelError(f"{name} has a config.json but no weights (model.safetensors or pytorch_model.bin): {other}")
     parts = [file.name]
     if file.suffix == ".json":
-        said = read_settings(name, revision, file.name) or {}
-        shards = said.get("weight_map")
+        shards = (read_settings(name, revision, file.name) or {}).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(one, str) for one in shards.values()):
             raise ModelError(f"{file} names no files of weights: copy it again")
         parts = sorted(set(shards.values()))
@@ -181,9 +169,8 @@ def _look_up(name: str, revision: str | None, file: str) -> tuple[Path | None, b
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    known = try_to_load_from_cache(
-        name, file, revision=revision
-    )  # of the commit that the configuration was just read at
+    # of the commit that the configuration was just read at
+    known = try_to_load_from_cache(name, file, revision=revision)
     if known is not None:
         return (Path(known), True) if isinstance(known, str) else (None, known is _CACHED_NO_EXIST)
     if name in _UNREACHABLE:
@@ -238,30 +225,27 @@ def read_preprocessor(name: str, revision: str | None) -> dict | None:
             f"{name}/{PROCESSOR} has a {type(nested).__name__} where a feature extractor belongs: copy it again"
         )
     plain = read_settings(name, revision, PREPROCESSOR)
-    said = plain if nested is None else nested
-    if nested is not None and plain is not None:
-        differing = sorted(key for key in nested.keys() & plain.keys() if nested[key] != plain[key])
-        if differing:
-            told = ", ".join(
-                f"{key} {json.dumps(nested[key])} and {json.dumps(plain[key])}" for key in differing[:_SHOWN]
-            )
-            tell(
-                f"{name}: {PROCESSOR} and {PREPROCESSOR} disagree ({told}): the first is followed; correct one of them"
-            )
-    return said
+    if nested is None or plain is None:
+        return plain if nested is None else nested
+    if differing := sorted(key for key in nested.keys() & plain.keys() if nested[key] != plain[key]):
+        told = ", ".join(f"{key} {json.dumps(nested[key])} and {json.dumps(plain[key])}" for key in differing[:_SHOWN])
+        tell(f"{name}: {PROCESSOR} and {PREPROCESSOR} disagree ({told}): the first is followed; correct one of them")
+    return nested
 
 
 def write_preprocessor(folder: Path, normalise: bool) -> None:
     """Write the file that says whether a network's waveforms are normalised."""
-    said = {
-        "feature_extractor_type": WAVEFORMS,
-        "do_normalize": normalise,
-        "sampling_rate": SAMPLE_RATE,
-        "feature_size": 1,
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-    }
-    write_json(folder / PREPROCESSOR, said)
+    write_json(
+        folder / PREPROCESSOR,
+        {
+            "feature_extractor_type": WAVEFORMS,
+            "do_normalize": normalise,
+            "sampling_rate": SAMPLE_RATE,
+            "feature_size": 1,
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+        },
+    )
 
 
 def check_rate(name: str, said: dict) -> None:

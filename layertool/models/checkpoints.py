@@ -20,7 +20,6 @@ from layertool.models.checkpoint_files import (
     CONFIG,
     check_folder,
     foreign,
-    language_adapters,
     read_settings,
     refuse_adapter,
     weight_files,
@@ -29,8 +28,6 @@ from layertool.models.computing import drawing
 from layertool.models.foreign import check_tensors, read_checkpoint
 from layertool.models.strangers import BROKEN, check_settings, check_size, configuration, first_line, listed
 
-# Parameters that only training uses: a checkpoint without them gives the same layers (but see --mask-seed).
-UNUSED = ("masked_spec_embed",)
 # Names of peft's own weights: of a model that was saved with its adapter, or of the layers that the adapter wraps.
 _PEFT = re.compile(
     r"^base_model\.model\.|\.(base_layer|original_module|modules_to_save|"
@@ -83,10 +80,6 @@ def read_config(name: str, revision: str | None = None) -> Any:
                     f"{name} has a config.json without model type (model_type), so that its network is unknown: "
                     f"{other or 'give a folder that save_pretrained of transformers wrote'}"
                 )
-            if kind == "melhubert":
-                raise ModelError(
-                    f"{name} is a MelHuBERT, which this command does not take: give a model of transformers"
-                )
             raise ModelError(
                 f"{name} has the model type '{kind}', which transformers does not know: see 'layertool extract -h'"
             )
@@ -105,7 +98,6 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     first = first_line(error)
-    at = f" at revision {revision}" if revision else ""
     path = Path(name)
     if "/" in name and path.parent.is_dir() and not path.exists():  # its neighbours, where it is no id of the hub
         there = get_close_matches(path.name, [one.name for one in path.parent.iterdir()], 1)
@@ -113,7 +105,7 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     if path.exists():
         return f"{name} cannot be opened as a model ({first.rstrip('.')}): copy it again"
     return (
-        f"{name}{at} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a "
+        f"{name}{f' at revision {revision}' if revision else ''} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a "
         f"local folder or already in the Hugging Face cache (HF_HOME)"
     )
 
@@ -163,14 +155,9 @@ def load_network(name: str, revision: str | None, config: Any, head: str) -> tup
     if mismatched:
         raise ModelError(_random(name, f"has {len(mismatched)} weights of another shape (first: {mismatched[0]})"))
     _tell_of_others(name, network, report.get("unexpected_keys", ()))
-    _tell_of_languages(name, getattr(config, "adapter_attn_dim", None) is not None)
-    return network.eval(), sorted(report["missing_keys"])
-
-
-def _tell_of_languages(name: str, is_used: bool) -> None:
-    """Tell of adapters of single languages, of which at most the one among the main weights is used."""
-    others = language_adapters(name)
-    if is_used:
+    # files of MMS with adapters for single languages, of which at most the one among the main weights is used
+    others = sorted(file.name for end in ("safetensors", "bin") for file in Path(name).glob(f"adapter.*.{end}"))
+    if getattr(config, "adapter_attn_dim", None) is not None:
         tell(
             f"{name} has adapters of single languages: the one among its main weights is used, and none of its other "
             f"files{f' ({listed(others)})' if others else ''}"
@@ -180,6 +167,7 @@ def _tell_of_languages(name: str, is_used: bool) -> None:
             f"{name} has adapters of single languages ({listed(others)}), of which none is used: its config.json has "
             f"no adapter_attn_dim"
         )
+    return network.eval(), sorted(report["missing_keys"])
 
 
 def _read_pickles(files: Sequence[Path]) -> dict[str, torch.Tensor]:
@@ -205,8 +193,9 @@ def refuse_lacking(name: str, lacking: Sequence[str], layers: str = "") -> None:
     """Raise ModelError where a checkpoint lacks weights. ``layers``: that are computed from them."""
     if lacking:
         needed = f", which {layers} need" if layers else ""
-        what = f"lacks {len(lacking)} weights of its own architecture (first: {lacking[0]}){needed}"
-        raise ModelError(_random(name, what))
+        raise ModelError(
+            _random(name, f"lacks {len(lacking)} weights of its own architecture (first: {lacking[0]}){needed}")
+        )
 
 
 def _random(name: str, what: str) -> str:

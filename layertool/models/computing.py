@@ -32,19 +32,17 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a computation by its name. Raises UsageError for an unknown one, or float16 on a CPU."""
+def choose(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Where a network computes (``choose_device``), and in which dtype, by its name.
+
+    Raises UsageError for an unknown one, or float16 on a CPU.
+    """
+    place = choose_device(device)
     if dtype not in DTYPES:
         raise UsageError(f"'{dtype}' is no compute dtype: choose {', '.join(DTYPES)}")
-    if device.type == "cpu" and dtype == "float16":
+    if place.type == "cpu" and dtype == "float16":
         raise UsageError("float16 compute is slow and coarse on a CPU: choose --dtype float32 or bfloat16")
-    return DTYPES[dtype]
-
-
-def choose(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Where a network computes, and in which dtype: ``choose_device`` and ``check_dtype``."""
-    place = choose_device(device)
-    return place, check_dtype(dtype, place)
+    return place, DTYPES[dtype]
 
 
 @contextmanager

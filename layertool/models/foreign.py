@@ -36,7 +36,7 @@ def read_checkpoint(path: Path | str) -> dict:
         raise ModelError(f"{path} {what}: give the file of one checkpoint")
     try:
         pickled = Pickled(path)
-        loaded = _Plain(pickled.tensor).of(pickled.value, 0)
+        loaded = plain(pickled.value, pickled.tensor)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except BROKEN as error:
@@ -112,63 +112,53 @@ def refuse_other_tools(path: Path, checkpoint: Mapping, own: str) -> None:
         raise ModelError(f"{path} is {what}")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, tensor: Callable[[Stored], torch.Tensor]) -> Any:
     """Stand-ins as plain Python: namespaces and configurations as dicts and lists, nodes and enums as their values.
 
-    What stands there several times is made plain once. Raises ModelError for what holds itself, or is nested too deep.
+    ``tensor``: makes those. What stands there several times is made plain once. Raises ModelError for what holds
+    itself, or is nested too deep.
     """
-    return _Plain().of(value, 0)
+    done: dict[int, Any] = {}
+    begun: set[int] = set()
 
-
-class _Plain:
-    def __init__(self, tensor: Callable[[Stored], torch.Tensor] | None = None) -> None:
-        self.tensor = tensor
-        self.done: dict[int, Any] = {}
-        self.open: set[int] = set()
-
-    def of(self, value: Any, depth: int) -> Any:
+    def of(value: Any, depth: int) -> Any:
         if isinstance(value, Name):
             return value.text
         if not isinstance(value, (Kept, Stored, Mapping, list, tuple, set)):
             return value
         key = id(value)
-        if key in self.done:
-            return self.done[key]
-        if key in self.open or depth > _DEEPEST:
-            raise ModelError(
-                "its settings hold themselves, or are nested too deep: this is no checkpoint of a known tool"
-            )
-        self.open.add(key)
-        made: Any
-        if isinstance(value, Stored):
-            made = self.tensor(value) if self.tensor else None
-        elif isinstance(value, Kept):
-            made = self._kept(value, depth + 1)
-        elif isinstance(value, Mapping):
-            made = {self._key(name): self.of(item, depth + 1) for name, item in value.items()}
-        else:
-            made = [self.of(item, depth + 1) for item in value]
-            made = made if isinstance(value, list) else tuple(made)
-        self.open.discard(key)
-        self.done[key] = made
-        return made
+        if key not in done:
+            if key in begun or depth > _DEEPEST:
+                raise ModelError(
+                    "its settings hold themselves, or are nested too deep: this is no checkpoint of a known tool"
+                )
+            begun.add(key)
+            done[key] = tensor(value) if isinstance(value, Stored) else made(value, depth + 1)
+        return done[key]
 
-    def _key(self, name: Any) -> Any:
-        return repr(name) if isinstance(name, (Kept, Name)) else name
+    def made(value: Any, depth: int) -> Any:
+        if isinstance(value, Kept):
+            return of_kept(value, depth)
+        if isinstance(value, Mapping):
+            names = [repr(name) if isinstance(name, (Kept, Name)) else name for name in value]
+            return dict(zip(names, [of(item, depth) for item in value.values()], strict=True))
+        items = [of(item, depth) for item in value]
+        return items if isinstance(value, list) else tuple(items)
 
-    def _kept(self, kept: Kept, depth: int) -> Any:
+    def of_kept(kept: Kept, depth: int) -> Any:
         state = kept.state
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Mapping):
             state = {**(state[0] if isinstance(state[0], Mapping) else {}), **state[1]}
-        if isinstance(state, Mapping):
+        if isinstance(state, Mapping) and state:
             for name in ("_content", "_val"):  # omegaconf's dicts and lists, and its leaves
                 if name in state:
-                    return self.of(state[name], depth)
-            if state:
-                return {str(key): self.of(item, depth) for key, item in state.items()}
+                    return of(state[name], depth)
+            return {str(key): of(item, depth) for key, item in state.items()}
         if len(kept.arguments) == 1:  # an enum's value
-            return self.of(kept.arguments[0], depth)
-        return [self.of(item, depth) for item in kept.arguments] if kept.arguments else {}
+            return of(kept.arguments[0], depth)
+        return [of(item, depth) for item in kept.arguments] if kept.arguments else {}
+
+    return of(value, 0)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from layertool.errors import ModelError, UsageError
 from layertool.files import read_json
 from layertool.folders import check_outside
 from layertool.geometry import FrameGeometry
-from layertool.models import acoustic, checkpoints, fairseq, fairseq_native, melhubert, whisper
+from layertool.models import acoustic, checkpoints, fairseq, melhubert, whisper
 from layertool.models.checkpoint_files import SOURCE, normalises
 from layertool.models.computing import drawing
 from layertool.models.families import (
@@ -148,8 +148,8 @@ class Model:
         ]
         if not paths:
             raise ModelError(f"no checkpoint is called {pattern}: check the pattern, and keep it in quotes")
-        texts = [f"{kind}:{path}" if kind else str(path) for path in paths]
-        return [(name, cls.open(member)) for name, member in zip(_names(paths), texts, strict=True)]
+        prefix = f"{kind}:" if kind else ""
+        return [(name, cls.open(f"{prefix}{path}")) for name, path in zip(_names(paths), paths, strict=True)]
 
     @classmethod
     def of(cls, network: Any, name: str, normalise: bool, epsilon: float = EPSILON) -> Model:
@@ -236,7 +236,9 @@ class Model:
             if self.asked.random_init is not None:
                 self._drawn_sha256 = checkpoints.state_sha256(network)
         if not partly:
-            checkpoints.refuse_lacking(self.name, [key for key in self.lacking if not key.endswith(checkpoints.UNUSED)])
+            # only training uses masked_spec_embed (but see --mask-seed)
+            needed = [key for key in self.lacking if not key.endswith("masked_spec_embed")]
+            checkpoints.refuse_lacking(self.name, needed)
         return network
 
     @opening
@@ -251,7 +253,7 @@ class Model:
             network, self.lacking = checkpoints.load_network(self.name, self.revision, self.configuration, head)
             return network
         if self.kind == "fairseq-native":
-            network, known["facts"] = fairseq_native.read(self.path)
+            network, known["facts"] = fairseq.read_native(self.path)
             return network
         if self.kind == "fairseq":
             network, known["facts"] = fairseq.read(self.path)
@@ -403,11 +405,14 @@ class Model:
                 "kaldi_native_fbank": acoustic.kaldi_version(),
             }
         if self.kind == "melhubert":
-            statistics = melhubert.name_statistics(self.statistics)
-            return {"family": "MelHuBERT", **self.identity, "statistics": statistics}
+            return {
+                "family": "MelHuBERT",
+                **self.identity,
+                "statistics": melhubert.name_statistics(self.statistics),
+            }
         if self.kind == "fairseq-native":
-            reader = f"fairseq {fairseq_native.version()}"
-            return {"family": self.facts.family, **self.identity, "normalise": self.normalises, "reader": reader}
+            reader = {"normalise": self.normalises, "reader": f"fairseq {fairseq.version()}"}
+            return {"family": self.facts.family, **self.identity, **reader}
         if self.family == "whisper":
             window = self.asked.encoder_window
             return {"family": "Whisper", **self.identity} | ({} if window == "clip" else {"encoder_window": window})

@@ -147,15 +147,13 @@ class Machine:
                 below.append(stack)
                 stack = []
             elif code in _MARKED:
-                made = _MARKED[code](stack)
-                stack = below.pop()
-                stack.append(made)
+                items, stack = stack, below.pop()
+                stack.append(_MARKED[code](items))
             elif code in ("APPENDS", "ADDITEMS", "SETITEMS"):
                 items, stack = stack, below.pop()
                 _extend(code, stack[-1], items)
             elif code in ("APPEND", "SETITEM"):
-                n_items = 1 if code == "APPEND" else 2
-                items = _pop(stack, n_items)
+                items = _pop(stack, 1 if code == "APPEND" else 2)
                 _extend(f"{code}S", stack[-1], items)
             elif code in ("TUPLE1", "TUPLE2", "TUPLE3"):
                 stack.append(tuple(_pop(stack, int(code[-1]))))
@@ -168,12 +166,8 @@ class Machine:
             elif code in ("GLOBAL", "STACK_GLOBAL"):
                 parts = argument.split(" ", 1) if argument is not None else _pop(stack, 2)
                 stack.append(_name(*parts))
-            elif code in ("REDUCE", "NEWOBJ"):
-                name, arguments = _pop(stack, 2)
-                stack.append(self.call(name, arguments))
-            elif code == "NEWOBJ_EX":
-                name, arguments, _named = _pop(stack, 3)
-                stack.append(self.call(name, arguments))
+            elif code in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):  # the last has named arguments besides
+                stack.append(self.call(*_pop(stack, 3 if code == "NEWOBJ_EX" else 2)[:2]))
             elif code == "BUILD":
                 (state,) = _pop(stack, 1)
                 _build(stack[-1], state)

@@ -43,7 +43,7 @@ BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# Settings by which transformers fetches or imports code, or takes other files, and what they may be.
+# Settings by which transformers fetches or imports code, or takes other files.
 _OF_CODE = (
     "attn_implementation",
     "experts_implementation",
@@ -58,12 +58,6 @@ _OF_CODE = (
     "configuration_files",
     "gguf_file",
 )
-_HARMLESS = (None, False, "eager", "sdpa")
-_NOT_RUN = (
-    "auto_map",
-    "custom_pipelines",
-    "trust_remote_code",
-)  # code beside the checkpoint, which is told and left aside
 _OURS = ("is_multilingual", "forced_decoder_ids")  # what is read here beyond the fields of transformers
 # Fields that count parts of a network (of data2vec-audio, num_conv_pos_embeddings counts convolutions).
 _COUNTS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_adapter_layers", "num_feat_extract_layers")
@@ -135,7 +129,7 @@ def check_settings(where: str, said: Mapping) -> None:
                     f"code, or read "
                     "other files; layertool never does that: take the line out of a copy if the weights are plain ones"
                 )
-            if key in _NOT_RUN and setting:
+            if key in ("auto_map", "custom_pipelines", "trust_remote_code") and setting:
                 code.add(key)
         waiting += value.values()
     if code:
@@ -146,7 +140,7 @@ def check_settings(where: str, said: Mapping) -> None:
 
 
 def _is_harmless(setting: Any) -> bool:
-    return setting in ({}, []) or (not isinstance(setting, (dict, list)) and setting in _HARMLESS)
+    return setting in ({}, []) or (not isinstance(setting, (dict, list)) and setting in (None, False, "eager", "sdpa"))
 
 
 def configuration(kind: str, said: Mapping, *also: str) -> Any:
