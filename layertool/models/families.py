@@ -44,8 +44,8 @@ def speech_layers(config: Any) -> dict[str, Layer]:
     """Layers of transformers' networks of the wav2vec 2.0 kind."""
     # post-norm encoders apply encoder.layer_norm before their first block: nothing comes after the last
     has_final = bool(getattr(config, "do_stable_layer_norm", False)) or config.model_type == "wav2vec2-conformer"
-    convolutions = list(zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True))
-    return stacked_layers(convolutions, config.hidden_size, config.num_hidden_layers, has_final)
+    convolutions = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
+    return stacked_layers(list(convolutions), config.hidden_size, config.num_hidden_layers, has_final)
 
 
 def native_layers(network: Any) -> dict[str, Layer]:

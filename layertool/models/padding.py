@@ -20,8 +20,7 @@ def padded(arrays: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
 
     Gives (items, longest, ...).
     """
-    tensors = [torch.as_tensor(array) for array in arrays]
-    return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+    return nn.utils.rnn.pad_sequence([torch.as_tensor(array) for array in arrays], batch_first=True)
 
 
 def moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

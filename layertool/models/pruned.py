@@ -97,8 +97,7 @@ def blocks(model: Any) -> list[Block]:
     """The blocks of a network, in order. Raises ModelError for networks that are not pruned here."""
     if family(model) == melhubert.MODEL_TYPE:
         return [Block(block.self_attn, block.fc1, block.fc2) for block in model.encoder.layers]
-    layers = model.base_model.encoder.layers
-    parts = [(layer.attention, layer.feed_forward) for layer in layers]
+    parts = [(layer.attention, layer.feed_forward) for layer in model.base_model.encoder.layers]
     return [Block(attention, forward.intermediate_dense, forward.output_dense) for attention, forward in parts]
 
 
@@ -141,7 +140,7 @@ def cut_heads(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimize
     Width and scaling of the other heads stay. For ``optimizer`` see ``_keep``.
     """
     attention, width = block.attention, block.attention.head_dim
-    left = [head for head in range(block.n_heads) if head not in set(gone)]
+    left = sorted(set(range(block.n_heads)) - set(gone))
     kept = torch.tensor([head * width + i for head in left for i in range(width)], dtype=torch.long)
     for linear in block.projections:
         _keep(linear, 0, kept, optimizer)
@@ -154,8 +153,7 @@ def cut_rows(block: Block, gone: Sequence[int], optimizer: torch.optim.Optimizer
 
     Of fc1 with their biases, columns of fc2 (spec speat.md 4.2).
     """
-    without = set(gone)
-    kept = torch.tensor([row for row in range(block.n_rows) if row not in without], dtype=torch.long)
+    kept = torch.tensor(sorted(set(range(block.n_rows)) - set(gone)), dtype=torch.long)
     _keep(block.fc1, 0, kept, optimizer)
     _keep(block.fc2, 1, kept, optimizer)
 
@@ -332,6 +330,8 @@ def load(folder: Path | str) -> Any:
 
     Raises ModelError for other folders, and for weights that are missing, too many or of other shapes.
     """
+    import transformers
+
     folder = Path(folder)
     if melhubert.is_folder(folder):
         return melhubert.load(folder)[0]
@@ -340,20 +340,13 @@ def load(folder: Path | str) -> Any:
     config = read_config(folder)
     tensors = read_safetensors(folder / WEIGHTS)
     check_counts(str(folder), config, len(tensors))
-    kind = _class(config, folder)
-    with shapes_only():
-        network = kind(config)
-        fit_to_config(network)
-    return filled(network, tensors, folder)
-
-
-def _class(config: Any, folder: Path) -> Any:
-    import transformers
-
     names = getattr(config, "architectures", None) or [None]
     kind = getattr(transformers, str(names[0]), None)
     if not (isinstance(kind, type) and getattr(kind, "config_class", None) is type(config)):
         raise ModelError(
             f"{folder} says the architecture {names[0]!r}, which is none of '{config.model_type}': correct config.json"
         )
-    return kind
+    with shapes_only():
+        network: Any = kind(config)
+        fit_to_config(network)
+    return filled(network, tensors, folder)

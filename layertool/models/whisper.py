@@ -27,6 +27,7 @@ from layertool.models.checkpoint_files import (
     read_settings,
 )
 from layertool.models.hooks import block_taps, tapped
+from layertool.models.padding import inside
 from layertool.models.strangers import BROKEN, first_line, opening
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what the encoder was trained on
@@ -40,13 +41,10 @@ WINDOWS = {
     "clip": "30 s, padded with silence, but only the positions of the clip are kept",
     "exact": "the clip alone",
 }
-_MOST_BANDS = 1000
 ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
 START, NO_TIMESTAMPS, END = "<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>"
-MULTILINGUAL_BY_END = {
-    50256: False,
-    50257: True,
-}  # its number, which is how many tokens of text OpenAI's tokenizers have
+# its number, which is how many tokens of text OpenAI's tokenizers have
+MULTILINGUAL_BY_END = {50256: False, 50257: True}
 
 
 def n_positions(n_samples: int) -> int:
@@ -131,7 +129,7 @@ def load_mel(name: str, revision: str | None, config: Any) -> Any:
     differing = [
         f"{key} {said[key]} instead of {value}" for key, value in known.items() if said.get(key) not in (None, value)
     ]
-    if config.num_mel_bins > _MOST_BANDS:
+    if config.num_mel_bins > 1000:
         differing.append(f"num_mel_bins {config.num_mel_bins} instead of 80 or 128")
     if config.max_source_positions != WINDOW_POSITIONS:
         differing.append(f"max_source_positions {config.max_source_positions} instead of {WINDOW_POSITIONS}")
@@ -156,10 +154,9 @@ def load_tokenizer(
     from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    lacks = f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json"
     # without these files transformers makes a tokenizer of special tokens alone, with other numbers
     if not find(name, revision, "tokenizer.json") and not find(name, revision, "vocab.json"):
-        raise ModelError(lacks)
+        raise ModelError(f"{name} has no tokenizer, which Whisper's decoder needs: add tokenizer.json")
     read_settings(name, revision, TOKENIZER)  # names of other classes, templates and code are left aside
     try:
         tokenizer = WhisperTokenizer.from_pretrained(name, revision=revision or "main")
@@ -241,14 +238,14 @@ def encode(encoder: Any, features: torch.Tensor, positions: Sequence[int] | None
     if positions is None:
         return encoder(features).last_hidden_state
     longest = max(positions)
-    inside = torch.arange(longest, device=features.device) < torch.tensor(positions, device=features.device)[:, None]
-    ragged = not bool(inside.all())
-    twice = inside.repeat_interleave(2, dim=1)[:, None]
+    own = inside(positions, longest, features.device)
+    twice = own.repeat_interleave(2, dim=1)[:, None]
     hidden = functional.gelu(encoder.conv1(features[:, :, : 2 * longest] * twice))  # zeros, as at an end
-    hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
-    hidden = hidden + encoder.embed_positions.weight[:longest]
-    away = torch.zeros(inside.shape, dtype=hidden.dtype, device=hidden.device)
-    mask = away.masked_fill(~inside, torch.finfo(hidden.dtype).min)[:, None, None] if ragged else None
+    hidden = functional.gelu(encoder.conv2(hidden)).transpose(1, 2) + encoder.embed_positions.weight[:longest]
+    mask = None
+    if min(positions) < longest:
+        away = torch.zeros(own.shape, dtype=hidden.dtype, device=hidden.device)
+        mask = away.masked_fill(~own, torch.finfo(hidden.dtype).min)[:, None, None]
     for block in encoder.layers:
         hidden = block(hidden, mask)
     return encoder.layer_norm(hidden)
@@ -259,8 +256,7 @@ def encoder_layers(
 ) -> dict[str, torch.Tensor]:
     """Layers T0 to TL (the blocks' inputs and outputs) and final of clips, as ``encode`` sees them: name -> states."""
     found: dict[str, torch.Tensor] = {}
-    taps = block_taps(encoder.layers, encoder.layer_norm)
-    with tapped(taps, layers, found.__setitem__):
+    with tapped(block_taps(encoder.layers, encoder.layer_norm), layers, found.__setitem__):
         encode(encoder, features, positions)
     return {name: found[name] for name in layers}
 
@@ -315,10 +311,9 @@ class Reading:
     def __init__(self, decoder: ForcedDecoder, heard: Heard, n_layers: int):
         self.of, self.heard = decoder, heard
         self.blocks = decoder.decoder.layers[:n_layers]
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of each block, those of the tokens so far
         self.paths: list[list[int]] = []  # of each token, its ancestors' places and its own
-        prefix = decoder.prefix
-        self.start = self._extend(prefix, [k - 1 for k in range(len(prefix))])[-1:]  # node 0, read out
+        self.start = self._extend(decoder.prefix, list(range(-1, len(decoder.prefix) - 1)))[-1:]  # node 0, read out
 
     @property
     def n_nodes(self) -> int:
@@ -330,8 +325,7 @@ class Reading:
 
         Returns what is read after them, (len(tokens), width), normed. Raises ModelError for too long a sequence.
         """
-        shift = len(self.of.prefix) - 1
-        return self._extend(list(tokens), [parent + shift for parent in parents])
+        return self._extend(list(tokens), [parent + len(self.of.prefix) - 1 for parent in parents])
 
     def _extend(self, tokens: list[int], parents: list[int]) -> torch.Tensor:
         first = len(self.paths)
@@ -354,19 +348,16 @@ class Reading:
         for k, block in enumerate(self.blocks):
             hidden = hidden + self._attend_to_path(k, block, hidden, places, seen)
             hidden = hidden + _attend_to_clip(block, hidden, *self.heard.keys_values(k))
-            normed = block.final_layer_norm(hidden)
-            hidden = hidden + block.fc2(block.activation_fn(block.fc1(normed)))
+            hidden = hidden + block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(hidden))))
         return decoder.layer_norm(hidden)
 
     def _attend_to_path(self, k: int, block: Any, hidden, places, seen) -> torch.Tensor:
         attention = block.self_attn
         normed = block.self_attn_layer_norm(hidden)
         keys, values = attention.k_proj(normed), attention.v_proj(normed)
-        if k < len(self.kept):
-            keys, values = torch.cat([self.kept[k][0], keys]), torch.cat([self.kept[k][1], values])
-            self.kept[k] = (keys, values)
-        else:
-            self.kept.append((keys, values))
+        if k in self.kept:
+            keys, values = (torch.cat(parts) for parts in zip(self.kept[k], (keys, values), strict=True))
+        self.kept[k] = (keys, values)
         n, longest = places.shape
         query = attention.q_proj(normed).view(n, 1, attention.num_heads, -1).transpose(1, 2)
         keys, values = (

@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from layertool.errors import ModelError, UsageError
 
-_DEVIATION = 0.02  # of the encoder's initial weights
-
 
 @dataclass(frozen=True)
 class Config:
@@ -178,7 +176,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=_DEVIATION)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def forward(
@@ -223,7 +221,17 @@ class MelHuBERT(nn.Module):
         at the others changes nothing. ``masked``, bool (batch, frames): frames of pre-training that are
         set to 0 before the projection (after it where the configuration says so).
         """
-        self._check(features, attention_mask, masked)
+        if features.ndim != 3 or features.shape[2] != self.config.feat_emb_dim:
+            raise UsageError(
+                f"features of shape {tuple(features.shape)} do not fit this MelHuBERT: give (batch, frames, "
+                f"{self.config.feat_emb_dim}), see melhubert.features"
+            )
+        for mask in (attention_mask, masked):
+            if mask is not None and mask.shape != features.shape[:2]:
+                raise UsageError(
+                    f"a mask of shape {tuple(mask.shape)} does not fit features of shape {tuple(features.shape)}: "
+                    "give (batch, frames)"
+                )
         valid = None if attention_mask is None else attention_mask.bool()
         hidden = features
         if masked is not None and self.config.mask_before_proj:
@@ -238,30 +246,15 @@ class MelHuBERT(nn.Module):
         logits = None if self.final_proj is None else self.final_proj(last)
         return Output(last, (hidden, *states), logits)
 
-    def _check(self, features: torch.Tensor, *masks: torch.Tensor | None) -> None:
-        if features.ndim != 3 or features.shape[2] != self.config.feat_emb_dim:
-            raise UsageError(
-                f"features of shape {tuple(features.shape)} do not fit this MelHuBERT: give (batch, frames, "
-                f"{self.config.feat_emb_dim}), see melhubert.features"
-            )
-        for mask in masks:
-            if mask is not None and mask.shape != features.shape[:2]:
-                raise UsageError(
-                    f"a mask of shape {tuple(mask.shape)} does not fit features of shape {tuple(features.shape)}: "
-                    "give (batch, frames)"
-                )
-
-
-# The only value of each that original networks were built with; others have no definition here.
-_ONLY = {"pos_emb_type": "conv", "pos_conv_depth": 1, "activation_fn": "gelu", "attention_type": "original"}
-
 
 def check(config: Config) -> None:
     """Raise ModelError for a configuration that no network has."""
-    for name, value in _ONLY.items():
+    # the only value of each that original networks were built with; others have no definition here
+    only = {"pos_emb_type": "conv", "pos_conv_depth": 1, "activation_fn": "gelu", "attention_type": "original"}
+    for name, value in only.items():
         if getattr(config, name) != value:
             raise ModelError(f"MelHuBERT with {name} = {getattr(config, name)!r} is not known here, only {value!r}")
-    counts = (
+    for name in (
         "feat_emb_dim",
         "conv_pos",
         "conv_pos_groups",
@@ -269,8 +262,7 @@ def check(config: Config) -> None:
         "encoder_embed_dim",
         "encoder_ffn_embed_dim",
         "encoder_attention_heads",
-    )
-    for name in counts:
+    ):
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
             raise ModelError(f"MelHuBERT with {name} = {value!r} cannot be: it is a number above 0")
