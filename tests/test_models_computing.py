@@ -6,7 +6,9 @@ import torch
 from layertool.models.computing import computing_in
 
 
-@pytest.mark.parametrize(("width", "groups", "kernel"), [(64, 16, 128), (64, 16, 16), (64, 1, 128), (96, 16, 31), (96, 2, 128)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "groups", "kernel"), [(64, 16, 128), (64, 16, 16), (64, 1, 128), (96, 16, 31), (96, 2, 128)]
+)
 @pytest.mark.parametrize("n_rows", [1, 3])
 def test_grouped_convolutions_in_bfloat16(width, groups, kernel, n_rows):
     """oneDNN's are noise on CPUs with AMX where a group has four channels: 106 % off (torch 2.13)."""

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import collections
-import io
 import os
+import pickle
 import struct
-import zipfile
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
+from crafted_pickles import crafted, text
 
 from layertool.errors import ModelError
+from layertool.models import fairseq, melhubert
 from layertool.models.foreign import check_tensors, plain, read_checkpoint, whole_step
 from layertool.models.open import Model
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def crafted(path, value: bytes):
-    """A checkpoint whose pickle is {'Step': value}, with ``value`` in pickle's own opcodes."""
-    whole = io.BytesIO()
-    torch.save({"a": 1}, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as out:
-        for name in source.namelist():
-            is_pickle = name.endswith("data.pkl")
-            out.writestr(name, b"\x80\x02}" + text("Step") + value + b"s." if is_pickle else source.read(name))
-    return path
 
 
 def number(n: int) -> bytes:
@@ -83,13 +68,17 @@ class Bomb:
         return os.mkdir, ("boom",)
 
 
+@pytest.mark.parametrize("reader", [read_checkpoint, fairseq.read, melhubert.load])
+@pytest.mark.parametrize("place", ["cfg", "model", "Args"])
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_code_is_refused_by_name(tmp_path, monkeypatch, is_zip):
+def test_code_is_refused_by_name(tmp_path, monkeypatch, reader, place, is_zip):
     monkeypatch.chdir(tmp_path)
-    torch.save({"x": Bomb()}, "x.pt", _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(ModelError, match=r"asks for 'posix\.mkdir'"):
-        read_checkpoint("x.pt")
+    torch.save({"model": {}, place: {"x": Bomb()}}, "x.pt", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ModelError, match=r"x\.pt: it asks for 'posix\.mkdir'"):
+        reader("x.pt")
     assert not (tmp_path / "boom").exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert (tmp_path / "boom").exists()  # it would have gone off
 
 
 def no_tensor(stored):

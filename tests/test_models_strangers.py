@@ -1,8 +1,7 @@
-"""Checkpoints of strangers: nothing is fetched or run, nothing grows beyond the files, and what is wrong is one sentence."""
+"""Checkpoints of strangers: nothing is fetched or run, nothing grows beyond the files, each error is one sentence."""
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import struct
@@ -16,6 +15,7 @@ import models
 import pytest
 import safetensors.torch
 import torch
+from crafted_pickles import crafted, text
 
 from layertool.errors import LayertoolWarning, ModelError
 from layertool.extractors.load import open_extractor
@@ -293,11 +293,13 @@ def with_header(file: Path, header: bytes, n: int | None = None, body: bytes = b
         (b"[" * 100_000, None),
         (b'{"a":' * 50_000, None),
         (
-            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+            b'"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
             None,
         ),
         (
-            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}',
+            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+            b'"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}',
             None,
         ),
         (b'{"a":{"dtype":"F32","shape":[400],"data_offsets":[0,1600]}}', None),
@@ -328,25 +330,9 @@ def test_headers_of_safetensors(folder, tmp_path, header, n):
 # --- pickles ---------------------------------------------------------------------------------------------
 
 
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
 def whole(n: int) -> bytes:
     raw = n.to_bytes(16, "little", signed=True)
     return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def crafted(path: Path, value: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
-    """A checkpoint whose pickle is {'Step': value}, with ``value`` in pickle's own opcodes, and a storage of 12 numbers."""
-    out = io.BytesIO()
-    torch.save({"a": torch.arange(12.0)}, out)
-    with zipfile.ZipFile(out) as source, zipfile.ZipFile(path, "w", compression) as archive:
-        for name in source.namelist():
-            is_pickle = name.endswith("data.pkl")
-            archive.writestr(name, b"\x80\x02}" + text("Step") + value + b"s." if is_pickle else source.read(name))
-    return path
 
 
 def tensor(size: tuple, stride: tuple, offset: int = 0, n: int = 12) -> bytes:
@@ -475,10 +461,19 @@ def test_archives_that_are_none_of_torch(tmp_path, kind):
 def test_what_torch_writes_is_what_is_read(tmp_path, is_zip, protocol):
     base = torch.arange(24.0).reshape(4, 6)
     state = {
-        "plain": base, "columns": base.T, "part": base[1:3, ::2], "scalar": torch.tensor(3), "empty": torch.zeros(0, 5),
-        "half": base.half(), "brain": base.bfloat16(), "bytes": torch.arange(5, dtype=torch.uint8), "truth": base > 3,
-        "parameter": torch.nn.Parameter(base[2]), "long": torch.arange(7), "odd": torch.arange(3, dtype=torch.int8),
-    }  # fmt: skip
+        "plain": base,
+        "columns": base.T,
+        "part": base[1:3, ::2],
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 5),
+        "half": base.half(),
+        "brain": base.bfloat16(),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "truth": base > 3,
+        "parameter": torch.nn.Parameter(base[2]),
+        "long": torch.arange(7),
+        "odd": torch.arange(3, dtype=torch.int8),
+    }
     other = {"x": (1, -2, 2**40, 1.5, None, True, b"ab", "é", {"s"}, [1, [2]]), 3: "number"}
     torch.save(
         {"model": state, **other}, tmp_path / "x.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip

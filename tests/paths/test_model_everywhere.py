@@ -1,4 +1,4 @@
-"""The same MODEL text and the same waveform through everything that takes a MODEL: one input, one normalisation, one refusal."""
+"""One MODEL text and one waveform through everything that takes a MODEL: one input, one normalisation, one refusal."""
 
 from __future__ import annotations
 
@@ -101,8 +101,15 @@ def pretrained(model, where: dict) -> np.ndarray:
 
 
 SPELLINGS = ["hubert", "./hubert", "hubert/", "link", "files/../hubert", "{folder}/hubert", "{folder}/link/"]
-TEXTS = [*NORMALISED, *SPELLINGS[1:], "fairseq:files/hubert.pt", "fairseq:{folder}/files/hubert.pt", "mel-folder", "melhubert:mel-folder",
-         "melhubert:files/mel.ckpt"]  # fmt: skip
+TEXTS = [
+    *NORMALISED,
+    *SPELLINGS[1:],
+    "fairseq:files/hubert.pt",
+    "fairseq:{folder}/files/hubert.pt",
+    "mel-folder",
+    "melhubert:mel-folder",
+    "melhubert:files/mel.ckpt",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -251,8 +258,16 @@ def test_a_run_is_not_written_over_the_model_that_it_starts_from(folder, eccc, t
 
 
 # One option each that is asked for, and models whose it is.
-ASKED = {"random_init": 1, "normalise": True, "cmvn": True, "language": "fr", "encoder_window": "exact", "statistics": "100",
-         "mask_seed": 0, "dtype": "bfloat16"}  # fmt: skip
+ASKED = {
+    "random_init": 1,
+    "normalise": True,
+    "cmvn": True,
+    "language": "fr",
+    "encoder_window": "exact",
+    "statistics": "100",
+    "mask_seed": 0,
+    "dtype": "bfloat16",
+}
 KINDS = {
     "mel": "acoustic",
     "mel-folder": "melhubert",
