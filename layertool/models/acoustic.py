@@ -299,7 +299,7 @@ def kaldi_version() -> str:
 
 
 def fbank(waveform: np.ndarray, n_mels: int, window: str = "povey") -> np.ndarray:
-    """Log mel energies of kaldi-native-fbank, 25 ms every 10 ms, without dither: float32 (n_samples,) -> (frames, n_mels).
+    """Log mel energies of kaldi-native-fbank, 25 ms every 10 ms, without dither: float32 (frames, n_mels).
 
     Frames: 1 + (n_samples - 400) // 160, none below 400 samples. ``window``: Kaldi's name of it.
     """

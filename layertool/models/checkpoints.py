@@ -105,8 +105,8 @@ def _not_found(name: str, revision: str | None, error: BaseException) -> str:
     if path.exists():
         return f"{name} cannot be opened as a model ({first.rstrip('.')}): copy it again"
     return (
-        f"{name}{f' at revision {revision}' if revision else ''} cannot be opened as a model ({first.rstrip('.')}): check the name; without network it must be a "
-        f"local folder or already in the Hugging Face cache (HF_HOME)"
+        f"{name}{f' at revision {revision}' if revision else ''} cannot be opened as a model ({first.rstrip('.')}): "
+        f"check the name; without network it must be a local folder or already in the Hugging Face cache (HF_HOME)"
     )
 
 

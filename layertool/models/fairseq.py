@@ -205,7 +205,7 @@ def version() -> str:
 
 
 def read_native(path: Path | str) -> tuple[Any, Facts]:
-    """The network of a checkpoint made of fairseq's own modules, for what transformers has no network for; else ``read``.
+    """As ``read``, but of fairseq's own modules, for what transformers has no network for.
 
     Raises ModelError for a file that cannot be read, MissingExtraError where fairseq is not installed.
     """

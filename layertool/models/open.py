@@ -191,10 +191,9 @@ class Model:
         for name in (name for name, value in options.items() if value not in (None, "float32")):
             whose, kinds = OPTIONS[name]
             if self.family not in kinds:
-                of_type = f"of type '{self.type}'" if self.kind == TRANSFORMERS else f"a file of {self.kind}"
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is for {whose}; {self} is {whats.get(self.kind, of_type)}: leave it out"
-                )
+                other = f"of type '{self.type}'" if self.kind == TRANSFORMERS else f"a file of {self.kind}"
+                option, what = f"--{name.replace('_', '-')}", whats.get(self.kind, other)
+                raise UsageError(f"{option} is for {whose}; {self} is {what}: leave it out")
 
     @property
     def type(self) -> str:
