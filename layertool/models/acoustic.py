@@ -241,15 +241,12 @@ def _mfcc_torchaudio(waveform: np.ndarray) -> np.ndarray:
 
 def _mel_pasad(waveform: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
     """Filterbank of Pasad et al. (layerwise.md 3.5); zeros beyond the ends of the audio (librosa 0.9.1)."""
-    n_fft, n_mels, n_samples = 2048, 80, len(waveform)
-    filters = mel_filterbank(n_mels, n_fft, "slaney", 50, 8000)
-    window = _hann(geometry.field)
     peak = float(np.abs(waveform).max())
     gain = 0.999 / peak if peak > 0 else 1.0
 
     def emphasised(start, stop):
         start, stop = start + geometry.offset, stop + geometry.offset
-        low, high = max(start, 0), min(stop, n_samples)
+        low, high = max(start, 0), min(stop, len(waveform))
         # a block's first sample lacks its predecessor, but begins a frame, where the window is 0
         audio = gain * waveform[low:high].astype(np.float64)
         audio[1:] -= PREEMPHASIS * audio[:-1]
@@ -258,11 +255,11 @@ def _mel_pasad(waveform: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
         return samples
 
     def rows(frames):
-        magnitude = np.sqrt(_power(frames, window, n_fft)) @ filters
+        magnitude = np.sqrt(_power(frames, _hann(geometry.field), 2048)) @ mel_filterbank(80, 2048, "slaney", 50, 8000)
         return 20 * np.log10(np.maximum(magnitude, 1e-5))
 
-    n_frames = geometry.n_frames(n_samples)
-    decibels = _framewise(emphasised, rows, n_frames, geometry.field, geometry.hop, n_mels)
+    n_frames = geometry.n_frames(len(waveform))
+    decibels = _framewise(emphasised, rows, n_frames, geometry.field, geometry.hop, 80)
     np.maximum(decibels, decibels.max() - TOP_DB, out=decibels)
     decibels /= TOP_DB
     decibels += 1
@@ -270,8 +267,7 @@ def _mel_pasad(waveform: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
 
 
 def _kaldi_spectrogram(waveform: np.ndarray) -> np.ndarray:
-    ramp = np.arange(FRAME_FIELD) / (FRAME_FIELD - 1)
-    povey = (0.5 - 0.5 * np.cos(2 * np.pi * ramp)) ** 0.85
+    povey = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(FRAME_FIELD) / (FRAME_FIELD - 1)))) ** 0.85
 
     def rows(frames):
         frames = frames - frames.mean(axis=1, keepdims=True)
@@ -289,13 +285,6 @@ def _kaldi_spectrogram(waveform: np.ndarray) -> np.ndarray:
         FRAME_HOP,
         KALDI_FFT // 2 + 1,
     )
-
-
-def kaldi_version() -> str:
-    """Of kaldi-native-fbank: a part of what identifies acoustic features."""
-    import kaldi_native_fbank
-
-    return kaldi_native_fbank.__version__
 
 
 def fbank(waveform: np.ndarray, n_mels: int, window: str = "povey") -> np.ndarray:

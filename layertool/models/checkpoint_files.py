@@ -42,24 +42,24 @@ _FOREIGN = {
     ".pth": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
     ".ckpt": ("a file of PyTorch", "give fairseq:{file} or melhubert:{file} if one of these wrote it"),
 }
+_WEIGHTS_ALONE = dict.fromkeys(
+    (".safetensors", ".bin"),
+    ("a file of weights", "give its folder, {folder}, with the config.json of their network"),
+)
 _UNKNOWN = "a file", "a Hugging Face checkpoint is a folder with config.json: check the path of the model"
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _UNREACHABLE: set[str] = set()  # ids for which the hub did not answer: each further try would take half a minute
 _LFS = b"version https://git-lfs"
-_SHOWN = 4  # names in one message
 
 
 def check_folder(name: str) -> None:
     """Raise ModelError where a local path holds no checkpoint of transformers, and say what it holds instead."""
     path = Path(name)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
-    if not looks_local:
+    if not (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()):
         return
     if path.is_file():
-        what, remedy = _FOREIGN.get(path.suffix.lower(), _UNKNOWN)
-        if path.suffix.lower() in (".safetensors", ".bin"):
-            what, remedy = "a file of weights", f"give its folder, {path.parent}, with the config.json of their network"
-        raise ModelError(f"{name} is {what}; {remedy.format(file=name)}")
+        what, remedy = (_FOREIGN | _WEIGHTS_ALONE).get(path.suffix.lower(), _UNKNOWN)
+        raise ModelError(f"{name} is {what}; {remedy.format(file=name, folder=path.parent)}")
     if not path.is_dir():
         raise ModelError(f"{name} does not exist: check the path of the model")
     if problem := mistaken(path, MODEL):
@@ -228,7 +228,7 @@ def read_preprocessor(name: str, revision: str | None) -> dict | None:
     if nested is None or plain is None:
         return plain if nested is None else nested
     if differing := sorted(key for key in nested.keys() & plain.keys() if nested[key] != plain[key]):
-        told = ", ".join(f"{key} {json.dumps(nested[key])} and {json.dumps(plain[key])}" for key in differing[:_SHOWN])
+        told = ", ".join(f"{key} {json.dumps(nested[key])} and {json.dumps(plain[key])}" for key in differing[:4])
         tell(f"{name}: {PROCESSOR} and {PREPROCESSOR} disagree ({told}): the first is followed; correct one of them")
     return nested
 

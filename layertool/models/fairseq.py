@@ -19,7 +19,6 @@ import torch
 from layertool.errors import MissingExtraError, ModelError
 from layertool.models.computing import shapes_only
 from layertool.models.fairseq_names import (
-    FINETUNED,
     TRAINING_ONLY,
     Settings,
     transformers_names,
@@ -113,7 +112,7 @@ def take_apart(path: Path | str) -> tuple[Facts, Settings, dict[str, torch.Tenso
             f"are); its keys are {listed(sorted(map(str, checkpoint)), MOST)}, its tensors begin with "
             f"{listed(sorted({name.split('.')[0] for name in stored}), MOST)}"
         )
-    tensors, training_only = _sorted_out(path, stored, FINETUNED if is_finetuned else "")
+    tensors, training_only = _sorted_out(path, stored, "w2v_encoder.w2v_model." if is_finetuned else "")
     check_tensors(tensors, path)
     # fairseq asks the task, then the model; it takes a fine-tuned model only where both trainings agree
     places = [(settings, place) for settings in (outer, inner) for place in (settings.task, settings.model)]

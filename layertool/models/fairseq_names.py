@@ -66,7 +66,6 @@ _POSITIONS = {
 TRAINING_ONLY = re.compile(
     r"(quantizer|project_q|final_proj|target_glu)\..+|label_embs_concat|_ema(\..+)?|w2v_encoder\.proj\.(weight|bias)"
 )
-FINETUNED = "w2v_encoder.w2v_model."
 _ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_new", "gelu_accurate": "gelu_new", "relu": "relu", "tanh": "tanh"}
 # What only training does, kept for who goes on training.
 _SHARES = {

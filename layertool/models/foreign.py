@@ -21,7 +21,6 @@ from layertool.models.pickles import Kept, Name, Pickled, Stored
 from layertool.models.strangers import BROKEN, first_line, listed, shown
 
 MELHUBERTS = ("melhubert", "hubert", "student")  # keys of Upstream_Config: today's, that of older files, of students
-_DEEPEST = 60
 _TIMES_THE_FILE = 4  # so much larger than their file may all tensors be: some share their numbers (tied weights)
 
 
@@ -128,7 +127,7 @@ def plain(value: Any, tensor: Callable[[Stored], torch.Tensor]) -> Any:
             return value
         key = id(value)
         if key not in done:
-            if key in begun or depth > _DEEPEST:
+            if key in begun or depth > 60:
                 raise ModelError(
                     "its settings hold themselves, or are nested too deep: this is no checkpoint of a known tool"
                 )

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,7 @@ class Model:
                 **self.identity,
                 "cmvn": self.asked.cmvn,
                 "definition": self.configuration.description,
-                "kaldi_native_fbank": acoustic.kaldi_version(),
+                "kaldi_native_fbank": version("kaldi-native-fbank"),
             }
         if self.kind == "melhubert":
             return {

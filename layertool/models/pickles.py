@@ -51,8 +51,6 @@ _STORAGES = {
     "ComplexDouble": torch.complex128,
 }
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before torch 1.6: pickles in a row, and then numbers
-_LARGEST_KEY = 2**60  # larger numbers can be made to fall on one place of a dict
-_MOST_DIMENSIONS = 16
 _VALUES = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
     "SHORT_BINUNICODE "
@@ -234,7 +232,7 @@ class Machine:
             raise ValueError("a tensor without numbers")
         dtype = _dtype(rest[2]) if function.endswith("_v3") else storage.dtype
         sizes, strides, first = tuple(map(_whole, size)), tuple(map(_whole, stride)), _whole(offset)
-        if len(sizes) != len(strides) or len(sizes) > _MOST_DIMENSIONS:
+        if len(sizes) != len(strides) or len(sizes) > 16:
             raise ValueError(f"a tensor of {len(sizes)} dimensions and {len(strides)} strides")
         last = first + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
         if 0 not in sizes and (last + 1) * dtype.itemsize > storage.n_bytes:
@@ -283,7 +281,8 @@ def _name(module: Any, name: Any) -> Name:
 
 def _check_key(key: Any) -> Any:
     is_plain = isinstance(key, (str, bytes, float, Name, Kept, type(None)))
-    if not is_plain and not (isinstance(key, int) and abs(key) < _LARGEST_KEY):
+    # larger numbers can be made to fall on one place of a dict
+    if not is_plain and not (isinstance(key, int) and abs(key) < 2**60):
         raise ValueError(f"a {type(key).__name__} as the key of a dict or in a set")
     return key
 

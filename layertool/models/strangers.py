@@ -59,11 +59,7 @@ _OF_CODE = (
     "gguf_file",
 )
 _OURS = ("is_multilingual", "forced_decoder_ids")  # what is read here beyond the fields of transformers
-# Fields that count parts of a network (of data2vec-audio, num_conv_pos_embeddings counts convolutions).
-_COUNTS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_adapter_layers", "num_feat_extract_layers")
-_MOST_PARTS = 1000  # of a network without file
 _TIMES_THE_FILE, _FREE = 8, 1_000_000  # numbers: an encoder alone may come without its decoder (Whisper's classifiers)
-_SHOWN = 400
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -104,7 +100,7 @@ def shown(value: Any) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line of bounded length, after its kind where that says more."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
-    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_SHOWN].rstrip(". ")  # what is wrong, and why
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:400].rstrip(". ")  # what is wrong, and why
     is_bare = isinstance(error, (LookupError, ImportError, MemoryError, RecursionError, AttributeError)) or not text
     return f"{type(error).__name__}{': ' if text else ''}{text}" if is_bare else text
 
@@ -159,11 +155,12 @@ def check_counts(name: str, config: Any, n_tensors: int | None) -> None:
     """Raise ModelError where a configuration counts more parts than its files have tensors, or any network without
     files.
     """
-    counts = {key: value for key in _COUNTS if isinstance(value := getattr(config, key, None), int)}
+    keys = ["num_hidden_layers", "encoder_layers", "decoder_layers", "num_adapter_layers", "num_feat_extract_layers"]
     if config.model_type == "data2vec-audio":
-        counts["num_conv_pos_embeddings"] = config.num_conv_pos_embeddings
-    for key, value in counts.items():
-        if value > (_MOST_PARTS if n_tensors is None else n_tensors):
+        keys.append("num_conv_pos_embeddings")  # which counts convolutions there
+    for key in keys:
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > (1000 if n_tensors is None else n_tensors):
             backed = (
                 f"and its weights are {n_tensors} tensors" if n_tensors is not None else "more than any network has"
             )

@@ -41,10 +41,7 @@ WINDOWS = {
     "clip": "30 s, padded with silence, but only the positions of the clip are kept",
     "exact": "the clip alone",
 }
-ENGLISH_ONLY = 51864  # entries in the vocabulary; multilingual checkpoints have more, and fine-tuned ones may
 START, NO_TIMESTAMPS, END = "<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>"
-# its number, which is how many tokens of text OpenAI's tokenizers have
-MULTILINGUAL_BY_END = {50256: False, 50257: True}
 
 
 def n_positions(n_samples: int) -> int:
@@ -76,10 +73,11 @@ def is_multilingual(name: str, revision: str | None, config: Any, vocabulary: Ma
             return len(forced) > 1  # language, task, no timestamps; English-only models are forced to the last
     if "<|transcribe|>" not in vocabulary or not any(f"<|{code}|>" in vocabulary for code in _languages()):
         return False
-    found = MULTILINGUAL_BY_END.get(vocabulary.get(END, -1))
+    # its number is how many tokens of text OpenAI's tokenizers have
+    found = {50256: False, 50257: True}.get(vocabulary.get(END, -1))
     by = f"the number of {END} in its tokenizer ({vocabulary.get(END)})"
-    if found is None:
-        found, by = config.vocab_size > ENGLISH_ONLY, f"the size of its vocabulary ({config.vocab_size})"
+    if found is None:  # multilingual checkpoints have more entries than 51864, and fine-tuned ones may
+        found, by = config.vocab_size > 51864, f"the size of its vocabulary ({config.vocab_size})"
     tell(
         f"{name} does not say whether it is multilingual: by {by}, it is taken to be "
         f"{'multilingual' if found else 'English-only'}; add is_multilingual to its {GENERATION}"

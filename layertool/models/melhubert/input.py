@@ -14,9 +14,9 @@ from layertool.models.acoustic import checked, melhubert_energies
 from layertool.models.foreign import file_sha256
 
 N_MELS = 40
-STRIDES = {10: N_MELS, 20: 2 * N_MELS}  # ms between frames -> numbers per frame
 DEFAULT_STATISTICS = "960"  # hours of LibriSpeech
-# At 20 ms a frame is two of the filterbank; the second of the last one may be missing, and is zeros then.
+# Of ms between frames. At 20 ms a frame is two of the filterbank; the second of the last one may be missing, and is
+# zeros then.
 GEOMETRIES = {
     10: FrameGeometry(FRAME_HOP, FRAME_FIELD),
     20: FrameGeometry(2 * FRAME_HOP, FRAME_FIELD + FRAME_HOP, least=FRAME_FIELD),
@@ -33,7 +33,7 @@ def features(waveform: np.ndarray, stride: int = 20, statistics: str = DEFAULT_S
     [-1, 1], shape (n_samples,). ``stride``: ms. ``statistics``: see ``table``.
     Raises AudioError for audio shorter than 25 ms or no such waveform, UsageError for unknown options.
     """
-    if stride not in STRIDES:
+    if stride not in GEOMETRIES:
         raise UsageError(f"MelHuBERT has no frames every {stride} ms: choose 10 or 20")
     energies = melhubert_energies(checked("MelHuBERT", waveform, FRAME_FIELD))
     mean, deviation = table(statistics)

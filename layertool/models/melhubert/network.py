@@ -243,8 +243,7 @@ class MelHuBERT(nn.Module):
         if valid is not None:
             hidden = hidden.masked_fill(~valid[..., None], 0)
         last, states = self.encoder(hidden, valid)
-        logits = None if self.final_proj is None else self.final_proj(last)
-        return Output(last, (hidden, *states), logits)
+        return Output(last, (hidden, *states), None if self.final_proj is None else self.final_proj(last))
 
 
 def check(config: Config) -> None:
