@@ -1,4 +1,4 @@
-"""Run by the python of the fairseq environment, with layertool on its path: fairseq-native on what write_and_run.py wrote.
+"""Run by the python of the fairseq environment, layertool on its path: fairseq-native on what write_and_run.py wrote.
 
 FAIRSEQ_PYTHON run_native.py FOLDER NAME...
 """

@@ -50,9 +50,9 @@ WRITTEN = {
     "hubert-base-ctc": ("hubert", False, True),
     "data2vec-audio-ctc": ("data2vec-audio", True, True),
 }
-# fairseq's padded batches give what its single clips give. Not so: GroupNorm families, whose statistics are over the padding
-# too, HuBERT, which takes the frame that reaches into the padding for a valid one, and data2vec-audio, whose second
-# positional convolution sees what the first made of the padding.
+# fairseq's padded batches give what its single clips give. Not so: GroupNorm families, whose statistics are over the
+# padding too, HuBERT, which takes the frame that reaches into the padding for a valid one, and data2vec-audio, whose
+# second positional convolution sees what the first made of the padding.
 BATCHED_LIKE_SINGLE = {"wav2vec2-large", "wav2vec2-large-args", "wav2vec2-large-ctc"}
 
 

@@ -2,9 +2,9 @@
 
     FAIRSEQ_PYTHON write_and_run.py FOLDER
 
-Networks are built by fairseq's own tasks from seeded weights, every parameter drawn so that no norm is the identity; the
-files are put together as fairseq's trainer does and written by its checkpoint_utils. For each one a .npz of the same name
-holds the waveforms and every layer of each, single and in a padded batch.
+Networks are built by fairseq's own tasks from seeded weights, every parameter drawn so that no norm is the identity;
+the files are put together as fairseq's trainer does and written by its checkpoint_utils. For each one a .npz of the
+same name holds the waveforms and every layer of each, single and in a padded batch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,17 @@ from omegaconf import OmegaConf, open_dict
 
 CONVOLUTIONS = "[(32, 10, 5)] + [(32, 3, 2)] * 4 + [(32,2,2)] + [(32,2,2)]"
 SMALL = {
-    "encoder_layers": 3, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96, "encoder_attention_heads": 4, "final_dim": 16,
-    "conv_feature_layers": CONVOLUTIONS, "conv_pos": 32, "conv_pos_groups": 4, "encoder_layerdrop": 0.5, "dropout_input": 0.5,
-}  # fmt: skip
+    "encoder_layers": 3,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_attention_heads": 4,
+    "final_dim": 16,
+    "conv_feature_layers": CONVOLUTIONS,
+    "conv_pos": 32,
+    "conv_pos_groups": 4,
+    "encoder_layerdrop": 0.5,
+    "dropout_input": 0.5,
+}
 QUANTIZED = {"quantize_targets": True, "latent_vars": 8, "latent_dim": 16}
 STABLE = {"layer_norm_first": True, "extractor_mode": "layer_norm", "conv_bias": True}
 LENGTHS = (8_000, 8_320, 5_003, 400, 719)  # 24, 25, 15, 1 and 1 frames: fairseq pads odd numbers of them
@@ -50,11 +58,26 @@ PRETRAINED = {
     "hubert-base-omegaconf": ("hubert", SMALL, {}, "omegaconf"),
     "hubert-large": ("hubert", {**SMALL, **STABLE}, NORMAL, "cfg"),
     "hubert-batch-norm": ("hubert", {**SMALL, "conv_pos_batch_norm": True}, {}, "cfg"),
-    "data2vec-audio": ("data2vec_audio", {**SMALL, "extractor_mode": "layer_norm", "pos_conv_depth": 5, "conv_pos": 95}, NORMAL, "cfg"),
+    "data2vec-audio": (
+        "data2vec_audio",
+        {**SMALL, "extractor_mode": "layer_norm", "pos_conv_depth": 5, "conv_pos": 95},
+        NORMAL,
+        "cfg",
+    ),
     # only fairseq-native reads this one
-    "wav2vec2-conformer": ("wav2vec2", {**SMALL, "layer_type": "conformer", "depthwise_conv_kernel_size": 7}, {}, "cfg"),
-    "data2vec-audio-args": ("data2vec_audio", {**SMALL, "extractor_mode": "layer_norm", "pos_conv_depth": 3, "conv_pos": 24}, NORMAL, "args"),
-}  # fmt: skip
+    "wav2vec2-conformer": (
+        "wav2vec2",
+        {**SMALL, "layer_type": "conformer", "depthwise_conv_kernel_size": 7},
+        {},
+        "cfg",
+    ),
+    "data2vec-audio-args": (
+        "data2vec_audio",
+        {**SMALL, "extractor_mode": "layer_norm", "pos_conv_depth": 3, "conv_pos": 24},
+        NORMAL,
+        "args",
+    ),
+}
 # name -> (the pre-trained one, how the settings are stored)
 FINETUNED = {
     "wav2vec2-base-ctc": ("wav2vec2-base", "cfg"),
@@ -93,7 +116,7 @@ def draw(model: torch.nn.Module, seed: int) -> None:
 
 
 def state_of(model, task, config, style: str, steps: int) -> dict:
-    """A checkpoint as the trainer of fairseq puts it together; old ones have a namespace, some omegaconf's own objects."""
+    """A checkpoint as the trainer of fairseq puts it together: old ones have a namespace, some omegaconf's objects."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -120,14 +143,16 @@ def state_of(model, task, config, style: str, steps: int) -> dict:
         ],
         "task_state": task.state_dict(),
         "extra_state": {
-            "metrics": OrderedDict(default=[(0, "loss", "AverageMeter", average.state_dict()), (1, "wps", "TimeMeter", clock.state_dict())]),
+            "metrics": OrderedDict(
+                default=[(0, "loss", "AverageMeter", average.state_dict()), (1, "wps", "TimeMeter", clock.state_dict())]
+            ),
             "previous_training_time": 12.5,
             "train_iterator": {"version": 2, "epoch": 3, "iterations_in_epoch": 0, "shuffle": True},
             "val_loss": np.float64(3.25),
             "best": np.float32(1.5),
         },
         "last_optimizer_state": optimizer.state_dict(),
-    }  # fmt: skip
+    }
 
 
 def flat(config) -> Namespace:
@@ -141,7 +166,7 @@ def flat(config) -> Namespace:
 
 
 def whole(model, task):
-    """fairseq's configuration of everything, to which models and tasks refer (``${distributed_training.ddp_backend}``)."""
+    """fairseq's configuration of everything, to which models and tasks refer."""
     config = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(FairseqConfig), enum_to_str=True))
     with open_dict(config):
         config.task = task
