@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -299,17 +300,9 @@ OPENERS = {
 
 @pytest.mark.parametrize("opener", OPENERS)
 def test_an_adapter_beside_a_model_is_refused_everywhere(tmp_path, opener):
-    folder = adapted(tmp_path / "m")
-    with pytest.raises(ModelError) as error:
-        OPENERS[opener](str(folder))
-    for text in (
-        folder,
-        "adapter_config.json",
-        "beside a model",
-        "merge_and_unload().save_pretrained('NEW')",
-        "org/base",
-    ):
-        assert str(text) in str(error.value)
+    says = r"m holds.*adapter_config\.json.*beside a model.*merge_and_unload\(\)\.save_pretrained\('NEW'\).*org/base"
+    with pytest.raises(ModelError, match=says):
+        OPENERS[opener](str(adapted(tmp_path / "m")))
 
 
 @pytest.mark.parametrize(
@@ -391,8 +384,7 @@ def test_adapters_of_other_kinds_of_folder_are_refused(tmp_path):
     pruned.save(references.load(models.save("hubert-base", tmp_path / "h")).float(), tmp_path / "pruned", False)
     for folder in (tmp_path / "mel", tmp_path / "pruned"):
         write(folder / "adapter_config.json", peft_type="LORA")
-        with pytest.raises(ModelError, match="holds an adapter of peft"):
-            open_extractor(str(folder))
+        not_opened(folder, "holds an adapter of peft")
     with pytest.raises(ModelError, match="holds an adapter of peft"):
         pruned.load(tmp_path / "pruned")
 
@@ -579,11 +571,9 @@ def test_a_language_without_its_token_is_not_known(tmp_path):
 def test_a_prefix_without_its_tokens_is_refused(tmp_path, gone):
     folder = retokenised(tmp_path / "m", gone)
     write(folder / "generation_config.json", is_multilingual=True)
-    with pytest.raises(ModelError) as error:
+    says = f"is multilingual by its generation_config.json or config.json, and its tokenizer has no {re.escape(gone)}"
+    with pytest.raises(ModelError, match=says):
         prefix_of(folder)
-    assert f"is multilingual by its generation_config.json or config.json, and its tokenizer has no {gone}" in str(
-        error.value
-    )
 
 
 def test_without_tokens_of_tasks_there_is_nothing_to_guess(tmp_path):

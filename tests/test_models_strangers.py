@@ -69,12 +69,19 @@ def opened(folder: Path, **options):
     return extractor
 
 
+def refused(work, match: str = ".") -> str:
+    """The sentence of the ModelError that ``work`` ends in."""
+    with pytest.raises(ModelError, match=match) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def peak(work) -> int:
     """Bytes that Python had at most while ``work`` ran, which ends in a ModelError."""
     tracemalloc.start()
     try:
-        with pytest.raises(ModelError):
-            work()
+        refused(work)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -107,11 +114,8 @@ def peak(work) -> int:
 )
 def test_settings_that_ask_for_code_are_refused_by_name(folder, settings, untrained):
     change(folder, **settings)
-    with pytest.raises(
-        ModelError, match=r"m/config\.json says \w*(implementation|config|kernels|weights|files)"
-    ) as caught:
-        opened(folder, random_init=0 if untrained else None)
-    assert "never does that" in str(caught.value)
+    says = r"m/config\.json says \w*(implementation|config|kernels|weights|files).*never does that"
+    refused(lambda: opened(folder, random_init=0 if untrained else None), says)
 
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json", "generation_config.json"])
@@ -119,11 +123,7 @@ def test_so_are_those_of_the_other_files(tmp_path, file):
     whisper = models.whisper(tmp_path / "w", tokenizer="english")
     change(whisper, file, _attn_implementation="someone/kernel")
 
-    def with_decoder():
-        opened(whisper).restrict(["D1"])
-
-    with pytest.raises(ModelError, match=rf"{file} says _attn_implementation"):
-        with_decoder()
+    refused(lambda: opened(whisper).restrict(["D1"]), rf"{file} says _attn_implementation")
 
 
 @pytest.mark.parametrize("value", ["sdpa", "eager", None])
@@ -148,8 +148,7 @@ def test_code_beside_a_known_network_is_told_and_left_aside(folder, settings):
     with pytest.warns(LayertoolWarning, match=rf"names code of its own \({next(iter(settings))}\), which is not run"):
         opened(folder)
     change(folder, model_type="evil")
-    with pytest.raises(ModelError, match=r"run code that comes with|'evil', which transformers does not know"):
-        opened(folder)
+    refused(lambda: opened(folder), r"run code that comes with|'evil', which transformers does not know")
 
 
 @pytest.mark.parametrize(
@@ -204,9 +203,7 @@ def test_tokenizers_that_are_none(tmp_path, file, content):
     (whisper / file).write_bytes(content)
     if (file, content) == ("tokenizer_config.json", b"{}"):
         return
-    with pytest.raises(ModelError) as caught:
-        load_tokenizer(str(whisper), None, read_config(str(whisper)))
-    assert "\n" not in str(caught.value)
+    refused(lambda: load_tokenizer(str(whisper), None, read_config(str(whisper))))
 
 
 # --- sizes that no file backs ----------------------------------------------------------------------------
@@ -219,10 +216,10 @@ def test_tokenizers_that_are_none(tmp_path, file, content):
         (
             "wav2vec2-base",
             {"hidden_size": 10**7, "num_attention_heads": 1, "num_conv_pos_embedding_groups": 1},
-            "numbers in its config",
+            "network of .* numbers",
         ),
-        ("wav2vec2-base", {"intermediate_size": 10**9}, "numbers in its config"),
-        ("wav2vec2-base", {"num_conv_pos_embeddings": 10**9}, "numbers in its config"),
+        ("wav2vec2-base", {"intermediate_size": 10**9}, "network of .* numbers"),
+        ("wav2vec2-base", {"num_conv_pos_embeddings": 10**9}, "network of .* numbers"),
         ("wav2vec2-base", {"add_adapter": True, "num_adapter_layers": 10**6}, "num_adapter_layers"),
         ("wav2vec2-base", {"intermediate_size": 10**30}, "."),
         ("wav2vec2-base", {"hidden_size": -48}, "."),
@@ -239,9 +236,7 @@ def test_tokenizers_that_are_none(tmp_path, file, content):
 def test_networks_that_no_file_backs(tmp_path, family, settings, says, untrained):
     folder = models.save(family, tmp_path / "m")
     change(folder, **settings)
-    with pytest.raises(ModelError, match=says.replace("numbers in its config", "network of .* numbers")) as caught:
-        opened(folder, random_init=0 if untrained else None)
-    assert "\n" not in str(caught.value)
+    refused(lambda: opened(folder, random_init=0 if untrained else None), says)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +255,7 @@ def test_whispers_that_no_file_backs(tmp_path, settings):
     for file in ("preprocessor_config.json", "processor_config.json"):
         (folder / file).unlink(missing_ok=True)
     change(folder, **settings)
-    with pytest.raises(ModelError):
-        opened(folder)
+    refused(lambda: opened(folder))
 
 
 def test_an_index_names_files_of_its_own_folder(folder, tmp_path):
@@ -274,8 +268,7 @@ def test_an_index_names_files_of_its_own_folder(folder, tmp_path):
         "",
     ):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
-        with pytest.raises(ModelError, match="names files of other places"):
-            opened(folder)
+        refused(lambda: opened(folder), "names files of other places")
 
 
 # --- safetensors -----------------------------------------------------------------------------------------
@@ -314,17 +307,14 @@ def with_header(file: Path, header: bytes, n: int | None = None, body: bytes = b
 )
 def test_headers_of_safetensors(folder, tmp_path, header, n):
     with_header(folder / "model.safetensors", header, n)
-    with pytest.raises(ModelError) as caught:
-        opened(folder)
-    assert "\n" not in str(caught.value)
+    refused(lambda: opened(folder))
     mel = tmp_path / "mel"
     network = melhubert.MelHuBERT(
         melhubert.Config(encoder_layers=1, encoder_embed_dim=16, encoder_attention_heads=2, encoder_ffn_embed_dim=8)
     )
     melhubert.save(network, network.config, mel)
     with_header(mel / "model.safetensors", header, n)
-    with pytest.raises(ModelError):
-        opened(mel)
+    refused(lambda: opened(mel))
 
 
 # --- pickles ---------------------------------------------------------------------------------------------
@@ -377,9 +367,7 @@ BOMBS = {
 def test_pickles_that_explode_do_not(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = crafted(tmp_path / "x.pt", BOMBS[name])
-    with pytest.raises(ModelError, match=r"x\.pt") as caught:
-        read_checkpoint(file)
-    assert "\n" not in str(caught.value)
+    refused(lambda: read_checkpoint(file), r"x\.pt")
     assert not (tmp_path / "boom").exists()
     assert peak(lambda: read_checkpoint(file)) < 200 * file.stat().st_size
 
@@ -407,8 +395,7 @@ def test_names_are_never_called(tmp_path, value):
 
 def test_strides_that_repeat_a_few_numbers(tmp_path):
     found = read_checkpoint(crafted(tmp_path / "x.pt", tensor((6, 6), (1, 1))))
-    with pytest.raises(ModelError, match="repeats a few numbers"):
-        check_tensors(found, "x.pt")
+    refused(lambda: check_tensors(found, "x.pt"), "repeats a few numbers")
 
 
 def test_many_names_on_one_storage(tmp_path):
@@ -416,8 +403,7 @@ def test_many_names_on_one_storage(tmp_path):
     file = tmp_path / "x.pt"
     torch.save({f"w{k}": row for k in range(300)}, file)
     found = read_checkpoint(file)
-    with pytest.raises(ModelError, match="4 times as many numbers"):
-        check_tensors(found, file)
+    refused(lambda: check_tensors(found, file), "4 times as many numbers")
     torch.save({f"w{k}": row for k in range(3)} | {"v": row[2:9]}, file)  # tied weights, and a part of them
     check_tensors(read_checkpoint(file), file)
 
@@ -431,12 +417,10 @@ def test_a_weights_file_of_pickles_is_bounded_too(folder):
     name = max(state, key=lambda key: state[key].numel())
     state[name] = torch.zeros(1).expand(state[name].shape)
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="repeats a few numbers"):
-        opened(folder)
+    refused(lambda: opened(folder), "repeats a few numbers")
     for bomb in ("a size", "a name", "deep tuples"):
         crafted(folder / "pytorch_model.bin", BOMBS[bomb])
-        with pytest.raises(ModelError):
-            opened(folder)
+        refused(lambda: opened(folder))
 
 
 @pytest.mark.parametrize("kind", ["compressed", "cut", "twice", "none", "empty", "half a name"])
@@ -452,8 +436,7 @@ def test_archives_that_are_none_of_torch(tmp_path, kind):
             archive.writestr("readme", b"x")
     elif kind != "compressed":
         file.write_bytes({"cut": content[:-30], "empty": b"", "half a name": content[:40]}[kind])
-    with pytest.raises(ModelError, match=r"x\.pt"):
-        read_checkpoint(file)
+    refused(lambda: read_checkpoint(file), r"x\.pt")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
@@ -519,10 +502,8 @@ def test_errors_of_libraries_end_in_a_sentence(folder, tmp_path, monkeypatch, er
         lambda: Model.open(folder, random_init=0).load(),
         lambda: open_extractor(f"fairseq:{next(tmp_path.glob('*.pt'))}", device="cpu"),
     ):
-        with pytest.raises(ModelError) as caught:
-            work()
-        assert "\n" not in str(caught.value)
-        assert type(error).__name__ in str(caught.value) or str(error).strip("'") in str(caught.value)
+        sentence = refused(work)
+        assert type(error).__name__ in sentence or str(error).strip("'") in sentence
 
 
 @pytest.mark.parametrize(
@@ -532,6 +513,4 @@ def test_configurations_that_are_none(folder, content):
     (folder / "config.json").write_bytes(content)
     assert not melhubert.is_folder(folder)
     assert not pruned.is_folder(folder)
-    with pytest.raises(ModelError, match=r"m(/config\.json)? ") as caught:
-        opened(folder)
-    assert "\n" not in str(caught.value)
+    refused(lambda: opened(folder), r"m(/config\.json)? ")

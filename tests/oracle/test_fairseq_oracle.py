@@ -154,8 +154,7 @@ def test_fairseqs_own_padded_batches(name, written):
 def test_other_weights_do_not_agree(written):
     """The comparison can fail: another checkpoint of the same shapes."""
     file = np.load(written / "wav2vec2-base.npz")
-    network = fairseq.load(written / "wav2vec2-base-ctc.pt")
-    got = references.speech_layers(network.double(), file["waveform/0"])
+    got = references.speech_layers(fairseq.load(written / "wav2vec2-base-ctc.pt").double(), file["waveform/0"])
     assert min(errors(got[layer], file[f"single/0/{layer}"])[1] for layer in layers_in(file, "single/0/")) > 0.1
 
 
