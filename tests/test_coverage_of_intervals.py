@@ -21,7 +21,7 @@ import planted
 import pytest
 
 from layertool.analysis import cca, cka, folds, matrix, protocols, similarity, speat
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis.moments import fold_moments
 from layertool.layerwise.lexical_rows import bootstrap_mean
 from layertool.layerwise.mi import MI
 from layertool.layerwise.segmentation import Segmentation
@@ -85,7 +85,7 @@ def cca_score(protocol: str, variant: str = "pwcca", n: int = 40) -> Callable[[n
     def draw(random, seed):
         x, y, of = two_views(random, n)
         dealt = folds.by_utterance(np.arange(n), 1600 * np.bincount(of), 10, seed)[of]
-        moments = FoldMoments(dealt, 10).of([x], [y], [np.roll(y, len(y) // 2, axis=0)])
+        moments = fold_moments(dealt, 10, [x], [y], [np.roll(y, len(y) // 2, axis=0)])
         if protocol == "held-out":
             one = protocols.held_out(*moments, (variant,), seed=seed)[variant]
         else:

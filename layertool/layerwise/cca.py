@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from layertool.analysis import embeddings, folds, protocols
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis.moments import fold_moments
 from layertool.declared import listed, option
 from layertool.errors import UsageError, tell
 from layertool.layerwise import rows as row_rules
@@ -336,8 +336,8 @@ class CCA(Drawn, Analysis):
         return out
 
     def compute(self, problem: Problem, seed: int) -> dict[str, protocols.Estimate]:
-        moments = FoldMoments(problem.folds, self.n_folds, place_of(self.device))
-        parts, control = moments.of(problem.x.blocks(), problem.y.blocks(), problem.control.blocks())
+        views = problem.x.blocks(), problem.y.blocks(), problem.control.blocks()
+        parts, control = fold_moments(problem.folds, self.n_folds, *views, device=place_of(self.device))
         how = (self.share, self.published)
         if self.protocol == "in-sample":
             return protocols.in_sample(parts, control, self.variant, self.grid[0], *how)

@@ -143,7 +143,7 @@ def test_constant_columns_and_one_hot_labels(debiased):
 def test_rows_beyond_one_block(monkeypatch):
     x, y = related(np.random.default_rng(8))
     whole = cka.linear(x, y)
-    monkeypatch.setattr(cka, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(matrix, "BLOCK_ROWS", 7)
     assert cka.linear(x, y) == pytest.approx(whole, abs=1e-12)
 
 

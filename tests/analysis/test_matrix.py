@@ -8,7 +8,7 @@ from columns import standardised
 from scipy import stats
 
 from layertool.analysis import cca, cka, matrix, similarity
-from layertool.analysis.products import Block, Centre, Cross
+from layertool.analysis.products import Centre, Cross
 from layertool.errors import UsageError
 
 N, N_GROUPS = 130, 5
@@ -51,7 +51,8 @@ def blocks_of(layers, sizes=(17, 1, 60, 2, 50)):
 
 def cross_of(x, y, groups, size=40):
     """Both passes by hand, as the second wants its blocks: sorted by group."""
-    centre_x, centre_y, cross = Centre("x"), Centre("y"), Cross(int(groups.max()) + 1)
+    n_groups = int(groups.max()) + 1
+    centre_x, centre_y, cross = Centre("x"), Centre("y"), Cross(n_groups)
     cuts = np.arange(size, len(x), size)
     for centre, view in ((centre_x, x), (centre_y, y)):
         for block in np.split(view, cuts):
@@ -59,8 +60,8 @@ def cross_of(x, y, groups, size=40):
     centred_x, centred_y = centre_x.relative(), centre_y.relative()
     for block_x, block_y, mine in zip(*(np.split(part, cuts) for part in (x, y, groups)), strict=True):
         order = np.argsort(mine, kind="stable")
-        bounds = np.searchsorted(mine[order], np.arange(cross.n_groups + 1))
-        cross.add(Block.of(centred_x(block_x[order])), Block.of(centred_y(block_y[order])), bounds)
+        bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
+        cross.add(centred_x(block_x[order]), centred_y(block_y[order]), bounds)
     return cross
 
 

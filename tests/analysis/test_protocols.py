@@ -13,7 +13,7 @@ from columns import standardised
 from scipy import signal, stats
 
 from layertool.analysis import cca, folds, protocols
-from layertool.analysis.moments import FoldMoments, Moments, total
+from layertool.analysis.moments import Moments, fold_moments, total
 from layertool.analysis.protocols import EPS_GRID, NAMES, PUBLISHED_EPS_GRID, held_out, in_sample
 from layertool.errors import UsageError
 
@@ -22,7 +22,7 @@ VARIANTS = tuple(NAMES)
 
 
 def parts_of(x, y, control, dealt, n_folds=N_FOLDS):
-    return FoldMoments(dealt, n_folds).of([x], [y], [control])
+    return fold_moments(dealt, n_folds, [x], [y], [control])
 
 
 def equally(n, n_folds=N_FOLDS, seed=0):
@@ -530,7 +530,7 @@ def test_values_that_are_not_finite_are_no_constant_view(bad, side):
     views = [random.standard_normal((60, 3)) for _ in range(2)]
     views[side][7, 1] = bad
     with np.errstate(invalid="ignore"):
-        moments = FoldMoments(np.arange(60) % 10, 10).of([views[0]], [views[1]], [views[1][::-1]])
+        moments = fold_moments(np.arange(60) % 10, 10, [views[0]], [views[1]], [views[1][::-1]])
         for score in (protocols.held_out, protocols.in_sample):
             with pytest.raises(UsageError, match="not finite"):
                 score(*moments)
