@@ -214,8 +214,7 @@ def sentences_alike(
         side, pair, speaker = (axis.ravel() for axis in np.indices(said.shape[:3]))
         these, _ = sentence_similarity.combine(pair, side, ratings[pair, 0], speaker)
         who = speaker if resampled == "speakers" else None
-        one = sentence_similarity.score(said.reshape(-1, 8), these, who, seed)
-        return one.value, one.ci_low, one.ci_high
+        return sentence_similarity.score(said.reshape(-1, 8), these, who, seed)
 
     return draw
 

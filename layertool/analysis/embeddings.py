@@ -22,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
+from layertool.spelling import is_number, nfc
 
 VECTORS = "vectors"  # lines `word v1 v2 … vd`
 ATTRIBUTES = "attributes"  # lines `word<TAB>{"attribute": weight, …}`
@@ -55,16 +55,6 @@ class Embeddings:
     columns: list[str]
     index: np.ndarray
     missing: list[str]
-
-    @property
-    def n_words(self) -> int:
-        """How many words were asked for."""
-        return len(self.index)
-
-    @property
-    def n_found(self) -> int:
-        """How many of them have a row."""
-        return int((self.index >= 0).sum())
 
     def name_missing(self, limit: int = 5) -> str:
         """The missing words for a message: "'a', 'b' and 12 more"; empty when there are none."""
@@ -182,17 +172,9 @@ def _layout(path: Path, head: list[tuple[int, bytes]]) -> tuple[int, int]:
 def _n_trailing_numbers(fields: list[bytes]) -> int:
     """How many fields at the end are numbers; the first never counts, it is the word."""
     n = 0
-    while n < len(fields) - 1 and _is_number(fields[-1 - n]):
+    while n < len(fields) - 1 and is_number(fields[-1 - n]):
         n += 1
     return n
-
-
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _vector_entries(
@@ -206,9 +188,9 @@ def _vector_entries(
         else:
             fields = _FIELD.findall(line)
             inner = fields[1:-width]  # what a word with spaces has after the first
-            if len(fields) == width and end == 0 and _is_number(fields[0]):
+            if len(fields) == width and end == 0 and is_number(fields[0]):
                 continue  # the word itself is blank, which no label is
-            if len(fields) <= width or (inner and all(map(_is_number, inner))):
+            if len(fields) <= width or (inner and all(map(is_number, inner))):
                 raise CorpusError(
                     f"{path}, line {number} has {_n_trailing_numbers(fields)} numbers after the word, "
                     f"other lines have {width}: complete the line or take it out"
@@ -220,7 +202,7 @@ def _vector_entries(
 def _numbers(path: Path, number: int, line: bytes, width: int) -> list[float]:
     values = []
     for field in _FIELD.findall(line)[-width:]:
-        value = float(field) if _is_number(field) else math.nan
+        value = float(field) if is_number(field) else math.nan
         if not math.isfinite(value):
             raise CorpusError(
                 f"{path}, line {number} has '{field.decode('utf-8', 'replace')}' among its last {width} fields, "

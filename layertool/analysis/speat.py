@@ -192,8 +192,7 @@ def bootstrap(
     the resampled z, and is widened for few items as ``resampling.reach`` says. So it never leaves what d can be.
     """
     n = s.shape[-1]
-    cells = _cells(n, n_x, strata, paired)
-    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    cells, counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
     d = effect_sizes(s, n_x)
     s = (s - s.mean(-1, keepdims=True)).T
     return _intervals(_d_of_sums(counts[:, :n_x] @ s[:n_x], counts @ s, counts @ s**2, n_x, n).T, d, n_x, n, cells)
@@ -211,8 +210,7 @@ def bootstrap_all(
 ) -> list[Interval]:
     """The same, resampling targets and attributes: of each layer w (n, d), X first, a (n_a, d) and b (n_b, d)."""
     n = len(w[0])
-    cells = _cells(n, n_x, strata, paired)
-    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    cells, counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
     random = np.random.default_rng([seed, 1])
     weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (len(a[0]), len(b[0]))]
     out = []
@@ -221,12 +219,17 @@ def bootstrap_all(
         layer_w, layer_a, layer_b = (_unit(part, "a layer") for part in (layer_w, layer_a, layer_b))
         s = (layer_w @ layer_a.T) @ weights[0].T - (layer_w @ layer_b.T) @ weights[1].T
         s = (s - s.mean(0)).T
-        out += _intervals(_resampled_d(counts, s[None], n_x), d, n_x, n, cells)
+        drawn = counts * s
+        resampled = _d_of_sums(drawn[:, :n_x].sum(-1), drawn.sum(-1), (drawn * s).sum(-1), n_x, n)
+        out += _intervals(resampled[None], d, n_x, n, cells)
     return out
 
 
-def _cells(n: int, n_x: int, strata: Sequence | np.ndarray | None, paired: bool) -> np.ndarray:
-    """What each item (n,), or each pair (n_x,), is resampled among, as a number. UsageError for what cannot be."""
+def _resamples(
+    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each item (n,), or each pair (n_x,), is resampled among, as a number; how often each item is in each
+    resample, (resamples, n). UsageError for what cannot be resampled."""
     if paired and 2 * n_x != n:
         raise UsageError(f"{n_x} and {n - n_x} items are no pairs: a paired bootstrap takes two groups of one size")
     codes = (
@@ -239,29 +242,14 @@ def _cells(n: int, n_x: int, strata: Sequence | np.ndarray | None, paired: bool)
         raise UsageError(
             "every item is alone in its stratum, so that none can be drawn instead of it: take other --strata"
         )
-    return cells
-
-
-def _resamples(
-    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
-) -> np.ndarray:
-    """How often each item is in each resample, (resamples, n)."""
     random = np.random.default_rng(seed)
-    cells = _cells(n, n_x, strata, paired)
     counts = np.zeros((n_resamples, n))
     for cell in np.unique(cells):
         mine = np.flatnonzero(cells == cell)
         counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), n_resamples)
     if paired:
         counts[:, n_x:] = counts[:, :n_x]
-    return counts
-
-
-def _resampled_d(counts: np.ndarray, s: np.ndarray, n_x: int) -> np.ndarray:
-    """d (layers, resamples) from how often items are drawn (resamples, n) and their s (layers, resamples, n)."""
-    drawn = counts * s
-    sums_x, sums, squares = drawn[..., :n_x].sum(-1), drawn.sum(-1), (drawn * s).sum(-1)
-    return _d_of_sums(sums_x, sums, squares, n_x, counts.shape[1])
+    return cells, counts
 
 
 def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: int, n: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from layertool import resampling
 from layertool.errors import FeatureError, UsageError
+from layertool.probes.directions import directions
 
 Places = np.ndarray | slice  # of tokens
 
@@ -57,7 +58,7 @@ class Cosine:
     """
 
     def __init__(self, vectors: np.ndarray):
-        self._unit = _directions(np.asarray(vectors, np.float64), "vector")
+        self._unit = directions(vectors, "vector {}".format)
 
     def arranged(self, order: np.ndarray) -> Cosine:
         return Cosine(self._unit[order])
@@ -80,7 +81,7 @@ class Warped:
         self._lengths = np.array([len(token) for token in tokens])
         if not self._lengths.all():
             raise FeatureError(f"token {int(np.argmin(self._lengths))} has no frame to warp: leave it out")
-        self._frames = _directions(np.concatenate(tokens).astype(np.float64), "frame")
+        self._frames = directions(np.concatenate(tokens), "frame {}".format)
         self._first = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
     def arranged(self, order: np.ndarray) -> Warped:
@@ -124,17 +125,6 @@ def _least_costs(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
             np.minimum(before[u], total[u - 1], out=total[u])
             total[u] += cost[u]
     return total[lengths - 1, np.arange(len(lengths))]
-
-
-def _directions(rows: np.ndarray, what: str) -> np.ndarray:
-    """Rows of length 1."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = ~np.isfinite(length[:, 0]) | (length[:, 0] == 0)
-    if bad.any():
-        at = int(np.argmax(bad))
-        how = "is all zeros, which have no direction" if length[at, 0] == 0 else "is not all finite"
-        raise FeatureError(f"{what} {at} {how}: leave its utterance out with --where, or extract it again")
-    return rows / length
 
 
 def average_precision(

@@ -17,7 +17,8 @@ import numpy as np
 from scipy import stats
 
 from layertool import resampling
-from layertool.errors import CorpusError, FeatureError
+from layertool.errors import CorpusError
+from layertool.probes.directions import directions
 from layertool.spelling import nfc
 
 COLUMNS = ("word1", "word2", "similarity")
@@ -153,20 +154,10 @@ def cosines(vectors: np.ndarray, words: Sequence[str], task: Task) -> np.ndarray
 
     Raises FeatureError for a vector of zeros or with values that are not finite.
     """
-    vectors = np.asarray(vectors, np.float64)
-    length = np.linalg.norm(vectors, axis=1)
-    bad = ~np.isfinite(length) | (length == 0)
-    if bad.any():
-        word = words[int(np.argmax(bad))]
-        raise FeatureError(f"the vector of '{word}' has no direction (zeros, or not finite): leave the word out")
+    unit = directions(vectors, lambda at: f"the vector of '{words[at]}'")
     place = {word: k for k, word in enumerate(words)}
-    first, second = _places(task, place)
-    return np.einsum("ij,ij->i", vectors[first], vectors[second]) / (length[first] * length[second])
-
-
-def _places(task: Task, place: dict[str, int]) -> np.ndarray:
-    """(2, n) of the words of each pair."""
-    return np.array([[place[word] for word in pair] for pair in task.pairs], np.int64).reshape(-1, 2).T
+    first, second = (unit[[place[pair[side]] for pair in task.pairs]] for side in (0, 1))
+    return np.einsum("ij,ij->i", first, second)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from layertool.errors import StoreError, UsageError
 from layertool.files import read_json, remove, whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
-from layertool.spelling import percent
-from layertool.store.export import ExportFolder, Progress, chosen_layers
+from layertool.spelling import is_number, percent
+from layertool.store.export import LONGEST_NAME, ExportFolder, Progress, chosen_layers
 from layertool.store.reader import FeatureStore
 
 DESCRIPTION = "fastabx.json"
@@ -35,7 +35,6 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 # Of whatever is a silence, and at the edges of an utterance, as abkhazia writes it for ABXpy.
 CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
-_LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 _UNSAFE = re.compile(r"[^\w.-]")  # in names of files
 _SEPARATES = re.compile(r'[\s"%\x00-\x1f\x7f-\x9f]')  # in item files; or quotes, or is no text
 _FIRST = re.compile(r"\A.")
@@ -142,8 +141,8 @@ def file_name(utterance: str) -> str:
     Different ids have different names. One that file systems would not take is cut and ends with ``~`` and its hash.
     """
     name = percent(utterance, _UNSAFE)
-    if len(name.encode()) > _LONGEST_NAME:
-        kept = name.encode()[: _LONGEST_NAME - 17].decode(errors="ignore")
+    if len(name.encode()) > LONGEST_NAME:
+        kept = name.encode()[: LONGEST_NAME - 17].decode(errors="ignore")
         name = f"{kept}~{xxhash.xxh3_64_hexdigest(utterance.encode())}"
     return name
 
@@ -302,14 +301,6 @@ def _tokens(labels: pd.Series) -> list[str]:
     numbers are safe; else, where the guess would be a number, the first character of each number becomes %XX, too.
     """
     texts = [percent(label, _SEPARATES) for label in labels]
-    if all(map(_is_number, texts[:_GUESSED_FROM])) and not all(re.fullmatch("0|[1-9][0-9]{0,17}", t) for t in texts):
-        texts = [percent(text, _FIRST) if _is_number(text) else text for text in texts]
+    if all(map(is_number, texts[:_GUESSED_FROM])) and not all(re.fullmatch("0|[1-9][0-9]{0,17}", t) for t in texts):
+        texts = [percent(text, _FIRST) if is_number(text) else text for text in texts]
     return texts
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -416,14 +416,10 @@ def test_tied_warped_tokens_enter_together():
 
 def test_bad_vectors_and_frames():
     good = np.ones((3, 4))
-    for bad, message in (
-        (np.zeros(4), "is all zeros"),
-        (np.full(4, np.nan), "is not all finite"),
-        ([1, 1, 1, np.inf], "is not all finite"),
-    ):
-        with pytest.raises(FeatureError, match=f"vector 2 {message}"):
+    for bad in (np.zeros(4), np.full(4, np.nan), [1, 1, 1, np.inf]):
+        with pytest.raises(FeatureError, match="vector 2 has no direction"):
             Cosine(np.vstack([good[:2], bad, good]))
-        with pytest.raises(FeatureError, match=f"frame 4 {message}"):
+        with pytest.raises(FeatureError, match="frame 4 has no direction"):
             Warped([good, np.vstack([good[:1], bad])])
     with pytest.raises(FeatureError, match="token 1 has no frame"):
         Warped([good, good[:0], good])
