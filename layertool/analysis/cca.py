@@ -79,10 +79,6 @@ class Whitener:
         """(rank,): what divides out the standard deviation of each eigenvector, with ``eps`` added to its variance."""
         return ((self.eigenvalues + eps) * self.scale) ** -0.5
 
-    def matrix(self, eps: float) -> Array:
-        """(rank, d): maps centred rows to uncorrelated ones of unit variance."""
-        return (self.eigenvectors * self.scales(eps)).T
-
 
 class Bases:
     """Directions of both views, ``x`` (rank, d1) and ``y`` (rank, d2), and the covariances of some rows in them.
@@ -335,12 +331,7 @@ def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10
     dimensions of less variance are left out (spec layerwise.md 3.2). Raises UsageError when there are too few rows:
     with as many dimensions as rows every correlation is 1 whatever the data are.
     """
-    return fit_moments(_centred(x, y), eps_x, eps_y, deleting)
-
-
-def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10, deleting: bool = True) -> Fit:
-    """The same from sufficient statistics."""
-    return Solver(moments, deleting=deleting).fit(eps_x, eps_y)
+    return Solver(_centred(x, y), deleting=deleting).fit(eps_x, eps_y)
 
 
 @dataclass(frozen=True)
@@ -384,7 +375,7 @@ class InSampleCCA(Measure):
             whitener = Whitener.of(covariance)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
-        white = whitener.matrix(self.eps)
+        white = (whitener.eigenvectors * whitener.scales(self.eps)).T  # to uncorrelated rows of unit variance
         values = to_numpy(whitener.eigenvalues)
         cross = white @ covariance if self.variant == "pwcca" else white
         return Side(white * factors, values / (values + self.eps), cross)

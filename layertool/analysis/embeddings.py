@@ -24,9 +24,6 @@ import numpy as np
 from layertool.errors import CorpusError
 from layertool.spelling import is_number, nfc
 
-VECTORS = "vectors"  # lines `word v1 v2 … vd`
-ATTRIBUTES = "attributes"  # lines `word<TAB>{"attribute": weight, …}`
-
 _HEAD_LINES = 100  # lines that tell the format and the number of dimensions
 _LONGEST_LINE = 2**20  # bytes, over 80000 dimensions; longer ones are no lines of text
 _BLANK = b" \t\r\n"
@@ -44,14 +41,12 @@ class Embeddings:
     """What a file has about the words that were asked for.
 
     ``vectors`` (n_rows, d), float64: one row for each word of the file that is used, in the order of the file.
-    ``kind``: ``VECTORS`` or ``ATTRIBUTES``. ``columns``: the d names of the attributes, in the order in which
-    the file first names them; [] for vectors. ``index`` (n_words,): the row of each asked word, -1 where the
+    ``columns``: the d names of the attributes, in the order in which the file first names them; [] for vectors. ``index`` (n_words,): the row of each asked word, -1 where the
     file has none; two labels ("The", "the") can share a row. ``missing``: the asked words without a row, each
     once, in the order asked.
     """
 
     vectors: np.ndarray
-    kind: str
     columns: list[str]
     index: np.ndarray
     missing: list[str]
@@ -99,19 +94,17 @@ def _read(path: Path, file: io.BufferedIOBase, words: Sequence[str]) -> Embeddin
     lines = chain(head, lines)
     columns: dict[str, int] = {}
     if _ATTRIBUTE_LINE.match(head[0][1]):
-        kind = ATTRIBUTES
         weights, index = _choose(_attribute_entries(path, lines, columns), words)
         vectors = np.zeros((len(weights), len(columns)))
         for row, weights_of_word in enumerate(weights):
             vectors[row, [columns[name] for name in weights_of_word]] = list(weights_of_word.values())
     else:
-        kind = VECTORS
         width, header_lines = _layout(path, head)
         chosen, index = _choose(_vector_entries(path, islice(lines, header_lines, None), width), words)
         vectors = np.array([_numbers(path, number, line, width) for number, line in chosen], np.float64)
         vectors = vectors.reshape(len(chosen), width)
     missing = dict.fromkeys(str(word) for word, row in zip(words, index, strict=True) if row < 0)
-    return Embeddings(vectors, kind, list(columns), index, list(missing))
+    return Embeddings(vectors, list(columns), index, list(missing))
 
 
 def _lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:

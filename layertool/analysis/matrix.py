@@ -225,21 +225,19 @@ def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
     yield group
 
 
-Embed = Callable[[np.ndarray, str], np.ndarray]  # rows (n, d) and a name to an array of norm 1
-
-
 def compare_in_memory(
     read: Callable[[str, Any], np.ndarray],
     layers_x: Sequence[Any],
     layers_y: Sequence[Any] | None,
-    embed: Embed,
+    embed: Callable[[np.ndarray, str], np.ndarray],
     chance: Callable[[np.ndarray, np.ndarray], float],
     groups: np.ndarray | None = None,
     name_of: Name = view_name,
     progress: Progress | None = None,
     rows: Sequence[int] | None = None,
 ) -> Matrix:
-    """The same for measures that are the product of something that each view is turned into by ``embed``.
+    """The same for measures that are the product of something that each view is turned into by ``embed``: rows (n, d) and a
+    name to an array of norm 1.
 
     ``read(side, layer)``: (n, d). ``chance``: of two embedded views. Every embedded view is held in memory.
     """

@@ -91,12 +91,12 @@ def association_test(
 
 def check_sizes(n_x: int, n_y: int, n_a: int, n_b: int) -> None:
     """Raise UsageError for groups that have no test."""
-    for name, n in (("X", n_x), ("Y", n_y)):
-        if n < 2:
-            raise UsageError(f"group {name} has {n} items: an association test takes two or more of each target group")
-    for name, n in (("A", n_a), ("B", n_b)):
-        if n < 1:
-            raise UsageError(f"attribute group {name} is empty: an association test takes one item or more of each")
+    for name, n, least in (("group X", n_x, 2), ("group Y", n_y, 2), ("group A", n_a, 1), ("group B", n_b, 1)):
+        if n < least:
+            raise UsageError(
+                f"{name} has {n} items: an association test takes two or more of each target group (X, Y) and one or "
+                "more of each attribute group (A, B)"
+            )
 
 
 def _unit(rows: np.ndarray, name: str) -> np.ndarray:
@@ -136,6 +136,8 @@ def permutation_p(
     if n_permutations < 1:
         raise UsageError(f"{n_permutations} permutations give no p: take 1 or more")
     s = s - s.mean(-1, keepdims=True)  # the expected sum is 0 then, and small numbers keep their digits
+    if alternative == "less":
+        s = -s
     n = s.shape[-1]
     observed, tie = s[:, :n_x].sum(-1), TIE * np.abs(s).sum(-1)
     n_all = math.comb(n, n_x)
@@ -143,12 +145,10 @@ def permutation_p(
     hits = np.zeros(len(s), np.int64)
     for members in _all_groups(n, n_x) if exact else _drawn_groups(n, n_x, n_permutations - 1, seed):
         sums = members @ s.T
-        if alternative == "greater":
-            hits += (sums >= observed - tie).sum(0)
-        elif alternative == "less":
-            hits += (sums <= observed + tie).sum(0)
-        else:
+        if alternative == "two-sided":
             hits += (np.abs(sums) >= np.abs(observed) - tie).sum(0)
+        else:
+            hits += (sums >= observed - tie).sum(0)
     return (hits / n_all, True, n_all) if exact else ((1 + hits) / n_permutations, False, n_permutations)
 
 

@@ -118,12 +118,6 @@ class Scaling:
         return np.divide(scaled, self.deviation, out=np.zeros_like(scaled), where=self.deviation > 0)
 
 
-def standardise(frames: np.ndarray) -> np.ndarray:
-    """All frames (n, width) z-scored by their own mean and deviation. Raises FeatureError for values that are not
-    finite."""
-    return Scaling.of(frames)(frames)
-
-
 def _blocks(frames: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:
     """Some thousand frames at a time, each block with the first ``overlap`` of the next."""
     for begin in range(0, len(frames), _FRAMES_AT_ONCE):

@@ -6,6 +6,7 @@ docs/advanced/slicing.rst and its src/fastabx/dataset.py; see docs/store.md.
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -276,16 +277,11 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
 
 def _write_items(path: Path, items: pd.DataFrame) -> None:
     """Write an item file: columns between single spaces, seconds exact and all with as many decimals."""
-    onset, offset, *labels = HEADER.split()[1:]
-    texts = [
-        items["#file"],
-        _seconds(items[onset]),
-        _seconds(items[offset]),
-        *(_tokens(items[name]) for name in labels),
-    ]
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(HEADER + "\n")
-        file.writelines(" ".join(line) + "\n" for line in zip(*texts, strict=True))
+    file, onset, offset, *labels = HEADER.split()
+    texts = {file: items[file]} | {time: _seconds(items[time]) for time in (onset, offset)}
+    table = pd.DataFrame(texts | {name: _tokens(items[name]) for name in labels})
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, sep=" ", index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
 
 
 def _seconds(samples: pd.Series) -> list[str]:

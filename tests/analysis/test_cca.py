@@ -102,7 +102,7 @@ def test_moments_of_folds_add_up_to_the_direct_route():
     parts = [Moments.of(x[k::4], y[k::4]) for k in range(4)]
     train = parts[0] + parts[1] + parts[2]
     rows = np.sort(np.concatenate([np.arange(k, 400, 4) for k in range(3)]))
-    summed, direct = cca.fit_moments(train, 1e-8, 1e-8), cca.fit(x[rows], y[rows], 1e-8, 1e-8)
+    summed, direct = cca.Solver(train, deleting=True).fit(1e-8, 1e-8), cca.fit(x[rows], y[rows], 1e-8, 1e-8)
     assert summed.correlations == pytest.approx(direct.correlations, abs=1e-10)
     assert summed.score_moments(parts[3]).pwcca == pytest.approx(direct.score(x[3::4], y[3::4]).pwcca, abs=1e-10)
 

@@ -209,10 +209,3 @@ def test_random_folds_are_the_same_for_the_same_seed():
 def test_fewer_rows_than_folds():
     with pytest.raises(UsageError, match="9 rows cannot be dealt into 10 folds: take more rows"):
         folds.random(9, None, 10, 0)
-
-
-@pytest.mark.parametrize("n_folds", [2, 0, -1])
-def test_fewer_than_three_folds(n_folds):
-    with pytest.raises(UsageError, match=f"{n_folds} folds are too few for training, development and test"):
-        folds.check_folds(n_folds)
-    folds.check_folds(3)

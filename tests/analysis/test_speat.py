@@ -325,7 +325,11 @@ def test_corrections():
 
 @pytest.mark.parametrize(
     ("sizes", "match"),
-    [((1, 4, 2, 2), "group X has 1 items"), ((4, 0, 2, 2), "group Y has 0 items"), ((4, 4, 0, 2), "attribute group A")],
+    [
+        ((1, 4, 2, 2), "group X has 1 items"),
+        ((4, 0, 2, 2), "group Y has 0 items"),
+        ((4, 4, 0, 2), "group A has 0 items"),
+    ],
 )
 def test_too_few_items(sizes, match):
     with pytest.raises(UsageError, match=match):
