@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from columns import related, rotation
 from scipy.spatial.distance import pdist, squareform
 
 from layertool.analysis import cka, matrix
@@ -29,15 +30,6 @@ def gram_cka(k, l, debiased):  # noqa: E741
 def rbf_gram(x, threshold):
     distances = pdist(x)
     return np.exp(-(squareform(distances) ** 2) / (2 * (threshold * np.median(distances)) ** 2))
-
-
-def related(rng, n=60, width_x=7, width_y=5):
-    x = rng.standard_normal((n, width_x)) * np.arange(1, width_x + 1)
-    return x, x @ rng.standard_normal((width_x, width_y)) + 3 * rng.standard_normal((n, width_y))
-
-
-def rotation(rng, d):
-    return np.linalg.qr(rng.standard_normal((d, d)))[0]
 
 
 def cka_matrix(blocks_of, layers_x, layers_y=None, debiased=True, max_bytes=2**31):

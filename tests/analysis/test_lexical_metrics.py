@@ -1,4 +1,4 @@
-"""The metrics of lexical responses against factorials, SciPy's multinomial and pair counts, and on the real responses."""
+"""The metrics of lexical responses against factorials, SciPy's multinomial, pair counts, and on real responses."""
 
 from __future__ import annotations
 

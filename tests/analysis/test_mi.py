@@ -238,7 +238,7 @@ def test_standardised_clusters_do_not_follow_the_largest_column():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_standardised_clusters_are_those_of_standardised_columns(dtype):
-    """By hand: mean and population deviation of the rows of the fit; a constant column is not looked at, whatever it is later."""
+    """By hand: mean and population deviation of the fit's rows; a constant column is not looked at, even later."""
     features, _, _ = standard_blobs()
     fresh, _, _ = standard_blobs(1)
     fresh[:, 4] += 3

@@ -85,7 +85,7 @@ def plain_score(x, y, a, b, variant):
 
 
 def with_signs_of(fit, a, b):
-    """Directions of covariances scaled to largest entry 1, turned as LAPACK turned them; only the legacy score notices."""
+    """Directions of covariances scaled to largest entry 1, turned as LAPACK did; only the legacy score notices."""
     turns = np.sign((a * fit.a).sum(1))[:, None]
     return a * turns * np.sqrt(fit.scales[0]), b * turns * np.sqrt(fit.scales[1])
 
@@ -163,8 +163,13 @@ def with_labels(seed=4):
 
 
 DATA = {
-    "related": related, "uneven": uneven, "noisy": noisy, "few": few, "wide target": wide_target, "labels": with_labels,
-}  # fmt: skip
+    "related": related,
+    "uneven": uneven,
+    "noisy": noisy,
+    "few": few,
+    "wide target": wide_target,
+    "labels": with_labels,
+}
 
 
 @pytest.mark.slow

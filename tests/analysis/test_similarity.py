@@ -4,19 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from columns import related, rotation
 from scipy import optimize, spatial
 
 from layertool.analysis import similarity
 from layertool.errors import UsageError
-
-
-def rotation(rng, d):
-    return np.linalg.qr(rng.standard_normal((d, d)))[0]
-
-
-def related(rng, n=40, width_x=5, width_y=5):
-    x = rng.standard_normal((n, width_x)) * np.arange(1, width_x + 1)
-    return x, x @ rng.standard_normal((width_x, width_y)) + 3 * rng.standard_normal((n, width_y))
 
 
 def normalised(x):
@@ -28,7 +20,7 @@ def normalised(x):
 
 
 def test_procrustes_is_the_distance_after_the_best_rotation():
-    x, y = related(np.random.default_rng(0))
+    x, y = related(np.random.default_rng(0), 40, 5, 5)
     a, b = normalised(x), normalised(y)
     u, _, vt = np.linalg.svd(b.T @ a)
     assert similarity.procrustes(x, y) == pytest.approx(np.linalg.norm(a - b @ u @ vt) ** 2, abs=1e-12)
@@ -37,7 +29,7 @@ def test_procrustes_is_the_distance_after_the_best_rotation():
 
 
 def test_procrustes_in_the_plane_is_the_smallest_over_all_angles():
-    x, y = related(np.random.default_rng(1), width_x=2, width_y=2)
+    x, y = related(np.random.default_rng(1), 40, 2, 2)
     a, b = normalised(x), normalised(y)
 
     def distance(angle, flip):
@@ -64,7 +56,7 @@ def test_procrustes_of_other_widths_is_that_of_zero_filled_views(width_x, width_
 
 def test_procrustes_invariances():
     rng = np.random.default_rng(3)
-    x, y = related(rng)
+    x, y = related(rng, 40, 5, 5)
     value = similarity.procrustes(x, y)
     assert similarity.procrustes(y, x) == pytest.approx(value, abs=1e-12)
     for moved in (x @ rotation(rng, 5), 1e-3 * x, -20 * x, x + rng.standard_normal(5), x * [1, 1, -1, 1, 1]):
@@ -79,7 +71,7 @@ def test_procrustes_of_uncorrelated_views_is_two():
 
 
 def test_procrustes_with_an_offset():
-    x, y = related(np.random.default_rng(4))
+    x, y = related(np.random.default_rng(4), 40, 5, 5)
     shifted = x + 1e4
     exact = shifted.astype(np.longdouble)
     centred = (exact - exact.mean(0)).astype(float)
@@ -134,7 +126,7 @@ def test_rsa_takes_mean_ranks_of_ties():
 
 def test_rsa_invariances():
     rng = np.random.default_rng(8)
-    x, y = related(rng)
+    x, y = related(rng, 40, 5, 5)
     assert similarity.rsa(x, y) == similarity.rsa(x, y, "correlation") == similarity.rsa(x, y, distance="correlation")
     same = {
         "correlation": [3 * x, x + rng.standard_normal((len(x), 1)), x * rng.uniform(1, 2, (len(x), 1))],

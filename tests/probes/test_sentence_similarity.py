@@ -147,7 +147,7 @@ def circle(angles) -> np.ndarray:
 
 
 def test_similarities_in_the_order_of_the_ratings():
-    """Sentences an angle apart: 1 where the angle falls with the rating, -1 where it grows, NaN where it does neither."""
+    """Sentences an angle apart: 1 where the angle falls with the rating, -1 where it grows, NaN for neither."""
     ratings = np.arange(10.0)
     pairs, sides = np.repeat(np.arange(10), 2), np.tile(["a", "b"], 10)
     these, _ = combine(pairs, sides, np.repeat(ratings, 2))

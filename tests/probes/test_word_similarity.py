@@ -249,7 +249,7 @@ def test_score_is_spearmans_of_each_task():
 
 
 def slow_interval(values, weights, tasks, similarities) -> tuple[float | None, float | None]:
-    """Of a weighted sum of correlations: variance from pairs of pairs that share a word, by jackknife changes of each pair.
+    """Of a weighted sum of correlations: variance from pairs of pairs that share a word, by changes of each pair.
 
     ``values``: of each task; one without a correlation has weight 0.
     """
