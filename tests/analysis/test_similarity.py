@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from columns import related, rotation
+from refusals import refused
 from scipy import optimize, spatial
 
 from layertool.analysis import similarity
-from layertool.errors import UsageError
 
 
 def normalised(x):
@@ -80,15 +80,11 @@ def test_procrustes_with_an_offset():
 
 def test_procrustes_errors():
     x = np.random.default_rng(5).standard_normal((20, 3))
-    with pytest.raises(UsageError, match=r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)"):
-        similarity.procrustes(x, x[:-1])
-    with pytest.raises(UsageError, match="view y: all its rows are the same"):
-        similarity.procrustes(x, np.full((20, 2), 0.1))
-    with pytest.raises(UsageError, match="at least 2 rows, not 0"):
-        similarity.procrustes(x[:0], x[:0])
+    refused(r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)", similarity.procrustes, x, x[:-1])
+    refused("view y: all its rows are the same", similarity.procrustes, x, np.full((20, 2), 0.1))
+    refused("at least 2 rows, not 0", similarity.procrustes, x[:0], x[:0])
     x[3, 1] = np.nan
-    with pytest.raises(UsageError, match="view x holds values that are not finite"):
-        similarity.procrustes(x, np.ones((20, 2)))
+    refused("view x holds values that are not finite", similarity.procrustes, x, np.ones((20, 2)))
 
 
 # --- RSA --------------------------------------------------------------------------------------------
@@ -153,19 +149,21 @@ def test_rsa_of_independent_noise():
 
 def test_rsa_errors():
     x = np.random.default_rng(9).standard_normal((20, 3))
-    with pytest.raises(UsageError, match="unknown distance 'cityblock': take one of correlation, cosine, euclidean"):
-        similarity.rsa(x, x, "cityblock")
-    with pytest.raises(UsageError, match=r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)"):
-        similarity.rsa(x, x[:-1])
-    with pytest.raises(UsageError, match="at least 3 rows, not 2"):
-        similarity.rsa(x[:2], x[:2])
+    refused(
+        "unknown distance 'cityblock': take one of correlation, cosine, euclidean", similarity.rsa, x, x, "cityblock"
+    )
+    refused(r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)", similarity.rsa, x, x[:-1])
+    refused("at least 3 rows, not 2", similarity.rsa, x[:2], x[:2])
     rows = np.zeros((similarity.MAX_RSA_ROWS + 1, 1))
-    with pytest.raises(UsageError, match="at most 10000 of them, not 10001: draw a sample"):
-        similarity.rsa(rows, rows)
-    with pytest.raises(UsageError, match="view y: all its rows are equally far from each other"):
-        similarity.rsa(x, np.eye(20) @ rotation(np.random.default_rng(10), 20), "euclidean")
-    with pytest.raises(UsageError, match="view y: all its rows are equally far"):
-        similarity.rsa(x, np.full((20, 3), 0.1), "euclidean")
+    refused("at most 10000 of them, not 10001: draw a sample", similarity.rsa, rows, rows)
+    refused(
+        "view y: all its rows are equally far from each other",
+        similarity.rsa,
+        x,
+        np.eye(20) @ rotation(np.random.default_rng(10), 20),
+        "euclidean",
+    )
+    refused("view y: all its rows are equally far", similarity.rsa, x, np.full((20, 3), 0.1), "euclidean")
 
 
 @pytest.mark.parametrize(("distance", "row", "what"), [("correlation", 0.1, "constant"), ("cosine", 0.0, "zero")])
@@ -173,9 +171,7 @@ def test_rsa_names_rows_without_a_direction(distance, row, what):
     x = np.random.default_rng(11).standard_normal((20, 3))
     broken = x.copy()
     broken[[4, 7]] = row
-    with pytest.raises(UsageError, match=rf"view y: row 4 is {what} across its dimensions \(2 such rows\)"):
-        similarity.rsa(x, broken, distance)
+    refused(rf"view y: row 4 is {what} across its dimensions \(2 such rows\)", similarity.rsa, x, broken, distance)
     assert np.isfinite(similarity.rsa(x, broken, "euclidean"))
     broken[6, 2] = np.nan
-    with pytest.raises(UsageError, match="view x holds values that are not finite"):
-        similarity.rsa(broken, x, distance)
+    refused("view x holds values that are not finite", similarity.rsa, broken, x, distance)

@@ -7,10 +7,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from refusals import refused
 from scipy import stats
 
 from layertool.analysis import speat
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError
 
 # spec speat.md 1.11: v(i)[j] = sin(1 + 3i + 7j + .5ij)
 V = np.array([[math.sin(1 + 3 * i + 7 * j + 0.5 * i * j) for j in range(5)] for i in range(15)])
@@ -285,10 +286,8 @@ def test_strata_and_pairs():
     assert (paired[:, :4] == paired[:, 4:]).all()
     assert (paired[:, :4].sum(1) == 4).all()
     assert paired.max() > 1  # with multiplicity
-    with pytest.raises(UsageError, match="5 and 4 items are no pairs"):
-        speat._resamples(9, 5, 10, 0, None, True)
-    with pytest.raises(UsageError, match="different strata"):
-        speat._resamples(4, 2, 10, 0, ["f", "m", "f", "f"], True)
+    refused("5 and 4 items are no pairs", speat._resamples, 9, 5, 10, 0, None, True)
+    refused("different strata", speat._resamples, 4, 2, 10, 0, ["f", "m", "f", "f"], True)
 
 
 def test_an_interval_never_leaves_what_d_can_be():
@@ -302,10 +301,16 @@ def test_an_interval_never_leaves_what_d_can_be():
 
 def test_strata_that_leave_nothing_to_draw():
     s = np.random.default_rng(0).standard_normal((1, 8))
-    with pytest.raises(UsageError, match=r"every item is alone in its stratum, .* take other --strata"):
-        speat.bootstrap(s, 4, 100, 0, strata=list("abcdabcd"))
-    with pytest.raises(UsageError, match="every item is alone in its stratum"):
-        speat.bootstrap(s, 4, 100, 0, strata=list("abcdabcd"), paired=True)
+    refused(
+        r"every item is alone in its stratum, .* take other --strata",
+        speat.bootstrap,
+        s,
+        4,
+        100,
+        0,
+        strata=list("abcdabcd"),
+    )
+    refused("every item is alone in its stratum", speat.bootstrap, s, 4, 100, 0, strata=list("abcdabcd"), paired=True)
 
 
 # --- many tests -------------------------------------------------------------------------------------------------
@@ -332,8 +337,7 @@ def test_corrections():
     ],
 )
 def test_too_few_items(sizes, match):
-    with pytest.raises(UsageError, match=match):
-        speat.association_test(*groups(*sizes))
+    refused(match, speat.association_test, *groups(*sizes))
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -343,18 +347,22 @@ def test_too_few_items(sizes, match):
 def test_embeddings_without_a_direction(place, value, match):
     parts = groups()
     parts[place][2] = value
-    with pytest.raises(FeatureError, match=match):
-        speat.association_test(*parts)
+    refused(match, speat.association_test, *parts, error=FeatureError)
 
 
 def test_targets_that_are_all_alike():
     x, y, a, b = groups(4, 4)
-    with pytest.raises(FeatureError, match="associated alike"):
-        speat.association_test(np.ones_like(x), 2 * np.ones_like(y), a, b)
+    refused("associated alike", speat.association_test, np.ones_like(x), 2 * np.ones_like(y), a, b, error=FeatureError)
 
 
 def test_alternatives_and_numbers_of_permutations():
-    with pytest.raises(UsageError, match="'bigger' is no alternative: choose greater, less, two-sided"):
-        speat.association_test(X, Y, A, B, alternative="bigger")
-    with pytest.raises(UsageError, match="0 permutations"):
-        speat.association_test(X, Y, A, B, n_permutations=0)
+    refused(
+        "'bigger' is no alternative: choose greater, less, two-sided",
+        speat.association_test,
+        X,
+        Y,
+        A,
+        B,
+        alternative="bigger",
+    )
+    refused("0 permutations", speat.association_test, X, Y, A, B, n_permutations=0)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import spread
 from probes import slowly
+from refusals import refused
 
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError
 from layertool.probes import neighbours
 from layertool.probes.neighbours import classify
 
@@ -57,12 +58,9 @@ def test_same_seed_same_numbers():
 
 def test_errors():
     features, labels, groups = clusters(0.1)
-    with pytest.raises(UsageError, match="'svm' is no method"):
-        classify(features, labels, groups, method="svm")
-    with pytest.raises(UsageError, match="at least two of each"):
-        classify(features, np.zeros(len(labels)), groups)
-    with pytest.raises(UsageError, match="at least two of each"):
-        classify(features, labels, np.zeros(len(labels)))
+    refused("'svm' is no method", classify, features, labels, groups, method="svm")
+    refused("at least two of each", classify, features, np.zeros(len(labels)), groups)
+    refused("at least two of each", classify, features, labels, np.zeros(len(labels)))
 
 
 def rows(n: int = 120, n_labels: int = 4, n_groups: int = 13, seed: int = 0):
@@ -211,14 +209,10 @@ def test_no_warning_of_a_constant_dimension():
 def test_values_that_are_not_finite(method, value):
     features, labels, groups = rows()
     features[17, 1] = features[90, 0] = value
-    with pytest.raises(FeatureError, match="row 17 is not all finite"):
-        classify(features, labels, groups, method)
+    refused("row 17 is not all finite", classify, features, labels, groups, method, error=FeatureError)
 
 
 def test_no_neighbours_and_no_folds():
-    with pytest.raises(UsageError, match="0 neighbours and 5 folds"):
-        classify(*rows(), method="knn", n_neighbours=0)
-    with pytest.raises(UsageError, match="5 neighbours and 1 folds"):
-        classify(*rows(), n_folds=1)
-    with pytest.raises(UsageError, match="at least two of each"):
-        classify(np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+    refused("0 neighbours and 5 folds", classify, *rows(), method="knn", n_neighbours=0)
+    refused("5 neighbours and 1 folds", classify, *rows(), n_folds=1)
+    refused("at least two of each", classify, np.zeros((0, 3)), np.zeros(0), np.zeros(0))

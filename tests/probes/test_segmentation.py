@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from probes import segmentation_reference as slow
 from probes.segmentation_reference import Utterance
+from refusals import refused
 
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError
 from layertool.probes import segmentation
 from layertool.probes.segmentation import (
     DISTANCES,
@@ -220,8 +221,7 @@ def test_scaling():
 def test_frames_that_are_not_finite(value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(FeatureError, match="not finite"):
-            Scaling.of(np.array([[0, 1], [value, 2]]))
+        refused("not finite", Scaling.of, np.array([[0, 1], [value, 2]]), error=FeatureError)
 
 
 def test_frames_that_are_all_the_same_have_no_boundaries():
@@ -453,11 +453,9 @@ def test_grid():
     cells = grid()
     assert len(set(cells)) == len(cells) == 2 * 6 * 15
     assert [str(c) for c in grid(["cosine"], [4], [3e-4])] == ["cosine distance, smoothed over 4, prominence 0.0003"]
-    with pytest.raises(UsageError, match="'eucli' is no distance of frames: choose euclidean or cosine"):
-        grid(["eucli"])
+    refused("'eucli' is no distance of frames: choose euclidean or cosine", grid, ["eucli"])
     for windows, prominences in [((0,), (1,)), ((1,), (-0.1,)), ((1,), (float("nan"),))]:
-        with pytest.raises(UsageError, match="1 frame or more"):
-            grid(windows=windows, prominences=prominences)
+        refused("1 frame or more", grid, windows=windows, prominences=prominences)
 
 
 def test_sweep_gives_every_cell_once():

@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import spread
+from refusals import refused
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
 
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError
 from layertool.probes.sentence_similarity import combine, cosines, score
 
 
@@ -120,26 +121,26 @@ def test_pairs_without_a_combination_are_named():
 def test_errors():
     pairs, sides, ratings = np.repeat(["p1", "p2", "p3"], 2), np.tile(["a", "b"], 3), np.repeat([1.0, 2, 3], 2)
     assert combine(pairs, sides, ratings)[1] == []
-    with pytest.raises(UsageError, match=r"not 1 \(a\)"):
-        combine(pairs, ["a"] * 6, ratings)
-    with pytest.raises(UsageError, match=r"not 3 \(a, b, c\)"):
-        combine(pairs, ["a", "b", "c", "b", "a", "b"], ratings)
-    with pytest.raises(UsageError, match="'p2' has more than one rating"):
-        combine(pairs, sides, [1, 1, 2, 2.5, 3, 3])
-    with pytest.raises(UsageError, match=r"'p3' has .* no number"):
-        combine(pairs, sides, [1, 1, 2, 2, np.nan, np.nan])
-    with pytest.raises(UsageError, match="need the speaker of each utterance"):
-        combine(pairs, sides, ratings, across_speakers=True)
-    with pytest.raises(UsageError, match="2 pairs have both sentences: "):
-        combine(pairs[:4], sides[:4], ratings[:4])
-    with pytest.raises(UsageError, match="2 pairs have both sentences by different speakers"):
-        combine(pairs, sides, ratings, ["x", "y", "x", "y", "x", "x"], across_speakers=True)
+    refused(r"not 1 \(a\)", combine, pairs, ["a"] * 6, ratings)
+    refused(r"not 3 \(a, b, c\)", combine, pairs, ["a", "b", "c", "b", "a", "b"], ratings)
+    refused("'p2' has more than one rating", combine, pairs, sides, [1, 1, 2, 2.5, 3, 3])
+    refused(r"'p3' has .* no number", combine, pairs, sides, [1, 1, 2, 2, np.nan, np.nan])
+    refused("need the speaker of each utterance", combine, pairs, sides, ratings, across_speakers=True)
+    refused("2 pairs have both sentences: ", combine, pairs[:4], sides[:4], ratings[:4])
+    refused(
+        "2 pairs have both sentences by different speakers",
+        combine,
+        pairs,
+        sides,
+        ratings,
+        ["x", "y", "x", "y", "x", "x"],
+        across_speakers=True,
+    )
     these, _ = combine(pairs, sides, ratings)
     for value in (0.0, np.nan, np.inf):
         vectors = np.ones((6, 2))
         vectors[4] = value
-        with pytest.raises(FeatureError, match="a vector of pair 'p3' has no direction"):
-            cosines(vectors, these)
+        refused("a vector of pair 'p3' has no direction", cosines, vectors, these, error=FeatureError)
 
 
 def circle(angles) -> np.ndarray:
