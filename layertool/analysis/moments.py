@@ -120,10 +120,7 @@ def standard_scales(rows: Moments, whole: Moments) -> tuple[Array, Array]:
 
 def total(parts: Sequence[Moments]) -> Moments:
     """The moments of all rows of ``parts``."""
-    out = parts[0]
-    for part in parts[1:]:
-        out = out + part
-    return out
+    return sum(parts[1:], parts[0])
 
 
 def on_device(array: np.ndarray, device: str = "cpu") -> Array:

@@ -19,7 +19,7 @@ from scipy import stats
 from layertool import resampling
 from layertool.errors import CorpusError
 from layertool.probes.directions import directions
-from layertool.spelling import nfc
+from layertool.spelling import is_number, nfc
 
 COLUMNS = ("word1", "word2", "similarity")
 SAME_ROWS = 0.9  # of the larger file: two of that many equal rows are one task that stands there twice
@@ -86,22 +86,14 @@ def read(path: Path | str) -> list[Task]:
         if not (first and second and text):
             continue
         pairs.append((first, second))
-        ratings.append(_rating(path, number, text))
+        if not (is_number(text) and math.isfinite(float(text))):
+            raise CorpusError(f"{path}, line {number} has the rating '{text}', which is no finite number: correct it")
+        ratings.append(float(text))
     if not pairs:
         raise CorpusError(f"{path} has no pair of words below its header: give a whole file")
     if all(_TAGGED.fullmatch(word) for pair in pairs for word in pair):
         pairs = [(first[:-2], second[:-2]) for first, second in pairs]
     return [Task(path.stem, pairs, np.array(ratings), len(pairs))]
-
-
-def _rating(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise CorpusError(f"{path}, line {number} has the rating '{text}', which is no finite number: correct it")
-    return value
 
 
 def without_copies(

@@ -253,22 +253,15 @@ def _items(
 
 def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
     """The speaker of every utterance as text; those of ``needed`` (positions) must be known."""
-    # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
-    remedy = (
-        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the "
-        "same extract command again, which computes nothing anew"
-    )
-    if "speaker" not in store.utterances:
-        raise StoreError(
-            f"{store.path} does not say who speaks, and fastabx compares within and across speakers: {remedy}"
-        )
-    column = store.utterances["speaker"]
+    column = store.utterances.get("speaker", pd.Series(None, store.utterances.index, dtype=object))
     missing = [position for position in needed if pd.isna(column[position]) or not str(column[position]).strip()]
     if missing:
-        first = store.utterances["utterance"][missing[0]]
+        # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
         raise StoreError(
-            f"{store.path} does not say who speaks in {first} ({len(missing)} such utterances), and fastabx compares "
-            f"within and across speakers: {remedy}"
+            f"{store.path} does not say who speaks in {store.utterances['utterance'][missing[0]]} ({len(missing)} such "
+            "utterances), and fastabx compares within and across speakers: fill in the column 'speaker' of the "
+            f"utterances of the corpus {store.about['corpus']['name']} and run the same extract command again, which "
+            "computes nothing anew"
         )
     speakers = columns.texts(column)
     speakers[pd.isna(speakers)] = ""  # of utterances that are not needed
