@@ -236,8 +236,9 @@ def compare_in_memory(
     progress: Progress | None = None,
     rows: Sequence[int] | None = None,
 ) -> Matrix:
-    """The same for measures that are the product of something that each view is turned into by ``embed``: rows (n, d) and a
-    name to an array of norm 1.
+    """The same for measures that are the product of something that each view is turned into by ``embed``.
+
+    ``embed``: rows (n, d) and the view's name to an array of norm 1.
 
     ``read(side, layer)``: (n, d). ``chance``: of two embedded views. Every embedded view is held in memory.
     """

@@ -154,7 +154,7 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def accumulate(sums: list[list], bounds: np.ndarray, views: Sequence[Array], terms: Callable[..., Sequence]) -> None:
-    """Add to each group's sums the ``terms`` of its rows of all views: those from bounds[group] to bounds[group + 1]."""
+    """Add to each group's sums the ``terms`` of its rows in all views: bounds[group] to bounds[group + 1]."""
     for of_group, (first, last) in zip(sums, pairwise(bounds.tolist()), strict=True):
         if not of_group:
             of_group.extend(terms(*(view[first:last] for view in views)))
