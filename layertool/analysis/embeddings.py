@@ -42,8 +42,8 @@ class Embeddings:
 
     ``vectors`` (n_rows, d), float64: one row for each word of the file that is used, in the order of the file.
     ``columns``: the d names of the attributes, in the order in which the file first names them; [] for vectors.
-    ``index`` (n_words,): the row of each asked word, -1 where the file has none; two labels ("The", "the") can share a row. ``missing``: the asked words without a row, each
-    once, in the order asked.
+    ``index`` (n_words,): the row of each asked word, -1 where the file has none; two labels ("The", "the") can
+    share a row. ``missing``: the asked words without a row, each once, in the order asked.
     """
 
     vectors: np.ndarray
