@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from layertool.analysis import cca, cka, matrix, protocols
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis.moments import fold_moments
 
 N_FOLDS, N_TRIALS, SEED = 10, 3, 0
 BLOCK = 8192
@@ -52,7 +52,7 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def fast_protocol(x: np.ndarray, y: np.ndarray, folds: np.ndarray, device: str) -> protocols.Estimate:
     """With the chance level, which the slow way does without."""
-    moments, control = FoldMoments(folds, N_FOLDS, device).of(blocks(x), blocks(y), blocks(np.roll(y, len(y) // 2, 0)))
+    moments, control = fold_moments(folds, N_FOLDS, blocks(x), blocks(y), blocks(np.roll(y, len(y) // 2, 0)), device)
     return protocols.held_out(moments, control, ["pwcca"], n_trials=N_TRIALS, seed=SEED)["pwcca"]
 
 

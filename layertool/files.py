@@ -266,3 +266,14 @@ def read_json(path: Path, what: str):
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable as {what} ({error}); restore it or make it again") from error
+
+
+def text_lines(path: Path, what: str) -> list[str]:
+    """The lines of a list that a person wrote (UTF-8). UsageError for a path that is none; ``what``: what it says such
+    a list is."""
+    if not path.is_file():
+        raise UsageError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: {what}")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8: {what}") from error

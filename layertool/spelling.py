@@ -63,6 +63,15 @@ def is_text(text: str) -> bool:
     return True
 
 
+def is_number(text: str | bytes) -> bool:
+    """Whether Python reads ``text`` as a float; nan and inf are such texts, too."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def percent(text: str, unwanted: re.Pattern) -> str:
     """``text`` with %XX, as in web addresses, for each byte (UTF-8) of what ``unwanted`` finds."""
     return unwanted.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), text)

@@ -268,6 +268,7 @@ CCA --variant "" | --variant names nothing
 cca one --with phones | 'phones' | mel, fbank | C7 to T2 | phone, word, embedding:FILE | another store
 cca one --with checkpoint-1000:T9 | checkpoint-1000 has no layer 'T9' | C7, T0, T1, T2
 cca short --with T0 --unit word | short has no word rows (it has frame) | --units word,frame
+CCA --n-folds 2 | 2 folds are too few for training, development and test | --n-folds 3
 CCA --n-folds 20 | fewer utterances (14) than folds (20) | --n-folds 14
 CCA --folds speaker-disjoint | fewer values of speaker (4) than folds (6) | --n-folds 4
 cca one --with word --where speaker=s0 --where speaker=s1 --n-folds 3 --trials 1 | layer T0 | more rows than dimensions

@@ -1,4 +1,4 @@
-"""Does a 95 % interval hold what it is about 95 times in 100? Every analysis that reports one is simulated here, 200 times.
+"""Does a 95 % interval hold what it is about 95 times in 100? All analyses that report one are simulated, 200 times.
 
 A case makes many small data sets from one population, with effects of utterances (speakers, words, sentences) that make
 rows alike, and asks the function that the command asks for each. What an interval is about is the number that as much
@@ -21,7 +21,7 @@ import planted
 import pytest
 
 from layertool.analysis import cca, cka, folds, matrix, protocols, similarity, speat
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis.moments import fold_moments
 from layertool.layerwise.lexical_rows import bootstrap_mean
 from layertool.layerwise.mi import MI
 from layertool.layerwise.segmentation import Segmentation
@@ -85,7 +85,7 @@ def cca_score(protocol: str, variant: str = "pwcca", n: int = 40) -> Callable[[n
     def draw(random, seed):
         x, y, of = two_views(random, n)
         dealt = folds.by_utterance(np.arange(n), 1600 * np.bincount(of), 10, seed)[of]
-        moments = FoldMoments(dealt, 10).of([x], [y], [np.roll(y, len(y) // 2, axis=0)])
+        moments = fold_moments(dealt, 10, [x], [y], [np.roll(y, len(y) // 2, axis=0)])
         if protocol == "held-out":
             one = protocols.held_out(*moments, (variant,), seed=seed)[variant]
         else:
@@ -101,9 +101,11 @@ def layers_compared(measure: str) -> Callable[[np.random.Generator, int], Found]
         groups = folds.by_utterance(np.arange(30), 1600 * np.bincount(of), 10, seed)[of]
         views = {"x": x, "y": y, "control": np.roll(y, len(y) // 2, axis=0)}
         measures = {
-            "cka": cka.LinearCKA(), "cka --biased": cka.LinearCKA(debiased=False), "procrustes": similarity.Procrustes(),
+            "cka": cka.LinearCKA(),
+            "cka --biased": cka.LinearCKA(debiased=False),
+            "procrustes": similarity.Procrustes(),
             "cca": cca.InSampleCCA(),
-        }  # fmt: skip
+        }
         if measure in measures:
             found = matrix.fill(lambda side, _: iter([views[side]]), ["a"], ["b"], measures[measure], groups)
         else:
@@ -118,7 +120,7 @@ def layers_compared(measure: str) -> Callable[[np.random.Generator, int], Found]
 
 
 def clusters_and_labels(effect: float, fit_on: bool = False, repeats: int = 3, n: int = 20):
-    """Three numbers of ``layertool mi``: nats, over the entropy of the labels, adjusted; the clusters' corpus is new, too."""
+    """Three numbers of ``layertool mi``: nats, over the labels' entropy, adjusted; the clusters' corpus is new, too."""
 
     def phones(folder, random, name) -> FeatureStore:
         rows, labels, of = labelled_rows(random, n, 12, effect=effect)
@@ -139,7 +141,7 @@ def clusters_and_labels(effect: float, fit_on: bool = False, repeats: int = 3, n
     return draw
 
 
-# --- probes ------------------------------------------------------------------------------------------------------------
+# --- probes ------------------------------------------------------------------------------------------
 
 
 def labels_found(method: str) -> Callable[[np.random.Generator, int], Found]:
@@ -214,14 +216,13 @@ def sentences_alike(
         side, pair, speaker = (axis.ravel() for axis in np.indices(said.shape[:3]))
         these, _ = sentence_similarity.combine(pair, side, ratings[pair, 0], speaker)
         who = speaker if resampled == "speakers" else None
-        one = sentence_similarity.score(said.reshape(-1, 8), these, who, seed)
-        return one.value, one.ci_low, one.ci_high
+        return sentence_similarity.score(said.reshape(-1, 8), these, who, seed)
 
     return draw
 
 
 def word_boundaries(resampled: str, n_cells: int) -> Callable[[np.random.Generator, int], Found]:
-    """F1, R-value and token F1 of frames that change with the word, by utterances (speakers) that are more or less clear."""
+    """F1, R-value and token F1 of frames that change with the word, by utterances (speakers) of unlike clarity."""
 
     def draw(random, seed):
         n, frames, segments, lengths = 24, [], [], []
@@ -295,8 +296,11 @@ def transcripts(random, seed) -> Found:
 CASES = {
     "cca held-out": Case(cca_score("held-out")),
     "cca held-out, mean": Case(cca_score("held-out", "mean")),
-    "cca in-sample": Case(cca_score("in-sample"), band=(0.90, 1.0),
-                          why="weights and correlations are chosen anew without each fold, which moves them more than chance does"),
+    "cca in-sample": Case(
+        cca_score("in-sample"),
+        band=(0.90, 1.0),
+        why="weights and correlations are chosen anew without each fold, which moves them more than chance does",
+    ),
     "cka": Case(layers_compared("cka")),
     "cka --biased": Case(layers_compared("cka --biased")),
     "cka-rbf": Case(layers_compared("cka-rbf")),
@@ -308,10 +312,17 @@ CASES = {
     "mi --fit-on": Case(clusters_and_labels(0.7, fit_on=True), n=150),
     "mi --fit-on, no effect of utterances": Case(clusters_and_labels(0.0, fit_on=True), n=150),
     "mi --repeats 12": Case(clusters_and_labels(0.7, repeats=12), n=100),
-    "mi --repeats 1": Case(clusters_and_labels(0.7, repeats=1), n=150, band=(0.90, 1.0),
-                           why="one half does not say how halves differ, which counts as if other speech did"),
-    "neighbours, centroid": Case(labels_found("centroid"), band=(0.90, 1.0),
-                                 why="ten parts of few utterances: a tenth less to learn from moves means of rare labels by more than a tenth"),
+    "mi --repeats 1": Case(
+        clusters_and_labels(0.7, repeats=1),
+        n=150,
+        band=(0.90, 1.0),
+        why="one half does not say how halves differ, which counts as if other speech did",
+    ),
+    "neighbours, centroid": Case(
+        labels_found("centroid"),
+        band=(0.90, 1.0),
+        why="ten parts of few utterances: a tenth less to learn from moves means of rare labels by more than a tenth",
+    ),
     "neighbours, knn": Case(labels_found("knn"), band=(0.90, 1.0), why="as of centroids"),
     "neighbours, difference of two layers": Case(difference_found),
     "discrimination, words": Case(words_told_apart("words")),
@@ -336,7 +347,7 @@ CASES = {
     "speat, attributes too": Case(association_of_recordings),
     "lexical": Case(stimuli),
     "ctc": Case(transcripts),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

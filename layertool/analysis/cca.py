@@ -15,7 +15,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from layertool.analysis.moments import ROUNDING, Array, Moments, to_numpy
-from layertool.analysis.products import Products
+from layertool.analysis.products import Measure, Products, paired_views
 from layertool.errors import UsageError
 
 RANK_TOLERANCE = 1e-12  # of the largest eigenvalue: directions below it are rounding, not data
@@ -79,10 +79,6 @@ class Whitener:
         """(rank,): what divides out the standard deviation of each eigenvector, with ``eps`` added to its variance."""
         return ((self.eigenvalues + eps) * self.scale) ** -0.5
 
-    def matrix(self, eps: float) -> Array:
-        """(rank, d): maps centred rows to uncorrelated ones of unit variance."""
-        return (self.eigenvectors * self.scales(eps)).T
-
 
 class Bases:
     """Directions of both views, ``x`` (rank, d1) and ``y`` (rank, d2), and the covariances of some rows in them.
@@ -99,7 +95,7 @@ class Bases:
         for known, seen in self._seen:
             if known is moments:
                 return seen
-        seen = Seen(self, *moments.covariances())
+        seen = Seen(self, *moments.covariances)
         self._seen = [*self._seen[-3:], (moments, seen)]
         return seen
 
@@ -111,23 +107,18 @@ class Seen:
         self._bases, self._sxx, self._syy, self._sxy = bases, sxx, syy, sxy
 
     @cached_property
-    def neurons_x(self) -> Array:
-        return self._bases.x @ self._sxx  # (rank, d1)
+    def neurons(self) -> tuple[Array, Array]:
+        """With the neurons of x (rank, d1) and of y (rank, d2)."""
+        return self._bases.x @ self._sxx, self._bases.y @ self._syy
 
     @cached_property
-    def neurons_y(self) -> Array:
-        return self._bases.y @ self._syy
-
-    @cached_property
-    def gram_x(self) -> Array:
-        return self.neurons_x @ self._bases.x.T  # (rank, rank)
-
-    @cached_property
-    def gram_y(self) -> Array:
-        return self.neurons_y @ self._bases.y.T
+    def grams(self) -> tuple[Array, Array]:
+        """Within each view, (rank, rank)."""
+        return self.neurons[0] @ self._bases.x.T, self.neurons[1] @ self._bases.y.T
 
     @cached_property
     def cross(self) -> Array:
+        """Of both views, (rank, rank)."""
         return self._bases.x @ self._sxy @ self._bases.y.T
 
 
@@ -191,16 +182,15 @@ class Fit:
     def _on(self, moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Correlations (k,); products of the variates of x and of y (k, k); of variates and neurons (k, d)."""
         seen = self.bases.of(moments)
-        a_sxx, b_syy = self.left @ seen.neurons_x, self.right @ seen.neurons_y
-        gram_a, gram_b = (
-            to_numpy(turn @ gram @ turn.T) for turn, gram in ((self.left, seen.gram_x), (self.right, seen.gram_y))
-        )
+        turns = self.left, self.right
+        a_sxx, b_syy = (to_numpy(turn @ side) for turn, side in zip(turns, seen.neurons, strict=True))
+        gram_a, gram_b = (to_numpy(turn @ gram @ turn.T) for turn, gram in zip(turns, seen.grams, strict=True))
         cross = to_numpy(((self.left @ seen.cross) * self.right).sum(1))
         size = np.sqrt(np.clip(np.diag(gram_a), 0, None) * np.clip(np.diag(gram_b), 0, None))
         # a direction without variance on these rows has no correlation: 0, never rounding noise over rounding noise
         defined = size > 1e-10 * max(float(size.max(initial=0.0)), np.finfo(float).tiny)
         rho = np.divide(cross, size, out=np.zeros_like(cross), where=defined)
-        return rho, gram_a, gram_b, to_numpy(a_sxx), to_numpy(b_syy)
+        return rho, gram_a, gram_b, a_sxx, b_syy
 
 
 class Solver:
@@ -219,7 +209,7 @@ class Solver:
         if moments.n <= (2 if share is not None else widest):
             raise _too_few(moments.n, widest, ", or reduce the views first (SVCCA: --variant svcca --share 0.9)")
         self.moments, self.share, self.deleting = moments, share, deleting
-        self._covariance = dict(zip("xy", moments.covariances(), strict=False))
+        self._covariance = dict(zip("xy", moments.covariances, strict=False))
         self._whiteners: dict = {} if like is None else {k: v for k, v in like._whiteners.items() if k[0] == "x"}
         self._cross: dict[tuple, tuple[Bases, Array]] = {}
         self._bases: dict[tuple, tuple[Bases, Array]] = {}
@@ -298,14 +288,6 @@ def _centred(x: np.ndarray, y: np.ndarray) -> Moments:
     return Moments.of(x - mean_x, y - mean_y, mean_x, mean_y)
 
 
-def paired_views(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both views as float64. Raises UsageError when they are no matrices with the same rows."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise UsageError(f"two views need the same rows: x has shape {x.shape}, y has shape {y.shape}")
-    return x, y
-
-
 def _weighted(rho: np.ndarray, gram: np.ndarray, cross: np.ndarray) -> float:
     """Mean of ``rho`` weighted by the share of a view along each orthonormalised direction.
 
@@ -349,12 +331,7 @@ def fit(x: np.ndarray, y: np.ndarray, eps_x: float = 1e-10, eps_y: float = 1e-10
     dimensions of less variance are left out (spec layerwise.md 3.2). Raises UsageError when there are too few rows:
     with as many dimensions as rows every correlation is 1 whatever the data are.
     """
-    return fit_moments(_centred(x, y), eps_x, eps_y, deleting)
-
-
-def fit_moments(moments: Moments, eps_x: float = 1e-10, eps_y: float = 1e-10, deleting: bool = True) -> Fit:
-    """The same from sufficient statistics."""
-    return Solver(moments, deleting=deleting).fit(eps_x, eps_y)
+    return Solver(_centred(x, y), deleting=deleting).fit(eps_x, eps_y)
 
 
 @dataclass(frozen=True)
@@ -368,7 +345,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class InSampleCCA:
+class InSampleCCA(Measure):
     """CCA fitted and scored on the same rows, from products of centred views: a measure for ``matrix.fill``.
 
     Columns are standardised, so that no score depends on the scale of a neuron. ``variant``: ``pwcca`` (mean of both
@@ -378,7 +355,6 @@ class InSampleCCA:
     variant: str = "pwcca"
     eps: float = 1e-10
     needs_control: bool = True
-    needs_norms = False
 
     def check(self, n: int) -> None:
         """Raise UsageError for another variant."""
@@ -399,13 +375,12 @@ class InSampleCCA:
             whitener = Whitener.of(covariance)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from error
-        white = whitener.matrix(self.eps)
+        white = (whitener.eigenvectors * whitener.scales(self.eps)).T  # to uncorrelated rows of unit variance
         values = to_numpy(whitener.eigenvalues)
         cross = white @ covariance if self.variant == "pwcca" else white
         return Side(white * factors, values / (values + self.eps), cross)
 
     def directions(self, own_x: Side, own_y: Side) -> int:
-        """How many canonical directions two views have."""
         return min(len(own_x.gram), len(own_y.gram))
 
     def value(self, pair: Products, own_x: Side, own_y: Side) -> float:
@@ -422,7 +397,3 @@ class InSampleCCA:
             for turn, rotation, side in zip(turns, (u.T, vt), (own_x, own_y), strict=True)
         ]
         return sum(scores) / 2
-
-    def chance(self, _pair: Products, own_x: Side, own_y: Side, control: Products | None) -> float:
-        """The value of the control: far above 0 unless there are many more rows than dimensions."""
-        return float("nan") if control is None else self.value(control, own_x, own_y)

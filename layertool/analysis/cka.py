@@ -17,22 +17,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.analysis.cca import paired_views
-from layertool.analysis.products import Block, Centre, Cross, Products
+from layertool.analysis import matrix
+from layertool.analysis.products import Measure, Products, centred, paired_views
 from layertool.errors import UsageError
 
-BLOCK_ROWS = 8192  # rows centred at once by ``linear``
 MAX_GRAM_ROWS = 20_000  # two float64 Gram matrices of that many rows take 6.4 GB
 ZERO = 1e-12  # of the largest term of a difference: below it there is rounding, no signal
 
 
 @dataclass(frozen=True)
-class LinearCKA:
+class LinearCKA(Measure):
     """Linear CKA from products of centred views: a measure for ``matrix.fill``."""
 
     debiased: bool = True
-    needs_control = False
-    needs_norms = True
 
     def check(self, n: int) -> None:
         """Raise UsageError for too few rows."""
@@ -50,10 +47,6 @@ class LinearCKA:
             return pair.square / (n - 1) ** 2
         correction = pair.sum_r * pair.sum_s / ((n - 1) * (n - 2)) - n / (n - 2) * pair.sum_rs
         return (pair.square + correction) / (n * (n - 3))
-
-    def directions(self, _own_x: float, _own_y: float) -> int:
-        """0: views are compared as wholes."""
-        return 0
 
     def value(self, pair: Products, own_x: float, own_y: float) -> float:
         return self.hsic(pair) / (own_x * own_y)
@@ -78,22 +71,7 @@ def linear(x: np.ndarray, y: np.ndarray, debiased: bool = True) -> float:
     UsageError: rows that do not match, fewer than 4 of them (biased: 2), values that are not finite, a
     view that is constant or, for the debiased variant, has no similarity structure.
     """
-    x, y = paired_views(x, y)
-    _enough(len(x), debiased)
-    centre_x, centre_y = Centre("view x"), Centre("view y")
-    centre_x.add(x)
-    centre_y.add(y)
-    centred_x, centred_y = centre_x.relative(), centre_y.relative()
-    xx, yy, xy = Cross(), Cross(), Cross()
-    for start in range(0, len(x), BLOCK_ROWS):
-        block_x = Block.of(centred_x(x[start : start + BLOCK_ROWS]))
-        block_y = Block.of(centred_y(y[start : start + BLOCK_ROWS]))
-        xx.add(block_x, block_x)
-        yy.add(block_y, block_y)
-        xy.add(block_x, block_y)
-    measure = LinearCKA(debiased)
-    own = [measure.own(view.whole(), name, view.whole()) for view, name in ((xx, "view x"), (yy, "view y"))]
-    return measure.value(xy.whole(), *own)
+    return matrix.of_views(x, y, LinearCKA(debiased))
 
 
 def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = True) -> float:
@@ -107,9 +85,8 @@ def rbf(x: np.ndarray, y: np.ndarray, threshold: float = 1.0, debiased: bool = T
     half of whose distances are 0.
     """
     x, y = paired_views(x, y)
-    return float(
-        np.vdot(*(rbf_kernel(view, threshold, debiased, name) for view, name in ((x, "view x"), (y, "view y"))))
-    )
+    kernel = rbf_kernel(x, threshold, debiased, "view x")
+    return float(np.vdot(kernel, rbf_kernel(y, threshold, debiased, "view y")))
 
 
 def rbf_kernel(x: np.ndarray, threshold: float = 1.0, debiased: bool = True, name: str = "view x") -> np.ndarray:
@@ -126,8 +103,8 @@ def rbf_kernel(x: np.ndarray, threshold: float = 1.0, debiased: bool = True, nam
         )
     if not (np.isfinite(threshold) and threshold > 0):
         raise UsageError(f"the threshold is a positive share of the median distance, not {threshold}")
-    kernel, norm = _rbf_centred(x, threshold, debiased, name)
-    kernel /= norm
+    kernel = _rbf_centred(x, threshold, debiased, name)
+    kernel /= _root(float(np.vdot(kernel, kernel)), (ZERO * n) ** 2, name)
     return kernel
 
 
@@ -150,14 +127,12 @@ def _root(hsic: float, floor: float, name: str) -> float:
     return float(np.sqrt(hsic))
 
 
-def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> tuple[np.ndarray, float]:
-    """The centred (debiased: U-centred, Székely and Rizzo 2014) kernel matrix (n, n) and its Frobenius norm.
+def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> np.ndarray:
+    """The centred (debiased: U-centred, Székely and Rizzo 2014) kernel matrix (n, n).
 
     The sum of products of two of them is HSIC up to a factor that cancels in CKA. In place throughout.
     """
-    centre = Centre(name)
-    centre.add(x)
-    x = centre.relative()(x)
+    x = centred(x, name)
     x /= np.abs(x).max(initial=0.0) or 1.0  # the kernel does not depend on the scale: no overflow
     n = len(x)
     square = np.einsum("nd,nd->n", x, x)
@@ -174,16 +149,11 @@ def _rbf_centred(x: np.ndarray, threshold: float, debiased: bool, name: str) -> 
     np.exp(k, out=k)
     np.fill_diagonal(k, 0.0 if debiased else 1.0)
     rows = k.sum(0)
-    total = rows.sum()
-    if debiased:
-        rows /= n - 2
-        total /= (n - 1) * (n - 2)
-    else:
-        rows /= n
-        total /= n * n
+    total = rows.sum() / ((n - 1) * (n - 2) if debiased else n * n)
+    rows /= n - 2 if debiased else n
     k -= rows[:, None]
     k -= rows[None, :]
     k += total
     if debiased:
         np.fill_diagonal(k, 0.0)
-    return k, _root(float(np.vdot(k, k)), (ZERO * n) ** 2, name)
+    return k

@@ -22,10 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from layertool.errors import CorpusError
-from layertool.spelling import nfc
-
-VECTORS = "vectors"  # lines `word v1 v2 … vd`
-ATTRIBUTES = "attributes"  # lines `word<TAB>{"attribute": weight, …}`
+from layertool.spelling import is_number, nfc
 
 _HEAD_LINES = 100  # lines that tell the format and the number of dimensions
 _LONGEST_LINE = 2**20  # bytes, over 80000 dimensions; longer ones are no lines of text
@@ -44,27 +41,15 @@ class Embeddings:
     """What a file has about the words that were asked for.
 
     ``vectors`` (n_rows, d), float64: one row for each word of the file that is used, in the order of the file.
-    ``kind``: ``VECTORS`` or ``ATTRIBUTES``. ``columns``: the d names of the attributes, in the order in which
-    the file first names them; [] for vectors. ``index`` (n_words,): the row of each asked word, -1 where the
-    file has none; two labels ("The", "the") can share a row. ``missing``: the asked words without a row, each
-    once, in the order asked.
+    ``columns``: the d names of the attributes, in the order in which the file first names them; [] for vectors.
+    ``index`` (n_words,): the row of each asked word, -1 where the file has none; two labels ("The", "the") can
+    share a row. ``missing``: the asked words without a row, each once, in the order asked.
     """
 
     vectors: np.ndarray
-    kind: str
     columns: list[str]
     index: np.ndarray
     missing: list[str]
-
-    @property
-    def n_words(self) -> int:
-        """How many words were asked for."""
-        return len(self.index)
-
-    @property
-    def n_found(self) -> int:
-        """How many of them have a row."""
-        return int((self.index >= 0).sum())
 
     def name_missing(self, limit: int = 5) -> str:
         """The missing words for a message: "'a', 'b' and 12 more"; empty when there are none."""
@@ -109,19 +94,17 @@ def _read(path: Path, file: io.BufferedIOBase, words: Sequence[str]) -> Embeddin
     lines = chain(head, lines)
     columns: dict[str, int] = {}
     if _ATTRIBUTE_LINE.match(head[0][1]):
-        kind = ATTRIBUTES
         weights, index = _choose(_attribute_entries(path, lines, columns), words)
         vectors = np.zeros((len(weights), len(columns)))
         for row, weights_of_word in enumerate(weights):
             vectors[row, [columns[name] for name in weights_of_word]] = list(weights_of_word.values())
     else:
-        kind = VECTORS
         width, header_lines = _layout(path, head)
         chosen, index = _choose(_vector_entries(path, islice(lines, header_lines, None), width), words)
         vectors = np.array([_numbers(path, number, line, width) for number, line in chosen], np.float64)
         vectors = vectors.reshape(len(chosen), width)
     missing = dict.fromkeys(str(word) for word, row in zip(words, index, strict=True) if row < 0)
-    return Embeddings(vectors, kind, list(columns), index, list(missing))
+    return Embeddings(vectors, list(columns), index, list(missing))
 
 
 def _lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
@@ -182,17 +165,9 @@ def _layout(path: Path, head: list[tuple[int, bytes]]) -> tuple[int, int]:
 def _n_trailing_numbers(fields: list[bytes]) -> int:
     """How many fields at the end are numbers; the first never counts, it is the word."""
     n = 0
-    while n < len(fields) - 1 and _is_number(fields[-1 - n]):
+    while n < len(fields) - 1 and is_number(fields[-1 - n]):
         n += 1
     return n
-
-
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _vector_entries(
@@ -206,9 +181,9 @@ def _vector_entries(
         else:
             fields = _FIELD.findall(line)
             inner = fields[1:-width]  # what a word with spaces has after the first
-            if len(fields) == width and end == 0 and _is_number(fields[0]):
+            if len(fields) == width and end == 0 and is_number(fields[0]):
                 continue  # the word itself is blank, which no label is
-            if len(fields) <= width or (inner and all(map(_is_number, inner))):
+            if len(fields) <= width or (inner and all(map(is_number, inner))):
                 raise CorpusError(
                     f"{path}, line {number} has {_n_trailing_numbers(fields)} numbers after the word, "
                     f"other lines have {width}: complete the line or take it out"
@@ -220,7 +195,7 @@ def _vector_entries(
 def _numbers(path: Path, number: int, line: bytes, width: int) -> list[float]:
     values = []
     for field in _FIELD.findall(line)[-width:]:
-        value = float(field) if _is_number(field) else math.nan
+        value = float(field) if is_number(field) else math.nan
         if not math.isfinite(value):
             raise CorpusError(
                 f"{path}, line {number} has '{field.decode('utf-8', 'replace')}' among its last {width} fields, "

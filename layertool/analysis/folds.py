@@ -76,9 +76,3 @@ def random(n: int, labels: np.ndarray | None, n_folds: int, seed: int) -> np.nda
     folds = np.empty(n, np.int64)
     folds[order] = dealt
     return folds
-
-
-def check_folds(n_folds: int) -> None:
-    """Training, development and test parts take three folds at least."""
-    if n_folds < 3:
-        raise UsageError(f"{n_folds} folds are too few for training, development and test: type --n-folds 3 or more")

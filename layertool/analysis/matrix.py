@@ -9,46 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from layertool.analysis.products import Block, Centre, Cross, Products
+from layertool.analysis.moments import Array
+from layertool.analysis.products import Centre, Cross, Measure, Products, paired_views
 from layertool.errors import UsageError
 from layertool.resampling import jackknife
 
 MATRIX_BYTES = 2**31  # of products that are held at once
+BLOCK_ROWS = 8192  # of views in memory, centred at once
 
 Layer = Hashable
 View = tuple[str, Layer]  # side ("x", "y", or "control": y without its relation to x) and layer
 Name = Callable[[View], str]
 BlocksOf = Callable[[str, Any], Iterable[np.ndarray]]
 Progress = Callable[[float, float], object]
-
-
-class Measure(Protocol):
-    """A similarity of two views that their products decide.
-
-    ``needs_control``: for its chance level; ``needs_norms``: the sums over rows of ``Products``. ``own``: what it makes
-    of a view's products with itself, of ``whole`` or of a part of its rows. ``directions``: how many two views are
-    compared in, 0 where there are none.
-    """
-
-    @property
-    def needs_control(self) -> bool: ...
-
-    @property
-    def needs_norms(self) -> bool: ...
-
-    def check(self, n: int) -> None: ...
-
-    def own(self, view: Products, name: str, whole: Products) -> Any: ...
-
-    def directions(self, own_x: Any, own_y: Any) -> int: ...
-
-    def value(self, pair: Products, own_x: Any, own_y: Any) -> float: ...
-
-    def chance(self, pair: Products, own_x: Any, own_y: Any, control: Products | None) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,10 @@ def fill(
     do not match, and those of the measure, naming side and layer.
     """
     xs, ys, cells = _cells(layers_x, layers_y, rows)
-    centres = {view: _centre(blocks_of, view, name_of(view), device) for view in _views_of(xs, ys, cells)}
+    centres = {view: Centre(name_of(view), device) for view in _views_of(xs, ys, cells)}
+    for view, centre in centres.items():
+        for block in blocks_of(*view):
+            centre.add(block)
     first = next(iter(centres.values()))
     for centre in centres.values():
         if centre.n != first.n:
@@ -136,8 +116,8 @@ def fill(
     diagonal: dict[View, tuple[Products, list[float]]] = {}  # of a symmetric matrix: the same products again
     for view, centre in centres.items():
         cross = Cross(n_groups)
-        for (block,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, measure.needs_norms, name_of):
-            cross.add(block, block, bounds)
+        for (rows_of_view,), bounds in _together(blocks_of, {view: centre}, groups, n_groups, name_of):
+            cross.add(rows_of_view, rows_of_view, bounds)
         parts = _parts(cross, left_out)
         own[view] = [measure.own(part, centre.name, parts[0]) for part in parts]
         if layers_y is None:
@@ -156,14 +136,14 @@ def fill(
         needed = {view: centres[view] for pair in pairs.values() for view in pair}
         if controls:
             needed |= {("control", v[1]): centres[v] for _, v in pairs.values()}
-        for blocks, bounds in _together(blocks_of, needed, groups, n_groups, measure.needs_norms, name_of):
+        for blocks, bounds in _together(blocks_of, needed, groups, n_groups, name_of):
             of = dict(zip(needed, blocks, strict=True))
             for key, (u, v) in pairs.items():
                 if key in crosses:
                     crosses[key].add(of[u], of[v], bounds)
                 if controls:
-                    controls[key].add(of[u], of["control", v[1]])
-            done += len(blocks[0].rows)
+                    controls[key].add(of[u], of["control", v[1]], bounds[[0, -1]])
+            done += len(blocks[0])
             if progress:
                 progress(done, len(row_groups) * first.n)
         for (i, j), (u, v) in pairs.items():
@@ -179,6 +159,17 @@ def fill(
             if layers_y is None:
                 out.mirror(i, j)
     return out
+
+
+def of_views(x: np.ndarray, y: np.ndarray, measure: Measure) -> float:
+    """A measure of two views in memory, x (n, d1) and y (n, d2). UsageError for rows that do not match, too."""
+    views = dict(zip("xy", paired_views(x, y), strict=True))
+
+    def blocks_of(side: str, _layer: None) -> Iterator[np.ndarray]:
+        for begin in range(0, len(views[side]), BLOCK_ROWS):
+            yield views[side][begin : begin + BLOCK_ROWS]
+
+    return float(fill(blocks_of, [None], [None], measure, name_of=lambda view: f"view {view[0]}").value[0, 0])
 
 
 def _cells(
@@ -202,18 +193,11 @@ def _parts(cross: Cross, left_out: Sequence[int]) -> list[Products]:
     return [cross.whole(), *(cross.without(group) for group in left_out)]
 
 
-def _centre(blocks_of: BlocksOf, view: View, name: str, device: str) -> Centre:
-    centre = Centre(name, device)
-    for block in blocks_of(*view):
-        centre.add(block)
-    return centre
-
-
 def _together(
-    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int, with_norms: bool, name_of: Name
-) -> Iterator[tuple[list[Block], np.ndarray]]:
+    blocks_of: BlocksOf, centres: dict[View, Centre], groups: np.ndarray, n_groups: int, name_of: Name
+) -> Iterator[tuple[list[Array], np.ndarray]]:
     """Centred blocks of several views, read side by side and sorted by group; where each group of a block begins."""
-    first = 0
+    begin = 0
     relative = [centre.relative() for centre in centres.values()]
     for blocks in zip_longest(*(blocks_of(*view) for view in centres)):
         lengths = [-1 if block is None else len(block) for block in blocks]
@@ -223,17 +207,11 @@ def _together(
                     f"blocks do not match: {name_of(next(iter(centres)))} and {name_of(view)} come in blocks of "
                     "other lengths; read both in the same order and in equal blocks"
                 )
-        mine = groups[first : first + lengths[0]]
-        first += lengths[0]
-        order = np.argsort(mine, kind="stable") if n_groups > 1 else slice(None)
-        bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
-        yield (
-            [
-                Block.of(less(np.asarray(block)[order]), with_norms)
-                for less, block in zip(relative, blocks, strict=True)
-            ],
-            bounds,
-        )
+        of_rows = groups[begin : begin + lengths[0]]
+        begin += lengths[0]
+        order = np.argsort(of_rows, kind="stable") if n_groups > 1 else slice(None)
+        bounds = np.searchsorted(of_rows[order], np.arange(n_groups + 1))
+        yield [less(np.asarray(block)[order]) for less, block in zip(relative, blocks, strict=True)], bounds
 
 
 def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
@@ -247,14 +225,11 @@ def _groups(sizes: list[int], limit: int) -> Iterator[list[int]]:
     yield group
 
 
-Embed = Callable[[np.ndarray, str], np.ndarray]  # rows (n, d) and a name to an array of norm 1
-
-
 def compare_in_memory(
     read: Callable[[str, Any], np.ndarray],
     layers_x: Sequence[Any],
     layers_y: Sequence[Any] | None,
-    embed: Embed,
+    embed: Callable[[np.ndarray, str], np.ndarray],
     chance: Callable[[np.ndarray, np.ndarray], float],
     groups: np.ndarray | None = None,
     name_of: Name = view_name,
@@ -262,6 +237,8 @@ def compare_in_memory(
     rows: Sequence[int] | None = None,
 ) -> Matrix:
     """The same for measures that are the product of something that each view is turned into by ``embed``.
+
+    ``embed``: rows (n, d) and the view's name to an array of norm 1.
 
     ``read(side, layer)``: (n, d). ``chance``: of two embedded views. Every embedded view is held in memory.
     """

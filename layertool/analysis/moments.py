@@ -8,9 +8,10 @@ large common offset eats the digits of the products, so rows are taken relative 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,9 @@ class Moments:
             None if self.origin_y is None else self.origin_y * by_y,
         )
 
+    @cached_property
     def covariances(self) -> tuple[Array, Array, Array]:
         """Sample covariances (divided by n - 1): Sxx, Syy, Sxy."""
-        return self._covariances
-
-    @cached_property
-    def _covariances(self) -> tuple[Array, Array, Array]:
         scale = 1.0 / (self.n - 1)
         return (
             (self.xx - self.sum_x[:, None] * self.sum_x / self.n) * scale,
@@ -111,7 +109,7 @@ def standard_scales(rows: Moments, whole: Moments) -> tuple[Array, Array]:
     """
     xp = array_namespace(rows.sum_x)
     out = []
-    for covariance, mean, of_all in zip(rows.covariances(), rows.means(), (whole.xx, whole.yy), strict=False):
+    for covariance, mean, of_all in zip(rows.covariances, rows.means(), (whole.xx, whole.yy), strict=False):
         variance = xp.linalg.diagonal(covariance)
         rounding = ROUNDING * (xp.linalg.diagonal(of_all) / whole.n + ROUNDING * mean * mean)
         varies = variance > rounding
@@ -122,10 +120,7 @@ def standard_scales(rows: Moments, whole: Moments) -> tuple[Array, Array]:
 
 def total(parts: Sequence[Moments]) -> Moments:
     """The moments of all rows of ``parts``."""
-    out = parts[0]
-    for part in parts[1:]:
-        out = out + part
-    return out
+    return sum(parts[1:], parts[0])
 
 
 def on_device(array: np.ndarray, device: str = "cpu") -> Array:
@@ -158,52 +153,44 @@ def to_numpy(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
-class FoldMoments:
-    """Moments of every fold of two views and of a control view in the place of y, from blocks of rows.
+def accumulate(sums: list[list], bounds: np.ndarray, views: Sequence[Array], terms: Callable[..., Sequence]) -> None:
+    """Add to each group's sums the ``terms`` of its rows in all views: bounds[group] to bounds[group + 1]."""
+    for of_group, (first, last) in zip(sums, pairwise(bounds.tolist()), strict=True):
+        if not of_group:
+            of_group.extend(terms(*(view[first:last] for view in views)))
+        elif last > first:
+            for place, term in enumerate(terms(*(view[first:last] for view in views))):
+                of_group[place] += term
+
+
+def _terms(x: Array, y: Array, c: Array) -> Sequence:
+    return len(x), x.sum(0), y.sum(0), c.sum(0), x.T @ x, y.T @ y, x.T @ y, c.T @ c, x.T @ c
+
+
+def fold_moments(
+    folds: np.ndarray,
+    n_folds: int,
+    x: Iterable[np.ndarray],
+    y: Iterable[np.ndarray],
+    control: Iterable[np.ndarray],
+    device: str = "cpu",
+) -> tuple[list[Moments], list[Moments]]:
+    """Moments of every fold of (x, y), and of (x, control), from blocks of rows; all three in blocks of equal lengths.
 
     ``folds``: fold of each row, (n,) integers below ``n_folds``. The control is what y is without its relation
     to x: the same rows in another order, or random vectors; it shares n and the products of x. Memory
     O(n_folds x width²), whatever the number of rows.
     """
-
-    def __init__(self, folds: np.ndarray, n_folds: int, device: str = "cpu"):
-        self.folds, self.n_folds, self.device = folds, n_folds, device
-
-    def of(
-        self, x: Iterable[np.ndarray], y: Iterable[np.ndarray], control: Iterable[np.ndarray]
-    ) -> tuple[list[Moments], list[Moments]]:
-        """One list of moments for (x, y) and one for (x, control); all three come in blocks of equal lengths."""
-        sums: list[list] = []
-        relative: list[Relative] = []
-        first = 0
-        for views in zip(x, y, control, strict=True):
-            folds = self.folds[first : first + len(views[0])]
-            first += len(folds)
-            order = np.argsort(folds, kind="stable")
-            relative = relative or [Relative(on_device(view, self.device).mean(0), self.device) for view in views]
-            rows = [less(view[order]) for less, view in zip(relative, views, strict=True)]
-            sums = sums or [[0, *_zeros(*rows)] for _ in range(self.n_folds)]
-            bounds = np.searchsorted(folds[order], np.arange(self.n_folds + 1))
-            for fold in range(self.n_folds):
-                lo, hi = int(bounds[fold]), int(bounds[fold + 1])
-                if hi > lo:
-                    _add(sums[fold], *(view[lo:hi] for view in rows))
-        ox, oy, oc = (less.origin for less in relative)
-        plain = [Moments(n, sx, sy, xx, yy, xy, ox, oy) for n, sx, sy, _, xx, yy, xy, _, _ in sums]
-        controls = [Moments(n, sx, sc, xx, cc, xc, ox, oc) for n, sx, _, sc, xx, _, _, cc, xc in sums]
-        return plain, controls
-
-
-def _zeros(x: Array, y: Array, c: Array) -> list[Array]:
-    xp = array_namespace(x)
-    shapes = [x.shape[1:], y.shape[1:], c.shape[1:]]
-    shapes += [(x.shape[1], x.shape[1]), (y.shape[1], y.shape[1]), (x.shape[1], y.shape[1])]
-    shapes += [(c.shape[1], c.shape[1]), (x.shape[1], c.shape[1])]
-    return [xp.zeros(tuple(shape), dtype=x.dtype, device=x.device) for shape in shapes]
-
-
-def _add(sums: list, x: Array, y: Array, c: Array) -> None:
-    sums[0] += len(x)
-    products = (x.sum(0), y.sum(0), c.sum(0), x.T @ x, y.T @ y, x.T @ y, c.T @ c, x.T @ c)
-    for place, product in enumerate(products, start=1):
-        sums[place] += product
+    sums: list[list] = [[] for _ in range(n_folds)]
+    relative: list[Relative] = []
+    begin = 0
+    for views in zip(x, y, control, strict=True):
+        of_rows = folds[begin : begin + len(views[0])]
+        begin += len(of_rows)
+        order = np.argsort(of_rows, kind="stable")
+        relative = relative or [Relative(on_device(view, device).mean(0), device) for view in views]
+        rows = [less(view[order]) for less, view in zip(relative, views, strict=True)]
+        accumulate(sums, np.searchsorted(of_rows[order], np.arange(n_folds + 1)), rows, _terms)
+    ox, oy, oc = (less.origin for less in relative)
+    plain = [Moments(n, sx, sy, xx, yy, xy, ox, oy) for n, sx, sy, _, xx, yy, xy, _, _ in sums]
+    return plain, [Moments(n, sx, sc, xx, cc, xc, ox, oc) for n, sx, _, sc, xx, _, _, cc, xc in sums]

@@ -6,12 +6,16 @@ rows, so that all of them without one group, recentred exactly, cost no further 
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from layertool.analysis.moments import Array, Relative, on_device
+from layertool.analysis.moments import Array, Relative, accumulate, on_device
 from layertool.errors import UsageError
 
 _CACHED_ROWS = 512  # small enough that what is computed of them stays in the processor's cache
@@ -35,10 +39,7 @@ class Centre:
         if block.ndim != 2 or (self.n and block.shape[1] != self.width):
             wanted = f"(rows, {self.width})" if self.n else "(rows, dimensions)"
             raise UsageError(f"{self.name}: a block has shape {block.shape}, expected {wanted}")
-        if not np.isfinite(block).all():
-            raise UsageError(
-                f"{self.name} holds values that are not finite: leave those rows out or extract them again"
-            )
+        check_finite(block, self.name)
         if not len(block):
             return
         rows = on_device(block, self.device)
@@ -52,6 +53,13 @@ class Centre:
     def relative(self) -> Relative:
         """What gives rows (b, d) in float64, minus the mean of all rows of the first pass."""
         return Relative(self._shift + self._sum / self.n, self.device)
+
+
+def centred(rows: np.ndarray, name: str) -> np.ndarray:
+    """Rows (n, d) of a view in memory, in float64, minus their mean."""
+    centre = Centre(name)
+    centre.add(rows)
+    return centre.relative()(rows)
 
 
 @dataclass(frozen=True)
@@ -70,67 +78,66 @@ class Products:
         return float((self.product * self.product).sum())
 
 
-@dataclass(frozen=True)
-class Block:
-    """Centred rows (b, d) of one view, sorted by group, and their squared norms (b,) where they are wanted."""
+class Measure(ABC):
+    """A similarity of two views that their products decide: what ``matrix.fill`` fills matrices with.
 
-    rows: Array
-    norms: Array | None
+    ``needs_control``: for its chance level, y without its relation to x.
+    """
 
-    @classmethod
-    def of(cls, rows: Array, with_norms: bool = True) -> Block:
-        """Norms are taken once for all pairs that the view is in."""
-        with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
-            return cls(rows, array_namespace(rows).vecdot(rows, rows) if with_norms else None)
+    needs_control: bool = False
+
+    @abstractmethod
+    def check(self, n: int) -> None:
+        """Raise UsageError for too few rows, or what is no such measure."""
+
+    @abstractmethod
+    def own(self, view: Products, name: str, whole: Products) -> Any:
+        """What it makes of a view's products with itself, of ``whole`` or of a part of its rows; UsageError, with the
+        ``name``, where that is undefined."""
+
+    @abstractmethod
+    def value(self, pair: Products, own_x: Any, own_y: Any) -> float:
+        """The similarity of two views."""
+
+    def directions(self, own_x: Any, own_y: Any) -> int:
+        """How many two views are compared in; 0: as wholes."""
+        return 0
+
+    def chance(self, pair: Products, own_x: Any, own_y: Any, control: Products | None) -> float:
+        """The value of the control, as far as unrelated rows are; NaN without one."""
+        return math.nan if control is None else self.value(control, own_x, own_y)
 
 
 class Cross:
     """Second pass over two views: adds up ``Products`` of each group of rows.
 
-    Memory O(groups x d1 x d2), whatever the number of rows. Without norms, their sums are NaN.
+    Memory O(groups x d1 x d2), whatever the number of rows.
     """
 
     def __init__(self, n_groups: int = 1):
-        self.n_groups = n_groups
         self._sums: list[list] = [[] for _ in range(n_groups)]
 
-    def add(self, x: Block, y: Block, bounds: np.ndarray | None = None) -> None:
-        """Take in a block of rows of x and of y, sorted by group; group g is rows bounds[g] to bounds[g + 1]."""
-        bounds = np.array([0, len(x.rows)]) if bounds is None else bounds
-        for group in range(self.n_groups):
-            lo, hi = int(bounds[group]), int(bounds[group + 1])
-            if hi > lo:
-                self._add(self._sums[group], x, y, slice(lo, hi))
+    def add(self, x: Array, y: Array, bounds: np.ndarray) -> None:
+        """Take in centred rows of x (b, d1) and y (b, d2), sorted by group: bounds[g] to bounds[g + 1] are of group
+        g."""
+        with np.errstate(over="ignore", invalid="ignore"):  # measures refuse what is not finite
+            accumulate(self._sums, bounds, (x, y), self._terms)
 
-    def _add(self, sums: list, x: Block, y: Block, mine: slice) -> None:
-        a, b = x.rows[mine], y.rows[mine]
-        with np.errstate(over="ignore", invalid="ignore"):
-            terms: list = [len(a), a.T @ b]
-            if x.norms is not None and y.norms is not None:
-                r, s = x.norms[mine], y.norms[mine]
-                terms += [float(r.sum()), float(s.sum()), float(r @ s)]
-            else:
-                terms += [float("nan")] * 3
-            if self.n_groups > 1:  # what recentring takes
-                terms += [a.sum(0), b.sum(0)]
-                terms += [s @ a, r @ b] if x.norms is not None and y.norms is not None else [0 * a[0], 0 * b[0]]
-        if not sums:
-            sums.extend(terms)
-            return
-        for place, term in enumerate(terms):
-            sums[place] += term
+    def _terms(self, x: Array, y: Array) -> Sequence:
+        vecdot = array_namespace(x).vecdot
+        r, s = vecdot(x, x), vecdot(y, y)
+        terms = len(x), x.T @ y, float(r.sum()), float(s.sum()), float(r @ s)
+        # of several groups, what recentring takes
+        return terms if len(self._sums) == 1 else (*terms, x.sum(0), y.sum(0), s @ x, r @ y)
 
     def whole(self) -> Products:
         """Of all rows, which are centred as they are."""
-        n, product, r, s, rs, *_ = _total(self._sums)
-        return Products(n, product, r, s, rs)
+        return Products(*self._total()[:5])
 
     def without(self, group: int) -> Products:
         """Of all rows but one group's, about their own mean."""
-        rest = _total(self._sums)
-        for place, term in enumerate(self._sums[group]):
-            rest[place] = rest[place] - term
-        n, product, r, s, rs, sum_x, sum_y, sx, ry = rest
+        rest = zip(self._total(), self._sums[group], strict=True)
+        n, product, r, s, rs, sum_x, sum_y, sx, ry = (whole - part for whole, part in rest)
         dx, dy = sum_x / n, sum_y / n
         xx, yy = float(dx @ dx), float(dy @ dy)
         # sum of (r - 2 x.dx + dx.dx) (s - 2 y.dy + dy.dy), multiplied out
@@ -145,7 +152,19 @@ class Cross:
         )
         return Products(n, product - n * dx[:, None] * dy, r - n * xx, s - n * yy, moved)
 
+    def _total(self) -> list:
+        return [sum(terms[1:], terms[0]) for terms in zip(*self._sums, strict=True)]
 
-def _total(sums: list[list]) -> list:
-    filled = [part for part in sums if part]
-    return [sum(terms[1:], terms[0]) for terms in zip(*filled, strict=True)]
+
+def paired_views(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both views as float64. Raises UsageError when they are no matrices with the same rows."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise UsageError(f"two views need the same rows: x has shape {x.shape}, y has shape {y.shape}")
+    return x, y
+
+
+def check_finite(rows: np.ndarray, name: str) -> None:
+    """Raise UsageError, with the view's name, for values that are not."""
+    if not np.isfinite(rows).all():
+        raise UsageError(f"{name} holds values that are not finite: leave those rows out or extract them again")

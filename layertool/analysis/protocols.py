@@ -59,14 +59,6 @@ class Estimate:
     directions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Trial:
-    value: float
-    chance: float
-    eps: tuple[float, float]
-    directions: int
-
-
 def trials(n_folds: int, n_trials: int, seed: int) -> list[tuple[int, int]]:
     """(development fold, test fold) of each trial, drawn without replacement: no two trials share one."""
     if n_trials < 1 or 2 * n_trials > n_folds:
@@ -97,7 +89,7 @@ def held_out(
     eps deletes dimensions. Raises UsageError for too few rows.
     """
     whole, whole_control = total(folds), total(control)
-    found: dict[str, list[_Trial]] = {variant: [] for variant in variants}
+    found: dict[str, list[tuple]] = {variant: [] for variant in variants}
     for dev, test in trials(len(folds), n_trials, seed):
         for k in (dev, test):
             if folds[k].n < 2:
@@ -115,8 +107,8 @@ def held_out(
                 fit, eps = best[variant]
                 chance = scores(control_solver.fit(*eps), test_control, [variant])[variant]
                 score = scores(fit, test_rows, [variant])[variant]
-                found[variant].append(_Trial(score, chance, eps, len(fit.correlations)))
-    return {variant: _over_trials(values) for variant, values in found.items()}
+                found[variant].append((score, chance, eps, len(fit.correlations)))
+    return {variant: _over_trials(*zip(*values, strict=True)) for variant, values in found.items()}
 
 
 def _by_cut(variants: Sequence[str], share: float | None) -> Iterator[tuple[float | None, list[str]]]:
@@ -159,20 +151,14 @@ def scores(fit: cca.Fit, rows: Moments, variants: Sequence[str]) -> dict[str, fl
     return {variant: out[variant] for variant in variants}
 
 
-def _over_trials(values: Sequence[_Trial]) -> Estimate:
-    found = np.array([trial.value for trial in values])
-    chances = tuple(trial.chance for trial in values)
-    low, high = (None if end is None else _within(end) for end in students_interval(found))
-    return Estimate(
-        value=float(found.mean()),
-        low=low,
-        high=high,
-        chance=float(np.mean(chances)),
-        trials=tuple(found.tolist()),
-        chance_trials=chances,
-        eps=tuple(trial.eps for trial in values),
-        directions=tuple(trial.directions for trial in values),
-    )
+def _over_trials(
+    values: tuple[float, ...],
+    chances: tuple[float, ...],
+    eps: tuple[tuple[float, float], ...],
+    directions: tuple[int, ...],
+) -> Estimate:
+    low, high = _within(students_interval(np.array(values)))
+    return Estimate(float(np.mean(values)), low, high, float(np.mean(chances)), values, chances, eps, directions)
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
@@ -182,19 +168,11 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     """
     if len(estimates) == 1:
         return estimates[0]
-    whole = _over_trials(
-        [
-            _Trial(*trial)
-            for e in estimates
-            for trial in zip(
-                e.trials, e.chance_trials, e.eps or [(0.0, 0.0)] * len(e.trials), e.directions, strict=True
-            )
-        ]
-    )
-    ends = [(estimate.low, estimate.high) for estimate in estimates if len(estimate.trials) == 1]
-    if len(ends) == len(estimates) and all(low is not None for low, _ in ends):
-        low, high = np.mean(np.array(ends, np.float64), 0).tolist()
-        return replace(whole, low=low, high=high, eps=())
+    names = "trials", "chance_trials", "eps", "directions"
+    whole = _over_trials(*(sum((getattr(one, name) for one in estimates), ()) for name in names))
+    if all(len(one.trials) == 1 and one.low is not None for one in estimates):
+        low, high = (float(np.mean([getattr(one, end) for one in estimates])) for end in ("low", "high"))
+        return replace(whole, low=low, high=high)
     return whole
 
 
@@ -226,13 +204,13 @@ def in_sample(
     left_out = [fitted(whole - fold, whole) for fold in folds if fold.n]
     out = {}
     for variant, (value, directions) in values.items():
-        ends = jackknife(value, [part[variant][0] for part in left_out])
-        low, high = (None if end is None else _within(end) for end in ends)
+        low, high = _within(jackknife(value, [part[variant][0] for part in left_out]))
         chance, _ = chances[variant]
         out[variant] = Estimate(value, low, high, chance, (value,), (chance,), directions=(directions,))
     return out
 
 
-def _within(value: float) -> float:
-    """An end of an interval, no further than correlations go."""
-    return float(np.clip(value, -1.0, 1.0))
+def _within(ends: tuple[float, float] | tuple[None, None]) -> tuple[float | None, float | None]:
+    """An interval no wider than correlations go."""
+    low, high = (None if end is None else float(np.clip(end, -1.0, 1.0)) for end in ends)
+    return low, high

@@ -8,10 +8,10 @@ import numpy as np
 from scipy import linalg, stats
 from scipy.spatial import distance as distances
 
-from layertool.analysis.cca import paired_views
+from layertool.analysis import matrix
 from layertool.analysis.cka import ZERO
 from layertool.analysis.moments import to_numpy
-from layertool.analysis.products import Centre, Products
+from layertool.analysis.products import Measure, Products, check_finite, paired_views
 from layertool.errors import UsageError
 
 MAX_RSA_ROWS = 10_000  # 50 million pairs of rows, 400 MB for each array of them
@@ -19,11 +19,10 @@ DISTANCES = ("correlation", "cosine", "euclidean")
 
 
 @dataclass(frozen=True)
-class Procrustes:
+class Procrustes(Measure):
     """Orthogonal Procrustes distance from products of centred views: a measure for ``matrix.fill``."""
 
-    needs_control = True
-    needs_norms = True
+    needs_control: bool = True
 
     def check(self, n: int) -> None:
         """Raise UsageError for too few rows."""
@@ -32,21 +31,14 @@ class Procrustes:
 
     def own(self, view: Products, name: str, _whole: Products) -> float:
         """Frobenius norm of the view; UsageError when it is 0."""
-        if view.sum_r <= 0:
-            raise UsageError(f"{name}: all its rows are the same, so Procrustes distance is undefined; take more rows")
+        if not 0 < view.sum_r < np.inf:
+            of_rows = "values are too large to be multiplied in float64" if view.sum_r else "all its rows are the same"
+            raise UsageError(f"{name}: {of_rows}, so Procrustes distance is undefined; take more rows")
         return float(np.sqrt(view.sum_r))
-
-    def directions(self, _own_x: float, _own_y: float) -> int:
-        """0: views are compared as wholes."""
-        return 0
 
     def value(self, pair: Products, own_x: float, own_y: float) -> float:
         nuclear = float(linalg.svdvals(to_numpy(pair.product)).sum())
         return max(0.0, 2.0 - 2.0 * nuclear / (own_x * own_y))
-
-    def chance(self, _pair: Products, own_x: float, own_y: float, control: Products | None) -> float:
-        """The distance of the control: as far as unrelated rows are."""
-        return float("nan") if control is None else self.value(control, own_x, own_y)
 
 
 def procrustes(x: np.ndarray, y: np.ndarray) -> float:
@@ -60,9 +52,7 @@ def procrustes(x: np.ndarray, y: np.ndarray) -> float:
 
     UsageError: rows that do not match, values that are not finite, a view whose rows are all the same.
     """
-    x, y = paired_views(x, y)
-    singular = linalg.svdvals(_unit(x, "view x").T @ _unit(y, "view y"))
-    return max(0.0, 2.0 - 2.0 * float(singular.sum()))
+    return matrix.of_views(x, y, Procrustes(needs_control=False))
 
 
 def rsa(x: np.ndarray, y: np.ndarray, distance: str = "correlation") -> float:
@@ -97,23 +87,9 @@ def rsa_ranks(x: np.ndarray, distance: str = "correlation", name: str = "view x"
     return ranks / np.sqrt(ranks @ ranks)
 
 
-def _unit(x: np.ndarray, name: str) -> np.ndarray:
-    """Rows centred on their mean, then divided by the view's Frobenius norm."""
-    if not len(x):
-        raise UsageError("Procrustes distance needs at least 2 rows, not 0: take more rows")
-    centre = Centre(name)
-    centre.add(x)
-    rows = centre.relative()(x)
-    norm = float(linalg.norm(rows))
-    if norm == 0:
-        raise UsageError(f"{name}: all its rows are the same, so Procrustes distance is undefined; take more rows")
-    return rows / norm
-
-
 def _dissimilarities(x: np.ndarray, distance: str, name: str) -> np.ndarray:
     """(n (n - 1) / 2,) in the order of ``scipy.spatial.distance.pdist``."""
-    if not np.isfinite(x).all():
-        raise UsageError(f"{name} holds values that are not finite: leave those rows out or extract them again")
+    check_finite(x, name)
     if distance != "euclidean":
         undefined = np.ptp(x, 1) == 0 if distance == "correlation" else ~x.any(1)
         if undefined.any():

@@ -91,12 +91,12 @@ def association_test(
 
 def check_sizes(n_x: int, n_y: int, n_a: int, n_b: int) -> None:
     """Raise UsageError for groups that have no test."""
-    for name, n in (("X", n_x), ("Y", n_y)):
-        if n < 2:
-            raise UsageError(f"group {name} has {n} items: an association test takes two or more of each target group")
-    for name, n in (("A", n_a), ("B", n_b)):
-        if n < 1:
-            raise UsageError(f"attribute group {name} is empty: an association test takes one item or more of each")
+    for name, n, least in (("group X", n_x, 2), ("group Y", n_y, 2), ("group A", n_a, 1), ("group B", n_b, 1)):
+        if n < least:
+            raise UsageError(
+                f"{name} has {n} items: an association test takes two or more of each target group (X, Y) and one or "
+                "more of each attribute group (A, B)"
+            )
 
 
 def _unit(rows: np.ndarray, name: str) -> np.ndarray:
@@ -136,6 +136,8 @@ def permutation_p(
     if n_permutations < 1:
         raise UsageError(f"{n_permutations} permutations give no p: take 1 or more")
     s = s - s.mean(-1, keepdims=True)  # the expected sum is 0 then, and small numbers keep their digits
+    if alternative == "less":
+        s = -s
     n = s.shape[-1]
     observed, tie = s[:, :n_x].sum(-1), TIE * np.abs(s).sum(-1)
     n_all = math.comb(n, n_x)
@@ -143,12 +145,10 @@ def permutation_p(
     hits = np.zeros(len(s), np.int64)
     for members in _all_groups(n, n_x) if exact else _drawn_groups(n, n_x, n_permutations - 1, seed):
         sums = members @ s.T
-        if alternative == "greater":
-            hits += (sums >= observed - tie).sum(0)
-        elif alternative == "less":
-            hits += (sums <= observed + tie).sum(0)
-        else:
+        if alternative == "two-sided":
             hits += (np.abs(sums) >= np.abs(observed) - tie).sum(0)
+        else:
+            hits += (sums >= observed - tie).sum(0)
     return (hits / n_all, True, n_all) if exact else ((1 + hits) / n_permutations, False, n_permutations)
 
 
@@ -192,8 +192,7 @@ def bootstrap(
     the resampled z, and is widened for few items as ``resampling.reach`` says. So it never leaves what d can be.
     """
     n = s.shape[-1]
-    cells = _cells(n, n_x, strata, paired)
-    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    cells, counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
     d = effect_sizes(s, n_x)
     s = (s - s.mean(-1, keepdims=True)).T
     return _intervals(_d_of_sums(counts[:, :n_x] @ s[:n_x], counts @ s, counts @ s**2, n_x, n).T, d, n_x, n, cells)
@@ -211,8 +210,7 @@ def bootstrap_all(
 ) -> list[Interval]:
     """The same, resampling targets and attributes: of each layer w (n, d), X first, a (n_a, d) and b (n_b, d)."""
     n = len(w[0])
-    cells = _cells(n, n_x, strata, paired)
-    counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
+    cells, counts = _resamples(n, n_x, n_resamples, seed, strata, paired)
     random = np.random.default_rng([seed, 1])
     weights = [random.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (len(a[0]), len(b[0]))]
     out = []
@@ -221,12 +219,17 @@ def bootstrap_all(
         layer_w, layer_a, layer_b = (_unit(part, "a layer") for part in (layer_w, layer_a, layer_b))
         s = (layer_w @ layer_a.T) @ weights[0].T - (layer_w @ layer_b.T) @ weights[1].T
         s = (s - s.mean(0)).T
-        out += _intervals(_resampled_d(counts, s[None], n_x), d, n_x, n, cells)
+        drawn = counts * s
+        resampled = _d_of_sums(drawn[:, :n_x].sum(-1), drawn.sum(-1), (drawn * s).sum(-1), n_x, n)
+        out += _intervals(resampled[None], d, n_x, n, cells)
     return out
 
 
-def _cells(n: int, n_x: int, strata: Sequence | np.ndarray | None, paired: bool) -> np.ndarray:
-    """What each item (n,), or each pair (n_x,), is resampled among, as a number. UsageError for what cannot be."""
+def _resamples(
+    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each item (n,), or each pair (n_x,), is resampled among, as a number; how often each item is in each
+    resample, (resamples, n). UsageError for what cannot be resampled."""
     if paired and 2 * n_x != n:
         raise UsageError(f"{n_x} and {n - n_x} items are no pairs: a paired bootstrap takes two groups of one size")
     codes = (
@@ -239,29 +242,14 @@ def _cells(n: int, n_x: int, strata: Sequence | np.ndarray | None, paired: bool)
         raise UsageError(
             "every item is alone in its stratum, so that none can be drawn instead of it: take other --strata"
         )
-    return cells
-
-
-def _resamples(
-    n: int, n_x: int, n_resamples: int, seed: int, strata: Sequence | np.ndarray | None, paired: bool
-) -> np.ndarray:
-    """How often each item is in each resample, (resamples, n)."""
     random = np.random.default_rng(seed)
-    cells = _cells(n, n_x, strata, paired)
     counts = np.zeros((n_resamples, n))
     for cell in np.unique(cells):
         mine = np.flatnonzero(cells == cell)
         counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), n_resamples)
     if paired:
         counts[:, n_x:] = counts[:, :n_x]
-    return counts
-
-
-def _resampled_d(counts: np.ndarray, s: np.ndarray, n_x: int) -> np.ndarray:
-    """d (layers, resamples) from how often items are drawn (resamples, n) and their s (layers, resamples, n)."""
-    drawn = counts * s
-    sums_x, sums, squares = drawn[..., :n_x].sum(-1), drawn.sum(-1), (drawn * s).sum(-1)
-    return _d_of_sums(sums_x, sums, squares, n_x, counts.shape[1])
+    return cells, counts
 
 
 def _d_of_sums(sums_x: np.ndarray, sums: np.ndarray, squares: np.ndarray, n_x: int, n: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from layertool.analysis import embeddings, folds, protocols
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis import embeddings, protocols
+from layertool.analysis.moments import fold_moments
 from layertool.declared import listed, option
 from layertool.errors import UsageError, tell
 from layertool.layerwise import rows as row_rules
@@ -219,7 +219,10 @@ class CCA(Drawn, Analysis):
             raise UsageError("the share of variance lies between 0 and 1, not at 0: type e.g. --share 0.99")
         if self.protocol == "in-sample" and len(self.grid) > 1:
             raise UsageError("in-sample scores have no development folds to choose eps on: give one --eps")
-        folds.check_folds(self.n_folds)
+        if self.n_folds < 3:
+            raise UsageError(
+                f"{self.n_folds} folds are too few for training, development and test: type --n-folds 3 or more"
+            )
         if self.protocol == "held-out":
             protocols.trials(self.n_folds, self.trials, self.seed)
 
@@ -336,8 +339,8 @@ class CCA(Drawn, Analysis):
         return out
 
     def compute(self, problem: Problem, seed: int) -> dict[str, protocols.Estimate]:
-        moments = FoldMoments(problem.folds, self.n_folds, place_of(self.device))
-        parts, control = moments.of(problem.x.blocks(), problem.y.blocks(), problem.control.blocks())
+        views = problem.x.blocks(), problem.y.blocks(), problem.control.blocks()
+        parts, control = fold_moments(problem.folds, self.n_folds, *views, device=place_of(self.device))
         how = (self.share, self.published)
         if self.protocol == "in-sample":
             return protocols.in_sample(parts, control, self.variant, self.grid[0], *how)
@@ -417,9 +420,7 @@ class Problems:
             found = embeddings.read(target.path, list(names[present]))
             vector_of = np.full(len(names), -1)
             vector_of[present] = found.index
-            rows = row_rules.draw(
-                rows, self.cca._sampling("attributes" if found.kind == "attributes" else "word"), self.seed
-            )
+            rows = row_rules.draw(rows, self.cca._sampling("attributes" if found.columns else "word"), self.seed)
             rows = self._covered(rows, vector_of, names, target)
             codes, table = vector_of[rows.table["label"]], found.vectors
             control = TableView(codes, random.standard_normal(table.shape))

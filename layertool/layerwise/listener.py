@@ -169,7 +169,7 @@ class Listener:
         states = self._states(block, of_encoder)
         with self.scorer.computing():
             for k, stimulus in enumerate(block):
-                heard = {source: self.scorer.hear(states[source][k]) for source in of_encoder}
+                heard = {source: self.scorer.decoder.hear(states[source][k]) for source in of_encoder}
                 outcomes = {
                     way: self._outcome(stimulus, self.scorer.read(heard[way[0]], way[1]))
                     for way in dict.fromkeys(ways.values())

@@ -96,6 +96,5 @@ class Sentences(Analysis):
 
     def score(self, view: LayerView, problem: Pairs) -> Iterator[Score]:
         vectors = replace(view, as_directions=True).read()
-        one = probe.score(vectors, problem.combinations, problem.voices, self.seed, self.resample != "none")
-        n = len(problem.combinations.names)
-        yield Score("Spearman", one.value, one.ci_low, one.ci_high, chance=0.0, n=n)
+        ends = probe.score(vectors, problem.combinations, problem.voices, self.seed, self.resample != "none")
+        yield Score("Spearman", *ends, chance=0.0, n=len(problem.combinations.names))

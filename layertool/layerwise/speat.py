@@ -13,6 +13,7 @@ from layertool.analysis import speat
 from layertool.conditions import Condition
 from layertool.declared import option
 from layertool.errors import FeatureError, RowError, UsageError, tell
+from layertool.files import text_lines
 from layertool.layers import summary
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score, unit_option
@@ -62,13 +63,8 @@ def parse_groups(text: str) -> Groups:
 
 
 def _ids(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"{path} {what}: a list of utterances is a text file with one id on each line")
-    try:
-        lines = [nfc(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: a list of utterances has one id on each line") from error
+    lines = text_lines(path, "a list of utterances is a text file with one id on each line")
+    lines = [nfc(line.strip()) for line in lines]
     return tuple(dict.fromkeys(line for line in lines if line))
 
 

@@ -76,9 +76,7 @@ def classify(
     if not np.isfinite(features).all():
         at = int(np.argmin(np.isfinite(features).all(1)))
         raise FeatureError(f"row {at} is not all finite: leave its utterance out with --where, or extract it again")
-    random = np.random.default_rng(seed)
-    n_permutations = N_GROUP_PERMUTATIONS if _of_groups(codes, of_group) is not None else N_PERMUTATIONS
-    labellings = np.stack([codes, *(_permuted(codes, of_group, random) for _ in range(n_permutations))])
+    labellings = np.stack([codes, *_permuted(codes, of_group, seed)])
     parts = resampling.jackknife_groups(of_group, N_PARTS, seed)
     hits, hits_without = _hits(features, labellings, splits, method, n_neighbours, parts)
     value = float(hits[0].mean())
@@ -107,17 +105,14 @@ def difference(
     return float(more.mean()), *resampling.interval(means, n_groups)
 
 
-def _permuted(codes: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _permuted(codes: np.ndarray, groups: np.ndarray, seed: int) -> list[np.ndarray]:
     """Labels without their relation to the rows, but still one for each group where that is how they are."""
-    of_group = _of_groups(codes, groups)
-    return random.permutation(codes) if of_group is None else random.permutation(of_group)[groups]
-
-
-def _of_groups(codes: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
-    """The label of each group (n_groups,), None where groups have several."""
+    random = np.random.default_rng(seed)
     of_group = np.zeros(int(groups.max()) + 1, codes.dtype)
     of_group[groups] = codes
-    return of_group if (of_group[groups] == codes).all() else None
+    if (of_group[groups] == codes).all():
+        return [random.permutation(of_group)[groups] for _ in range(N_GROUP_PERMUTATIONS)]
+    return [random.permutation(codes) for _ in range(N_PERMUTATIONS)]
 
 
 def _hits(

@@ -107,26 +107,15 @@ class Scaling:
         if not all(np.isfinite(block).all() for block in _blocks(frames)):
             raise FeatureError("frames hold values that are not finite: extract them again")
         shift = frames[0].astype(np.float64)  # then a constant dimension is exactly 0
-        mean = sum((_above(block, shift).sum(0) for block in _blocks(frames)), np.zeros(frames.shape[1])) / len(frames)
-        square = sum(
-            (((_above(block, shift) - mean) ** 2).sum(0) for block in _blocks(frames)), np.zeros(frames.shape[1])
-        )
+        none = np.zeros(frames.shape[1])
+        mean = sum(((block - shift).sum(0) for block in _blocks(frames)), none) / len(frames)
+        square = sum((((block - shift - mean) ** 2).sum(0) for block in _blocks(frames)), none)
         return cls(shift, mean, np.sqrt(square / len(frames)))
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Frames (n, width) in float64 with zero mean and unit variance in every dimension; constant ones 0."""
-        scaled = _above(frames, self.shift) - self.mean
+        scaled = frames - self.shift - self.mean
         return np.divide(scaled, self.deviation, out=np.zeros_like(scaled), where=self.deviation > 0)
-
-
-def standardise(frames: np.ndarray) -> np.ndarray:
-    """All frames (n, width) z-scored by their own mean and deviation. Raises FeatureError for values that are not
-    finite."""
-    return Scaling.of(frames)(frames)
-
-
-def _above(block: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    return block.astype(np.float64) - shift
 
 
 def _blocks(frames: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:

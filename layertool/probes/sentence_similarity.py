@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from layertool import resampling
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import UsageError
+from layertool.probes.directions import directions
 
 
 @dataclass(frozen=True)
@@ -88,27 +89,14 @@ def cosines(vectors: np.ndarray, these: Combinations) -> np.ndarray:
 
     Raises FeatureError for vectors of zeros or with values that are not finite.
     """
-    vectors = np.asarray(vectors, np.float64)
-    length = np.linalg.norm(vectors, axis=1)
-    bad = ~np.isfinite(length) | (length == 0)
-    bad[np.setdiff1d(np.arange(len(bad)), np.union1d(these.first, these.second))] = False
-    if bad.any():
-        at = int(np.argmax(bad))
-        pair = these.names[these.pair[(these.first == at) | (these.second == at)][0]]
-        raise FeatureError(
-            f"a vector of pair '{pair}' has no direction (zeros, or not finite): leave it out with --where"
-        )
-    unit = vectors / np.where(bad | (length == 0), 1, length)[:, None]
-    return np.einsum("ij,ij->i", unit[these.first], unit[these.second])
+    used, places = np.unique([these.first, these.second], return_inverse=True)
 
+    def name(at: int) -> str:
+        of_row = (these.first == used[at]) | (these.second == used[at])
+        return f"a vector of pair '{these.names[these.pair[of_row][0]]}'"
 
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlation over pairs, with its 95 % interval."""
-
-    value: float
-    ci_low: float | None
-    ci_high: float | None
+    first, second = directions(vectors[used], name)[places.reshape(2, -1)]
+    return np.einsum("ij,ij->i", first, second)
 
 
 def score(
@@ -117,8 +105,10 @@ def score(
     speakers: np.ndarray | None = None,
     seed: int = 0,
     with_interval: bool = True,
-) -> Correlation:
-    """Spearman's correlation of the mean cosine of each pair with the human ratings; NaN where all cosines are equal.
+) -> tuple[float, float | None, float | None]:
+    """Spearman's correlation of the mean cosine of each pair with the human ratings, and its 95 % interval.
+
+    NaN where all cosines are equal.
 
     The interval resamples pairs or, where ``speakers`` (rows,) are given, speakers: a combination then counts as often
     as both its speakers are drawn, one of a speaker with himself as often as he is.
@@ -127,11 +117,11 @@ def score(
     means = np.bincount(these.pair, found) / these.n_of_pair
     value = resampling.spearman(means, these.ratings)
     if not with_interval:
-        return Correlation(value, None, None)
+        return value, None, None
     if speakers is None:
         drawn = resampling.counts(len(these.names), seed)
         values = resampling.weighted_spearman(means, these.ratings, drawn)
-        return Correlation(value, *resampling.interval(values, len(these.names)))
+        return value, *resampling.interval(values, len(these.names))
     voices = np.unique(np.asarray(speakers), return_inverse=True)[1]
     first, second = voices[these.first], voices[these.second]
     values = np.empty(resampling.N_RESAMPLES)
@@ -142,4 +132,4 @@ def score(
         there = total > 0  # a pair may have lost its speakers
         sums = np.bincount(these.pair, weights * found)
         values[k] = resampling.spearman(sums[there] / total[there], these.ratings[there])
-    return Correlation(value, *resampling.interval(values, n_voices))
+    return value, *resampling.interval(values, n_voices)

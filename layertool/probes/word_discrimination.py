@@ -10,26 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from layertool import resampling
 from layertool.errors import FeatureError, UsageError
+from layertool.probes.directions import directions
 
 Places = np.ndarray | slice  # of tokens
-
-
-class Distance(Protocol):
-    """Distances of n tokens."""
-
-    def __call__(self, rows: Places, columns: Places) -> np.ndarray:
-        """(rows, columns), float32."""
-        ...
-
-    def arranged(self, order: np.ndarray) -> Distance:
-        """Of the same tokens in another order."""
-        ...
 
 
 _PAIRS_AT_ONCE = 2**22
@@ -57,7 +45,7 @@ class Cosine:
     """
 
     def __init__(self, vectors: np.ndarray):
-        self._unit = _directions(np.asarray(vectors, np.float64), "vector")
+        self._unit = directions(vectors, "vector {}".format)
 
     def arranged(self, order: np.ndarray) -> Cosine:
         return Cosine(self._unit[order])
@@ -80,7 +68,7 @@ class Warped:
         self._lengths = np.array([len(token) for token in tokens])
         if not self._lengths.all():
             raise FeatureError(f"token {int(np.argmin(self._lengths))} has no frame to warp: leave it out")
-        self._frames = _directions(np.concatenate(tokens).astype(np.float64), "frame")
+        self._frames = directions(np.concatenate(tokens), "frame {}".format)
         self._first = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
 
     def arranged(self, order: np.ndarray) -> Warped:
@@ -126,15 +114,7 @@ def _least_costs(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return total[lengths - 1, np.arange(len(lengths))]
 
 
-def _directions(rows: np.ndarray, what: str) -> np.ndarray:
-    """Rows of length 1."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = ~np.isfinite(length[:, 0]) | (length[:, 0] == 0)
-    if bad.any():
-        at = int(np.argmax(bad))
-        how = "is all zeros, which have no direction" if length[at, 0] == 0 else "is not all finite"
-        raise FeatureError(f"{what} {at} {how}: leave its utterance out with --where, or extract it again")
-    return rows / length
+Distance = Cosine | Warped  # of n tokens; called with places of some and of others: (rows, columns), float32
 
 
 def average_precision(
@@ -166,7 +146,7 @@ def average_precision(
     voices = None if voices is None else voices[order]
     distance = distance.arranged(order)
     same = _same_pairs(distance, words, voices, groups)
-    thresholds, n_at = np.unique(same.distances, return_counts=True)
+    thresholds, n_at = np.unique(same[0], return_counts=True)
     n_same = int(n_at.sum())
     if not n_same:
         across = " by different speakers" if cross_speaker else ""
@@ -202,16 +182,10 @@ def _clusters(clusters: np.ndarray | None, n: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(len(names)) % _MOST_CLUSTERS)[codes]
 
 
-@dataclass(frozen=True)
-class _SamePairs:
-    """Pairs of one word: distances (n_same,) and the clusters of both tokens."""
-
-    distances: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-
-
-def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None, groups: np.ndarray) -> _SamePairs:
+def _same_pairs(
+    distance: Distance, words: np.ndarray, voices: np.ndarray | None, groups: np.ndarray
+) -> list[np.ndarray]:
+    """Of pairs of one word: distances (n_same,), and the clusters of the first and of the second tokens."""
     small = groups.astype(np.uint8)  # up to 200: a word of thousands of tokens has millions of pairs
     parts: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.float32), small[:0], small[:0])]
     by_word = np.argsort(words, kind="stable")
@@ -226,7 +200,7 @@ def _same_pairs(distance: Distance, words: np.ndarray, voices: np.ndarray | None
                 wanted &= voices[tokens] != voices[rows][:, None]
             i, j = np.nonzero(wanted)
             parts.append((found[i, j], small[rows[i]], small[tokens[j]]))
-    return _SamePairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _blocks(groups: np.ndarray) -> Iterator[np.ndarray]:
@@ -276,14 +250,14 @@ class _Counted:
         self._flush()
         return self._above
 
-    def interval(self, same: _SamePairs, value: float, seed: int) -> tuple[float, float] | tuple[None, None]:
+    def interval(self, same: Sequence[np.ndarray], value: float, seed: int) -> tuple[float, float] | tuple[None, None]:
         """95 % percentile bootstrap over clusters, of average precision at binned thresholds, moved to the exact
         value."""
         n_bins, n = self.pairs.shape[:2]
         if n < 2:
             return None, None
         hits = np.zeros((n_bins, n, n), np.float32)
-        np.add.at(hits, (np.searchsorted(self.edges, same.distances), same.first, same.second), 1)
+        np.add.at(hits, (np.searchsorted(self.edges, same[0]), *same[1:]), 1)
         drawn = np.concatenate([np.ones((1, n)), resampling.counts(n, seed)])  # the first is all clusters, once
         right, wrong = (np.cumsum(_weighted(pairs, drawn), axis=1) for pairs in (hits, self.pairs))
         with np.errstate(invalid="ignore", divide="ignore"):

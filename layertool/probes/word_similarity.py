@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 
 from layertool import resampling
-from layertool.errors import CorpusError, FeatureError
-from layertool.spelling import nfc
+from layertool.errors import CorpusError
+from layertool.probes.directions import directions
+from layertool.spelling import is_number, nfc
 
 COLUMNS = ("word1", "word2", "similarity")
 SAME_ROWS = 0.9  # of the larger file: two of that many equal rows are one task that stands there twice
@@ -85,22 +86,14 @@ def read(path: Path | str) -> list[Task]:
         if not (first and second and text):
             continue
         pairs.append((first, second))
-        ratings.append(_rating(path, number, text))
+        if not (is_number(text) and math.isfinite(float(text))):
+            raise CorpusError(f"{path}, line {number} has the rating '{text}', which is no finite number: correct it")
+        ratings.append(float(text))
     if not pairs:
         raise CorpusError(f"{path} has no pair of words below its header: give a whole file")
     if all(_TAGGED.fullmatch(word) for pair in pairs for word in pair):
         pairs = [(first[:-2], second[:-2]) for first, second in pairs]
     return [Task(path.stem, pairs, np.array(ratings), len(pairs))]
-
-
-def _rating(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise CorpusError(f"{path}, line {number} has the rating '{text}', which is no finite number: correct it")
-    return value
 
 
 def without_copies(
@@ -153,20 +146,10 @@ def cosines(vectors: np.ndarray, words: Sequence[str], task: Task) -> np.ndarray
 
     Raises FeatureError for a vector of zeros or with values that are not finite.
     """
-    vectors = np.asarray(vectors, np.float64)
-    length = np.linalg.norm(vectors, axis=1)
-    bad = ~np.isfinite(length) | (length == 0)
-    if bad.any():
-        word = words[int(np.argmax(bad))]
-        raise FeatureError(f"the vector of '{word}' has no direction (zeros, or not finite): leave the word out")
+    unit = directions(vectors, lambda at: f"the vector of '{words[at]}'")
     place = {word: k for k, word in enumerate(words)}
-    first, second = _places(task, place)
-    return np.einsum("ij,ij->i", vectors[first], vectors[second]) / (length[first] * length[second])
-
-
-def _places(task: Task, place: dict[str, int]) -> np.ndarray:
-    """(2, n) of the words of each pair."""
-    return np.array([[place[word] for word in pair] for pair in task.pairs], np.int64).reshape(-1, 2).T
+    first, second = (unit[[place[pair[side]] for pair in task.pairs]] for side in (0, 1))
+    return np.einsum("ij,ij->i", first, second)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ docs/advanced/slicing.rst and its src/fastabx/dataset.py; see docs/store.md.
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -24,8 +25,8 @@ from layertool.errors import StoreError, UsageError
 from layertool.files import read_json, remove, whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
-from layertool.spelling import percent
-from layertool.store.export import ExportFolder, Progress, chosen_layers
+from layertool.spelling import is_number, percent
+from layertool.store.export import LONGEST_NAME, ExportFolder, Progress, chosen_layers
 from layertool.store.reader import FeatureStore
 
 DESCRIPTION = "fastabx.json"
@@ -35,7 +36,6 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 # Of whatever is a silence, and at the edges of an utterance, as abkhazia writes it for ABXpy.
 CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
-_LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 _UNSAFE = re.compile(r"[^\w.-]")  # in names of files
 _SEPARATES = re.compile(r'[\s"%\x00-\x1f\x7f-\x9f]')  # in item files; or quotes, or is no text
 _FIRST = re.compile(r"\A.")
@@ -142,8 +142,8 @@ def file_name(utterance: str) -> str:
     Different ids have different names. One that file systems would not take is cut and ends with ``~`` and its hash.
     """
     name = percent(utterance, _UNSAFE)
-    if len(name.encode()) > _LONGEST_NAME:
-        kept = name.encode()[: _LONGEST_NAME - 17].decode(errors="ignore")
+    if len(name.encode()) > LONGEST_NAME:
+        kept = name.encode()[: LONGEST_NAME - 17].decode(errors="ignore")
         name = f"{kept}~{xxhash.xxh3_64_hexdigest(utterance.encode())}"
     return name
 
@@ -253,22 +253,15 @@ def _items(
 
 def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
     """The speaker of every utterance as text; those of ``needed`` (positions) must be known."""
-    # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
-    remedy = (
-        f"fill in the column 'speaker' of the utterances of the corpus {store.about['corpus']['name']} and run the "
-        "same extract command again, which computes nothing anew"
-    )
-    if "speaker" not in store.utterances:
-        raise StoreError(
-            f"{store.path} does not say who speaks, and fastabx compares within and across speakers: {remedy}"
-        )
-    column = store.utterances["speaker"]
+    column = store.utterances.get("speaker", pd.Series(None, store.utterances.index, dtype=object))
     missing = [position for position in needed if pd.isna(column[position]) or not str(column[position]).strip()]
     if missing:
-        first = store.utterances["utterance"][missing[0]]
+        # A constant would make every comparison one within a speaker, the id of the utterance one across speakers.
         raise StoreError(
-            f"{store.path} does not say who speaks in {first} ({len(missing)} such utterances), and fastabx compares "
-            f"within and across speakers: {remedy}"
+            f"{store.path} does not say who speaks in {store.utterances['utterance'][missing[0]]} ({len(missing)} such "
+            "utterances), and fastabx compares within and across speakers: fill in the column 'speaker' of the "
+            f"utterances of the corpus {store.about['corpus']['name']} and run the same extract command again, which "
+            "computes nothing anew"
         )
     speakers = columns.texts(column)
     speakers[pd.isna(speakers)] = ""  # of utterances that are not needed
@@ -277,16 +270,11 @@ def _speakers(store: FeatureStore, needed: np.ndarray) -> np.ndarray:
 
 def _write_items(path: Path, items: pd.DataFrame) -> None:
     """Write an item file: columns between single spaces, seconds exact and all with as many decimals."""
-    onset, offset, *labels = HEADER.split()[1:]
-    texts = [
-        items["#file"],
-        _seconds(items[onset]),
-        _seconds(items[offset]),
-        *(_tokens(items[name]) for name in labels),
-    ]
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(HEADER + "\n")
-        file.writelines(" ".join(line) + "\n" for line in zip(*texts, strict=True))
+    file, onset, offset, *labels = HEADER.split()
+    texts = {file: items[file]} | {time: _seconds(items[time]) for time in (onset, offset)}
+    table = pd.DataFrame(texts | {name: _tokens(items[name]) for name in labels})
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, sep=" ", index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
 
 
 def _seconds(samples: pd.Series) -> list[str]:
@@ -302,14 +290,6 @@ def _tokens(labels: pd.Series) -> list[str]:
     numbers are safe; else, where the guess would be a number, the first character of each number becomes %XX, too.
     """
     texts = [percent(label, _SEPARATES) for label in labels]
-    if all(map(_is_number, texts[:_GUESSED_FROM])) and not all(re.fullmatch("0|[1-9][0-9]{0,17}", t) for t in texts):
-        texts = [percent(text, _FIRST) if _is_number(text) else text for text in texts]
+    if all(map(is_number, texts[:_GUESSED_FROM])) and not all(re.fullmatch("0|[1-9][0-9]{0,17}", t) for t in texts):
+        texts = [percent(text, _FIRST) if is_number(text) else text for text in texts]
     return texts
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

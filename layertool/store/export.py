@@ -22,7 +22,7 @@ from layertool.store.reader import FeatureStore
 
 # Ends a line or a cell, or is no text at all; and what looks as if it had been written so.
 _OF_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|%(?=[0-9A-Fa-f]{2})")
-_LONGEST_NAME = 200  # bytes: file systems take 255
+LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 Progress = Callable[[float, float], object]  # (layers written, layers in all)
 
 
@@ -176,4 +176,4 @@ def chosen_layers(
 
 def _slug(name: str) -> str:
     """The name of a folder: short enough for file systems, and no way out of the folder it is in."""
-    return re.sub(r"[^\w.-]+|\A\.*\Z", "_", name).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return re.sub(r"[^\w.-]+|\A\.*\Z", "_", name).encode()[:LONGEST_NAME].decode(errors="ignore")

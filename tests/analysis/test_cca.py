@@ -4,11 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+from refusals import refused
 from scipy import linalg
 
 from layertool.analysis import cca
 from layertool.analysis.moments import Moments
-from layertool.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_moments_of_folds_add_up_to_the_direct_route():
     parts = [Moments.of(x[k::4], y[k::4]) for k in range(4)]
     train = parts[0] + parts[1] + parts[2]
     rows = np.sort(np.concatenate([np.arange(k, 400, 4) for k in range(3)]))
-    summed, direct = cca.fit_moments(train, 1e-8, 1e-8), cca.fit(x[rows], y[rows], 1e-8, 1e-8)
+    summed, direct = cca.Solver(train, deleting=True).fit(1e-8, 1e-8), cca.fit(x[rows], y[rows], 1e-8, 1e-8)
     assert summed.correlations == pytest.approx(direct.correlations, abs=1e-10)
     assert summed.score_moments(parts[3]).pwcca == pytest.approx(direct.score(x[3::4], y[3::4]).pwcca, abs=1e-10)
 
@@ -125,37 +125,6 @@ def test_pwcca_under_translation_scaling_permutation_but_not_linear_maps():
     assert abs(cca.fit(stretched, y).score(stretched, y).pwcca - plain) > 1e-3
 
 
-def test_a_view_with_itself_is_1():
-    x, _ = noise(400, 10, 1)
-    score = cca.fit(x[:300], x[:300]).score(x[300:], x[300:])
-    assert score.pwcca == pytest.approx(1, abs=1e-8)
-    assert score.mean == pytest.approx(1, abs=1e-8)
-
-
-def test_independent_noise_is_at_chance_held_out_and_far_above_it_in_sample():
-    x, y = noise(6000, 300, 39)
-    fit = cca.fit(x[:5000], y[:5000])
-    assert abs(fit.score(x[5000:], y[5000:]).pwcca) < 0.02
-    assert fit.score(x[:5000], y[:5000]).pwcca > 0.15  # about sqrt(d/n): the reason for held-out scores
-
-
-def test_one_hot_labels_have_one_direction_less_than_classes():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 5, 600)
-    y = np.eye(5)[labels]
-    x = y @ random.standard_normal((5, 8)) + 0.5 * random.standard_normal((600, 8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit = cca.fit(x[:400], y[:400])
-        score = fit.score(x[400:], y[400:])
-        missing = labels[400:] != 3  # a class that the scored rows lack
-        without = fit.score(x[400:][missing], y[400:][missing])
-    assert len(fit.correlations) == 4
-    assert np.isfinite(score.correlations).all()
-    assert 0.5 < score.pwcca <= 1
-    assert np.isfinite([without.mean, without.pwcca_x, without.pwcca_y]).all()
-
-
 def test_constant_and_repeated_columns():
     x, y = related(400, 5, 3)
     padded = np.hstack([x, np.full((400, 2), 4.0), x[:, :2]])
@@ -167,11 +136,6 @@ def test_constant_and_repeated_columns():
     assert (fit.a[:, 5:7] == 0).all()
 
 
-def test_a_large_offset_does_not_eat_the_digits():
-    x, y = related(400, 5, 3)
-    assert cca.fit(x + 1e6, y).correlations == pytest.approx(cca.fit(x, y).correlations, abs=1e-7)
-
-
 def test_a_view_that_does_not_vary_where_it_is_scored_has_no_correlation():
     x, y = related(300, 4, 3)
     score = cca.fit(x, y).score(x[:50], np.tile(y[:1], (50, 1)))
@@ -181,12 +145,9 @@ def test_a_view_that_does_not_vary_where_it_is_scored_has_no_correlation():
 
 def test_errors():
     x, y = noise(50, 60, 3)
-    with pytest.raises(UsageError, match="50 rows of 60 dimensions: canonical correlation needs more rows"):
-        cca.fit(x, y)
-    with pytest.raises(UsageError, match=r"x has shape \(50, 60\), y has shape \(49, 3\)"):
-        cca.fit(x, y[1:])
-    with pytest.raises(UsageError, match="a view is constant"):
-        cca.fit(np.ones((50, 2)), y)
+    refused("50 rows of 60 dimensions: canonical correlation needs more rows", cca.fit, x, y)
+    refused(r"x has shape \(50, 60\), y has shape \(49, 3\)", cca.fit, x, y[1:])
+    refused("a view is constant", cca.fit, np.ones((50, 2)), y)
 
 
 @pytest.mark.parametrize("size", [0.2, 3.0, 20.0])

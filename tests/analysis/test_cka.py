@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from columns import related, rotation
+from refusals import refused
 from scipy.spatial.distance import pdist, squareform
 
 from layertool.analysis import cka, matrix
-from layertool.errors import UsageError
 
 
 def gram_cka(k, l, debiased):  # noqa: E741
@@ -29,15 +30,6 @@ def gram_cka(k, l, debiased):  # noqa: E741
 def rbf_gram(x, threshold):
     distances = pdist(x)
     return np.exp(-(squareform(distances) ** 2) / (2 * (threshold * np.median(distances)) ** 2))
-
-
-def related(rng, n=60, width_x=7, width_y=5):
-    x = rng.standard_normal((n, width_x)) * np.arange(1, width_x + 1)
-    return x, x @ rng.standard_normal((width_x, width_y)) + 3 * rng.standard_normal((n, width_y))
-
-
-def rotation(rng, d):
-    return np.linalg.qr(rng.standard_normal((d, d)))[0]
 
 
 def cka_matrix(blocks_of, layers_x, layers_y=None, debiased=True, max_bytes=2**31):
@@ -143,7 +135,7 @@ def test_constant_columns_and_one_hot_labels(debiased):
 def test_rows_beyond_one_block(monkeypatch):
     x, y = related(np.random.default_rng(8))
     whole = cka.linear(x, y)
-    monkeypatch.setattr(cka, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(matrix, "BLOCK_ROWS", 7)
     assert cka.linear(x, y) == pytest.approx(whole, abs=1e-12)
 
 
@@ -207,30 +199,33 @@ def test_more_memory_means_fewer_readings(store):
 
 def test_matrix_refuses_other_rows_or_blocks(store):
     store.layers["y"]["T3"] = store.layers["y"]["T3"][:-1]
-    with pytest.raises(UsageError, match="layer C7 of side x has 60, layer T3 of side y has 59"):
-        cka_matrix(store, ["C7"], ["T0", "T3"])
+    refused("layer C7 of side x has 60, layer T3 of side y has 59", cka_matrix, store, ["C7"], ["T0", "T3"])
     rows = np.random.default_rng(10).standard_normal((20, 3))
     cut = {"x": [rows[:10], rows[10:]], "y": [rows[:9], rows[9:]]}
-    with pytest.raises(UsageError, match="layer 0 of side x and layer 0 of side y come in blocks of other lengths"):
-        cka_matrix(lambda side, _: cut[side], [0], [0])
+    refused(
+        "layer 0 of side x and layer 0 of side y come in blocks of other lengths",
+        cka_matrix,
+        lambda side, _: cut[side],
+        [0],
+        [0],
+    )
     cut["y"] = [rows[:10], rows[10:], rows[:0]]  # one side ends early
-    with pytest.raises(UsageError, match="equal blocks"):
-        cka_matrix(lambda side, _: cut[side], [0], [0])
+    refused("equal blocks", cka_matrix, lambda side, _: cut[side], [0], [0])
 
 
 def test_matrix_names_the_layer_at_fault(store):
     store.layers["y"]["T0"][:] = 0.1
-    with pytest.raises(UsageError, match="layer T0 of side y: HSIC with itself is not positive"):
-        cka_matrix(store, ["C7"], ["T3", "T0"])
+    refused("layer T0 of side y: HSIC with itself is not positive", cka_matrix, store, ["C7"], ["T3", "T0"])
     store.layers["x"]["C7"][5, 2] = np.nan
-    with pytest.raises(UsageError, match="layer C7 of side x holds values that are not finite"):
-        cka_matrix(store, ["C7"], ["T3"])
-    with pytest.raises(UsageError, match=r"layer 0 of side x: a block has shape \(5, 4\), expected \(rows, 3\)"):
-        cka_matrix(lambda *_: [np.ones((5, 3)), np.ones((5, 4))], [0])
-    with pytest.raises(UsageError, match="at least one layer"):
-        cka_matrix(store, ["C7"], [])
-    with pytest.raises(UsageError, match="at least 4 rows, not 0"):
-        cka_matrix(lambda *_: [], [0])
+    refused("layer C7 of side x holds values that are not finite", cka_matrix, store, ["C7"], ["T3"])
+    refused(
+        r"layer 0 of side x: a block has shape \(5, 4\), expected \(rows, 3\)",
+        cka_matrix,
+        lambda *_: [np.ones((5, 3)), np.ones((5, 4))],
+        [0],
+    )
+    refused("at least one layer", cka_matrix, store, ["C7"], [])
+    refused("at least 4 rows, not 0", cka_matrix, lambda *_: [], [0])
 
 
 # --- errors -----------------------------------------------------------------------------------------
@@ -240,27 +235,21 @@ def test_matrix_names_the_layer_at_fault(store):
 def test_rows_that_cannot_be_compared(score):
     rng = np.random.default_rng(11)
     x = rng.standard_normal((20, 3))
-    with pytest.raises(UsageError, match=r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)"):
-        score(x, x[:-1])
-    with pytest.raises(UsageError, match="debiased CKA needs at least 4 rows, not 3"):
-        score(x[:3], x[:3])
+    refused(r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)", score, x, x[:-1])
+    refused("debiased CKA needs at least 4 rows, not 3", score, x[:3], x[:3])
     assert score(x[:3], x[:3], debiased=False) == pytest.approx(1)
-    with pytest.raises(UsageError, match="at least 2 rows, not 1"):
-        score(x[:1], x[:1], debiased=False)
+    refused("at least 2 rows, not 1", score, x[:1], x[:1], debiased=False)
     broken = x.copy()
     broken[4, 1] = np.inf
-    with pytest.raises(UsageError, match="view y holds values that are not finite"):
-        score(x, broken)
+    refused("view y holds values that are not finite", score, x, broken)
 
 
 @both
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4 / 3])  # whose mean over rows is rounded
 def test_a_constant_view(value, debiased):
     x, constant = np.random.default_rng(12).standard_normal((21, 3)), np.full((21, 4), value)
-    with pytest.raises(UsageError, match="view y: HSIC with itself is not positive"):
-        cka.linear(x, constant, debiased=debiased)
-    with pytest.raises(UsageError, match="view x: half of its rows are the same"):
-        cka.rbf(constant, x, debiased=debiased)
+    refused("view y: HSIC with itself is not positive", cka.linear, x, constant, debiased=debiased)
+    refused("view x: half of its rows are the same", cka.rbf, constant, x, debiased=debiased)
 
 
 @kernels
@@ -269,22 +258,18 @@ def test_rows_that_are_all_equally_similar(score):
         np.random.default_rng(13).standard_normal((20, 3)),
         np.eye(20) @ rotation(np.random.default_rng(14), 20),
     )
-    with pytest.raises(UsageError, match=r"view x: HSIC with itself is not positive.*equally similar"):
-        score(corners, x)
+    refused(r"view x: HSIC with itself is not positive.*equally similar", score, corners, x)
     assert np.isfinite(score(corners, x, debiased=False))
 
 
 def test_values_too_large_for_products():
     x = 1e200 * np.random.default_rng(15).standard_normal((20, 3))
-    with pytest.raises(UsageError, match="view x: values are too large"):
-        cka.linear(x, x)
+    refused("view x: values are too large", cka.linear, x, x)
     assert cka.rbf(x, x / 1e200) == pytest.approx(1, abs=1e-12)
 
 
 def test_rbf_limits():
     rows = np.zeros((cka.MAX_GRAM_ROWS + 1, 1))
-    with pytest.raises(UsageError, match="at most 20000 of them, not 20001: draw a sample"):
-        cka.rbf(rows, rows)
+    refused("at most 20000 of them, not 20001: draw a sample", cka.rbf, rows, rows)
     for threshold in (0, -1.0, np.nan):
-        with pytest.raises(UsageError, match="threshold is a positive share"):
-            cka.rbf(rows[:9], rows[:9], threshold)
+        refused("threshold is a positive share", cka.rbf, rows[:9], rows[:9], threshold)

@@ -6,6 +6,7 @@ import string
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from layertool.analysis.lexical import Lexicon, cmudict_words
 from layertool.analysis.lexical.lexicon import SURFACES, read_words, unique
@@ -132,13 +133,16 @@ def test_unique():
 
 @pytest.mark.parametrize("words", [[], [""], [" ", "\n"]])
 def test_no_words_is_an_error(words):
-    with pytest.raises(UsageError, match="a lexicon without words"):
-        Lexicon(words, letters)
+    refused("a lexicon without words", Lexicon, words, letters)
 
 
 def test_a_word_without_tokens_is_named():
-    with pytest.raises(UsageError, match="the word 'mute' has no tokens"):
-        Lexicon(["cat", "mute"], lambda words: [[] if word == "mute" else [1] for word in words])
+    refused(
+        "the word 'mute' has no tokens",
+        Lexicon,
+        ["cat", "mute"],
+        lambda words: [[] if word == "mute" else [1] for word in words],
+    )
 
 
 # --- word lists --------------------------------------------------------------------------------------
@@ -152,10 +156,8 @@ def test_a_word_list_is_read(tmp_path):
 
 
 def test_what_is_no_word_list_is_said(tmp_path):
-    with pytest.raises(UsageError, match="does not exist: a word list is a text file"):
-        read_words(tmp_path / "none.txt")
-    with pytest.raises(UsageError, match="is a folder: a word list is a text file"):
-        read_words(tmp_path)
+    refused("does not exist: a word list is a text file", read_words, tmp_path / "none.txt")
+    refused("is a folder: a word list is a text file", read_words, tmp_path)
     for content, says in [
         (b"", "has no words"),
         (b"\n  \n", "has no words"),

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import references
 import torch
+from refusals import refused
 
 import layertool.audio
 from layertool.analysis.lexical import WhisperScorer, cmudict_words
 from layertool.analysis.lexical.scorer import Variant
-from layertool.errors import AudioError, CorpusError, ModelError, UsageError
+from layertool.errors import AudioError, CorpusError, ModelError
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
 
@@ -168,10 +169,17 @@ def test_a_multilingual_model_is_told_language_and_task(multilingual, language, 
 
 
 def test_languages_that_are_not_there(english, multilingual):
-    with pytest.raises(UsageError, match="English-only checkpoint: leave out --language fr"):
-        WhisperScorer(english, Variant(language="fr"), device="cpu")
-    with pytest.raises(ModelError, match="does not know the language 'tlh'"):
-        WhisperScorer(multilingual, Variant(language="tlh"), device="cpu")
+    refused(
+        "English-only checkpoint: leave out --language fr", WhisperScorer, english, Variant(language="fr"), device="cpu"
+    )
+    refused(
+        "does not know the language 'tlh'",
+        WhisperScorer,
+        multilingual,
+        Variant(language="tlh"),
+        error=ModelError,
+        device="cpu",
+    )
     assert len(WhisperScorer(english, Variant(language="en"), device="cpu").decoder.prefix) == 2
 
 
@@ -307,8 +315,14 @@ def test_a_model_that_knows_nothing_is_stopped_and_says_so(english, monkeypatch)
     ranked = brute_force(scorer, CLIP, words)
     same_ranking(list(zip(whole.words, whole.log_p, strict=True)), ranked, 5)
     monkeypatch.setattr(WhisperScorer, "rank", partialmethod(WhisperScorer.rank, most_prefixes=40))
-    with pytest.raises(ModelError, match=r"so many words equally likely.*score the words with log_probs"):
-        scorer.top_words(CLIP, lexicon, 5)
+    refused(
+        r"so many words equally likely.*score the words with log_probs",
+        scorer.top_words,
+        CLIP,
+        lexicon,
+        5,
+        error=ModelError,
+    )
 
 
 def test_coarser_computing_is_near(english):
@@ -330,18 +344,15 @@ def test_coarser_computing_is_near(english):
 @pytest.mark.parametrize("word", ["", " ", "<|endoftext|>", "<|startoftranscript|>", "<|en|>"])
 def test_words_without_a_probability(english, word, surface):
     scorer = WhisperScorer(english, Variant(surface=surface, window="exact"), device="cpu")
-    with pytest.raises(CorpusError, match="take it out"):
-        scorer.log_probs(CLIP, ["the", word])
+    refused("take it out", scorer.log_probs, CLIP, ["the", word], error=CorpusError)
     if word.strip():
-        with pytest.raises(CorpusError, match="take it out"):
-            scorer.top_words(CLIP, ["the", word], 1)
+        refused("take it out", scorer.top_words, CLIP, ["the", word], 1, error=CorpusError)
 
 
 def test_real_tokens_of_times_are_no_words(tiny, noisy):
     scorer = WhisperScorer(tiny, Variant(window="exact"), device="cpu")
     for word in ("<|endoftext|>", "<|0.00|>", "<|30.00|>"):
-        with pytest.raises(CorpusError, match="special token"):
-            scorer.log_probs(noisy[0], [word])
+        refused("special token", scorer.log_probs, noisy[0], [word], error=CorpusError)
 
 
 def test_a_network_that_gives_no_numbers_ranks_no_words(english):
@@ -355,12 +366,9 @@ def test_a_network_that_gives_no_numbers_ranks_no_words(english):
 def test_clips_that_are_none(english):
     scorer = WhisperScorer(english, Variant(window="exact"), device="cpu")
     for clip in (np.zeros(0), np.zeros((2, 400)), np.full(400, np.nan), np.float32(1), np.full(400, np.inf)):
-        with pytest.raises(UsageError, match="a clip is a row of finite samples"):
-            scorer.log_probs(clip, ["the"])
-        with pytest.raises(UsageError, match="a clip is a row of finite samples"):
-            scorer.top_words(clip, ["the"], 1)
-    with pytest.raises(AudioError, match="longer than the 30 s"):
-        scorer.log_probs(models.speech_like(480_001, 0), ["the"])
+        refused("a clip is a row of finite samples", scorer.log_probs, clip, ["the"])
+        refused("a clip is a row of finite samples", scorer.top_words, clip, ["the"], 1)
+    refused("longer than the 30 s", scorer.log_probs, models.speech_like(480_001, 0), ["the"], error=AudioError)
     for clip in (np.zeros(1), models.speech_like(1, 0)):
         assert np.isfinite(scorer.log_probs(clip, ["the"])).all()
     assert scorer.log_probs(CLIP, []).shape == (0,)
@@ -379,19 +387,17 @@ def test_the_text_of_a_variant_tells_it_from_any_other():
 
 
 def test_other_mistakes_are_said(english, tmp_path):
-    with pytest.raises(ModelError, match=r"is of type 'wav2vec2'.*give a Whisper checkpoint"):
-        WhisperScorer(models.save("wav2vec2-base", tmp_path / "w2v"))
-    with pytest.raises(UsageError, match="'upper' is no surface form: choose lower, capitalised, sentence, marginal"):
-        Variant(surface="upper")
-    with pytest.raises(UsageError, match="'10s' is no window: choose 30s, clip, exact"):
-        Variant(window="10s")
+    refused(
+        r"is of type 'wav2vec2'.*give a Whisper checkpoint",
+        WhisperScorer,
+        models.save("wav2vec2-base", tmp_path / "w2v"),
+        error=ModelError,
+    )
+    refused("'upper' is no surface form: choose lower, capitalised, sentence, marginal", Variant, surface="upper")
+    refused("'10s' is no window: choose 30s, clip, exact", Variant, window="10s")
     scorer = WhisperScorer(english, device="cpu")
-    with pytest.raises(UsageError, match="ask for at least 1"):
-        scorer.top_words(CLIP, ["the"], 0)
+    refused("ask for at least 1", scorer.top_words, CLIP, ["the"], 0)
     marginal = WhisperScorer(english, Variant(surface="marginal"), device="cpu").lexicon(["the"])
-    with pytest.raises(UsageError, match="another model or surface form"):
-        scorer.top_words(CLIP, marginal, 1)
-    with pytest.raises(UsageError, match="a lexicon without words"):
-        scorer.top_words(CLIP, [""], 1)
-    with pytest.raises(ModelError, match="has no tokenizer"):
-        WhisperScorer(models.whisper(tmp_path / "mute"), device="cpu")
+    refused("another model or surface form", scorer.top_words, CLIP, marginal, 1)
+    refused("a lexicon without words", scorer.top_words, CLIP, [""], 1)
+    refused("has no tokenizer", WhisperScorer, models.whisper(tmp_path / "mute"), error=ModelError, device="cpu")

@@ -5,11 +5,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 from columns import standardised
+from refusals import refused
 from scipy import stats
 
 from layertool.analysis import cca, cka, matrix, similarity
-from layertool.analysis.products import Block, Centre, Cross
-from layertool.errors import UsageError
+from layertool.analysis.products import Centre, Cross
 
 N, N_GROUPS = 130, 5
 WIDTHS = {"x": {"C7": 4, "T0": 9, "T1": 6}, "y": {"T0": 5, "T3": 12}}
@@ -51,7 +51,8 @@ def blocks_of(layers, sizes=(17, 1, 60, 2, 50)):
 
 def cross_of(x, y, groups, size=40):
     """Both passes by hand, as the second wants its blocks: sorted by group."""
-    centre_x, centre_y, cross = Centre("x"), Centre("y"), Cross(int(groups.max()) + 1)
+    n_groups = int(groups.max()) + 1
+    centre_x, centre_y, cross = Centre("x"), Centre("y"), Cross(n_groups)
     cuts = np.arange(size, len(x), size)
     for centre, view in ((centre_x, x), (centre_y, y)):
         for block in np.split(view, cuts):
@@ -59,8 +60,8 @@ def cross_of(x, y, groups, size=40):
     centred_x, centred_y = centre_x.relative(), centre_y.relative()
     for block_x, block_y, mine in zip(*(np.split(part, cuts) for part in (x, y, groups)), strict=True):
         order = np.argsort(mine, kind="stable")
-        bounds = np.searchsorted(mine[order], np.arange(cross.n_groups + 1))
-        cross.add(Block.of(centred_x(block_x[order])), Block.of(centred_y(block_y[order])), bounds)
+        bounds = np.searchsorted(mine[order], np.arange(n_groups + 1))
+        cross.add(centred_x(block_x[order]), centred_y(block_y[order]), bounds)
     return cross
 
 
@@ -304,8 +305,15 @@ def test_in_memory_a_group_without_rows_is_none(layers, groups, name):
 def test_in_memory_the_layer_at_fault_is_named(layers):
     same = {"x": {0: np.zeros((20, 3))}, "y": {1: layers["y"]["T0"][:20]}}
     embed, _ = IN_MEMORY["rbf"]
-    with pytest.raises(UsageError, match="layer 0 of side x: half of its rows are the same"):
-        matrix.compare_in_memory(lambda side, layer: same[side][layer], [0], [1], embed, np.vdot)
+    refused(
+        "layer 0 of side x: half of its rows are the same",
+        matrix.compare_in_memory,
+        lambda side, layer: same[side][layer],
+        [0],
+        [1],
+        embed,
+        np.vdot,
+    )
 
 
 # --- progress and errors ------------------------------------------------------------------------------
@@ -325,39 +333,63 @@ def test_progress_ends_where_it_should(layers, groups):
 
 
 def test_groups_of_other_rows(layers):
-    with pytest.raises(UsageError, match="129 groups for 130 rows: each row needs one"):
-        matrix.fill(blocks_of(layers), ["C7"], None, cka.LinearCKA(), np.zeros(N - 1, np.int64))
+    refused(
+        "129 groups for 130 rows: each row needs one",
+        matrix.fill,
+        blocks_of(layers),
+        ["C7"],
+        None,
+        cka.LinearCKA(),
+        np.zeros(N - 1, np.int64),
+    )
 
 
 @every_measure
 def test_the_layer_at_fault_is_named(layers, name):
     measure, _ = MEASURES[name]
     broken = {"x": {"C7": layers["x"]["C7"]}, "y": {"T0": np.full((N, 4), 0.1)}, "control": {"T0": layers["y"]["T0"]}}
-    with pytest.raises(UsageError, match="layer T0 of side y: "):
-        matrix.fill(blocks_of(broken), ["C7"], ["T0"], measure)
+    refused("layer T0 of side y: ", matrix.fill, blocks_of(broken), ["C7"], ["T0"], measure)
     broken["y"]["T0"] = layers["y"]["T0"].copy()
     broken["y"]["T0"][3, 1] = np.nan
-    with pytest.raises(UsageError, match="layer T0 of side y holds values that are not finite"):
-        matrix.fill(blocks_of(broken), ["C7"], ["T0"], measure)
+    refused(
+        "layer T0 of side y holds values that are not finite", matrix.fill, blocks_of(broken), ["C7"], ["T0"], measure
+    )
 
 
 def test_too_few_rows_for_cca():
     rows = np.random.default_rng(6).standard_normal((30, 30))
-    with pytest.raises(UsageError, match=r"layer 0 of side x: 30 rows of 30 dimensions: canonical correlation"):
-        matrix.fill(lambda *_: [rows], [0], None, cca.InSampleCCA())
+    refused(
+        r"layer 0 of side x: 30 rows of 30 dimensions: canonical correlation",
+        matrix.fill,
+        lambda *_: [rows],
+        [0],
+        None,
+        cca.InSampleCCA(),
+    )
     narrow = rows[:, :25]  # enough rows of all, too few without a group
-    with pytest.raises(UsageError, match="24 rows of 25 dimensions"):
-        matrix.fill(lambda *_: [narrow], [0], None, cca.InSampleCCA(), np.arange(30) // 6)
+    refused(
+        "24 rows of 25 dimensions", matrix.fill, lambda *_: [narrow], [0], None, cca.InSampleCCA(), np.arange(30) // 6
+    )
 
 
 def test_unknown_variants_of_cca(layers):
-    with pytest.raises(UsageError, match="'legacy' has no matrix: choose pwcca, mean or mean-square"):
-        matrix.fill(blocks_of(layers), ["C7"], None, cca.InSampleCCA("legacy"))
+    refused(
+        "'legacy' has no matrix: choose pwcca, mean or mean-square",
+        matrix.fill,
+        blocks_of(layers),
+        ["C7"],
+        None,
+        cca.InSampleCCA("legacy"),
+    )
 
 
 def test_a_control_of_other_blocks(layers):
     views = {"x": [layers["x"]["C7"]], "y": [layers["y"]["T0"]], "control": np.split(layers["y"]["T0"], 2)}
-    with pytest.raises(
-        UsageError, match="layer 0 of side x and layer 0 of side control come in blocks of other lengths"
-    ):
-        matrix.fill(lambda side, _: views[side], [0], [0], similarity.Procrustes())
+    refused(
+        "layer 0 of side x and layer 0 of side control come in blocks of other lengths",
+        matrix.fill,
+        lambda side, _: views[side],
+        [0],
+        [0],
+        similarity.Procrustes(),
+    )

@@ -10,19 +10,19 @@ from itertools import product
 import numpy as np
 import pytest
 from columns import standardised
+from refusals import refused
 from scipy import signal, stats
 
 from layertool.analysis import cca, folds, protocols
-from layertool.analysis.moments import FoldMoments, Moments, total
+from layertool.analysis.moments import Moments, fold_moments, total
 from layertool.analysis.protocols import EPS_GRID, NAMES, PUBLISHED_EPS_GRID, held_out, in_sample
-from layertool.errors import UsageError
 
 N_FOLDS = 10
 VARIANTS = tuple(NAMES)
 
 
 def parts_of(x, y, control, dealt, n_folds=N_FOLDS):
-    return FoldMoments(dealt, n_folds).of([x], [y], [control])
+    return fold_moments(dealt, n_folds, [x], [y], [control])
 
 
 def equally(n, n_folds=N_FOLDS, seed=0):
@@ -85,7 +85,7 @@ def plain_score(x, y, a, b, variant):
 
 
 def with_signs_of(fit, a, b):
-    """Directions of covariances scaled to largest entry 1, turned as LAPACK turned them; only the legacy score notices."""
+    """Directions of covariances scaled to largest entry 1, turned as LAPACK did; only the legacy score notices."""
     turns = np.sign((a * fit.a).sum(1))[:, None]
     return a * turns * np.sqrt(fit.scales[0]), b * turns * np.sqrt(fit.scales[1])
 
@@ -163,8 +163,13 @@ def with_labels(seed=4):
 
 
 DATA = {
-    "related": related, "uneven": uneven, "noisy": noisy, "few": few, "wide target": wide_target, "labels": with_labels,
-}  # fmt: skip
+    "related": related,
+    "uneven": uneven,
+    "noisy": noisy,
+    "few": few,
+    "wide target": wide_target,
+    "labels": with_labels,
+}
 
 
 @pytest.mark.slow
@@ -291,8 +296,7 @@ def test_trials_never_share_a_fold():
 
 @pytest.mark.parametrize(("n_folds", "n_trials"), [(10, 6), (3, 2), (10, 0)])
 def test_more_trials_than_folds(n_folds, n_trials):
-    with pytest.raises(UsageError, match=rf"{n_trials} trials take .* there are {n_folds}: type --trials"):
-        protocols.trials(n_folds, n_trials, 0)
+    refused(rf"{n_trials} trials take .* there are {n_folds}: type --trials", protocols.trials, n_folds, n_trials, 0)
 
 
 def test_the_same_seed_gives_the_same_answer():
@@ -447,10 +451,8 @@ def test_too_few_rows():
     random = np.random.default_rng(0)
     x, y = random.standard_normal((50, 40)), random.standard_normal((50, 3))
     parts = parts_of(x, y, y[::-1], equally(50))  # 40 rows to fit on
-    with pytest.raises(UsageError, match="40 rows of 40 dimensions: canonical correlation needs more rows"):
-        held_out(*parts)
-    with pytest.raises(UsageError, match="45 rows of 45 dimensions"):  # all 50 suffice, all but a fold do not
-        in_sample(*parts_of(random.standard_normal((50, 45)), y, y[::-1], equally(50)))
+    refused("40 rows of 40 dimensions: canonical correlation needs more rows", held_out, *parts)
+    refused("45 rows of 45 dimensions", in_sample, *parts_of(random.standard_normal((50, 45)), y, y[::-1], equally(50)))
 
 
 def test_svcca_of_as_many_components_as_rows():
@@ -461,22 +463,19 @@ def test_svcca_of_as_many_components_as_rows():
     found = held_out(*parts, ("svcca",), share=0.5)  # the first components are fewer
     assert np.isfinite(found["svcca"].value)
     for protocol in (held_out, in_sample):
-        with pytest.raises(UsageError, match="more rows than dimensions"):
-            protocol(*parts, ("svcca",), share=1.0)
+        refused("more rows than dimensions", protocol, *parts, ("svcca",), share=1.0)
 
 
 def test_a_fold_that_is_too_small_to_score():
     x, y, control = related(100)
     dealt = equally(100, 9)
     dealt[0] = 9  # alone in its fold
-    with pytest.raises(UsageError, match="a fold has 1 rows: take more rows or fewer folds"):
-        held_out(*parts_of(x, y, control, dealt), n_trials=5)
+    refused("a fold has 1 rows: take more rows or fewer folds", held_out, *parts_of(x, y, control, dealt), n_trials=5)
 
 
 def test_a_constant_view():
     x, y, control = related()
-    with pytest.raises(UsageError, match="a view is constant"):
-        held_out(*parts_of(x, np.full_like(y, 0.1), control, equally(len(x))))
+    refused("a view is constant", held_out, *parts_of(x, np.full_like(y, 0.1), control, equally(len(x))))
 
 
 # --- leaks --------------------------------------------------------------------------------------------
@@ -530,9 +529,7 @@ def test_values_that_are_not_finite_are_no_constant_view(bad, side):
     views = [random.standard_normal((60, 3)) for _ in range(2)]
     views[side][7, 1] = bad
     with np.errstate(invalid="ignore"):
-        moments = FoldMoments(np.arange(60) % 10, 10).of([views[0]], [views[1]], [views[1][::-1]])
+        moments = fold_moments(np.arange(60) % 10, 10, [views[0]], [views[1]], [views[1][::-1]])
         for score in (protocols.held_out, protocols.in_sample):
-            with pytest.raises(UsageError, match="not finite"):
-                score(*moments)
-        with pytest.raises(UsageError, match="not finite"):
-            cca.fit(*views)
+            refused("not finite", score, *moments)
+        refused("not finite", cca.fit, *views)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from layertool.analysis import cca, matrix, protocols
-from layertool.analysis.moments import FoldMoments, standard_scales, total
+from layertool.analysis.moments import fold_moments, standard_scales, total
 from layertool.analysis.protocols import EPS_GRID, NAMES, held_out, in_sample
 from layertool.models import acoustic
 
@@ -59,7 +59,7 @@ FACTORS = {
 def scores_of(x, y, seed=0):
     """Every score, interval end and chance level of both protocols, by name."""
     dealt = np.random.default_rng(seed).permutation(np.arange(len(x)) % N_FOLDS)
-    parts = FoldMoments(dealt, N_FOLDS).of([x], [y], [np.roll(y, len(y) // 2, axis=0)])
+    parts = fold_moments(dealt, N_FOLDS, [x], [y], [np.roll(y, len(y) // 2, axis=0)])
     found = {}
     for protocol, estimates in (("held-out", held_out(*parts, SCALED)), ("in-sample", in_sample(*parts, SCALED))):
         for name, e in estimates.items():
@@ -110,7 +110,7 @@ def test_no_cell_of_a_matrix_changes_with_the_scale_of_a_column(name, factors):
 def test_every_eps_has_the_same_directions():
     x, y = cepstra()
     dealt = np.arange(len(x)) % N_FOLDS
-    whole = total(FoldMoments(dealt, N_FOLDS).of([x], [y], [y])[0])
+    whole = total(fold_moments(dealt, N_FOLDS, [x], [y], [y])[0])
     solver = cca.Solver(whole.scaled(*standard_scales(whole, whole)))
     for eps in itertools.product((*EPS_GRID, 1e-11, 100.0), repeat=2):
         assert len(solver.fit(*eps).correlations) == 11, eps  # of 12 labels
@@ -137,7 +137,7 @@ def test_a_label_of_the_test_fold_alone_is_no_direction_of_the_fit():
     for scale in (1.0, 1e6):
         (dev, test), *_ = protocols.trials(N_FOLDS, 1, 0)
         rare[dealt == test] = scale * np.arange((dealt == test).sum())[:, None]
-        parts = FoldMoments(dealt, N_FOLDS).of([x], [np.hstack([y, rare])], [y[::-1]])
+        parts = fold_moments(dealt, N_FOLDS, [x], [np.hstack([y, rare])], [y[::-1]])
         train = total(parts[0]) - parts[0][dev] - parts[0][test]
         assert standard_scales(train, total(parts[0]))[1][4] == 0
         assert held_out(*parts, n_trials=1)["pwcca"].directions == (4,)
@@ -152,7 +152,7 @@ def test_random_attributes_of_unequal_scale_are_at_chance(seed):
     centres, vectors = random.standard_normal((300, 50)), random.standard_normal((2, 300, 24)) * np.logspace(-3, 3, 24)
     x = centres[words] + random.standard_normal((2400, 50))
     dealt = (np.arange(300) % N_FOLDS)[words]
-    parts = FoldMoments(dealt, N_FOLDS).of([x], [vectors[0][words]], [vectors[1][words]])
+    parts = fold_moments(dealt, N_FOLDS, [x], [vectors[0][words]], [vectors[1][words]])
     for estimate in held_out(*parts, ("pwcca", "mean")).values():
         assert abs(estimate.value) < 0.05
         assert abs(estimate.chance) < 0.05

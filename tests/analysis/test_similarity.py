@@ -4,19 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from columns import related, rotation
+from refusals import refused
 from scipy import optimize, spatial
 
 from layertool.analysis import similarity
-from layertool.errors import UsageError
-
-
-def rotation(rng, d):
-    return np.linalg.qr(rng.standard_normal((d, d)))[0]
-
-
-def related(rng, n=40, width_x=5, width_y=5):
-    x = rng.standard_normal((n, width_x)) * np.arange(1, width_x + 1)
-    return x, x @ rng.standard_normal((width_x, width_y)) + 3 * rng.standard_normal((n, width_y))
 
 
 def normalised(x):
@@ -28,7 +20,7 @@ def normalised(x):
 
 
 def test_procrustes_is_the_distance_after_the_best_rotation():
-    x, y = related(np.random.default_rng(0))
+    x, y = related(np.random.default_rng(0), 40, 5, 5)
     a, b = normalised(x), normalised(y)
     u, _, vt = np.linalg.svd(b.T @ a)
     assert similarity.procrustes(x, y) == pytest.approx(np.linalg.norm(a - b @ u @ vt) ** 2, abs=1e-12)
@@ -37,7 +29,7 @@ def test_procrustes_is_the_distance_after_the_best_rotation():
 
 
 def test_procrustes_in_the_plane_is_the_smallest_over_all_angles():
-    x, y = related(np.random.default_rng(1), width_x=2, width_y=2)
+    x, y = related(np.random.default_rng(1), 40, 2, 2)
     a, b = normalised(x), normalised(y)
 
     def distance(angle, flip):
@@ -64,7 +56,7 @@ def test_procrustes_of_other_widths_is_that_of_zero_filled_views(width_x, width_
 
 def test_procrustes_invariances():
     rng = np.random.default_rng(3)
-    x, y = related(rng)
+    x, y = related(rng, 40, 5, 5)
     value = similarity.procrustes(x, y)
     assert similarity.procrustes(y, x) == pytest.approx(value, abs=1e-12)
     for moved in (x @ rotation(rng, 5), 1e-3 * x, -20 * x, x + rng.standard_normal(5), x * [1, 1, -1, 1, 1]):
@@ -79,7 +71,7 @@ def test_procrustes_of_uncorrelated_views_is_two():
 
 
 def test_procrustes_with_an_offset():
-    x, y = related(np.random.default_rng(4))
+    x, y = related(np.random.default_rng(4), 40, 5, 5)
     shifted = x + 1e4
     exact = shifted.astype(np.longdouble)
     centred = (exact - exact.mean(0)).astype(float)
@@ -88,15 +80,11 @@ def test_procrustes_with_an_offset():
 
 def test_procrustes_errors():
     x = np.random.default_rng(5).standard_normal((20, 3))
-    with pytest.raises(UsageError, match=r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)"):
-        similarity.procrustes(x, x[:-1])
-    with pytest.raises(UsageError, match="view y: all its rows are the same"):
-        similarity.procrustes(x, np.full((20, 2), 0.1))
-    with pytest.raises(UsageError, match="at least 2 rows, not 0"):
-        similarity.procrustes(x[:0], x[:0])
+    refused(r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)", similarity.procrustes, x, x[:-1])
+    refused("view y: all its rows are the same", similarity.procrustes, x, np.full((20, 2), 0.1))
+    refused("at least 2 rows, not 0", similarity.procrustes, x[:0], x[:0])
     x[3, 1] = np.nan
-    with pytest.raises(UsageError, match="view x holds values that are not finite"):
-        similarity.procrustes(x, np.ones((20, 2)))
+    refused("view x holds values that are not finite", similarity.procrustes, x, np.ones((20, 2)))
 
 
 # --- RSA --------------------------------------------------------------------------------------------
@@ -134,7 +122,7 @@ def test_rsa_takes_mean_ranks_of_ties():
 
 def test_rsa_invariances():
     rng = np.random.default_rng(8)
-    x, y = related(rng)
+    x, y = related(rng, 40, 5, 5)
     assert similarity.rsa(x, y) == similarity.rsa(x, y, "correlation") == similarity.rsa(x, y, distance="correlation")
     same = {
         "correlation": [3 * x, x + rng.standard_normal((len(x), 1)), x * rng.uniform(1, 2, (len(x), 1))],
@@ -161,19 +149,21 @@ def test_rsa_of_independent_noise():
 
 def test_rsa_errors():
     x = np.random.default_rng(9).standard_normal((20, 3))
-    with pytest.raises(UsageError, match="unknown distance 'cityblock': take one of correlation, cosine, euclidean"):
-        similarity.rsa(x, x, "cityblock")
-    with pytest.raises(UsageError, match=r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)"):
-        similarity.rsa(x, x[:-1])
-    with pytest.raises(UsageError, match="at least 3 rows, not 2"):
-        similarity.rsa(x[:2], x[:2])
+    refused(
+        "unknown distance 'cityblock': take one of correlation, cosine, euclidean", similarity.rsa, x, x, "cityblock"
+    )
+    refused(r"same rows: x has shape \(20, 3\), y has shape \(19, 3\)", similarity.rsa, x, x[:-1])
+    refused("at least 3 rows, not 2", similarity.rsa, x[:2], x[:2])
     rows = np.zeros((similarity.MAX_RSA_ROWS + 1, 1))
-    with pytest.raises(UsageError, match="at most 10000 of them, not 10001: draw a sample"):
-        similarity.rsa(rows, rows)
-    with pytest.raises(UsageError, match="view y: all its rows are equally far from each other"):
-        similarity.rsa(x, np.eye(20) @ rotation(np.random.default_rng(10), 20), "euclidean")
-    with pytest.raises(UsageError, match="view y: all its rows are equally far"):
-        similarity.rsa(x, np.full((20, 3), 0.1), "euclidean")
+    refused("at most 10000 of them, not 10001: draw a sample", similarity.rsa, rows, rows)
+    refused(
+        "view y: all its rows are equally far from each other",
+        similarity.rsa,
+        x,
+        np.eye(20) @ rotation(np.random.default_rng(10), 20),
+        "euclidean",
+    )
+    refused("view y: all its rows are equally far", similarity.rsa, x, np.full((20, 3), 0.1), "euclidean")
 
 
 @pytest.mark.parametrize(("distance", "row", "what"), [("correlation", 0.1, "constant"), ("cosine", 0.0, "zero")])
@@ -181,9 +171,7 @@ def test_rsa_names_rows_without_a_direction(distance, row, what):
     x = np.random.default_rng(11).standard_normal((20, 3))
     broken = x.copy()
     broken[[4, 7]] = row
-    with pytest.raises(UsageError, match=rf"view y: row 4 is {what} across its dimensions \(2 such rows\)"):
-        similarity.rsa(x, broken, distance)
+    refused(rf"view y: row 4 is {what} across its dimensions \(2 such rows\)", similarity.rsa, x, broken, distance)
     assert np.isfinite(similarity.rsa(x, broken, "euclidean"))
     broken[6, 2] = np.nan
-    with pytest.raises(UsageError, match="view x holds values that are not finite"):
-        similarity.rsa(broken, x, distance)
+    refused("view x holds values that are not finite", similarity.rsa, broken, x, distance)

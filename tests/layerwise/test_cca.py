@@ -18,7 +18,7 @@ from scipy import stats
 
 import layertool
 from layertool.analysis import cca, folds, protocols
-from layertool.analysis.moments import FoldMoments
+from layertool.analysis.moments import fold_moments
 from layertool.cli import cli
 from layertool.conditions import parse_where
 from layertool.corpora import folder as folder_reader
@@ -680,9 +680,7 @@ def test_real_neurons_at_other_scales(whisper, layer):
     by = 10.0 ** np.random.default_rng(0).uniform(-3, 3, x.shape[1])
     names = [name for name in protocols.NAMES if name != "svcca"]
     for score in (protocols.held_out, protocols.in_sample):
-        plain, scaled = (
-            score(*FoldMoments(problem.folds, 10).of([view], [y], [control]), names) for view in (x, x * by)
-        )
+        plain, scaled = (score(*fold_moments(problem.folds, 10, [view], [y], [control]), names) for view in (x, x * by))
         for name in names:
             assert scaled[name].trials == pytest.approx(plain[name].trials, abs=1e-9), name
             assert scaled[name].chance == pytest.approx(plain[name].chance, abs=1e-9), name

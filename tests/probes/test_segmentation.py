@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from probes import segmentation_reference as slow
 from probes.segmentation_reference import Utterance
+from refusals import refused
 
-from layertool.errors import FeatureError, UsageError
+from layertool.errors import FeatureError
 from layertool.probes import segmentation
 from layertool.probes.segmentation import (
     DISTANCES,
     WINDOWS,
     Cell,
     Counts,
+    Scaling,
     Speech,
     count,
     dissimilarity,
@@ -22,7 +24,6 @@ from layertool.probes.segmentation import (
     match_intervals,
     peaks,
     scores,
-    standardise,
     sweep,
 )
 
@@ -129,7 +130,7 @@ def test_boundaries_of_constant_stretches_are_exact(distance, window, hop, first
         changes.append([(hop * 1000 / 16000 * i + first_ms) * 16 for i in last])
         utterances.append(Utterance(frames, hop * len(frames) + 80, hop=hop))
     frames, together = joined(utterances)
-    found = peaks(dissimilarity(standardise(frames), together.utterance, distance), together, window)
+    found = peaks(dissimilarity(Scaling.of(frames)(frames), together.utterance, distance), together, window)
     assert found.time.tolist() == [t for times in changes for t in times]
     assert found.utterance.tolist() == [k for k in range(6) for _ in range(6)]
     for u, times in zip(utterances, changes, strict=True):
@@ -163,7 +164,7 @@ def test_prominence_is_at_least_the_one_of_the_cell():
 def test_the_middle_of_a_plateau_may_lie_between_two_changes():
     walk = np.array([0, 0, 1, 2, 2.0])[:, None]  # the second and third difference are the largest
     frames, together = joined([Utterance(walk, 1680)])
-    found = peaks(dissimilarity(standardise(frames), together.utterance, "euclidean"), together, 1)
+    found = peaks(dissimilarity(Scaling.of(frames)(frames), together.utterance, "euclidean"), together, 1)
     assert found.time.tolist() == [320 * 1.5 + 360]
 
 
@@ -173,7 +174,7 @@ def test_no_peak_at_an_end_of_an_utterance():
     for middle in (falling, rising):
         utterances = [Utterance(walk[:, None], 1680) for walk in (falling, middle, rising)]
         frames, together = joined(utterances)
-        found = peaks(dissimilarity(standardise(frames), together.utterance, "euclidean"), together, 1)
+        found = peaks(dissimilarity(Scaling.of(frames)(frames), together.utterance, "euclidean"), together, 1)
         assert len(found.time) == len(found.utterance) == len(found.prominence) == 0
 
 
@@ -199,11 +200,11 @@ def test_dissimilarity(distance):
     )
 
 
-def test_standardise():
+def test_scaling():
     random = np.random.default_rng(0)
     frames = random.standard_normal((500, 5)) * [1, 100, 1e-5, 3, 1] + [0, 1e4, 0, -7, 0]
     frames[:, 4] = 0.1  # its mean is not exactly 0.1
-    done = standardise(frames.astype(np.float32))
+    done = Scaling.of(frames.astype(np.float32))(frames.astype(np.float32))
     np.testing.assert_allclose(done.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose((done**2).mean(0), [1, 1, 1, 1, 0], rtol=1e-12)
     assert (done[:, 4] == 0).all()
@@ -220,8 +221,7 @@ def test_standardise():
 def test_frames_that_are_not_finite(value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(FeatureError, match="not finite"):
-            standardise(np.array([[0, 1], [value, 2]]))
+        refused("not finite", Scaling.of, np.array([[0, 1], [value, 2]]), error=FeatureError)
 
 
 def test_frames_that_are_all_the_same_have_no_boundaries():
@@ -255,7 +255,9 @@ def test_frames_may_be_read_in_blocks(monkeypatch, at_once):
     plain = [rows(found) for _, found, _ in sweep(frames, together, cells)]
     monkeypatch.setattr(segmentation, "_FRAMES_AT_ONCE", at_once)
     assert [rows(found) for _, found, _ in sweep(frames, together, cells)] == plain
-    np.testing.assert_allclose(standardise(frames), np.concatenate(slow.z_scored([Utterance(frames, 0)])), atol=1e-12)
+    np.testing.assert_allclose(
+        Scaling.of(frames)(frames), np.concatenate(slow.z_scored([Utterance(frames, 0)])), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -451,11 +453,9 @@ def test_grid():
     cells = grid()
     assert len(set(cells)) == len(cells) == 2 * 6 * 15
     assert [str(c) for c in grid(["cosine"], [4], [3e-4])] == ["cosine distance, smoothed over 4, prominence 0.0003"]
-    with pytest.raises(UsageError, match="'eucli' is no distance of frames: choose euclidean or cosine"):
-        grid(["eucli"])
+    refused("'eucli' is no distance of frames: choose euclidean or cosine", grid, ["eucli"])
     for windows, prominences in [((0,), (1,)), ((1,), (-0.1,)), ((1,), (float("nan"),))]:
-        with pytest.raises(UsageError, match="1 frame or more"):
-            grid(windows=windows, prominences=prominences)
+        refused("1 frame or more", grid, windows=windows, prominences=prominences)
 
 
 def test_sweep_gives_every_cell_once():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 from scipy import stats
 from scipy.spatial.distance import cosine
 from scipy.stats import spearmanr
@@ -103,14 +104,11 @@ def test_files_that_are_no_task(tmp_path, text, message):
 
 
 def test_what_cannot_be_read(tmp_path):
-    with pytest.raises(CorpusError, match="does not exist"):
-        read(tmp_path / "men.csv")
-    with pytest.raises(CorpusError, match=r"has no \.csv file"):
-        read(tmp_path)
+    refused("does not exist", read, tmp_path / "men.csv", error=CorpusError)
+    refused(r"has no \.csv file", read, tmp_path, error=CorpusError)
     (tmp_path / "men.csv").write_bytes(bytes(range(256)))
     for path in (tmp_path, tmp_path / "men.csv"):
-        with pytest.raises(CorpusError, match=r"men\.csv is no CSV file in UTF-8"):
-            read(path)
+        refused(r"men\.csv is no CSV file in UTF-8", read, path, error=CorpusError)
 
 
 def test_among():
@@ -209,8 +207,7 @@ def test_cosines():
 def test_words_without_a_direction(value):
     vectors = np.ones((3, 2))
     vectors[1] = value
-    with pytest.raises(FeatureError, match="'moon'"):
-        cosines(vectors, ["sun", "moon", "car"], task("t", ("sun", "car", 1)))
+    refused("'moon'", cosines, vectors, ["sun", "moon", "car"], task("t", ("sun", "car", 1)), error=FeatureError)
 
 
 def tasks_of_one_vocabulary(seed: int = 0) -> tuple[list[Task], list[np.ndarray]]:
@@ -249,7 +246,7 @@ def test_score_is_spearmans_of_each_task():
 
 
 def slow_interval(values, weights, tasks, similarities) -> tuple[float | None, float | None]:
-    """Of a weighted sum of correlations: variance from pairs of pairs that share a word, by jackknife changes of each pair.
+    """Of a weighted sum of correlations: variance from pairs of pairs that share a word, by changes of each pair.
 
     ``values``: of each task; one without a correlation has weight 0.
     """

@@ -367,7 +367,7 @@ def test_units_and_layers_that_cannot_be(made, tmp_path):
 @pytest.mark.parametrize(
     ("speakers", "says"),
     [
-        (None, "does not say who speaks, and fastabx compares .*: fill in the column 'speaker'"),
+        (None, r"\(5 such utterances\), and fastabx compares .*: fill in the column 'speaker'"),
         (["a", None, "b", "b", "b"], r"does not say who speaks in a_b 1 \(1 such utterances\), .* fill in the column"),
         (["a", "", " ", "b", "b"], r"in a_b 1 \(2 such utterances\)"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from layertool.errors import UsageError
+from layertool.files import text_lines
 from layertool.spelling import nfc
 
 # How a word is written for the model: the paper's Whisper puts capitals and full stops into transcriptions.
@@ -40,19 +41,10 @@ def cmudict_words() -> list[str]:
 
 def read_words(path: Path | str) -> list[str]:
     """A word list: UTF-8 text, one word on each line; words that stand twice once. Raises UsageError without words."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(
-            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: a word list is a text file, one "
-            "word a line"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: a word list has one word on each line") from error
-    words = unique(lines)
+    what = "a word list is a text file, one word a line"
+    words = unique(text_lines(Path(path), what))
     if not words:
-        raise UsageError(f"{path} has no words: a word list has one word on each line")
+        raise UsageError(f"{path} has no words: {what}")
     return words
 
 

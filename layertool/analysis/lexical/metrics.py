@@ -26,7 +26,8 @@ def log_likelihood(log_p, counts) -> float:
     if np.isnan(log_p).any() or (log_p > _OVER_ONE).any():
         raise UsageError(f"log-probabilities must be numbers up to 0, not {log_p[~(log_p <= _OVER_ONE)][0]:g}")
     said = counts > 0
-    return float(_log_orders(counts) + np.sum(counts[said] * log_p[said]))
+    log_orders = float(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum())  # m! / (k_1! k_2! ...)
+    return float(log_orders + np.sum(counts[said] * log_p[said]))
 
 
 def oracle(counts) -> float:
@@ -49,11 +50,6 @@ def _counts(counts) -> np.ndarray:
     if not (np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))).all():
         raise UsageError("counts of responses must be whole numbers from 0 on")
     return counts
-
-
-def _log_orders(counts: np.ndarray) -> float:
-    """Log of m! / (k_1! k_2! ...): in how many orders the responses can come."""
-    return float(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum())
 
 
 def kendall(scores, counts) -> float:

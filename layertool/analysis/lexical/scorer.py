@@ -75,6 +75,7 @@ class WhisperScorer:
     def _set_up(self, network: Any, tokenizer: Any, prefix: list[int], mel: Any, variant: Variant, provenance: dict):
         self.network, self.tokenizer, self.mel = network, tokenizer, mel
         self.variant, self.provenance = variant, provenance
+        self.end_of_text = int(tokenizer.eos_token_id)
         self.encoder = network.model.encoder
         self.decoder = whisper.ForcedDecoder(network, prefix)
         self.layers = [f"T{k}" for k in range(len(self.encoder.layers) + 1)] + ["final"]
@@ -91,11 +92,10 @@ class WhisperScorer:
     def tokenise(self, words: Sequence[str]) -> list[list[int]]:
         """Tokens of words, each with a space before it. Raises CorpusError for one that has none, or special ones."""
         tokens = self.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"] if words else []
-        first_special = int(self.tokenizer.eos_token_id)  # text comes before it, times and languages after it
         for word, ids in zip(words, tokens, strict=True):
             if not ids:
                 raise CorpusError(f"the word '{word}' has no tokens, so it has no probability: take it out")
-            if max(ids) >= first_special:
+            if max(ids) >= self.end_of_text:  # text comes before it, times and languages after it
                 raise CorpusError(f"the word '{word}' is a special token of the model: take it out")
         return tokens
 
@@ -121,10 +121,6 @@ class WhisperScorer:
         kept = [slice(None) if self.variant.window == "30s" else slice(n) for n in own]
         return {name: [hidden[k, part] for k, part in enumerate(kept)] for name, hidden in found.items()}
 
-    def hear(self, states: torch.Tensor) -> whisper.Heard:
-        """One clip's states (positions, width), to be read from several decoder layers."""
-        return self.decoder.hear(states)
-
     def read(self, heard: whisper.Heard | torch.Tensor, layer: str | None = None) -> whisper.Reading:
         """Begin to read words on one clip, or its states; ``layer``: a decoder layer D0 to DM to read the words
         from."""
@@ -137,7 +133,8 @@ class WhisperScorer:
         if empty := [word for word in words if not word.strip()]:
             raise CorpusError(f"the word '{empty[0]}' has no letters, so it has no probability: take it out")
         forms = in_tokens(words, self.variant.surface, self.tokenise)
-        return search.score_words(reading, forms, self._end(end_token))
+        ends = self.variant.end_token if end_token is None else end_token
+        return search.score_words(reading, forms, self.end_of_text if ends else None)
 
     def rank(
         self, reading: whisper.Reading, lexicon: Lexicon, n: int, most_prefixes: int = search.MOST_PREFIXES
@@ -148,11 +145,7 @@ class WhisperScorer:
     @property
     def end(self) -> int | None:
         """The token that ends a word, None where the variant has none."""
-        return self._end(None)
-
-    def _end(self, end_token: bool | None) -> int | None:
-        wanted = self.variant.end_token if end_token is None else end_token
-        return int(self.tokenizer.eos_token_id) if wanted else None
+        return self.end_of_text if self.variant.end_token else None
 
     def log_probs(self, waveform: np.ndarray, words: Sequence[str], end_token: bool | None = None) -> np.ndarray:
         """Natural log-probability of each word on a clip, shape (len(words),), float64.
