@@ -18,7 +18,6 @@ from torch.nn import functional
 from transformers import (
     HubertConfig,
     HubertModel,
-    TrainerCallback,
     Wav2Vec2Config,
     Wav2Vec2ForPreTraining,
 )
@@ -189,16 +188,10 @@ class Wav2Vec2(_OfWaveforms):
         out, penalty = self._hear(waveforms, n_samples, mask_time_indices=masked, sampled_negative_indices=negatives)
         return {"loss": out.loss / masked.sum() + FEATURE_PENALTY * penalty}
 
-
-class GumbelTemperature(TrainerCallback):
-    """Lowers the temperature with which code vectors are drawn; a function of the step alone."""
-
-    def __init__(self, network: Wav2Vec2):
-        self.quantizer = network.network.quantizer
-
-    def on_step_begin(self, args, state, control, **_) -> None:
+    def cool(self, step: int) -> None:
+        """Lower the temperature with which code vectors are drawn to that after ``step`` steps."""
         first, last, factor = GUMBEL
-        self.quantizer.temperature = max(first * factor**state.global_step, last)
+        self.network.quantizer.temperature = max(first * factor**step, last)
 
 
 Network = Mel | Hubert | Wav2Vec2

@@ -9,7 +9,7 @@ from layertool.errors import UsageError
 from layertool.models import melhubert
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import PRESETS, Sizes
-from layertool.training.session import Settings
+from layertool.training.engine import Settings
 from layertool.training.targets import MAX_FRAMES
 
 MODELS = ("melhubert", "hubert", "wav2vec2")

@@ -15,7 +15,7 @@ from layertool.errors import MissingExtraError, UsageError
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
 
-Progress = Callable[[float, float], object]
+Progress = Callable[..., object]
 Say = Callable[[str], object]
 Dtype = Literal["float32", "bfloat16", "float16"]
 _SHOWN = 10  # losses in a terminal
@@ -28,7 +28,14 @@ class Task(Declared):
 
     device: str = option("auto", "Device that trains: auto, cpu, cuda or mps.")
     dtype: Dtype = option("float32", "Precision of the computation; the weights stay in float32.")
+    workers: int | None = option(
+        None, "Processes that decode audio beside the step.", low=0, usual="2 with a GPU, else 0"
+    )
+    log: tuple[Literal["tensorboard", "wandb"], ...] = option(
+        (), "Write the losses for these, too, into RUN/logs (wandb offline).", metavar="tensorboard|wandb"
+    )
     overwrite: bool = option(False, "Start again.", usual="go on where an earlier run stopped")
+    dry_run: bool = option(False, "Say what would be trained and what it would take, and stop.")
     purpose: ClassVar[str] = "training"
     packages: ClassVar[tuple[str, ...]] = ("accelerate",)
     usuals: ClassVar[Mapping[str, str]] = {}
@@ -38,6 +45,14 @@ class Task(Declared):
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, "train", self.purpose)
+
+    def how(self, progress: Progress | None, say: Say | None) -> dict[str, Any]:
+        """What ``engine.run`` is told besides the task and its settings."""
+        from layertool.training.engine import Machine
+
+        machine = Machine(self.device, self.workers, self.log)
+        given = {"overwrite": self.overwrite, "dry_run": self.dry_run, "progress": progress, "say": say}
+        return {"machine": machine, **given}
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the values that are not the defaults."""
@@ -62,6 +77,9 @@ class Stepwise(Task):
     )
     batch_size: int | None = option(None, "Utterances in a batch.", low=1)
     accumulation: int | None = option(None, "Batches in a step.", low=1)
+    bucket_steps: int = option(
+        16, "Sort the examples of so many steps by length before they are cut into batches; 1: take them as drawn.", low=1
+    )
     learning_rate: float | None = option(None, "Learning rate at its peak.", low=0)
     seed: int | None = option(None, "Seed of weights, order and crops.", low=0)
     statistics: str | None = option(
@@ -79,6 +97,7 @@ class Stepwise(Task):
             "warmup_steps",
             "schedule",
             "seed",
+            "bucket_steps",
         )
         return self.given(*names) | {"precision": self.dtype}
 

@@ -57,22 +57,19 @@ class Distillation(Optimised):
         progress: Progress | None = None,
         say: Say | None = None,
     ):
-        """``distilling.distill`` with these options."""
+        """``distillation_run.distill`` with these options."""
         self.require()
-        from layertool.training import distilling
+        from layertool.training import distillation_run
 
-        recipe = distilling.Recipe(self.blocks, self.teacher_layers, self.teacher_init, self.pad, self.max_samples)
-        return distilling.distill(
+        recipe = distillation_run.Recipe(self.blocks, self.teacher_layers, self.teacher_init, self.pad, self.max_samples)
+        return distillation_run.distill(
             teacher,
             read(corpus),
             out,
             recipe,
-            distilling.settings(**self.settings()),
+            distillation_run.settings(**self.settings()),
             self.statistics,
-            self.device,
-            self.overwrite,
-            progress,
-            say,
+            **self.how(progress, say),
         )
 
     def account(self, done, corpus: object) -> Account:

@@ -89,10 +89,7 @@ class Pretraining(Heard, Optimised):
             replace(usual, **settings),
             self.store(),
             self.init,
-            self.device,
-            self.overwrite,
-            progress,
-            say,
+            **self.how(progress, say),
         )
 
     def account(self, done, corpus: object) -> Account:
