@@ -235,9 +235,13 @@ class Order(Dataset):
             self._passes = {**dict(list(self._passes.items())[-2:]), turn: drawn}
         return int(self._passes[turn][within])
 
+    def item(self, place: int) -> Item:
+        """The example at a place."""
+        return self.task.example(self.number(place), np.random.default_rng([self.settings.seed, 1, place]))
+
     def __getitem__(self, place: int) -> Item | LayertoolError:
         try:
-            return self.task.example(self.number(place), np.random.default_rng([self.settings.seed, 1, place]))
+            return self.item(place)
         except LayertoolError as error:  # a worker of the loader would put its traceback into the message
             return error
 

@@ -30,7 +30,7 @@ from layertool.training.schedules import (
     Schedule,
     Trigger,
 )
-from layertool.training.session import (
+from layertool.training.engine import (
     Settings,
 )
 
