@@ -10,7 +10,7 @@ import pandas as pd
 from layertool.account import Account, Table, number
 from layertool.result_rows import Result
 from layertool.training.ctc_rates import WEIGHT
-from layertool.training.ctc_runs import Tuned
+from layertool.training.ctc_run import Tuned
 
 _MOST_MODELS = 8  # beside each other
 _MODEL = ["store", "model", "step"]

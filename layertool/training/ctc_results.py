@@ -8,7 +8,7 @@ from typing import Any
 from layertool.result_rows import Result, row
 from layertool.training.ctc_data import Writing
 from layertool.training.ctc_rates import ANALYSIS, EMPTY, LAYER, WEIGHT, Assessed, Rate, bootstrap_rate
-from layertool.training.ctc_runs import Recipe, Tuned
+from layertool.training.ctc_run import Recipe, Tuned
 from layertool.training.ctc_sweep import Sweep
 
 STANDARD = "standard (all layers from the checkpoint)"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from layertool.models.open import Model
 from layertool.training.ctc_data import Parts
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
-from layertool.training.ctc_runs import Recipe, Tuned, assess_run, fine_tune
+from layertool.training.ctc_run import Recipe, Tuned, assess_run, fine_tune
 from layertool.training.opening import open_encoder
-from layertool.training.session import Progress, Settings
+from layertool.training.engine import Machine, Progress, Say, Settings
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers
 
@@ -47,9 +47,8 @@ def sweep_reinit(
     how: Settings | None = None,
     parts: Parts | None = None,
     statistics: str | None = None,
-    device: str = "auto",
     progress: Progress | None = None,
-    say: Callable[[str], object] | None = None,
+    say: Say | None = None,
     **options: Any,
 ) -> Sweep:
     """``fine_tune`` with each number of top layers re-initialised, into ``out``/reinit-N; what is finished is not done
@@ -82,13 +81,12 @@ def sweep_reinit(
             how,
             parts,
             statistics,
-            device,
             progress=_nth(progress, k, len(numbers)),
             say=say if k == 0 else None,
             **options,
         )
     chosen = min(numbers[1:], key=lambda n: (*runs[n].best.order[:2], n))
-    only_dev = replace(parts, test=None)
+    only_dev, device = replace(parts, test=None), options.get("machine", Machine()).device
     assessed = {
         n: assess_run(run.folder, corpus, parts if n in (0, chosen) else only_dev, None, device, recipe.unknown)
         for n, run in runs.items()
@@ -100,4 +98,4 @@ def _nth(progress: Progress | None, k: int, n: int) -> Progress | None:
     """Progress of the k-th run of n."""
     if progress is None:
         return None
-    return lambda done, total: progress(k * total + done, n * total)
+    return lambda done, total, *said: progress(k * total + done, n * total, *said)

@@ -216,13 +216,14 @@ class Task:
         """What the record of a finished run says, after the last model is in its place."""
         return {}
 
+    def tidy(self, facts: dict) -> None:
+        """Remove what a run that is finished, as ``facts`` say, needs no more."""
+
 
 class Order(Dataset):
     """The examples of a run by their place: every example once in each pass, each pass in an order of its own."""
 
     def __init__(self, task: Task, settings: Settings):
-        if not len(task.lengths):
-            raise UsageError("there is nothing to train on: take a corpus with utterances")
         self.task, self.settings, self.n = task, settings, len(task.lengths)
         self._passes: dict[int, np.ndarray] = {}
         self._buckets: dict[int, list[list[int]]] = {}
@@ -293,7 +294,6 @@ class Loop:
         self.step, self.highest_rate = 0, 0.0
         self.losses: list[Loss] = []
         self.window: list[float] = []
-        task.network.to(self.device)
 
     def renew(self) -> None:
         """A new optimiser and schedule, for the parameters that the network has now."""
@@ -513,18 +513,23 @@ def run(
         for turn in (True, False):  # the first process holds the folder before the others read what it wrote
             if leads is turn:
                 folder = held.enter_context(RunFolder(out, task.record, decided, task.outputs, overwrite, leads))
+                task.folder = folder
                 if folder.finished is None:
-                    task.folder = folder
+                    task.network.to(accelerator.device)
                     task.begin(folder, told)
             accelerator.wait_for_everyone()
         if folder.finished is not None:
-            folder.tidy()
+            if leads:
+                folder.tidy()
+                task.tidy(folder.finished)
             return folder.result(result, folder.finished)
         workers = (2 if accelerator.device.type == "cuda" else 0) if machine.workers is None else machine.workers
         loop = Loop(task, settings, accelerator, workers)
         loop.read(folder)
         outlook = None
         if task.end(settings) > loop.step:
+            if not len(task.lengths):
+                raise UsageError("there is nothing to train on: take a corpus with utterances")
             outlook = measured(task, settings, accelerator.device, n_processes)
             for line in outlook.lines(task.end(settings)):
                 told(line)
@@ -534,6 +539,7 @@ def run(
         facts = task.facts() | {"losses": [list(astuple(loss)) for loss in loop.losses]}
         if leads:
             folder.finish(**facts)
+            task.tidy(facts)
         accelerator.wait_for_everyone()
     return result(decided | facts, False)
 

@@ -133,8 +133,7 @@ class RunFolder(OutputFolder):
 
     def tidy(self) -> None:
         """Remove what only an unfinished run needs."""
-        if self.leads:
-            remove(self.path / CHECKPOINTS)
+        remove(self.path / CHECKPOINTS)
 
     def result(self, make: Callable[[dict, bool], Any], facts: dict) -> Any:
         """What a finished run gave, as ``make`` reads it. Raises StoreError for a damaged record."""

@@ -87,6 +87,11 @@ class Selected(Series):
                 raise StoreError(f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: start again with --overwrite")  # fmt: skip
             names = {path.name for path in source.iterdir()}
             self.folder.put_in_place(source, self.last_file if self.last_file in names else max(names))
-        return {"history": [asdict(point) for point in self.history], "best_step": self.best.step}
+        history = [asdict(point) for point in self.history]
+        return {"history": history, "best_step": self.best.step, "models_kept": self.keeps_all}
+
+    def tidy(self, facts: dict) -> None:
+        if not facts.get("models_kept"):
+            self._keep(set())
 
 

@@ -116,12 +116,12 @@ class CTC(Optimised):
         """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
         from layertool.models.open import Model
-        from layertool.training import ctc_results, ctc_runs, ctc_sweep
+        from layertool.training import ctc_results, ctc_run, ctc_sweep
         from layertool.training.ctc_data import Parts, Writing
 
         tops = self.reinit_top or (0,)
         sweeps = self.sweep_reinit or len(tops) > 1
-        recipe = ctc_runs.Recipe(
+        recipe = ctc_run.Recipe(
             0 if sweeps else tops[0],
             self.freeze,
             self.normalise_layers,
@@ -130,30 +130,29 @@ class CTC(Optimised):
             writing=Writing(self.tokens, self.case),
         )
         given = {part: where for part in ("train", "dev", "test") if (where := getattr(self, f"{part}_where"))}
-        how, parts = ctc_runs.settings(self.freeze, **self.settings()), Parts(**given)
+        how, parts = ctc_run.settings(self.freeze, **self.settings()), Parts(**given)
         jobs = _jobs([member for model in models for member in Model.series(model)], Path(out))
         speech = read(corpus)
         rows: list = []
         runs: list = []
-        kept: dict[str, Any] = {"overwrite": self.overwrite, "keep_models": self.keep_models, "cache_gb": self.cache_gb}
+        kept: dict[str, Any] = {"keep_models": self.keep_models, "cache_gb": self.cache_gb}
         for k, (model, folder) in enumerate(jobs):
             named = f"{model}: " if len(jobs) > 1 else ""
             note = (lambda text, named=named: say(named + text)) if say else None
-            common = (recipe, how, parts, self.statistics, self.device)
-            shown = ctc_sweep._nth(progress, k, len(jobs))
-            if sweeps:
-                swept = ctc_sweep.sweep_reinit(
-                    model, speech, folder, self.reinit_top or None, *common, progress=shown, say=note, **kept
-                )
+            kept |= self.how(ctc_sweep._nth(progress, k, len(jobs)), note)
+            common = (recipe, how, parts, self.statistics)
+            if sweeps and not self.dry_run:
+                swept = ctc_sweep.sweep_reinit(model, speech, folder, self.reinit_top or None, *common, **kept)
                 runs += swept.runs.values()
                 rows += ctc_results.sweep_rows(swept, speech.name, str(model), how.seed)
                 if not swept.is_better and note:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
-            tuned = ctc_runs.fine_tune(model, speech, folder, *common, progress=shown, say=note, **kept)
-            assessed = ctc_runs.assess_run(tuned.folder, speech, parts, model, self.device, recipe.unknown)
+            tuned = ctc_run.fine_tune(model, speech, folder, *common, **kept)
             runs.append(tuned)
-            rows += ctc_results.rows(tuned, assessed, speech.name, str(model), how.seed)
+            if not self.dry_run:
+                assessed = ctc_run.assess_run(tuned.folder, speech, parts, model, self.device, recipe.unknown)
+                rows += ctc_results.rows(tuned, assessed, speech.name, str(model), how.seed)
         return rows, runs
 
 
