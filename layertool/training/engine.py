@@ -167,6 +167,14 @@ class Task:
     decided: dict
     folder: RunFolder
 
+    def settled(self, settings: Settings) -> Settings:
+        """The settings of a run whose step has so many examples, in all processes together."""
+        return settings
+
+    def is_there(self) -> bool:
+        """Whether a finished run still has what it made."""
+        return True
+
     def begin(self, folder: RunFolder, say: Say) -> None:
         """Get ready in a folder that this process holds, before the first step or where an earlier run stopped."""
 
@@ -501,7 +509,7 @@ def run(
     machine = machine or Machine()
     accelerator = machine.accelerator(settings.precision, out)
     leads, n_processes = accelerator.is_main_process, accelerator.num_processes
-    settings = replace(settings, accumulation=settings.accumulation * n_processes)
+    settings = task.settled(replace(settings, accumulation=settings.accumulation * n_processes))
     decided = plain({"kind": task.kind, **task.decided, "settings": asdict(settings)})
     told: Say = say if say and leads else lambda _text: None
     with random_states_kept(), ExitStack() as held:
@@ -514,6 +522,8 @@ def run(
             if leads is turn:
                 folder = held.enter_context(RunFolder(out, task.record, decided, task.outputs, overwrite, leads))
                 task.folder = folder
+                if folder.finished is not None and not task.is_there():
+                    folder.restart()
                 if folder.finished is None:
                     task.network.to(accelerator.device)
                     task.begin(folder, told)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xxhash
-from transformers import Trainer, TrainerCallback, TrainingArguments, WhisperForConditionalGeneration
-from transformers.trainer_callback import PrinterCallback
+from transformers import WhisperForConditionalGeneration
 
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.corpora.corpus import Corpus
-from layertool.errors import CorpusError, ModelError, StoreError, UsageError
-from layertool.files import read_json, write_json
+from layertool.errors import CorpusError, ModelError, UsageError
+from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise.listener import Listener, check_lengths
 from layertool.layerwise.stimuli import Stimulus, stimuli_of
-from layertool.models.computing import DTYPES, sound
+from layertool.models.computing import shapes_only
 from layertool.models.open import Model
+from layertool.training import engine
+from layertool.training.engine import Diverged, Item, Settings
 from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
-from layertool.training.runs import CHECKPOINTS, RunFolder, mark_whole
-from layertool.training.session import Diverged, place_of, random_states_kept
+from layertool.training.series import Selected
 
 SCHEDULES = ("cosine", "linear")
-RECORD, BEFORE, DIVERGED = "finetune.json", "before.json", "diverged.json"
+DIVERGED = "diverged.json"
 MODEL_FILES = (
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -99,6 +99,11 @@ class Epoch:
     loss: float | None
     dev: float
 
+    @property
+    def order(self) -> float:
+        """The lower the better."""
+        return -self.dev
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -110,53 +115,89 @@ class Tuned:
     was_there: bool = False
 
 
-class _Trainer(Trainer):
-    """Evaluates by the log-likelihood of the dev part; the rest is transformers'."""
+class Listening(Selected):
+    """A Whisper that learns what listeners say; the epoch with the best dev part is kept."""
 
-    def __init__(self, *arguments, dev: Callable[[], float], **options):
-        super().__init__(*arguments, **options)
-        self.dev = dev
+    kind, record = "lexical fine-tuning", "finetune.json"
+    outputs = (*Selected.outputs, *MODEL_FILES, DIVERGED)
+    whole_passes = True
+    Point = Epoch
 
-    def evaluate(self, *_arguments, **_options) -> dict[str, float]:
+    def __init__(
+        self, scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, by_target: bool, keep_models: bool, needed: bool
+    ):
+        self.scorer, self.corpus, self.recipe = scorer, corpus, recipe
+        self.keeps_all, self.weights_needed = keep_models, needed
+        self.parts = parts = _parts(corpus, by_target)
+        self.history: list[Epoch] = []
+        self.losses: list[float] = []  # of this epoch
+        self.network: Network = scorer.network
+        self.network.set_up(scorer, recipe.modules, recipe.objective)
+        self.data = StimulusData(corpus, parts["train"], scorer.mel, recipe.objective == "top")
+        lengths = corpus.utterances["n_samples"].to_numpy() / SAMPLE_RATE
+        self.lengths = [float(lengths[one.place]) for one in parts["train"]]
+        said = [(one.utterance, one.responses, one.counts) for stimuli in parts.values() for one in stimuli]
+        self.decided = {
+            "model": {key: scorer.provenance.get(key) for key in ("id", "revision", "sha256", "random_init")},
+            "recipe": {**asdict(recipe), "modules": list(recipe.modules)},
+            "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+            "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
+            "split": {"by_target": by_target, **{name: [s.utterance for s in own] for name, own in parts.items()}},
+        }
+
+    def settled(self, settings: Settings) -> Settings:
+        """Steps are passes through the train part."""
+        of_pass = math.ceil(len(self.lengths) / settings.examples_of_step)
+        steps = self.recipe.epochs * of_pass
+        return replace(settings, steps=steps, save_steps=of_pass, warmup_steps=math.ceil(self.recipe.warmup * steps))
+
+    def is_there(self) -> bool:
+        return not self.weights_needed or any(self.folder.path.glob("model*.safetensors"))
+
+    def example(self, number: int, random: np.random.Generator) -> Item:
+        return self.data[number]
+
+    def collate(self, items: list[Item]) -> dict[str, Any]:
+        return batch(items)
+
+    def start(self) -> None:
+        if self.folder.leads:
+            self.history = [Epoch(0, 0, None, self._dev(0))]
+
+    def after_step(self, step: int, loss: float) -> bool:
+        self.losses.append(loss)
+        return False
+
+    def measure(self, step: int) -> Epoch:
+        loss, self.losses = float(np.mean(self.losses)), []
+        return Epoch(len(self.history), step, loss, self._dev(step))
+
+    def _dev(self, step: int) -> float:
+        self.scorer.device = next(self.network.parameters()).device
         try:
-            metrics = {"eval_log_likelihood": self.dev()}
+            return dev_likelihood(self.scorer, self.corpus, self.parts["dev"])
         except ModelError as error:
-            raise Diverged(
-                f"training diverged at step {self.state.global_step} ({error}): lower the learning rate"
-            ) from error
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+            raise Diverged(f"training diverged at step {step} ({error}): lower the learning rate") from error
 
+    @property
+    def candidates(self) -> list[Epoch]:
+        return self.history[1:]
 
-class _Saved(TrainerCallback):
-    """Makes every checkpoint a whole MODEL, and keeps the last and the best one, or all."""
+    def write(self, folder: Path, step: int) -> None:
+        """As any Whisper."""
+        network = self.network
+        with shapes_only():
+            plain = WhisperForConditionalGeneration(deepcopy(network.config))
+        plain.load_state_dict(network.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.generation_config = network.generation_config
+        plain.save_pretrained(folder)
+        self.scorer.mel.save_pretrained(folder)
+        self.scorer.tokenizer.save_pretrained(folder)
 
-    def __init__(self, folder: RunFolder, scorer: WhisperScorer, keep_all: bool):
-        self.folder, self.scorer, self.keep_all = folder, scorer, keep_all
-
-    def on_save(self, args, state, control, **_) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self.keep_all:
-            described = read_json(checkpoint / "config.json", "the configuration of a checkpoint")
-            write_json(
-                checkpoint / "config.json", described | {"architectures": [WhisperForConditionalGeneration.__name__]}
-            )
-            self.scorer.mel.save_pretrained(checkpoint)
-            self.scorer.tokenizer.save_pretrained(checkpoint)
-        mark_whole(checkpoint)
-        if not self.keep_all:
-            best = max(_history(state.log_history), key=lambda epoch: epoch.dev)
-            self.folder.keep_only([best.step, state.global_step])
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, progress: Callable[[float, float], object] | None):
-        self.progress = progress
-
-    def on_step_end(self, args, state, control, **_) -> None:
-        if self.progress:
-            self.progress(state.global_step, state.max_steps)
+    def facts(self) -> dict:
+        n_trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        return {"trained_parameters": n_trained, **super().facts()}
 
 
 def fine_tune(
@@ -165,36 +206,38 @@ def fine_tune(
     out: Path | str,
     recipe: Recipe | None = None,
     by_target: bool = False,
-    device: str = "auto",
-    overwrite: bool = False,
-    keep_checkpoints: bool = False,
-    progress: Callable[[float, float], object] | None = None,
+    keep_models: bool = False,
     weights_needed: bool = True,
+    **options: Any,
 ) -> Tuned:
     """Fine-tune on the train part of a corpus, keep the model of the epoch with the best dev part, in ``out``.
 
     ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: the recipe, the
     history, and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with the
-    same numbers; one that is finished is returned as it is. ``by_target``: the target-disjoint split.
-    ``keep_checkpoints``: all epochs. ``weights_needed``: a finished run whose weights were removed is done again.
+    same numbers; one that is finished is returned as it is. ``by_target``: the target-disjoint split. ``keep_models``:
+    those of all epochs, as ``out``/step-N. ``weights_needed``: a finished run whose weights were removed is done again.
+    ``options``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``.
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
     model = Model.open(model)
     model.check_apart(out)
-    place = place_of(device, recipe.precision)
-    parts = _parts(corpus, by_target)
-    with random_states_kept():
-        scorer = _scorer(model, recipe)
-        decided = _decided(scorer, corpus, recipe, parts, by_target)
-        with RunFolder(out, RECORD, decided, MODEL_FILES, (BEFORE, DIVERGED), overwrite) as folder:
-            if folder.finished is not None:
-                there = _finished(folder)
-                if not weights_needed or any(out.glob("model*.safetensors")):
-                    folder.tidy(keep_checkpoints)
-                    return there
-                folder.restart()  # without its weights
-            return _train(folder, scorer, corpus, recipe, parts, place, keep_checkpoints, progress)
+    task = Listening(_scorer(model, recipe), corpus, recipe, by_target, keep_models, weights_needed)
+    settings = Settings(
+        0,
+        recipe.learning_rate,
+        schedule=recipe.schedule,
+        batch_size=recipe.batch_size,
+        max_gradient_norm=recipe.max_gradient_norm,
+        seed=recipe.seed,
+        precision=recipe.precision,
+    )
+
+    def result(facts: dict, was_there: bool) -> Tuned:
+        history = [Epoch(**epoch) for epoch in facts["history"]]
+        return Tuned(out, history, next(one for one in history if one.step == facts["best_step"]), was_there)
+
+    return engine.run(task, settings, out, result, **options)
 
 
 def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
@@ -213,60 +256,6 @@ def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
     return parts
 
 
-def _train(
-    folder: RunFolder,
-    scorer: WhisperScorer,
-    corpus: Corpus,
-    recipe: Recipe,
-    parts: dict[str, list[Stimulus]],
-    place: torch.device,
-    keep_checkpoints: bool,
-    progress: Callable[[float, float], object] | None,
-) -> Tuned:
-    network = scorer.network
-    network.set_up(scorer, recipe.modules, recipe.objective)
-    caches = network.config.use_cache  # which the Trainer turns off
-    n_trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    data = StimulusData(corpus, parts["train"], scorer.mel, recipe.objective == "top")
-    trainer = _Trainer(
-        model=network,
-        args=_arguments(folder.path, recipe, place),
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=batch,
-        callbacks=[_Progress(progress), _Saved(folder, scorer, keep_checkpoints)],
-        dev=lambda: dev_likelihood(scorer, corpus, parts["dev"]),
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-    network.to(place)
-    scorer.device = place
-    before = folder.path / BEFORE
-    if not before.exists():
-        write_json(before, {"dev": dev_likelihood(scorer, corpus, parts["dev"])})
-    first = Epoch(0, 0, None, read_json(before, "the log-likelihood before training")["dev"])
-    whole = list(folder.checkpoints().values())
-    with sound(place, DTYPES[recipe.precision]):
-        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-    history = [first, *_history(trainer.state.log_history)]
-    best = max(history[1:], key=lambda epoch: epoch.dev)
-    _keep(folder, best, network, scorer, caches)
-    facts = {"history": [asdict(epoch) for epoch in history], "best_epoch": best.epoch, "trained_parameters": n_trained}
-    folder.finish(keep_checkpoints, **facts)
-    return Tuned(folder.path, history, best)
-
-
-def _finished(folder: RunFolder) -> Tuned:
-    """What a finished run said. Raises StoreError for a damaged record."""
-    record = folder.finished or {}
-    try:
-        history = [Epoch(**epoch) for epoch in record["history"]]
-        return Tuned(folder.path, history, history[record["best_epoch"]], was_there=True)
-    except (KeyError, TypeError, IndexError) as error:
-        raise StoreError(
-            f"{folder.file} is damaged ({error!r}): choose another -o, or start again with --overwrite"
-        ) from error
-
-
 def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stimulus]) -> float:
     """Mean log-likelihood of stimuli (equation 1), as ``layertool lexical score`` computes it."""
     scorer.network.eval()
@@ -283,76 +272,3 @@ def _scorer(model: Model, recipe: Recipe) -> WhisperScorer:
     scorer = WhisperScorer.of(network.eval(), opened.tokenizer, opened.decoder.prefix, opened.mel, recipe.variant)
     scorer.provenance = opened.provenance
     return scorer
-
-
-def _decided(
-    scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, parts: dict[str, list[Stimulus]], by_target: bool
-) -> dict:
-    """Everything that decides the numbers of a run."""
-    said = [(one.utterance, one.responses, one.counts) for stimuli in parts.values() for one in stimuli]
-    return {
-        "kind": "lexical fine-tuning",
-        "model": {key: scorer.provenance.get(key) for key in ("id", "revision", "sha256", "random_init")},
-        "recipe": {**asdict(recipe), "modules": list(recipe.modules)},
-        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
-        "split": {"by_target": by_target, **{name: [s.utterance for s in own] for name, own in parts.items()}},
-    }
-
-
-def _arguments(out: Path, recipe: Recipe, place: torch.device) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=recipe.batch_size,
-        warmup_steps=recipe.warmup,
-        lr_scheduler_type=recipe.schedule,
-        optim="adamw_torch",
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        weight_decay=0.0,  # which is Adam
-        max_grad_norm=recipe.max_gradient_norm,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        bf16=recipe.precision == "bfloat16",
-        fp16=recipe.precision == "float16",
-        use_cpu=place.type == "cpu",
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=place.type == "cuda",
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # lists of words cannot be scattered over GPUs
-    return arguments
-
-
-def _history(log: list[dict]) -> Iterator[Epoch]:
-    losses = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
-    for entry in log:
-        if "eval_log_likelihood" in entry:
-            yield Epoch(round(entry["epoch"]), entry["step"], losses.get(entry["step"]), entry["eval_log_likelihood"])
-
-
-def _keep(folder: RunFolder, best: Epoch, network: Network, scorer: WhisperScorer, caches: bool) -> None:
-    """Write the best model as any Whisper: whole or not at all, its configuration last."""
-    checkpoint = folder.checkpoints().get(best.step)
-    if checkpoint is None:
-        raise StoreError(
-            f"the checkpoint of the best epoch ({best.epoch}, step {best.step}) is not in "
-            f"{folder.path / CHECKPOINTS} or is "
-            "damaged: start again with --overwrite"
-        )
-    shutil.rmtree(folder.part, ignore_errors=True)
-    plain = WhisperForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
-    if not all(bool(parameter.isfinite().all()) for parameter in plain.parameters()):
-        raise Diverged("the weights are not finite after training: lower the learning rate")
-    plain.generation_config = network.generation_config
-    plain.config.use_cache = caches
-    plain.save_pretrained(folder.part)
-    scorer.mel.save_pretrained(folder.part)
-    scorer.tokenizer.save_pretrained(folder.part)
-    folder.put_in_place("config.json")

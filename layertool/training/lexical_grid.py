@@ -40,7 +40,7 @@ def search_grid(
     recipe: Recipe,
     tell: Callable[[str, Tuned | Diverged], object],
     overwrite: bool = False,
-    **options,
+    **options: Any,
 ) -> tuple[str, Tuned]:
     """Fine-tune at every point of the grid, each in a folder of its own, and keep the best model's weights, there.
 

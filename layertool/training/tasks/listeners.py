@@ -51,7 +51,7 @@ class Listeners(Reading, Task):
     grid: bool = option(False, "All 60 points of the paper's search space, into folders of their own.")
     target_disjoint: bool = option(False, "Take the split in which no target word is in two parts.")
     seed: int = option(0, "Seed of the order, and of new weights.", low=0)
-    keep_checkpoints: bool = option(False, "Keep the model of every epoch, not only the best.")
+    keep_models: bool = option(False, "Keep the model of every epoch as RUN/step-N, not only the best.")
     purpose: ClassVar[str] = "fine-tuning"
 
     def check(self) -> None:
@@ -90,10 +90,8 @@ class Listeners(Reading, Task):
         )
         given: dict[str, Any] = {
             "by_target": self.target_disjoint,
-            "device": self.device,
-            "overwrite": self.overwrite,
-            "keep_checkpoints": self.keep_checkpoints,
-            "progress": progress,
+            "keep_models": self.keep_models,
+            **self.how(progress, say),
         }
         points: list[tuple[str, Any]] = []
         if self.grid:
