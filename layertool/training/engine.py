@@ -35,7 +35,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from layertool.account import Account
 from layertool.errors import LayertoolError, MissingExtraError, ModelError, UsageError
-from layertool.files import whole_file
+from layertool.files import read_json, whole_file
 from layertool.models.computing import DTYPES, choose, computing_in
 from layertool.training.outlook import Outlook, measured
 from layertool.training.runs import RunFolder, plain
@@ -484,7 +484,8 @@ class Log:
         self.accelerator.log(values, step=values.pop("step"))
 
     def close(self) -> None:
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
 
 def run(
@@ -546,12 +547,12 @@ def run(
         if machine.log and leads:
             accelerator.init_trackers(LOGS, init_kwargs={"wandb": {"dir": str(out), "mode": "offline", "name": out.name}})
         loop.go(folder, outlook, progress if leads else None, told)
-        facts = task.facts() | {"losses": [list(astuple(loss)) for loss in loop.losses]}
         if leads:
+            facts = task.facts() | {"losses": [list(astuple(loss)) for loss in loop.losses]}
             folder.finish(**facts)
             task.tidy(facts)
         accelerator.wait_for_everyone()
-    return result(decided | facts, False)
+    return result(read_json(folder.file, "the record of a training run"), False)
 
 
 @contextmanager
