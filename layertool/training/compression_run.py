@@ -32,7 +32,7 @@ from layertool.models.computing import drawing
 from layertool.models.open import Model
 from layertool.store import FeatureStore
 from layertool.training import compression, engine
-from layertool.training.engine import LOGS, LOSSES, Item, Loss, Say, Settings
+from layertool.training.engine import LOGS, LOSSES, Say, Settings, Trained
 from layertool.training.plans import PREFIXES, SCORED_SHARE, About, Pruning, look, usual_settings
 from layertool.training.pretraining import TARGETS, Heard, Run, described, prepare
 from layertool.training.pretraining_networks import GUMBEL, HEADS, Hubert, Mel, Wav2Vec2, reopen
@@ -54,21 +54,22 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """A finished run: models in the order in which they were saved; ``n_parameters`` of the network before any
-    pruning."""
+class Compressed(Trained):
+    """A finished run: ``models`` in the order in which they were saved; ``facts["parameters"]`` before any pruning."""
 
-    folder: Path
-    models: list[Saved]
-    losses: list[Loss]
-    n_parameters: int
-    was_there: bool = False
+    @property
+    def models(self) -> list[Saved]:
+        return [Saved(self.folder / name, int(step), int(n)) for name, step, n in self.facts["models"]]
+
+    def check(self) -> None:
+        super().check()
+        self.models, int(self.facts["parameters"])
 
 
 class Compression(Heard):
     """A network that loses a part of itself again and again."""
 
-    kind, record = "compression", "compress.json"
+    kind, record, result = "compression", "compress.json", Compressed
     outputs = (PRUNINGS, LOSSES, LOGS, TARGETS, *(f"{prefix}*" for prefix in PREFIXES.values()))
 
     def __init__(self, run: Run, corpus: Corpus | None, pruning: Pruning, source: dict, decided: dict):
@@ -295,12 +296,7 @@ def compress(
             network, source = _open(model, about)
             run, decided = Run(network, Recipe(), settings, [], None), {"model": about.model, "init": source}
     task = Compression(run, corpus, pruning, source or {}, decided)
-
-    def result(facts: dict, was_there: bool) -> Compressed:
-        models = [Saved(out / name, int(step), int(n)) for name, step, n in facts["models"]]
-        return Compressed(out, models, [Loss(*loss) for loss in facts["losses"]], int(facts["parameters"]), was_there)
-
-    return engine.run(task, settings, out, result, **how)
+    return engine.run(task, settings, out, **how)
 
 
 class _Bare(nn.Module):

@@ -106,15 +106,15 @@ def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opene
     """
     record = read_record(folder)
     tokens = read_json(folder / VOCABULARY, "a vocabulary")
-    vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(**record["writing"])
-    if record["recipe"]["frozen"]:
+    vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(record["recipe"]["tokens"], record["recipe"]["case"])
+    if record["recipe"]["freeze"]:
         opened = open_encoder(model or record["opened_as"], record["statistics"])
         if opened.model.sha256 != record["model"]["sha256"]:
             raise ModelError(
                 f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or "
                 "train again"
             )
-        network: Learner = PhoneProbe(opened.encoder, len(vocabulary), record["recipe"]["normalise"])
+        network: Learner = PhoneProbe(opened.encoder, len(vocabulary), record["recipe"]["normalise_layers"])
         load_head(network, folder)
         return network.eval(), opened, vocabulary, writing
     network_there = pruned.load(folder)

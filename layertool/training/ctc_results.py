@@ -8,18 +8,18 @@ from typing import Any
 from layertool.result_rows import Result, row
 from layertool.training.ctc_data import Writing
 from layertool.training.ctc_rates import ANALYSIS, EMPTY, LAYER, WEIGHT, Assessed, Rate, bootstrap_rate
-from layertool.training.ctc_run import Recipe, Tuned
+from layertool.training.ctc_run import Options, Tuned
 from layertool.training.ctc_sweep import Sweep
 
 STANDARD = "standard (all layers from the checkpoint)"
 FROZEN = "frozen, learned weighted sum of all layers"
 
 
-def treatment(recipe: Recipe) -> str:
+def treatment(options: Options) -> str:
     """What was done to the network, in words."""
-    if recipe.frozen:
-        return FROZEN + (" after a layer norm each" if recipe.normalise else "")
-    return f"top {recipe.reinit_top} layers re-initialised" if recipe.reinit_top else STANDARD
+    if options.freeze:
+        return FROZEN + (" after a layer norm each" if options.normalise_layers else "")
+    return f"top {options.reinit_top[0]} layers re-initialised" if any(options.reinit_top) else STANDARD
 
 
 def rate_names(writing: Writing) -> tuple[str, str | None]:
@@ -29,14 +29,14 @@ def rate_names(writing: Writing) -> tuple[str, str | None]:
 
 def settings(tuned: Tuned, treated: str | None = None) -> dict[str, Any]:
     """What decides a rate. ``treated``: what was done to the network, None for what its recipe says."""
-    writing = tuned.recipe.writing
+    writing = tuned.options.writing
     case = "the case of the texts" if writing.case == "keep" else f"{writing.case} case"
     tokens = f"characters in {case}" if writing.units == "characters" else f"labels of the tier {writing.tier}"
     return {
-        "layers": treated or treatment(tuned.recipe),
+        "layers": treated or treatment(tuned.options),
         "head": f"linear CTC on {tokens}, greedy decoding",
-        "best_on_dev_of_steps": tuned.steps,
-        "SpecAugment": tuned.recipe.augment or None,
+        "best_on_dev_of_steps": tuned.facts["settings"]["steps"],
+        "SpecAugment": tuned.options.augment or None,
     }
 
 
@@ -48,14 +48,14 @@ def rows(
     ``model``: the path of the MODEL, by which figures tell one training's checkpoints from another's.
     """
     about = _about(tuned, corpus, model, seed)
-    names = rate_names(tuned.recipe.writing)
+    names = rate_names(tuned.options.writing)
     out = []
     for part, found in assessed.items():
         for name, rate in zip(names, (found.rate, found.characters), strict=True):
             if name is not None and rate is not None:
                 low, high = rate.interval(seed)
                 out.append(_rate(about, name, settings(tuned), part, rate, (rate.value, low, high), EMPTY))
-    weights = tuned.weights or {}
+    weights = tuned.facts["weights"] or {}
     for k, (layer, weight) in enumerate(weights.items()):
         out.append(
             row(
@@ -64,10 +64,10 @@ def rows(
                 **about,
                 layer=layer,
                 layer_index=k,
-                target=tuned.recipe.writing.units,
+                target=tuned.options.writing.units,
                 value=weight,
                 chance=1 / len(weights),
-                n=tuned.n_utterances["train"],
+                n=tuned.facts["utterances"]["train"],
             )
         )
     return out
@@ -79,10 +79,10 @@ def sweep_rows(sweep: Sweep, corpus: str, model: str | None = None, seed: int = 
     for n, tuned in sweep.runs.items():
         out += rows(tuned, sweep.assessed[n], corpus, model, seed)
     tuned = sweep.runs[sweep.chosen]
-    name, about = rate_names(tuned.recipe.writing)[0], _about(tuned, corpus, model, seed)
+    name, about = rate_names(tuned.options.writing)[0], _about(tuned, corpus, model, seed)
     for part, found in sweep.assessed[sweep.chosen].items():
         standard = sweep.assessed[0][part]
-        treated = f"standard minus {treatment(tuned.recipe)} (chosen on dev), paired bootstrap"
+        treated = f"standard minus {treatment(tuned.options)} (chosen on dev), paired bootstrap"
         numbers = difference(standard.rate, found.rate, seed)
         out.append(_rate(about, name, settings(tuned, treated), part, found.rate, numbers, 0.0))
     return out
@@ -94,7 +94,7 @@ def difference(one: Rate, other: Rate, seed: int = 0) -> tuple[float, float | No
 
 
 def _about(tuned: Tuned, corpus: str, model: str | None, seed: int) -> dict[str, Any]:
-    of = tuned.provenance
+    of = tuned.facts["model"]
     return {
         "analysis": ANALYSIS,
         "model": of["id"],

@@ -20,7 +20,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -38,7 +38,7 @@ from layertool.errors import LayertoolError, MissingExtraError, ModelError, Usag
 from layertool.files import read_json, whole_file
 from layertool.models.computing import DTYPES, choose, computing_in
 from layertool.training.outlook import Outlook, measured
-from layertool.training.runs import RunFolder, plain
+from layertool.training.runs import RunFolder, models_of, plain
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 LOSSES, LOGS = "losses.csv", "logs"
@@ -49,7 +49,6 @@ _WAIT = timedelta(hours=12)  # for the first process, which clusters targets and
 Progress = Callable[..., object]  # (steps done, in all, the loss in words)
 Say = Callable[[str], object]
 Item = dict[str, Any]
-Result = TypeVar("Result")
 
 
 class Diverged(ModelError):
@@ -80,24 +79,6 @@ class Settings:
     save_steps: int = 1000
     seed: int = 0
     precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"'{self.schedule}' is no schedule: choose {', '.join(SCHEDULES)}")
-        for what, number, fits, wanted in (
-            ("number of steps", self.steps, self.steps >= 0, "0 or more"),
-            ("learning rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a number above 0"),
-            ("warm-up", self.warmup_steps, self.warmup_steps >= 0, "steps, 0 or more"),
-            ("batch size", self.batch_size, self.batch_size >= 1, "1 or more"),
-            ("accumulation", self.accumulation, self.accumulation >= 1, "1 or more"),
-            ("number of steps in a bucket", self.bucket_steps, self.bucket_steps >= 1, "1 or more"),
-            ("weight decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("largest gradient norm", self.max_gradient_norm, self.max_gradient_norm >= 0, "0 (never clipped) or more"),
-            ("number of steps between models", self.save_steps, self.save_steps >= 1, "1 or more"),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
-        ):
-            if not fits:
-                raise UsageError(f"{number} is no {what}: give {wanted}")
 
     @property
     def examples_of_step(self) -> int:
@@ -150,6 +131,31 @@ class Loss:
     gradient_norm: float
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    ``facts``: what its record says, as JSON has it; ``losses``; ``models``: of the steps that were kept, the first one
+    first; ``was_there``: whether an earlier process had finished it.
+    """
+
+    folder: Path
+    facts: dict
+    was_there: bool = False
+
+    @property
+    def losses(self) -> list[Loss]:
+        return [Loss(*loss) for loss in self.facts["losses"]]
+
+    @property
+    def models(self) -> list[Any]:
+        return list(models_of(self.folder).values())
+
+    def check(self) -> None:
+        """Look at everything; raises KeyError, TypeError or ValueError for a damaged record."""
+        self.losses  # noqa: B018
+
+
 class Task:
     """What is trained: a network, what it learns from, and what is written of it.
 
@@ -162,6 +168,7 @@ class Task:
     record: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]] = ()
     whole_passes: ClassVar[bool] = False
+    result: ClassVar[type[Trained]] = Trained
     network: nn.Module
     lengths: Sequence[float]
     decided: dict
@@ -492,16 +499,15 @@ def run(
     task: Task,
     settings: Settings,
     out: Path,
-    result: Callable[[dict, bool], Result],
     machine: Machine | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Result | Account:
-    """Train a task into the folder ``out``, or go on there.
+) -> Any:
+    """Train a task into the folder ``out``, or go on there: the ``Trained`` of its task; with ``dry_run`` what it would
+    take, as an ``Account``.
 
-    ``result`` makes what is returned of what the record of the run says, and whether it was finished already.
     ``progress`` is told the steps done, of how many, and the last loss; ``say`` what there is to know besides.
 
     Random states of the process are left as they were. Raises Diverged for a loss or weights that are not finite, and
@@ -533,7 +539,7 @@ def run(
             if leads:
                 folder.tidy()
                 task.tidy(folder.finished)
-            return folder.result(result, folder.finished)
+            return folder.result(task.result)
         workers = (2 if accelerator.device.type == "cuda" else 0) if machine.workers is None else machine.workers
         loop = Loop(task, settings, accelerator, workers)
         loop.read(folder)
@@ -552,7 +558,7 @@ def run(
             folder.finish(**facts)
             task.tidy(facts)
         accelerator.wait_for_everyone()
-    return result(read_json(folder.file, "the record of a training run"), False)
+    return task.result(out, read_json(folder.file, "the record of a training run"))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import torch
 import xxhash
 from transformers import WhisperForConditionalGeneration
 
-from layertool.analysis.lexical.scorer import Variant, WhisperScorer
+from layertool.analysis.lexical.scorer import WhisperScorer
 from layertool.corpora.corpus import Corpus
-from layertool.errors import CorpusError, ModelError, UsageError
+from layertool.errors import CorpusError, ModelError
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise.listener import Listener, check_lengths
 from layertool.layerwise.stimuli import Stimulus, stimuli_of
@@ -23,10 +23,14 @@ from layertool.models.computing import shapes_only
 from layertool.models.open import Model
 from layertool.training import engine
 from layertool.training.engine import Diverged, Item, Settings
-from layertool.training.responses import MODULES, OBJECTIVES, Network, StimulusData, batch
-from layertool.training.series import Selected
+from layertool.training.responses import MODULES, Network, StimulusData, batch
+from layertool.training.series import Best, Selected
+from layertool.training.tasks.listeners import Listeners as Options
 
-SCHEDULES = ("cosine", "linear")
+# The paper does not say whether it clipped; 1 is transformers' own default.
+SETTINGS = Settings(0, max_gradient_norm=1.0, bucket_steps=1)
+# options that are in the record: what was trained
+DECIDE = ("objective", "modules", "warmup", "epochs", "from_scratch")
 DIVERGED = "diverged.json"
 MODEL_FILES = (
     "model*.safetensors",
@@ -46,51 +50,6 @@ MODEL_FILES = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is fine-tuned; the defaults are the paper's.
-
-    ``modules``: which parts are trained, the rest is frozen. ``warmup``: share of the steps. ``from_scratch``: weights
-    drawn from ``seed``. ``precision``: of the computation; the weights stay in float32. ``max_gradient_norm``: the
-    paper does not say whether it clipped; 1 is transformers' own default.
-    """
-
-    objective: str = "all"
-    modules: tuple[str, ...] = MODULES
-    learning_rate: float = 1e-5
-    warmup: float = 0.1
-    schedule: str = "cosine"
-    epochs: int = 12
-    batch_size: int = 16
-    max_gradient_norm: float = 1.0
-    from_scratch: bool = False
-    seed: int = 0
-    precision: str = "float32"
-    variant: Variant = field(default_factory=Variant)
-
-    def __post_init__(self) -> None:
-        for value, known, what in (
-            (self.objective, OBJECTIVES, "objective"),
-            (self.schedule, SCHEDULES, "schedule"),
-            *((name, MODULES, "part that can be trained") for name in self.modules),
-        ):
-            if value not in known:
-                raise UsageError(f"'{value}' is no {what}: choose among {', '.join(known)}")
-        if not self.modules:
-            raise UsageError(f"nothing is to be trained: choose among {', '.join(MODULES)}")
-        object.__setattr__(self, "modules", tuple(name for name in MODULES if name in self.modules))
-        for what, number, fits, wanted in (
-            ("learning rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a number above 0"),
-            ("warm-up", self.warmup, 0 <= self.warmup < 1, "a share of the steps, from 0 to less than 1"),
-            ("number of epochs", self.epochs, self.epochs >= 1, "1 or more"),
-            ("batch size", self.batch_size, self.batch_size >= 1, "1 or more"),
-            ("largest gradient norm", self.max_gradient_norm, self.max_gradient_norm >= 0, "0 (never clipped) or more"),
-            ("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 4294967295"),
-        ):
-            if not fits:
-                raise UsageError(f"{number} is no {what}: give {wanted}")
-
-
-@dataclass(frozen=True)
 class Epoch:
     """What is known after an epoch: the mean training loss of its steps and the mean log-likelihood of the dev part."""
 
@@ -105,51 +64,44 @@ class Epoch:
         return -self.dev
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A finished run. ``history`` begins with epoch 0, before training; ``best``: the epoch whose model was kept."""
+class Tuned(Best):
+    """A finished run. ``history`` begins with epoch 0, before training."""
 
-    folder: Path
-    history: list[Epoch]
-    best: Epoch
-    was_there: bool = False
+    Point = Epoch
 
 
 class Listening(Selected):
     """A Whisper that learns what listeners say; the epoch with the best dev part is kept."""
 
-    kind, record = "lexical fine-tuning", "finetune.json"
+    kind, record, result = "lexical fine-tuning", "finetune.json", Tuned
     outputs = (*Selected.outputs, *MODEL_FILES, DIVERGED)
     whole_passes = True
-    Point = Epoch
 
-    def __init__(
-        self, scorer: WhisperScorer, corpus: Corpus, recipe: Recipe, by_target: bool, keep_models: bool, needed: bool
-    ):
-        self.scorer, self.corpus, self.recipe = scorer, corpus, recipe
-        self.keeps_all, self.weights_needed = keep_models, needed
-        self.parts = parts = _parts(corpus, by_target)
+    def __init__(self, scorer: WhisperScorer, corpus: Corpus, options: Options, weights_needed: bool):
+        self.scorer, self.corpus, self.options = scorer, corpus, options
+        self.keeps_all, self.weights_needed = options.keep_models, weights_needed
+        self.parts = parts = _parts(corpus, options.target_disjoint)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch
         self.network: Network = scorer.network
-        self.network.set_up(scorer, recipe.modules, recipe.objective)
-        self.data = StimulusData(corpus, parts["train"], scorer.mel, recipe.objective == "top")
+        self.network.set_up(scorer, options.modules or MODULES, options.objective)
+        self.data = StimulusData(corpus, parts["train"], scorer.mel, options.objective == "top")
         lengths = corpus.utterances["n_samples"].to_numpy() / SAMPLE_RATE
         self.lengths = [float(lengths[one.place]) for one in parts["train"]]
         said = [(one.utterance, one.responses, one.counts) for stimuli in parts.values() for one in stimuli]
         self.decided = {
             "model": {key: scorer.provenance.get(key) for key in ("id", "revision", "sha256", "random_init")},
-            "recipe": {**asdict(recipe), "modules": list(recipe.modules)},
+            "recipe": {name: getattr(options, name) for name in DECIDE} | {"variant": asdict(options.variant)},
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
-            "split": {"by_target": by_target, **{name: [s.utterance for s in own] for name, own in parts.items()}},
+            "split": {"by_target": options.target_disjoint, **{name: [s.utterance for s in own] for name, own in parts.items()}},
         }
 
     def settled(self, settings: Settings) -> Settings:
         """Steps are passes through the train part."""
         of_pass = math.ceil(len(self.lengths) / settings.examples_of_step)
-        steps = self.recipe.epochs * of_pass
-        return replace(settings, steps=steps, save_steps=of_pass, warmup_steps=math.ceil(self.recipe.warmup * steps))
+        steps = self.options.epochs * of_pass
+        return replace(settings, steps=steps, save_steps=of_pass, warmup_steps=math.ceil(self.options.warmup * steps))
 
     def is_there(self) -> bool:
         return not self.weights_needed or any(self.folder.path.glob("model*.safetensors"))
@@ -204,40 +156,23 @@ def fine_tune(
     model: Model | str,
     corpus: Corpus,
     out: Path | str,
-    recipe: Recipe | None = None,
-    by_target: bool = False,
-    keep_models: bool = False,
+    options: Options | None = None,
     weights_needed: bool = True,
-    **options: Any,
+    **how: Any,
 ) -> Tuned:
     """Fine-tune on the train part of a corpus, keep the model of the epoch with the best dev part, in ``out``.
 
-    ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: the recipe, the
-    history, and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with the
-    same numbers; one that is finished is returned as it is. ``by_target``: the target-disjoint split. ``keep_models``:
-    those of all epochs, as ``out``/step-N. ``weights_needed``: a finished run whose weights were removed is done again.
-    ``options``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``.
+    ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: what was asked for,
+    the history, and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with
+    the same numbers; one that is finished is returned as it is. ``weights_needed``: a finished run whose weights were
+    removed is done again. ``how``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``.
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
-    recipe, out = recipe or Recipe(), Path(out)
+    options, out = options or Options(), Path(out)
     model = Model.open(model)
     model.check_apart(out)
-    task = Listening(_scorer(model, recipe), corpus, recipe, by_target, keep_models, weights_needed)
-    settings = Settings(
-        0,
-        recipe.learning_rate,
-        schedule=recipe.schedule,
-        batch_size=recipe.batch_size,
-        max_gradient_norm=recipe.max_gradient_norm,
-        seed=recipe.seed,
-        precision=recipe.precision,
-    )
-
-    def result(facts: dict, was_there: bool) -> Tuned:
-        history = [Epoch(**epoch) for epoch in facts["history"]]
-        return Tuned(out, history, next(one for one in history if one.step == facts["best_step"]), was_there)
-
-    return engine.run(task, settings, out, result, **options)
+    task = Listening(_scorer(model, options), corpus, options, weights_needed)
+    return engine.run(task, options.settings(SETTINGS), out, **how)
 
 
 def _parts(corpus: Corpus, by_target: bool) -> dict[str, list[Stimulus]]:
@@ -263,12 +198,12 @@ def dev_likelihood(scorer: WhisperScorer, corpus: Corpus, stimuli: Sequence[Stim
     return float(np.mean([outcome.log_likelihood for outcome in outcomes]))
 
 
-def _scorer(model: Model, recipe: Recipe) -> WhisperScorer:
+def _scorer(model: Model, options: Options) -> WhisperScorer:
     """A scorer of a network that can learn; float32, whatever the precision of training."""
-    opened = WhisperScorer(model, recipe.variant, "cpu", random_init=recipe.seed if recipe.from_scratch else None)
+    opened = WhisperScorer(model, options.variant, "cpu", random_init=options.seed if options.from_scratch else None)
     network = Network(opened.network.config)
     network.load_state_dict(opened.network.state_dict())
     network.generation_config = opened.network.generation_config
-    scorer = WhisperScorer.of(network.eval(), opened.tokenizer, opened.decoder.prefix, opened.mel, recipe.variant)
+    scorer = WhisperScorer.of(network.eval(), opened.tokenizer, opened.decoder.prefix, opened.mel, options.variant)
     scorer.provenance = opened.provenance
     return scorer

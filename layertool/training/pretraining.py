@@ -24,7 +24,7 @@ from layertool.models.open import EPSILON, Model
 from layertool.store import FeatureStore
 from layertool.training import engine
 from layertool.training import targets as clustering
-from layertool.training.engine import Item, Loss, Say, Settings, Task
+from layertool.training.engine import Item, Say, Settings, Task, Trained
 from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
 from layertool.training.pretraining_networks import (
     FEATURE_GRADIENT,
@@ -37,26 +37,11 @@ from layertool.training.pretraining_networks import (
     reopen,
 )
 from layertool.training.pretraining_recipes import SETTINGS, Recipe
-from layertool.training.runs import RunFolder, models_of, plain
+from layertool.training.runs import RunFolder, plain
 from layertool.training.series import Series
 from layertool.training.targets import Frames, Targets
 
 TARGETS = clustering.FILE
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A finished run. ``models``: its steps' folders, step 0 first; ``targets``: how they were clustered, in words, or
-    None."""
-
-    folder: Path
-    models: list[Path]
-    losses: list[Loss]
-    n_utterances: int
-    n_left_out: int
-    n_parameters: int
-    targets: str | None
-    was_there: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +129,7 @@ def pretrain(
     targets: tuple[FeatureStore, str] | None = None,
     init: Model | str | None = None,
     **how: Any,
-) -> Pretrained:
+) -> Trained:
     """Pre-train a network on a corpus. ``out``/step-N, every ``settings.save_steps`` and at step 0, are MODELs.
 
     ``targets``: a store of the same corpus and a layer of it (stage 2); None is stage 1, log mel energies. ``init``:
@@ -163,20 +148,7 @@ def pretrain(
         check_outside(out, f"the store {targets[0].path}", targets[0].path)
     with drawing(settings.seed):
         run, source = prepare(corpus, recipe, settings, targets, init)
-
-    def result(facts: dict, was_there: bool) -> Pretrained:
-        return Pretrained(
-            out,
-            list(models_of(out).values()),
-            [Loss(*loss) for loss in facts["losses"]],
-            facts["utterances"],
-            facts["left_out"],
-            facts["parameters"],
-            facts["clustered"],
-            was_there,
-        )
-
-    return engine.run(Pretraining(run, corpus, source), settings, out, result, **how)
+    return engine.run(Pretraining(run, corpus, source), settings, out, **how)
 
 
 def prepare(

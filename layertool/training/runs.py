@@ -135,12 +135,14 @@ class RunFolder(OutputFolder):
         """Remove what only an unfinished run needs."""
         remove(self.path / CHECKPOINTS)
 
-    def result(self, make: Callable[[dict, bool], Any], facts: dict) -> Any:
-        """What a finished run gave, as ``make`` reads it. Raises StoreError for a damaged record."""
+    def result(self, kind: Callable[..., Any]) -> Any:
+        """What a finished run gave. Raises StoreError for a damaged record."""
+        found = kind(self.path, self.finished, was_there=True)
         try:
-            return make(facts, True)
-        except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
+            found.check()
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise StoreError(f"{self.file} is damaged ({error!r}): {_AGAIN}") from error
+        return found
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:

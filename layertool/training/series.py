@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from layertool.errors import StoreError
 from layertool.files import remove
-from layertool.training.engine import Task
+from layertool.training.engine import Task, Trained
 from layertool.training.runs import models_of, write_model
 
 
@@ -34,14 +34,36 @@ class Series(Task):
                 remove(path)
 
 
-class Selected(Series):
-    """A training that measures every saved step on the dev part, and keeps the best: the earlier one of equals.
+@dataclass(frozen=True)
+class Best(Trained):
+    """A finished run that kept the best of its networks.
 
-    ``Point``: a dataclass of what is measured, with ``step`` and ``order`` (the lower the better). ``last_file``: of
-    a model, which is put in its place last. ``keeps_all``: networks of all steps stay as ``step-N``.
+    ``history``: the dev part at every step that was saved; ``best``: the point of it whose network was kept.
     """
 
     Point: ClassVar[type]
+
+    @property
+    def history(self) -> list[Any]:
+        return [self.Point(**point) for point in self.facts["history"]]
+
+    @property
+    def best(self) -> Any:
+        return next(point for point in self.history if point.step == self.facts["best_step"])
+
+    def check(self) -> None:
+        super().check()
+        self.best  # noqa: B018
+
+
+class Selected(Series):
+    """A training that measures every saved step on the dev part, and keeps the best: the earlier one of equals.
+
+    ``result.Point``: a dataclass of what is measured, with ``step`` and ``order`` (the lower the better).
+    ``last_file``: of a model, which is put in its place last. ``keeps_all``: networks of all steps stay as ``step-N``.
+    """
+
+    result: ClassVar[type[Best]]
     last_file: ClassVar[str] = "config.json"
     keeps_all: bool
     history: list[Any]
@@ -77,7 +99,7 @@ class Selected(Series):
         return {"history": [asdict(point) for point in self.history]}
 
     def load_state(self, state: dict, tensors) -> None:
-        self.history = [self.Point(**point) for point in state["history"]]
+        self.history = [self.result.Point(**point) for point in state["history"]]
 
     def facts(self) -> dict:
         """Puts the best network into the run's own folder, whole."""

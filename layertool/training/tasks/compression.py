@@ -64,7 +64,7 @@ class Pruning(Heard):
         if hears:
             if about.model in MODELS:  # others are refused by name where they are opened
                 recipe = self.recipe(about.model, clusters=about.clusters or None)
-            settings = plans.usual_settings(self.kind, about.model, **self.settings() | {"steps": 0})
+            settings = self.settings(plans.usual_settings(self.kind, about.model))
             store = self.store()
         return compression_run.compress(
             model,
@@ -133,7 +133,7 @@ class Pruning(Heard):
         rows = []
         for saved in done.models:
             before = [loss.loss for loss in done.losses if loss.step <= saved.step]
-            removed = done.n_parameters - saved.n_parameters
+            removed = done.facts["parameters"] - saved.n_parameters
             rows.append(
                 [saved.path.name, saved.step, saved.n_parameters, removed, f"{before[-1]:.3f}" if before else ""]
             )

@@ -59,20 +59,11 @@ class Distillation(Optimised):
     ):
         """``distillation_run.distill`` with these options."""
         self.require()
-        from layertool.training import distillation_run
+        from layertool.training.distillation_run import distill
 
-        recipe = distillation_run.Recipe(self.blocks, self.teacher_layers, self.teacher_init, self.pad, self.max_samples)
-        return distillation_run.distill(
-            teacher,
-            read(corpus),
-            out,
-            recipe,
-            distillation_run.settings(**self.settings()),
-            self.statistics,
-            **self.how(progress, say),
-        )
+        return distill(teacher, read(corpus), out, self, **self.how(progress, say))
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
-        parameters = f"{number(done.n_parameters)} of the student, {number(done.n_head_parameters)} of its heads"
+        parameters = f"{number(done.facts['parameters'])} of the student, {number(done.facts['head_parameters'])} of its heads"
         return of_series(done, corpus, parameters)

@@ -10,7 +10,7 @@ from layertool.account import Account, Table
 from layertool.declared import listed, option
 from layertool.errors import UsageError
 from layertool.layerwise.reading import Reading
-from layertool.training.tasks.base import Progress, Say, Task, read
+from layertool.training.tasks.base import Progress, Say, Training, read
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
@@ -25,7 +25,7 @@ def _parts(given: Any) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listeners(Reading, Task):
+class Listeners(Reading, Training):
     """Fine-tune a Whisper model on the listeners' responses; the epoch with the best dev part is kept.
 
     \b
@@ -65,42 +65,22 @@ class Listeners(Reading, Task):
         out: Path | str,
         progress: Progress | None = None,
         say: Say | None = None,
-    ) -> tuple[Any, list]:
+    ) -> Any:
         """``lexical.fine_tune`` with these options, or the search of the grid.
 
         Returns the best run, and (name, run or error) of each point of the grid.
         """
         self.require()
-        from layertool.training.lexical import Recipe, fine_tune
+        from layertool.training.lexical import fine_tune
         from layertool.training.lexical_grid import search_grid
-        from layertool.training.responses import MODULES
 
-        recipe = Recipe(
-            self.objective,
-            self.modules or MODULES,
-            self.learning_rate,
-            self.warmup,
-            self.schedule,
-            self.epochs,
-            self.batch_size,
-            from_scratch=self.from_scratch,
-            seed=self.seed,
-            precision=self.dtype,
-            variant=self.variant,
-        )
-        given: dict[str, Any] = {
-            "by_target": self.target_disjoint,
-            "keep_models": self.keep_models,
-            **self.how(progress, say),
-        }
         points: list[tuple[str, Any]] = []
-        if self.grid:
-            _, tuned = search_grid(
-                model, read(corpus), out, recipe, lambda name, run: points.append((name, run)), **given
-            )
+        how = self.how(progress, say)
+        if self.grid and not self.dry_run:
+            tuned = search_grid(model, read(corpus), out, self, lambda name, run: points.append((name, run)), **how)[1]
         else:
-            tuned = fine_tune(model, read(corpus), out, recipe, **given)
-        return tuned, points
+            tuned = fine_tune(model, read(corpus), out, self, **how)
+        return tuned if self.dry_run else (tuned, points)
 
     def account(self, done: tuple[Any, list], corpus: object) -> Account:
         """What a run has made, and how to score it."""
