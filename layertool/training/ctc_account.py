@@ -69,5 +69,5 @@ def axis(rows: Sequence[Result]) -> str:
 
 def said(tuned: Tuned) -> str:
     """What became of a run."""
-    state = "it was finished already" if tuned.was_there else f"{number(tuned.facts["parameters"])} parameters trained"
+    state = "it was finished already" if tuned.was_there else f"{number(tuned.facts['parameters'])} parameters trained"
     return f"{tuned.folder}: best on dev at step {number(tuned.best.step)} ({state})"
