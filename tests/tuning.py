@@ -67,7 +67,7 @@ class StopAfter:
     def __init__(self, step: int):
         self.step, self.seen = step, []
 
-    def __call__(self, done: float, _total: float) -> None:
+    def __call__(self, done: float, *_) -> None:
         self.seen.append(done)
         if done == self.step:
             raise KeyboardInterrupt

@@ -137,7 +137,10 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[...,
             begun_at[:] = begun_at or [done]  # what an earlier run did says nothing about the speed of this one
             if what:
                 progress.update(
-                    task, completed=done, total=total, rate=f"{done:,.0f} of {total:,.0f}".replace(",", " ") + f" {said}"
+                    task,
+                    completed=done,
+                    total=total,
+                    rate=f"{done:,.0f} of {total:,.0f}".replace(",", " ") + f" {said}",
                 )
                 return
             elapsed = progress.tasks[0].elapsed or 0

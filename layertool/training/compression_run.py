@@ -33,12 +33,13 @@ from layertool.models.open import Model
 from layertool.store import FeatureStore
 from layertool.training import compression, engine
 from layertool.training.engine import LOGS, LOSSES, Say, Settings, Trained
-from layertool.training.plans import PREFIXES, SCORED_SHARE, About, Pruning, look, usual_settings
+from layertool.training.plans import NO_END, PREFIXES, SCORED_SHARE, About, Pruning, look, usual_settings
 from layertool.training.pretraining import TARGETS, Heard, Run, described, prepare
-from layertool.training.pretraining_networks import GUMBEL, HEADS, Hubert, Mel, Wav2Vec2, reopen
+from layertool.training.pretraining_networks import HEADS, Hubert, Mel, Wav2Vec2, reopen
 from layertool.training.pretraining_recipes import MODELS, Recipe
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.schedules import Record, Schedule, Trigger
+from layertool.training.targets import Targets
 
 PRUNINGS = "prunings.json"
 N_ASKED, WORSE = 32, 1.35  # examples for a look at a model; times chance, where no untrained network is
@@ -85,14 +86,14 @@ class Compression(Heard):
         self.n_parameters = counts.all
         pruning.check_zeros(counts.all - int(counts.nonzero or 0), _n_weights(network))
         if isinstance(run.network, Wav2Vec2):
-            network.quantizer.temperature = GUMBEL[1]  # the last: pre-training has come to its end
+            run.network.cool(NO_END)  # pre-training has come to its end
         self.sparsity = compression.keep_zeros(network) if pruning.trains else 0.0
 
     def begin(self, folder: RunFolder, say: Say) -> None:
         if self.hears:
             super().begin(folder, say)
             if self.examples.targets is not None and not (folder.path / CHECKPOINTS).exists():
-                self._check_told(say)
+                self._check_told(self.examples.targets, say)
 
     def end(self, settings: Settings) -> int:
         waits = self.plan.n_waits * self.plan.period if isinstance(self.plan, Trigger) else 0
@@ -100,7 +101,11 @@ class Compression(Heard):
 
     def start(self) -> None:
         plan = self.plan
-        while isinstance(plan, Schedule) and not plan.is_finished and (not self.pruning.trains or not plan.steps[plan.n_done]):
+        while (
+            isinstance(plan, Schedule)
+            and not plan.is_finished
+            and (not self.pruning.trains or not plan.steps[plan.n_done])
+        ):
             self._prune(0, plan.amounts[plan.n_done])
         if not self.pruning.trains:
             self._save(0)
@@ -225,7 +230,7 @@ class Compression(Heard):
         return found.scores()
 
     @torch.no_grad()
-    def _check_told(self, say: Say) -> None:
+    def _check_told(self, targets: Targets, say: Say) -> None:
         """Raise UsageError where the network tells the clusters worse than chance: they are numbered otherwise than
         those it learned.
 
@@ -234,7 +239,7 @@ class Compression(Heard):
         """
         network, n = self.network.eval(), min(len(self.run.rows), N_ASKED)
         told = [float(network(**batch)["told"]) for batch in self._batches(self.run.settings.seed, n)]
-        found, chance = float(np.mean(told)), math.log(self.examples.targets.n_clusters)
+        found, chance = float(np.mean(told)), math.log(targets.n_clusters)
         if found > WORSE * chance:
             raise UsageError(
                 f"the model tells these clusters worse than chance ({found:.2f} nats, chance {chance:.2f}): they are "
@@ -262,7 +267,7 @@ def compress(
 
     ``corpus``, ``targets``, ``recipe``, ``settings``: of the training, as ``pretrain`` has them, but with as many
     clusters as the model tells, and ``usual_settings``; without training and scores from data there are none. ``how``:
-    ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``.
+    device, progress and the like, as ``engine.run`` has them.
     compress.json says what decided the run, prunings.json what was pruned when (``Record.read``), losses.csv the
     losses. A run that was stopped goes on with the same numbers; a finished one is returned as it is.
     Raises as ``pretrain`` does, and UsageError for a plan that removes more than there is.

@@ -106,7 +106,10 @@ def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opene
     """
     record = read_record(folder)
     tokens = read_json(folder / VOCABULARY, "a vocabulary")
-    vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(record["recipe"]["tokens"], record["recipe"]["case"])
+    vocabulary, writing = (
+        Vocabulary(tuple(sorted(tokens, key=tokens.get))),
+        Writing(record["recipe"]["tokens"], record["recipe"]["case"]),
+    )
     if record["recipe"]["freeze"]:
         opened = open_encoder(model or record["opened_as"], record["statistics"])
         if opened.model.sha256 != record["model"]["sha256"]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 
 from layertool.corpora.corpus import Corpus
@@ -23,7 +22,7 @@ from layertool.models.computing import choose
 from layertool.models.open import Model
 from layertool.training import ctc_models, engine
 from layertool.training.ctc import CTC, PhoneProbe, reinitialise_top
-from layertool.training.ctc_data import Hearing, Material, Parts, Writing, material, transcribe
+from layertool.training.ctc_data import Hearing, Material, Writing, material, transcribe
 from layertool.training.ctc_models import MODEL_FILES, RECORD, Learner
 from layertool.training.ctc_rates import Assessed, assess, write_transcripts
 from layertool.training.encoders import collate, layer_names
@@ -39,9 +38,7 @@ ASSESSED_AT_ONCE = 8  # utterances
 # options that are in the record: what was trained
 DECIDE = ("tokens", "case", "reinit_top", "freeze", "weighted_sum", "normalise_layers", "unknown", "augment")
 # SpeechBrain's wav2vec 2.0 CTC recipe; the paper does not say its steps, 10 000 are ours
-TUNED = Settings(
-    10_000, 1e-4, schedule="linear", batch_size=6, max_gradient_norm=5.0, save_steps=1000
-)
+TUNED = Settings(10_000, 1e-4, schedule="linear", batch_size=6, max_gradient_norm=5.0, save_steps=1000)
 WARM_UP = 0.1  # of the steps
 # SUPERB's phone recognition (s3prl)
 FROZEN = Settings(100_000, 1e-2, batch_size=16, accumulation=2, max_gradient_norm=1.0, save_steps=1000)
@@ -69,7 +66,7 @@ class Tuned(Best):
     @property
     def options(self) -> Options:
         """What was trained."""
-        return Options(**self.facts["recipe"])
+        return Options(**{name: value for name, value in self.facts["recipe"].items() if value != []})
 
 
 class Writer(Selected):
@@ -151,14 +148,12 @@ class Writer(Selected):
         }
 
 
-def fine_tune(
-    model: Model | str, corpus: Corpus, out: Path | str, options: Options | None = None, **how: Any
-) -> Tuned:
+def fine_tune(model: Model | str, corpus: Corpus, out: Path | str, options: Options | None = None, **how: Any) -> Tuned:
     """Train a MODEL with CTC on the train part; the network of the step with the best dev part is kept in ``out``.
 
     ``out`` is a MODEL for every command and for transformers, of a frozen run only the head (``ctc_models.load`` opens
     both). The dev part is transcribed every ``save_steps``; ``keep_models`` keeps those networks as ``out``/step-N.
-    ``how``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``. A run that was stopped
+    ``how``: device, progress and the like, as ``engine.run`` has them. A run that was stopped
     goes on with the numbers that it would have had; a finished one is returned as it is. ctc.json says what decided the
     run and what came out. Raises UsageError for more layers re-initialised than there are and empty parts, CorpusError
     for texts that cannot be learned, StoreError for a folder of something else, ModelError, AudioError.

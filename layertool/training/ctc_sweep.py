@@ -13,8 +13,8 @@ from layertool.models.open import Model
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
 from layertool.training.ctc_run import Options, Tuned, assess_run, fine_tune
-from layertool.training.opening import open_encoder
 from layertool.training.engine import Progress
+from layertool.training.opening import open_encoder
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers
 
@@ -60,12 +60,13 @@ def sweep_reinit(
         )
     runs: dict[int, Tuned] = {}
     for k, n in enumerate(numbers):
-        of_run = how | {"progress": _nth(how.get("progress"), k, len(numbers)), "say": how.get("say") if k == 0 else None}
+        of_run = how | {
+            "progress": _nth(how.get("progress"), k, len(numbers)),
+            "say": how.get("say") if k == 0 else None,
+        }
         runs[n] = fine_tune(model, corpus, out / f"{FOLDER}{n}", replace(options, reinit_top=(n,)), **of_run)
     chosen = min(numbers[1:], key=lambda n: (*runs[n].best.order[:2], n))
-    assessed = {
-        n: assess_run(run.folder, corpus, options, with_test=n in (0, chosen)) for n, run in runs.items()
-    }
+    assessed = {n: assess_run(run.folder, corpus, options, with_test=n in (0, chosen)) for n, run in runs.items()}
     return Sweep(runs, assessed, chosen)
 
 

@@ -96,7 +96,7 @@ def distill(
     """Train a student of the MODEL ``teacher``. ``out``/step-N, every ``save_steps`` and at step 0, are MODELs without
     heads.
 
-    ``how``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``. A run that was stopped
+    ``how``: device, progress and the like, as ``engine.run`` has them. A run that was stopped
     goes on with the losses and weights that it would have had; a finished one is returned as it is. distill.json says
     what decided the run and its losses, losses.csv has them as a table.
     Raises UsageError for layers that the teacher has not, CorpusError for a corpus that is too short, StoreError for a

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
@@ -33,7 +32,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
-from layertool.account import Account
 from layertool.errors import LayertoolError, MissingExtraError, ModelError, UsageError
 from layertool.files import read_json, whole_file
 from layertool.models.computing import DTYPES, choose, computing_in
@@ -90,35 +88,21 @@ class Settings:
         return next(n for n in range(min(MOST_LOG_STEPS, self.save_steps), 0, -1) if self.save_steps % n == 0)
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where a run computes, which decides none of its numbers beyond rounding.
-
-    ``device``: auto, cpu, cuda or mps. ``workers``: processes that decode audio beside the step, None: 2 with a GPU,
-    else 0. ``log``: names of LOGGERS that are told the losses, beside losses.csv.
-    """
-
-    device: str = "auto"
-    workers: int | None = None
-    log: tuple[str, ...] = ()
-
-    def accelerator(self, precision: str, folder: Path) -> Accelerator:
-        """This process, and the others that a launcher started. Raises UsageError for a device that is not there."""
-        place, _ = choose(self.device, precision)
-        if place.type == "cuda" and (place.index or 0) > 0:
-            raise UsageError(
-                f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it"
-            )
-        for name in self.log:
-            if name not in LOGGERS:
-                raise UsageError(f"'{name}' is no log: choose {' or '.join(LOGGERS)}")
-            if importlib.util.find_spec(name) is None:
-                raise MissingExtraError(name, "log", f"--log {name}")
-        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, on another device
-        handlers: list = [InitProcessGroupKwargs(timeout=_WAIT)]
-        return Accelerator(
-            cpu=place.type == "cpu", log_with=list(self.log) or None, project_dir=folder, kwargs_handlers=handlers
-        )
+def processes(device: str, precision: str, log: Sequence[str], folder: Path) -> Accelerator:
+    """This process, and the others that a launcher started. Raises UsageError for a device or log that is not there."""
+    place, _ = choose(device, precision)
+    if place.type == "cuda" and (place.index or 0) > 0:
+        raise UsageError(f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it")
+    for name in log:
+        if name not in LOGGERS:
+            raise UsageError(f"'{name}' is no log: choose {' or '.join(LOGGERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, "log", f"--log {name}")
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, on another device
+    handlers: list = [InitProcessGroupKwargs(timeout=_WAIT)]
+    return Accelerator(
+        cpu=place.type == "cpu", log_with=list(log) or None, project_dir=folder, kwargs_handlers=handlers
+    )
 
 
 @dataclass(frozen=True)
@@ -499,7 +483,9 @@ def run(
     task: Task,
     settings: Settings,
     out: Path,
-    machine: Machine | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    log: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -508,13 +494,13 @@ def run(
     """Train a task into the folder ``out``, or go on there: the ``Trained`` of its task; with ``dry_run`` what it would
     take, as an ``Account``.
 
-    ``progress`` is told the steps done, of how many, and the last loss; ``say`` what there is to know besides.
-
+    ``device``: auto, cpu, cuda or mps. ``workers``: processes that decode audio beside the step, None: 2 with a GPU,
+    else 0. ``log``: names of LOGGERS that are told the losses, beside losses.csv. ``progress`` is told the steps done,
+    of how many, and the last loss in words; ``say`` what there is to know besides.
     Random states of the process are left as they were. Raises Diverged for a loss or weights that are not finite, and
     StoreError for a folder of something else.
     """
-    machine = machine or Machine()
-    accelerator = machine.accelerator(settings.precision, out)
+    accelerator = processes(device, settings.precision, log, out)
     leads, n_processes = accelerator.is_main_process, accelerator.num_processes
     settings = task.settled(replace(settings, accumulation=settings.accumulation * n_processes))
     decided = plain({"kind": task.kind, **task.decided, "settings": asdict(settings)})
@@ -523,8 +509,8 @@ def run(
         if dry_run:
             task.rehearse()
             task.network.to(accelerator.device)
-            outlook = measured(task, settings, accelerator.device, n_processes)
-            return outlook.account(f"{out} (nothing was written)", task.end(settings))
+            found = measured(task, settings, accelerator.device, n_processes)
+            return found.account(f"{out} (nothing was written)", task.end(settings))
         for turn in (True, False):  # the first process holds the folder before the others read what it wrote
             if leads is turn:
                 folder = held.enter_context(RunFolder(out, task.record, decided, task.outputs, overwrite, leads))
@@ -540,18 +526,21 @@ def run(
                 folder.tidy()
                 task.tidy(folder.finished)
             return folder.result(task.result)
-        workers = (2 if accelerator.device.type == "cuda" else 0) if machine.workers is None else machine.workers
+        if workers is None:
+            workers = 2 if accelerator.device.type == "cuda" else 0
         loop = Loop(task, settings, accelerator, workers)
         loop.read(folder)
-        outlook = None
+        outlook: Outlook | None = None
         if task.end(settings) > loop.step:
             if not len(task.lengths):
                 raise UsageError("there is nothing to train on: take a corpus with utterances")
             outlook = measured(task, settings, accelerator.device, n_processes)
             for line in outlook.lines(task.end(settings)):
                 told(line)
-        if machine.log and leads:
-            accelerator.init_trackers(LOGS, init_kwargs={"wandb": {"dir": str(out), "mode": "offline", "name": out.name}})
+        if log and leads:
+            accelerator.init_trackers(
+                LOGS, init_kwargs={"wandb": {"dir": str(out), "mode": "offline", "name": out.name}}
+            )
         loop.go(folder, outlook, progress if leads else None, told)
         if leads:
             facts = task.facts() | {"losses": [list(astuple(loss)) for loss in loop.losses]}

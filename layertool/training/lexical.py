@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from transformers import WhisperForConditionalGeneration
 
@@ -94,7 +94,10 @@ class Listening(Selected):
             "recipe": {name: getattr(options, name) for name in DECIDE} | {"variant": asdict(options.variant)},
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
-            "split": {"by_target": options.target_disjoint, **{name: [s.utterance for s in own] for name, own in parts.items()}},
+            "split": {
+                "by_target": options.target_disjoint,
+                **{name: [s.utterance for s in own] for name, own in parts.items()},
+            },
         }
 
     def settled(self, settings: Settings) -> Settings:
@@ -165,7 +168,7 @@ def fine_tune(
     ``out``: a Hugging Face folder that every command takes as MODEL, with finetune.json beside it: what was asked for,
     the history, and which stimulus was in which part. A run that was stopped goes on after its last whole epoch, with
     the same numbers; one that is finished is returned as it is. ``weights_needed``: a finished run whose weights were
-    removed is done again. ``how``: ``machine``, ``overwrite``, ``progress``, ``say`` and ``dry_run`` of ``engine.run``.
+    removed is done again. ``how``: device, progress and the like, as ``engine.run`` has them.
     Raises CorpusError for a corpus without parts, StoreError for a folder with something else, ModelError, UsageError.
     """
     options, out = options or Options(), Path(out)

@@ -13,6 +13,9 @@ from layertool.models import pruned
 from layertool.models.foreign import read_safetensors
 from layertool.models.open import Model
 from layertool.training import compression
+from layertool.training.engine import (
+    Settings,
+)
 from layertool.training.pretraining_networks import (
     HEADS,
 )
@@ -29,9 +32,6 @@ from layertool.training.schedules import (
     WEIGHT_TOTAL,
     Schedule,
     Trigger,
-)
-from layertool.training.engine import (
-    Settings,
 )
 
 PREFIXES = {"heads": "heads-", "rows": "rows-", "weights": "sparsity-"}

@@ -109,7 +109,7 @@ class Pretraining(Heard, Series):
             self.network.cool(step)
 
     def write(self, folder: Path, step: int) -> None:
-        self.network.save(folder, step)
+        self.run.network.save(folder, step)
 
     def facts(self) -> dict:
         targets = self.examples.targets
@@ -133,8 +133,8 @@ def pretrain(
     """Pre-train a network on a corpus. ``out``/step-N, every ``settings.save_steps`` and at step 0, are MODELs.
 
     ``targets``: a store of the same corpus and a layer of it (stage 2); None is stage 1, log mel energies. ``init``:
-    MODEL whose weights are gone on from, and whose sizes count then. ``how``: ``machine``, ``overwrite``, ``progress``,
-    ``say`` and ``dry_run`` of ``engine.run``. A run that was stopped goes on with the losses and weights that it would
+    MODEL whose weights are gone on from, and whose sizes count then. ``how``: device, progress and the
+    like, as ``engine.run`` has them. A run that was stopped goes on with the losses and weights that it would
     have had; a finished one is returned as it is. pretrain.json says what decided the run and its losses, losses.csv
     has them as a table, targets.npz the cluster of every frame. Raises CorpusError for a corpus of short utterances or
     other targets, StoreError for a folder or store of something else, AudioError, ModelError, UsageError.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from layertool.errors import UsageError
 from layertool.models import melhubert
+from layertool.training.engine import Settings
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import PRESETS, Sizes
-from layertool.training.engine import Settings
 from layertool.training.targets import MAX_FRAMES
 
 MODELS = ("melhubert", "hubert", "wav2vec2")

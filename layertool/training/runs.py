@@ -149,7 +149,7 @@ def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:
     digest = xxhash.xxh3_128(about.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -115,5 +115,3 @@ class Selected(Series):
     def tidy(self, facts: dict) -> None:
         if not facts.get("models_kept"):
             self._keep(set())
-
-

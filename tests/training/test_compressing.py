@@ -24,7 +24,7 @@ from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import PRESETS, Sizes, build
 from layertool.training.pretraining_recipes import Recipe
 from layertool.training.schedules import Record, Schedule, Trigger
-from layertool.training.session import Settings
+from layertool.training.engine import Settings
 
 pytest.importorskip("accelerate")
 
@@ -296,7 +296,7 @@ def test_the_papers_plans():
     ("kind", "at"), [("heads", 1), ("heads", 5), ("heads", 7), ("rows", 5), ("weights", 4), ("weights", 6)]
 )
 def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -304,7 +304,7 @@ def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
         run(speech, base, "melhubert", kind, tmp_path / "run", progress=progress)
     torch.rand(3), np.random.random(3)
     steps: list[float] = []
-    again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, _: steps.append(done))
+    again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, *_: steps.append(done))
     equal(again, whole[kind])
     assert steps == sorted(set(steps))
     assert steps[0] <= at
@@ -346,7 +346,7 @@ def test_a_kill_in_a_wait_of_the_trigger(base, speech, tmp_path):
     unstopped = run(speech, base, "melhubert", "weights", tmp_path / "whole", plan)
     at = unstopped.models[1].step - 2  # after the first wait
 
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -372,7 +372,7 @@ def test_finished_other_and_overwritten_runs(whole, base, speech, tmp_path):
     with pytest.raises(StoreError, match=r"was trained otherwise .*pruning.plan.steps"):
         run(speech, base, "melhubert", "heads", "whole-heads", Schedule("heads", (2, 6), 1))
 
-    def progress(done, _total):
+    def progress(done, *_):
         if done == 6:
             raise Killed
 

@@ -25,7 +25,7 @@ from layertool.training.pretraining import log_steps, pretrain
 from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
 from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
-from layertool.training.session import Diverged, Settings
+from layertool.training.engine import Diverged, Settings
 from layertool.training.targets import Targets, load, save
 
 pytest.importorskip("accelerate")
@@ -331,7 +331,7 @@ class Killed(Exception):
 
 
 def killer(at: int):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -354,7 +354,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, sp
     torch.rand(3), np.random.random(3)
     steps = []
     again = pretrain(
-        speech, tmp_path / "run", recipe(model), QUICK, device="cpu", progress=lambda done, _: steps.append(done)
+        speech, tmp_path / "run", recipe(model), QUICK, device="cpu", progress=lambda done, *_: steps.append(done)
     )
     assert steps[0] == at - at % 2 + 1  # it went on from the last model
     assert again.losses == runs[model].losses

@@ -54,11 +54,8 @@ class Training(Declared):
 
     def how(self, progress: Progress | None, say: Say | None) -> dict[str, Any]:
         """What ``engine.run`` is told besides the task and its settings."""
-        from layertool.training.engine import Machine
-
-        machine = Machine(self.device, self.workers, self.log)
-        given = {"overwrite": self.overwrite, "dry_run": self.dry_run, "progress": progress, "say": say}
-        return {"machine": machine, **given}
+        names = ("device", "workers", "log", "overwrite", "dry_run")
+        return {**{name: getattr(self, name) for name in names}, "progress": progress, "say": say}
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the values that are not the defaults."""
@@ -84,7 +81,9 @@ class Stepwise(Training):
     batch_size: int | None = option(None, "Utterances in a batch.", low=1)
     accumulation: int | None = option(None, "Batches in a step.", low=1)
     bucket_steps: int = option(
-        16, "Sort the examples of so many steps by length before they are cut into batches; 1: take them as drawn.", low=1
+        16,
+        "Sort the examples of so many steps by length before they are cut into batches; 1: take them as drawn.",
+        low=1,
     )
     learning_rate: float | None = option(None, "Learning rate at its peak.", low=0)
     seed: int | None = option(None, "Seed of weights, order and crops.", low=0, high=2**32 - 1)

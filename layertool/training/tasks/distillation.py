@@ -65,5 +65,7 @@ class Distillation(Optimised):
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
-        parameters = f"{number(done.facts['parameters'])} of the student, {number(done.facts['head_parameters'])} of its heads"
+        parameters = (
+            f"{number(done.facts['parameters'])} of the student, {number(done.facts['head_parameters'])} of its heads"
+        )
         return of_series(done, corpus, parameters)
