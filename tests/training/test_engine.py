@@ -258,7 +258,7 @@ def test_whole_passes():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_example_that_cannot_be_made_is_one_sentence(tmp_path, workers):
-    with pytest.raises(AudioError, match="^point 3 is broken$"):
+    with pytest.raises(AudioError, match=r"^point 3 is broken$"):
         train(tmp_path, task=Points(broken=3), workers=workers)
 
 
@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     damaged = bytearray(checkpoint.read_bytes())
     damaged[-1] ^= 1
     checkpoint.write_bytes(damaged)
-    with pytest.raises(StoreError, match="is damaged .* start again with --overwrite"):
+    with pytest.raises(StoreError, match=r"is damaged .* start again with --overwrite"):
         train(tmp_path)
     train(tmp_path, overwrite=True)
 

@@ -21,11 +21,11 @@ from layertool.errors import AudioError, CorpusError, ModelError, StoreError, Us
 from layertool.models import melhubert
 from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
+from layertool.training.engine import Diverged, Settings
 from layertool.training.pretraining import log_steps, pretrain
 from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
 from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
-from layertool.training.engine import Diverged, Settings
 from layertool.training.targets import Targets, load, save
 
 pytest.importorskip("accelerate")

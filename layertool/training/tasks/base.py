@@ -49,8 +49,8 @@ class Training(Declared):
 
     def settings(self, usual: Settings) -> Settings:
         """How weights are optimised: as ``usual``, but for what was asked for."""
-        names = (one.name for one in fields(usual))
-        return replace(usual, precision=self.dtype, **self.given(*names))
+        asked = {one.name: getattr(self, one.name, None) for one in fields(usual)}
+        return replace(usual, precision=self.dtype, **{name: one for name, one in asked.items() if one is not None})
 
     def how(self, progress: Progress | None, say: Say | None) -> dict[str, Any]:
         """What ``engine.run`` is told besides the task and its settings."""

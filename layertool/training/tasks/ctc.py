@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def _conditions(given: Any) -> Sequence:
-    from layertool.conditions import parse_where
+    from layertool.conditions import conditions
 
-    return parse_where(given)
+    return conditions(given)
 
 
 def _where(part: str, usual: str) -> Any:
