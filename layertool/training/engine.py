@@ -92,7 +92,9 @@ def processes(device: str, precision: str, log: Sequence[str], folder: Path) -> 
     """This process, and the others that a launcher started. Raises UsageError for a device or log that is not there."""
     place, _ = choose(device, precision)
     if place.type == "cuda" and (place.index or 0) > 0:
-        raise UsageError(f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it")
+        raise UsageError(
+            f"training takes the first GPU that it sees: type CUDA_VISIBLE_DEVICES={place.index} before it"
+        )
     for name in log:
         if name not in LOGGERS:
             raise UsageError(f"'{name}' is no log: choose {' or '.join(LOGGERS)}")

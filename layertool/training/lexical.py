@@ -30,7 +30,7 @@ from layertool.training.tasks.listeners import Listeners as Options
 # The paper does not say whether it clipped; 1 is transformers' own default.
 SETTINGS = Settings(0, max_gradient_norm=1.0, bucket_steps=1)
 # options that are in the record: what was trained
-DECIDE = ("objective", "modules", "warmup", "epochs", "from_scratch")
+DECIDE = ("objective", "warmup", "epochs", "from_scratch")
 DIVERGED = "diverged.json"
 MODEL_FILES = (
     "model*.safetensors",
@@ -91,7 +91,11 @@ class Listening(Selected):
         said = [(one.utterance, one.responses, one.counts) for stimuli in parts.values() for one in stimuli]
         self.decided = {
             "model": {key: scorer.provenance.get(key) for key in ("id", "revision", "sha256", "random_init")},
-            "recipe": {name: getattr(options, name) for name in DECIDE} | {"variant": asdict(options.variant)},
+            "recipe": {name: getattr(options, name) for name in DECIDE}
+            | {
+                "modules": [name for name in MODULES if name in (options.modules or MODULES)],
+                "variant": asdict(options.variant),
+            },
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
             "split": {

@@ -15,7 +15,7 @@ from torch.nn import functional
 from layertool.analysis.lexical.scorer import Variant
 from layertool.layerwise.stimuli import stimuli_of
 from layertool.models import whisper
-from layertool.training.lexical import Recipe, _scorer
+from layertool.training.lexical import _scorer
 from layertool.training.responses import StimulusData, batch
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory):
 
 def learner(model, objective: str = "all", **variant):
     """A network set up to learn with everything free, and its scorer."""
-    scorer = _scorer(str(model), Recipe(objective=objective, variant=Variant(**variant)))
+    scorer = _scorer(str(model), tuning.recipe(Variant(**variant), objective=objective))
     scorer.network.set_up(scorer, ("decoder", "encoder", "convolutions"), objective)
     return scorer.network.train(), scorer
 
