@@ -35,6 +35,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from layertool.errors import LayertoolError, MissingExtraError, ModelError, UsageError
 from layertool.files import read_json, whole_file
 from layertool.models.computing import DTYPES, choose, computing_in
+from layertool.training.attention import attention_recomputed
 from layertool.training.outlook import Outlook, measured
 from layertool.training.runs import RunFolder, models_of, plain
 
@@ -328,7 +329,7 @@ class Loop:
                 raise batch
             batch = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
             set_seed(int(np.random.default_rng([self.settings.seed, 2, places[0]]).integers(2**32)))
-            with computing_in(self.device, self.dtype):
+            with attention_recomputed(self.device), computing_in(self.device, self.dtype):
                 loss = task.loss(batch)
             self.scaler.scale(loss / len(all_batches)).backward()
             total += loss.detach().float() / len(all_batches)

@@ -27,7 +27,7 @@ def grid(options: Options) -> dict[str, Options]:
     points = {}
     for values in product(*GRID.values()):
         changed: Any = dict(zip(GRID, values, strict=True))
-        point = replace(options, **changed)
+        point = replace(options, grid=False, **changed)
         name = f"lr{point.learning_rate:.0e}-warmup{point.warmup:g}-{point.schedule}-{point.epochs}epochs"
         points[name] = point
     return points

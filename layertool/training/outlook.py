@@ -12,6 +12,7 @@ import torch
 from layertool.account import Account, count, duration, number, size
 from layertool.extractors.memory import resident, there_is
 from layertool.models.computing import DTYPES, computing_in
+from layertool.training.attention import attention_recomputed
 
 if TYPE_CHECKING:
     from layertool.training.engine import Settings, Task
@@ -103,7 +104,8 @@ def measured(task: Task, settings: Settings, device: torch.device, n_processes: 
         return value
 
     begun = time.monotonic()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), computing_in(device, DTYPES[settings.precision]):  # fmt: skip
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
+    with attention_recomputed(device), hooks, computing_in(device, DTYPES[settings.precision]):
         float(task.loss(batch).detach())
     seconds = time.monotonic() - begun
     for name, value in network.named_buffers():
