@@ -130,7 +130,7 @@ def test_the_help_says_the_defaults():
         (("heads", "melhubert", "--steps", "0", "--amount", "4"), "remove 4 heads of each block, but block 1 has 4"),
         (("heads", "melhubert", "CORPUS", "--steps", "100"), "leaves no training after it, which ends at step 100"),
         (("weights", "melhubert", "CORPUS", "--at", "5", "--period", "9", "--steps", "9"), "leave one out"),
-        (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "do not ascend"),
+        (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "that ascend"),
         (("weights", "melhubert", "CORPUS", "--sparsities", "a"), "--sparsities takes numbers, separated by commas, not"),
         (("heads", "wav2vec2", "CORPUS", "--clusters", "5"), "leave --clusters out"),
         (("heads", "melhubert", "CORPUS", "--targets", "T2"), "'T2' are no targets"),
