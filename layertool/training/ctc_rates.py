@@ -1,23 +1,30 @@
-"""How wrong transcripts are: rates with intervals, as result rows."""
+"""How wrong transcripts are: rates with intervals, their result rows, and how these are said."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from layertool import resampling
+from layertool.account import Account, Table, number
 from layertool.errors import UsageError
 from layertool.files import whole_file
+from layertool.result_rows import Result, row
 from layertool.training.text import error_rate, letters
 
-ANALYSIS = "ctc"
-LAYER = "model"  # the layer of rows of whole models
+if TYPE_CHECKING:
+    from layertool.training.ctc_runs import Tuned
+    from layertool.training.ctc_sweep import Sweep
+
 WEIGHT = "weight of the layer in the sum"  # the metric of rows of learned weights
-EMPTY = 1.0  # the rate of empty transcripts: what saying nothing gives
+_MOST_MODELS = 8  # beside each other
+_MODEL = ["store", "model", "step"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,9 @@ def assess(
 ) -> Assessed:
     """Compare transcripts with references: texts by words and characters, lists of phones by phones."""
     rate = Rate(*error_rate(references, hypotheses))
-    of_letters, shown = (
-        None,
-        [[s if isinstance(s, str) else " ".join(s) for s in side] for side in (references, hypotheses)],
-    )
-    if isinstance(references[0], str):
-        of_letters = Rate(*error_rate(letters(shown[0]), letters(shown[1])))
+    shown = [[s if isinstance(s, str) else " ".join(s) for s in side] for side in (references, hypotheses)]
+    are_texts = isinstance(references[0], str)
+    of_letters = Rate(*error_rate(letters(shown[0]), letters(shown[1]))) if are_texts else None
     return Assessed(part, list(utterances), shown[0], shown[1], rate, of_letters)
 
 
@@ -83,9 +87,157 @@ def bootstrap_rate(
 
 def write_transcripts(path: Path, parts: Sequence[Assessed]) -> None:
     """Write what was said and what was written of each utterance, with its errors."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["part", "utterance", "reference", "hypothesis", "errors", "tokens"])
-        for one in parts:
-            columns = (one.utterances, one.references, one.hypotheses, one.rate.errors, one.rate.n_tokens)
-            writer.writerows([one.part, *line] for line in zip(*columns, strict=True))
+    columns = {"utterance": "utterances", "reference": "references", "hypothesis": "hypotheses"}
+    tables = [
+        pd.DataFrame({"part": one.part, **{name: getattr(one, of) for name, of in columns.items()}}).assign(
+            errors=one.rate.errors, tokens=one.rate.n_tokens
+        )
+        for one in parts
+    ]
+    with whole_file(path) as temporary:
+        pd.concat(tables).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _treatment(tuned: Tuned) -> str:
+    """What was done to the network, in words."""
+    recipe = tuned.recipe
+    if recipe.frozen:
+        return "frozen, learned weighted sum of all layers" + (" after a layer norm each" if recipe.normalise else "")
+    return (
+        f"top {recipe.reinit_top} layers re-initialised"
+        if recipe.reinit_top
+        else "standard (all layers from the checkpoint)"
+    )
+
+
+def rows(
+    tuned: Tuned, assessed: dict[str, Assessed], corpus: str, model: str | None = None, seed: int = 0
+) -> list[Result]:
+    """Rates on dev and test, and the weight of each layer of a frozen network (chance: equal weights).
+
+    ``model``: the path of the MODEL, by which figures tell one training's checkpoints from another's.
+    """
+    about = _about(tuned, corpus, model, seed)
+    out = []
+    for part, found in assessed.items():
+        for rate, name in ((found.rate, _rate_name(tuned)), (found.characters, "character error rate")):
+            if rate is not None:
+                numbers = (rate.value, *rate.interval(seed))
+                out.append(_rate(tuned, _treatment(tuned), name, part, rate, numbers, 1.0, about))  # saying nothing
+    weights = tuned.weights or {}
+    n, units = tuned.n_utterances["train"], tuned.recipe.writing.units
+    for k, (layer, weight) in enumerate(weights.items()):
+        of = {"layer": layer, "layer_index": k, "target": units, "value": weight, "chance": 1 / len(weights), "n": n}
+        out.append(row(WEIGHT, {}, **about, **of))
+    return out
+
+
+def sweep_rows(sweep: Sweep, corpus: str, model: str | None = None, seed: int = 0) -> list[Result]:
+    """Rates of all runs, and how much better the modified one is than the standard, on the same utterances."""
+    out = []
+    for n, tuned in sweep.runs.items():
+        out += rows(tuned, sweep.assessed[n], corpus, model, seed)
+    tuned = sweep.runs[sweep.chosen]
+    treated = f"standard minus {_treatment(tuned)} (chosen on dev), paired bootstrap"
+    for part, found in sweep.assessed[sweep.chosen].items():
+        numbers = difference(sweep.assessed[0][part].rate, found.rate, seed)
+        about = _about(tuned, corpus, model, seed)
+        out.append(_rate(tuned, treated, _rate_name(tuned), part, found.rate, numbers, 0.0, about))
+    return out
+
+
+def difference(one: Rate, other: Rate, seed: int = 0) -> tuple[float, float | None, float | None]:
+    """How much lower the other rate is, and its interval over resamples of the utterances that both have."""
+    return one.value - other.value, *bootstrap_rate(one.errors - other.errors, one.n_tokens, seed=seed)
+
+
+def _about(tuned: Tuned, corpus: str, model: str | None, seed: int) -> dict[str, Any]:
+    of = tuned.provenance
+    return {
+        "analysis": "ctc",
+        "model": of["id"],
+        "revision": of.get("revision"),
+        "step": of.get("step"),
+        "corpus": corpus,
+        "unit": "utterance",
+        "seed": seed,
+        "store": model if model and Path(model).exists() else None,
+    }
+
+
+def _rate_name(tuned: Tuned) -> str:
+    return "word error rate" if tuned.recipe.writing.units == "characters" else "phone error rate"
+
+
+def _rate(
+    tuned: Tuned, treated: str, name: str, part: str, rate: Rate, numbers: tuple, chance: float, about: dict
+) -> Result:
+    writing = tuned.recipe.writing
+    case = "the case of the texts" if writing.case == "keep" else f"{writing.case} case"
+    tokens = f"characters in {case}" if writing.units == "characters" else f"labels of the tier {writing.tier}"
+    decided = {
+        "layers": treated,
+        "head": f"linear CTC on {tokens}, greedy decoding",
+        "best_on_dev_of_steps": tuned.steps,
+        "SpecAugment": tuned.recipe.augment or None,
+    }
+    value, low, high = numbers
+    of = {"layer": "model", "layer_index": 0, "target": part, "n": len(rate.errors), "chance": chance}
+    return row(name, decided, **about, **of, value=value, ci_low=low, ci_high=high)
+
+
+def accounts(table: pd.DataFrame) -> Iterator[Account]:
+    """Rates, one line a model and treatment, and the weights of frozen layers below."""
+    are_weights = table["metric"] == WEIGHT
+    rates, weights = table[~are_weights], table[are_weights]
+    settings = rates["settings"].map(json.loads)
+    rates = rates.assign(treatment=[one["layers"] for one in settings])
+    metrics = [(metric, part) for part in dict.fromkeys(rates["target"]) for metric in dict.fromkeys(rates["metric"])]
+    lines = []
+    for (_, model, step, treatment), rows in rates.groupby([*_MODEL, "treatment"], sort=False, dropna=False):
+        cells = [_cell(rows[(rows["metric"] == metric) & (rows["target"] == part)]) for metric, part in metrics]
+        lines.append([model, "" if pd.isna(step) else int(step), treatment, *cells])
+    counted = ", ".join(
+        f"{number(int(part['n'].max()))} ({name})" for name, part in rates.groupby("target", sort=False)
+    )
+    head = settings.iloc[0]
+    yield Account(
+        f"ctc of {rates['corpus'].iloc[0]}, rates [95 % interval over utterances]",
+        tables=[Table(None, ["model", "step", "layers", *(f"{part} {metric}" for metric, part in metrics)], lines)],
+        lines=[f"  {head['head']}, best on dev of {head['best_on_dev_of_steps']} steps; n = {counted} utterances", ""],
+    )
+    if len(weights):
+        yield _weights(weights)
+
+
+def _weights(rows: pd.DataFrame) -> Account:
+    models = list(rows.groupby(_MODEL, sort=False, dropna=False))
+    if len(models) > _MOST_MODELS:
+        said = f"weights of the layers of {len(models)} models: see them with --plot or --results"
+        return Account(said, lines=[""])
+    lines = []
+    for layer in dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]):
+        values = [part[part["layer"] == layer]["value"] for _, part in models]
+        lines.append([layer, *("" if one.empty else float(one.iloc[0]) for one in values)])
+    lines.append(["equal weights", *(float(part["chance"].iloc[0]) for _, part in models)])
+    table = Table(None, ["layer", *(str(model) for (_, model, _), _ in models)], lines)
+    return Account("learned weight of each layer in the sum", tables=[table])
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    interval = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return f"{row['value']:.3f}{interval}"
+
+
+def axis(rows: Sequence[Result]) -> str:
+    """What a figure is drawn over: the steps of a series, or the layers."""
+    return "step" if len({row.step for row in rows} - {None}) > 1 else "layer"
+
+
+def said(tuned: Tuned) -> str:
+    """What became of a run."""
+    state = "it was finished already" if tuned.was_there else f"{number(tuned.n_parameters)} parameters trained"
+    return f"{tuned.folder}: best on dev at step {number(tuned.best.step)} ({state})"

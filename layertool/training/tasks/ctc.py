@@ -116,7 +116,7 @@ class CTC(Optimised):
         """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
         from layertool.models.open import Model
-        from layertool.training import ctc_results, ctc_runs, ctc_sweep
+        from layertool.training import ctc_rates, ctc_runs, ctc_sweep
         from layertool.training.ctc_data import Parts, Writing
 
         tops = self.reinit_top or (0,)
@@ -146,14 +146,14 @@ class CTC(Optimised):
                     model, speech, folder, self.reinit_top or None, *common, progress=shown, say=note, **kept
                 )
                 runs += swept.runs.values()
-                rows += ctc_results.sweep_rows(swept, speech.name, str(model), how.seed)
+                rows += ctc_rates.sweep_rows(swept, speech.name, str(model), how.seed)
                 if not swept.is_better and note:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
             tuned = ctc_runs.fine_tune(model, speech, folder, *common, progress=shown, say=note, **kept)
             assessed = ctc_runs.assess_run(tuned.folder, speech, parts, model, self.device, recipe.unknown)
             runs.append(tuned)
-            rows += ctc_results.rows(tuned, assessed, speech.name, str(model), how.seed)
+            rows += ctc_rates.rows(tuned, assessed, speech.name, str(model), how.seed)
         return rows, runs
 
 
