@@ -56,18 +56,19 @@ class Vocabulary:
             raise UsageError(f"'{unknown}' is no way to treat unknown tokens: choose error or count")
         known = {token: k for token, k in self.ids.items() if token not in (BLANK, UNKNOWN)}
         missed: Counter[str] = Counter()
-        out = {}
         for utterance, sequence in sequences.items():
             strange = [token for token in sequence if token not in known]
-            if strange and unknown == "error":
-                raise CorpusError(
-                    f"utterance '{utterance}' has '{strange[0]}' ({_named(strange[0])}), which is in no training "
-                    "text: correct "
-                    "it, or type --unknown count"
-                )
             missed.update(strange)
-            out[utterance] = [known.get(token, self.ids[UNKNOWN]) for token in sequence]
-        return out, missed
+            if strange and unknown == "error":
+                (token, *_), code = strange, "a label"
+                if len(token) == 1:
+                    code = unicodedata.name(token, f"U+{ord(token):04X}")
+                raise CorpusError(
+                    f"utterance '{utterance}' has '{token}' ({code}), which is in no training text: correct it, or type "
+                    "--unknown count"
+                )
+        ids = {name: [known.get(token, self.ids[UNKNOWN]) for token in own] for name, own in sequences.items()}
+        return ids, missed
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ids, without blanks; repetitions stay (``greedy`` has collapsed them)."""
@@ -83,7 +84,8 @@ def spell(text: str, case: str = "upper") -> list[str]:
     """
     if case not in CASES:
         raise UsageError(f"'{case}' is no case: choose {', '.join(CASES)}")
-    text = {"upper": text.upper(), "lower": text.lower(), "keep": text}[case]
+    if case != "keep":
+        text = text.upper() if case == "upper" else text.lower()
     return list(BOUNDARY.join(nfc(text).split()))
 
 
@@ -101,8 +103,7 @@ def characters(corpus: Corpus, among: Collection[str] | None = None, case: str =
     if "text" not in table:
         raise CorpusError(
             f"the corpus {corpus.name} has no texts (column 'text', columns there: "
-            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): "
-            "add the column with what is said in each utterance"
+            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): add the column with what is said in each utterance"
         )
     out = {}
     for utterance, text in zip(table["utterance"], table["text"], strict=True):
@@ -129,20 +130,17 @@ def phones(corpus: Corpus, among: Collection[str] | None = None, tier: str = "ph
     if own.empty:
         raise CorpusError(
             f"the corpus {corpus.name} has no segments of the tier '{tier}' (tiers there: "
-            f"{', '.join(corpus.tiers) or 'none'}): "
-            "align it first ('layertool corpus align')"
+            f"{', '.join(corpus.tiers) or 'none'}): align it first ('layertool corpus align')"
         )
     spoken = [label for label in own["label"].unique() if is_speech(tier, label)]
     own = own[own["label"].isin(spoken)].sort_values(["start", "end"], kind="stable")
     labels = own.groupby("utterance", sort=False, observed=True)["label"].agg(list).to_dict()
-    out = {}
     for utterance in table["utterance"]:
         if utterance not in labels:
             raise CorpusError(
                 f"utterance '{utterance}' of {corpus.name} has no {tier} other than silence: align it, or leave it out"
             )
-        out[utterance] = labels[utterance]
-    return out
+    return {utterance: labels[utterance] for utterance in table["utterance"]}
 
 
 def greedy(logits: torch.Tensor, n_frames: Sequence[int] | torch.Tensor, blank: int = 0) -> list[list[int]]:
@@ -173,11 +171,14 @@ def error_rate(references: Sequence[Sentence], hypotheses: Sequence[Sentence]) -
         raise UsageError(
             f"{len(references)} references cannot be compared with {len(hypotheses)} hypotheses: give as many"
         )
-    wanted, given = _tokens(references), _tokens(hypotheses)
+    wanted, given = (
+        [one.split() if isinstance(one, str) else list(one) for one in side] for side in (references, hypotheses)
+    )
     n_tokens = np.array([len(sentence) for sentence in wanted], dtype=np.int64)
     if not n_tokens.sum():
         raise UsageError("references without a single token have no error rate: give transcripts of what is said")
-    found = jiwer.process_words(wanted, given, _as_it_is, _as_it_is)  # type: ignore[arg-type]
+    as_they_are = jiwer.Compose([])  # they are tokens already, and jiwer's own way would join and split them again
+    found = jiwer.process_words(wanted, given, as_they_are, as_they_are)  # type: ignore[arg-type]
     n_errors = [
         sum(
             max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
@@ -194,15 +195,6 @@ def letters(texts: Iterable[str]) -> list[list[str]]:
     return [list(" ".join(text.split())) for text in texts]
 
 
-def _tokens(sentences: Sequence[Sentence]) -> list[list[str]]:
-    return [sentence.split() if isinstance(sentence, str) else list(sentence) for sentence in sentences]
-
-
-def _as_it_is(sentences: list[list[str]]) -> list[list[str]]:
-    """Tokens are made already; jiwer's own way would join phones and split them again."""
-    return sentences
-
-
 def _chosen(corpus: Corpus, among: Collection[str] | None):
     table = corpus.utterances
     if among is None:
@@ -211,7 +203,3 @@ def _chosen(corpus: Corpus, among: Collection[str] | None):
     if unknown:
         raise CorpusError(f"the corpus {corpus.name} has no utterance '{min(unknown)}': take ids from its utterances")
     return table[table["utterance"].isin(list(among))]
-
-
-def _named(token: str) -> str:
-    return unicodedata.name(token, f"U+{ord(token):04X}") if len(token) == 1 else "a label"
