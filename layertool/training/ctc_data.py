@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,13 @@ import torch
 from layertool.conditions import Condition, holds
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
-from layertool.training.ctc import check_reachable
-from layertool.training.encoders import collate
-from layertool.training.opening import Opened, states_bytes, states_of
-from layertool.training.text import CASES, Vocabulary, characters, greedy, phones
+from layertool.training.ctc import unreachable
+from layertool.training.encoders import collate, encode, width_of
+from layertool.training.opening import Opened
+from layertool.training.text import Vocabulary, characters, greedy, phones
 
 UNITS = ("characters", "phone")
 Conditions = Sequence[Condition]
-Progress = Callable[[float, float], object]
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,17 @@ class Parts:
         table, found = corpus.utterances, {}
         for part in ("train", "dev", "test"):
             where = getattr(self, part)
-            if where is None:
-                continue
             try:
-                found[part] = table["utterance"][holds(table, where, corpus.name)].to_list()
+                if where is not None:
+                    found[part] = table["utterance"][holds(table, where, corpus.name)].to_list()
             except UsageError as error:
                 raise UsageError(f"there is no {part} part: {error}; choose it with --{part}-where") from error
-        names = list(found)
-        for k, one in enumerate(names):
-            for other in names[k + 1 :]:
-                both = set(found[one]) & set(found[other])
-                if both:
-                    raise CorpusError(
-                        f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such "
-                        "utterances): "
-                        f"choose them apart with --{one}-where and --{other}-where"
-                    )
+        for one, other in combinations(found, 2):
+            if both := set(found[one]) & set(found[other]):
+                raise CorpusError(
+                    f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such "
+                    f"utterances): choose them apart with --{one}-where and --{other}-where"
+                )
         return found
 
 
@@ -69,8 +64,6 @@ class Writing:
     def __post_init__(self) -> None:
         if self.units not in UNITS:
             raise UsageError(f"'{self.units}' are no units: choose {' or '.join(UNITS)}")
-        if self.case not in CASES:
-            raise UsageError(f"'{self.case}' is no case: choose {', '.join(CASES)}")
 
     def of(self, corpus: Corpus, among: Sequence[str]) -> dict[str, list[str]]:
         """Tokens of utterances. Raises CorpusError for a corpus without texts or phones."""
@@ -110,19 +103,16 @@ def material(corpus: Corpus, parts: Parts, writing: Writing, opened: Opened, unk
     if short:
         raise CorpusError(
             f"utterance '{short[0]}' is too short for a frame of {opened.name} ({len(short)} such utterances): "
-            "take it out of the "
-            "parts"
+            "take it out of the parts"
         )
-    vocabulary = Vocabulary.of(tokens[utterance] for utterance in of["train"])
-    targets, _ = vocabulary.encode({utterance: tokens[utterance] for utterance in of["train"]})
-    others = {utterance: tokens[utterance] for part in of if part != "train" for utterance in of[part]}
-    _, missed = vocabulary.encode(others, unknown)
-    numbers = {utterance: opened.n_frames(rows[utterance]) for utterance in of["train"]}
-    unreachable = check_reachable(numbers, targets, max_unreachable=len(targets))
-    if len(unreachable) == len(targets):
-        check_reachable(numbers, targets)
-    of["train"] = [utterance for utterance in of["train"] if utterance not in set(unreachable)]
-    return Material(of, tokens, rows, vocabulary, targets, unreachable, missed)
+    own = {part: {utterance: tokens[utterance] for utterance in names} for part, names in of.items()}
+    train = own.pop("train")
+    vocabulary = Vocabulary.of(train.values())
+    targets, _ = vocabulary.encode(train)
+    _, missed = vocabulary.encode({name: said for others in own.values() for name, said in others.items()}, unknown)
+    left_out = unreachable({utterance: opened.n_frames(rows[utterance]) for utterance in train}, targets)
+    of["train"] = [utterance for utterance in train if utterance not in set(left_out)]
+    return Material(of, tokens, rows, vocabulary, targets, left_out, missed)
 
 
 class Hearing:
@@ -133,18 +123,19 @@ class Hearing:
 
     def __init__(self, opened: Opened, rows: Mapping[str, dict], n_states: int = 0, most_bytes: float = 0.0):
         self.opened, self.rows, self.n_states = opened, rows, n_states
-        self.n_bytes = states_bytes(opened, n_states, list(rows.values())) if n_states else 0
+        self.n_bytes = 4 * n_states * width_of(opened.encoder) * sum(map(opened.n_frames, rows.values()))
         self.computed_once = bool(n_states) and self.n_bytes <= most_bytes
         self._states: dict[str, np.ndarray] = {}
 
-    def compute(self, place: torch.device, progress: Progress | None = None) -> None:
+    @torch.no_grad()
+    def compute(self, place: torch.device) -> None:
         """Compute the states, if they fit."""
         if self.computed_once:
-            self.opened.encoder.to(place)
-            for k, (name, row) in enumerate(self.rows.items(), start=1):
-                self._states[name] = states_of(self.opened, row, place)
-                if progress:
-                    progress(k, len(self.rows))
+            encoder = self.opened.encoder.to(place).eval()
+            for name, row in self.rows.items():
+                heard = torch.from_numpy(self.opened.hear(row))[None]
+                states = encode(encoder, heard.to(place), torch.tensor([heard.shape[1]]), states=True).states
+                self._states[name] = torch.stack([state[0] for state in states], dim=1).float().cpu().numpy()
 
     def __call__(self, utterance: str) -> np.ndarray:
         """(samples,), (frames, numbers) of mel energies, or states (frames, states, width)."""

@@ -33,14 +33,6 @@ MODEL_FILES = (
     VOCABULARY,
     TOKENIZER,
 )
-_CLASSES = {
-    "wav2vec2": "Wav2Vec2ForCTC",
-    "hubert": "HubertForCTC",
-    "wavlm": "WavLMForCTC",
-    "data2vec-audio": "Data2VecAudioForCTC",
-    "unispeech": "UniSpeechForCTC",
-    "unispeech-sat": "UniSpeechSatForCTC",
-}
 Learner = CTC | PhoneProbe
 
 
@@ -77,25 +69,15 @@ def _save_head(network: Learner, folder: Path) -> None:
 
 def _of_transformers(network: CTC, n_tokens: int) -> Any:
     """transformers' network of the same encoder and head."""
-    import transformers
+    from transformers import AutoModelForCTC
 
     config = deepcopy(network.encoder.config)
     config.vocab_size, config.pad_token_id = n_tokens, BLANK
     with shapes_only():
-        whole = getattr(transformers, _CLASSES[config.model_type])(config)
+        whole = AutoModelForCTC.from_config(config)
     setattr(whole, whole.base_model_prefix, network.encoder)
     whole.lm_head = network.head
     return whole
-
-
-def read_record(folder: Path) -> dict:
-    """The record of a finished run. Raises StoreError for other folders."""
-    if not (folder / RECORD).exists():
-        raise StoreError(f"{folder} has no {RECORD}: give the folder of a finished 'layertool finetune ctc'")
-    record = read_json(folder / RECORD, "the record of a CTC run")
-    if not isinstance(record, dict) or record.get("finished") is not True:
-        raise StoreError(f"{folder} holds no finished CTC run: run the same command again, it goes on there")
-    return record
 
 
 def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opened, Vocabulary, Writing]:
@@ -104,29 +86,32 @@ def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opene
     ``model``: the MODEL of a frozen run where it lies elsewhere now. Raises StoreError for other folders, ModelError
     for weights that are missing or damaged, and for another MODEL than the run had.
     """
-    record = read_record(folder)
+    if not (folder / RECORD).exists():
+        raise StoreError(f"{folder} has no {RECORD}: give the folder of a finished 'layertool finetune ctc'")
+    record = read_json(folder / RECORD, "the record of a CTC run")
+    if not isinstance(record, dict) or record.get("finished") is not True:
+        raise StoreError(f"{folder} holds no finished CTC run: run the same command again, it goes on there")
     tokens = read_json(folder / VOCABULARY, "a vocabulary")
     vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(**record["writing"])
-    if record["recipe"]["frozen"]:
+    said, tuned = record["model"], None if record["recipe"]["frozen"] else pruned.load(folder)
+    if tuned is None:
         opened = open_encoder(model or record["opened_as"], record["statistics"])
-        if opened.model.sha256 != record["model"]["sha256"]:
+        if opened.model.sha256 != said["sha256"]:
             raise ModelError(
                 f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or "
                 "train again"
             )
         network: Learner = PhoneProbe(opened.encoder, len(vocabulary), record["recipe"]["normalise"])
-        load_head(network, folder)
-        return network.eval(), opened, vocabulary, writing
-    network_there = pruned.load(folder)
-    if isinstance(network_there, MelHuBERT):
+    elif isinstance(tuned, MelHuBERT):
         opened = open_encoder(str(folder), record["statistics"])
         network = CTC(opened.encoder, len(vocabulary))
-        load_head(network, folder)
+    else:
+        encoder = tuned.base_model
+        opened = Opened(Model.of(encoder, str(folder), said["normalise"], said["epsilon"]), encoder)
+        network = CTC(encoder, len(vocabulary))
+        network.head = tuned.lm_head
         return network.eval(), opened, vocabulary, writing
-    encoder, said = network_there.base_model, record["model"]
-    opened = Opened(Model.of(encoder, str(folder), said["normalise"], said["epsilon"]), encoder)
-    network = CTC(opened.encoder, len(vocabulary))
-    network.head = network_there.lm_head
+    load_head(network, folder)
     return network.eval(), opened, vocabulary, writing
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from layertool.audio import read_utterance
 from layertool.errors import ModelError
@@ -16,7 +15,6 @@ from layertool.geometry import FrameGeometry
 from layertool.models import melhubert, pruned
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.open import EPSILON, Model
-from layertool.training.encoders import encode, width_of
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ def open_encoder(model: Model | str, statistics: str | None = None) -> Opened:
     if model.type not in ("melhubert", *pruned.FAMILIES):
         raise ModelError(
             f"{model} is of type '{model.type}', whose encoder is not trained here: give a MelHuBERT, or a model "
-            "of the type "
-            f"{', '.join(pruned.FAMILIES)}"
+            f"of the type {', '.join(pruned.FAMILIES)}"
         )
     if model.kind == "melhubert":
         melhubert.name_statistics(model.statistics)
@@ -88,16 +85,3 @@ def open_encoder(model: Model | str, statistics: str | None = None) -> Opened:
         network.final_proj = None  # it only tells clusters
         network.config = replace(network.config, num_cluster=0)
     return Opened(model, network)
-
-
-@torch.no_grad()
-def states_of(opened: Opened, row: Mapping[str, Any], place: torch.device) -> np.ndarray:
-    """All hidden states of one utterance, float32 (frames, states, width); the encoder is on ``place`` already."""
-    heard = torch.from_numpy(opened.hear(row))[None]
-    found = encode(opened.encoder.eval(), heard.to(place), torch.tensor([heard.shape[1]]), states=True)
-    return torch.stack([state[0] for state in found.states], dim=1).float().cpu().numpy()
-
-
-def states_bytes(opened: Opened, n_states: int, rows: Sequence[Mapping[str, Any]]) -> int:
-    """How large the states of these utterances are."""
-    return 4 * n_states * width_of(opened.encoder) * sum(opened.n_frames(row) for row in rows)

@@ -46,9 +46,8 @@ def kept(corpus: Corpus, geometry: FrameGeometry, min_frames: int) -> list[dict]
     if not long:
         raise CorpusError(
             f"all {len(rows)} utterances of {corpus.name} are too short: the longest has "
-            f"{max(numbers, default=0)} frames of "
-            f"{geometry.hop // 16} ms, and {min_frames} are asked for; give fewer with --min-frames, or longer "
-            "utterances"
+            f"{max(numbers, default=0)} frames of {geometry.hop // 16} ms, and {min_frames} are asked for; give fewer "
+            "with --min-frames, or longer utterances"
         )
     return long
 
@@ -142,11 +141,10 @@ def draw_negatives(masked: np.ndarray, n: int, random: np.random.Generator) -> n
     own distractor, which the loss leaves out. Rows of frames that are not hidden are 0.
     """
     hidden = np.flatnonzero(masked)
-    out = np.zeros((len(masked), n), np.int64)
+    drawn = np.zeros((len(hidden), n), np.int64)
     if len(hidden) > 1:
-        drawn = random.integers(len(hidden) - 1, size=(len(hidden), n))
+        drawn = random.integers(len(hidden) - 1, size=drawn.shape)
         drawn += drawn >= np.arange(len(hidden))[:, None]
-        out[hidden] = hidden[drawn]
-    else:
-        out[hidden] = hidden[:, None]
+    out = np.zeros((len(masked), n), np.int64)
+    out[hidden] = hidden[drawn]
     return out

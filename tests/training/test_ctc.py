@@ -13,7 +13,7 @@ import torch
 
 from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.models import melhubert
-from layertool.training.ctc import CTC, PhoneProbe, check_reachable, ctc_loss, needed_frames, reinitialise_top
+from layertool.training.ctc import CTC, PhoneProbe, ctc_loss, needed_frames, reinitialise_top, unreachable
 from layertool.training.encoders import collate
 from layertool.training.text import greedy
 
@@ -81,9 +81,9 @@ def test_targets_that_frames_cannot_tell():
     assert [needed_frames(target) for target in ([], [1], [1, 1], [1, 2, 1], [1, 1, 1, 2, 2])] == [0, 1, 3, 3, 8]
     n_frames, targets = {"a": 3, "b": 3, "c": 9}, {"a": [1, 1, 2], "b": [1, 2, 1], "c": [1]}
     with pytest.raises(CorpusError, match=r"'a' has 3 frames, but its 3 tokens need 4 \(1 such utterances\)"):
-        check_reachable(n_frames, targets)
-    assert check_reachable(n_frames, targets, max_unreachable=1) == ["a"]
-    assert check_reachable(n_frames, {"b": [1, 2, 1]}) == []
+        unreachable(n_frames, {"a": targets["a"]})
+    assert unreachable(n_frames, targets) == ["a"]
+    assert unreachable(n_frames, {"b": [1, 2, 1]}) == []
     for n in range(1, 6):  # the rule agrees with the paths
         for target in ([1], [1, 1], [1, 2], [2, 2, 1]):
             reachable = math.isfinite(all_paths(np.full((n, 3), -1.0), target))
