@@ -325,18 +325,3 @@ def put_masks(model: nn.Module, found: Mapping[str, torch.Tensor]) -> None:
     for key, place in places.items() if found else ():
         value = getattr(*place)
         _put_mask(*place, found.get(key, torch.ones_like(value)).bool().clone().to(value.device))
-
-
-@torch.no_grad()
-def make_permanent(model: nn.Module) -> None:
-    """Take the masks away and leave zeros in their places; training from here on changes them."""
-    for linear in dict.fromkeys(linear for linear, _ in _places(model).values()):
-        found = {name: stored(linear, name) for name in ("weight", "bias")}
-        if all(mask is None for _, mask in found.values()):
-            continue
-        # torch's remove_parametrizations takes the attributes off a class that deep copies of the network share
-        linear.__class__ = type(linear).__bases__[0]
-        del linear.parametrizations
-        for name, (parameter, mask) in found.items():
-            parameter.copy_(parameter if mask is None else mask(parameter))
-            linear.register_parameter(name, parameter)

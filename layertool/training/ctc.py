@@ -25,7 +25,7 @@ PER = {
     "utterance": "the mean over utterances of nats per token (PyTorch's 'mean', as s3prl and SpeechBrain have it)",
     "token": "all nats of the batch over all its tokens",
 }
-BLANK = 0  # the id of CTC's blank; see layertool.training.text
+BLANK = 0  # the id of CTC's blank; see layertool.training.ctc_data
 
 
 @torch.no_grad()

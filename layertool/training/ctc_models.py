@@ -17,10 +17,9 @@ from layertool.models.computing import shapes_only
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.open import Model
 from layertool.training.ctc import BLANK, CTC, PhoneProbe
-from layertool.training.ctc_data import Writing
-from layertool.training.opening import Opened, open_encoder
-from layertool.training.text import BLANK as BLANK_TOKEN
-from layertool.training.text import BOUNDARY, UNKNOWN, Vocabulary
+from layertool.training.ctc_data import BLANK as BLANK_TOKEN
+from layertool.training.ctc_data import BOUNDARY, UNKNOWN, Vocabulary, Writing
+from layertool.training.encoders import Opened, open_encoder
 
 RECORD, HEAD, VOCABULARY, TOKENIZER = "ctc.json", "head.safetensors", "vocab.json", "tokenizer_config.json"
 MADE_BY = "layertool finetune ctc"
@@ -68,7 +67,6 @@ def _save_head(network: Learner, folder: Path) -> None:
 
 
 def _of_transformers(network: CTC, n_tokens: int) -> Any:
-    """transformers' network of the same encoder and head."""
     from transformers import AutoModelForCTC
 
     config = deepcopy(network.encoder.config)

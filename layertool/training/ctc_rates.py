@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,9 @@ import pandas as pd
 
 from layertool import resampling
 from layertool.account import Account, Table, number
-from layertool.errors import UsageError
+from layertool.errors import MissingExtraError, UsageError
 from layertool.files import whole_file
 from layertool.result_rows import Result, row
-from layertool.training.text import error_rate, letters
 
 if TYPE_CHECKING:
     from layertool.training.ctc_runs import Tuned
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 WEIGHT = "weight of the layer in the sum"  # the metric of rows of learned weights
 _MOST_MODELS = 8  # beside each other
 _MODEL = ["store", "model", "step"]
+Sentence = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,46 @@ def assess(
     return Assessed(part, list(utterances), shown[0], shown[1], rate, of_letters)
 
 
+def error_rate(references: Sequence[Sentence], hypotheses: Sequence[Sentence]) -> tuple[float, np.ndarray, np.ndarray]:
+    """Errors per reference token, and errors and reference tokens of each utterance, integers (n,) each, by jiwer.
+
+    Sentences are lists of tokens (phones, characters), or texts, of which words are compared (word error rate); for the
+    character error rate of texts see ``letters``. Errors are substitutions, deletions and insertions of the shortest
+    edit. The counts let the rate be bootstrapped over utterances. Raises UsageError where references and hypotheses are
+    not as many, or there is no reference token; MissingExtraError without jiwer.
+    """
+    try:
+        import jiwer
+    except ImportError as error:
+        raise MissingExtraError("jiwer", "train", "counting transcription errors") from error
+    if len(references) != len(hypotheses):
+        raise UsageError(
+            f"{len(references)} references cannot be compared with {len(hypotheses)} hypotheses: give as many"
+        )
+    wanted, given = (
+        [one.split() if isinstance(one, str) else list(one) for one in side] for side in (references, hypotheses)
+    )
+    n_tokens = np.array([len(sentence) for sentence in wanted], dtype=np.int64)
+    if not n_tokens.sum():
+        raise UsageError("references without a single token have no error rate: give transcripts of what is said")
+    as_they_are = jiwer.Compose([])  # they are tokens already, and jiwer's own way would join and split them again
+    found = jiwer.process_words(wanted, given, as_they_are, as_they_are)  # type: ignore[arg-type]
+    n_errors = [
+        sum(
+            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            for chunk in chunks
+            if chunk.type != "equal"
+        )
+        for chunks in found.alignments
+    ]
+    return float(found.wer), np.array(n_errors, dtype=np.int64), n_tokens
+
+
+def letters(texts: Iterable[str]) -> list[list[str]]:
+    """The characters of texts, one space between words among them: what the character error rate counts."""
+    return [list(" ".join(text.split())) for text in texts]
+
+
 def bootstrap_rate(
     errors: np.ndarray, n_tokens: np.ndarray, n_resamples: int = resampling.N_RESAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None]:
@@ -99,7 +139,6 @@ def write_transcripts(path: Path, parts: Sequence[Assessed]) -> None:
 
 
 def _treatment(tuned: Tuned) -> str:
-    """What was done to the network, in words."""
     recipe = tuned.recipe
     if recipe.frozen:
         return "frozen, learned weighted sum of all layers" + (" after a layer norm each" if recipe.normalise else "")

@@ -24,11 +24,10 @@ from layertool.files import read_json, write_json
 from layertool.models.open import Model
 from layertool.training import ctc_models
 from layertool.training.ctc import CTC, PER, PhoneProbe, reinitialise_top
-from layertool.training.ctc_data import Hearing, Material, Parts, Writing, material, transcribe
+from layertool.training.ctc_data import Hearing, Material, Parts, Writing, material, transcribe, unspell
 from layertool.training.ctc_models import MODEL_FILES, RECORD, Learner
 from layertool.training.ctc_rates import Assessed, assess, write_transcripts
-from layertool.training.encoders import collate, layer_names
-from layertool.training.opening import Opened, open_encoder
+from layertool.training.encoders import Opened, collate, layer_names, open_encoder
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.series import forget, log_steps, plain, write_losses
 from layertool.training.session import (
@@ -42,7 +41,6 @@ from layertool.training.session import (
     train,
     write_model,
 )
-from layertool.training.text import unspell
 
 KIND, LOSSES, TRANSCRIPTS, HISTORY = "CTC fine-tuning", "losses.csv", "transcripts.csv", "history.json"
 CACHE_GB = 8.0  # of hidden states that are computed once

@@ -15,7 +15,7 @@ from layertool.training.ctc_data import Parts
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
 from layertool.training.ctc_runs import Recipe, Tuned, assess_run, fine_tune
-from layertool.training.opening import open_encoder
+from layertool.training.encoders import open_encoder
 from layertool.training.session import Progress, Settings
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers

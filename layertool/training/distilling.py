@@ -18,8 +18,7 @@ from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, StoreError, UsageError
 from layertool.models.open import Model
 from layertool.training.distillation import FRONT_GRADIENT, PAD, TARGETS, Distillation, student_of
-from layertool.training.encoders import collate
-from layertool.training.opening import Opened, open_encoder
+from layertool.training.encoders import Opened, collate, open_encoder
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.series import forget, log_steps, models_of, plain, write_losses
 from layertool.training.session import (

@@ -70,7 +70,6 @@ def look(model: Model | str) -> About:
 
 
 def _clusters_of(path: Path) -> int:
-    """How many clusters the heads beside a HuBERT tell."""
     if not path.exists():
         return 0
     embeddings = read_safetensors(path).get("label_embeddings")

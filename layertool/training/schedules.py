@@ -123,7 +123,6 @@ class Schedule(_Plan):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to prune."""
         return self.n_done == len(self.steps)
 
     def due(self, step: int) -> float:
@@ -197,7 +196,6 @@ class Trigger(_Plan):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to prune."""
         return self.n_done == len(self.sparsities)
 
     @property

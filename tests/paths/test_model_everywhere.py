@@ -24,7 +24,7 @@ from layertool.geometry import Window
 from layertool.models.convert import convert
 from layertool.models.open import OPTIONS
 from layertool.training import compressing, plans
-from layertool.training.opening import open_encoder
+from layertool.training.encoders import open_encoder
 from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples
 from layertool.training.pretraining_networks import reopen
 

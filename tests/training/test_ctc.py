@@ -14,8 +14,8 @@ import torch
 from layertool.errors import CorpusError, ModelError, UsageError
 from layertool.models import melhubert
 from layertool.training.ctc import CTC, PhoneProbe, ctc_loss, needed_frames, reinitialise_top, unreachable
+from layertool.training.ctc_data import greedy
 from layertool.training.encoders import collate
-from layertool.training.text import greedy
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import layertool
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
 from layertool.training.distilling import Crops, Recipe, distill, settings
-from layertool.training.opening import open_encoder
+from layertool.training.encoders import open_encoder
 
 pytest.importorskip("accelerate")
 

@@ -10,18 +10,17 @@ import pytest
 import torch
 
 from layertool.errors import CorpusError, MissingExtraError, UsageError
-from layertool.training.text import (
+from layertool.training.ctc_data import (
     BLANK,
     UNKNOWN,
     Vocabulary,
     characters,
-    error_rate,
     greedy,
-    letters,
     phones,
     spell,
     unspell,
 )
+from layertool.training.ctc_rates import error_rate, letters
 
 
 def corpus(folder, texts=("Call  Stella\n", "ask her", "Straße"), segments=None, **columns):
