@@ -61,8 +61,11 @@ def save(network: Learner, opened: Opened, vocabulary: Vocabulary, writing: Writ
 
 
 def _save_head(network: Learner, folder: Path) -> None:
-    state = {name: value for name, value in network.state_dict().items() if not name.startswith("encoder.")}
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if not name.startswith("encoder.")
+    }
     safetensors.torch.save_file(state, folder / HEAD, metadata={"format": "pt"})
 
 

@@ -117,8 +117,6 @@ def bootstrap_rate(
     errors, n_tokens = np.asarray(errors), np.asarray(n_tokens)
     if errors.shape != n_tokens.shape or errors.ndim != 1:
         raise UsageError(f"errors {errors.shape} and tokens {n_tokens.shape} are not one of each utterance")
-    if len(errors) < 2:
-        return None, None
     drawn = resampling.counts(len(errors), seed, n_resamples)
     with np.errstate(invalid="ignore"):
         rates = (drawn @ errors) / (drawn @ n_tokens)

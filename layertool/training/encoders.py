@@ -14,7 +14,7 @@ from torch import nn
 
 from layertool.audio import read_utterance
 from layertool.errors import ModelError, UsageError
-from layertool.geometry import FrameGeometry, convolution_geometry
+from layertool.geometry import convolution_geometry
 from layertool.models import melhubert, pruned
 from layertool.models.hooks import block_taps, hooked, tapped
 from layertool.models.melhubert import MelHuBERT
@@ -44,12 +44,8 @@ def layer_names(encoder: Any) -> list[str]:
 
     MelHuBERT's first is its projection, ``C1``; the last of an encoder with its norm at the end is ``final``.
     """
-    names = [f"T{k}" for k in range(len(encoder.encoder.layers) + 1)]
-    if isinstance(encoder, MelHuBERT):
-        names[0] = "C1"
-    if _norm_at_the_end(encoder):
-        names[-1] = "final"
-    return names
+    n, first = len(encoder.encoder.layers), "C1" if isinstance(encoder, MelHuBERT) else "T0"
+    return [first, *(f"T{k}" for k in range(1, n)), "final" if _norm_at_the_end(encoder) else f"T{n}"]
 
 
 def width_of(encoder: Any) -> int:
@@ -187,18 +183,13 @@ class Opened:
         return self.model.text
 
     @property
-    def geometry(self) -> FrameGeometry:
-        """Of its frames."""
-        return self.model.geometry
-
-    @property
     def samples_a_step(self) -> int:
         """How many samples at 16 kHz one step along its input is: 1, or those between frames of mel energies."""
-        return self.geometry.hop if isinstance(self.encoder, MelHuBERT) else 1
+        return self.model.geometry.hop if isinstance(self.encoder, MelHuBERT) else 1
 
     def n_frames(self, row: Mapping[str, Any]) -> int:
         """Frames of an utterance of a corpus; 0 where it is too short."""
-        return self.geometry.n_frames(int(row["n_samples"]))
+        return self.model.geometry.n_frames(int(row["n_samples"]))
 
     def hear(self, row: Mapping[str, Any]) -> np.ndarray:
         """Its input of a whole utterance: float32 (samples,), or (frames, 40 or 80) of MelHuBERT."""

@@ -36,7 +36,6 @@ WAV2VEC2_WEIGHT_TOTAL = 3_355_000
 
 _RECORD = "layertool pruning record"
 SEEDINGS = ("first", "original", "corrected")
-Decision = Literal["go on", "wait", "prune"]
 
 
 class _Plan:
@@ -207,7 +206,7 @@ class Trigger(_Plan):
         """
         return self.sparsities[self.n_done - 1] if self.n_done else 0.0
 
-    def update(self, step: int, loss: float) -> Decision:
+    def update(self, step: int, loss: float) -> Literal["go on", "wait", "prune"]:
         """What to do after update ``step`` (counted from 1), whose loss this is: "go on", "wait" (go on longer) or
         "prune" to ``sparsity``, which is the new one then.
 
