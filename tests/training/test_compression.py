@@ -123,8 +123,11 @@ def big(name: str, kind: str = "melhubert"):
 
     width, n_blocks, rows, heads, *_ = TABLE_2[name]
     sizes = {
-        "hidden_size": width, "num_hidden_layers": n_blocks, "intermediate_size": rows, "num_attention_heads": heads,
-    }  # fmt: skip
+        "hidden_size": width,
+        "num_hidden_layers": n_blocks,
+        "intermediate_size": rows,
+        "num_attention_heads": heads,
+    }
     with torch.device("meta"):
         if kind == "melhubert":
             return melhubert.MelHuBERT(melhubert.PRESETS[name])
@@ -149,9 +152,18 @@ def test_the_sizes_of_table_2(name):
 
 
 HEADS_LEFT = {
-    132: 87_869_824, 120: 85_508_224, 108: 83_146_624, 96: 80_785_024, 84: 78_423_424, 72: 76_061_824, 60: 73_700_224,
-    48: 71_338_624, 36: 68_977_024, 24: 66_615_424, 12: 64_253_824,
-}  # fmt: skip
+    132: 87_869_824,
+    120: 85_508_224,
+    108: 83_146_624,
+    96: 80_785_024,
+    84: 78_423_424,
+    72: 76_061_824,
+    60: 73_700_224,
+    48: 71_338_624,
+    36: 68_977_024,
+    24: 66_615_424,
+    12: 64_253_824,
+}
 
 
 def any_scores(model, what):
@@ -239,9 +251,11 @@ def slow_head_scores(block) -> list[float]:
 
 def slow_row_scores(block) -> list[float]:
     return [
-        sum(map(abs, block.fc1.weight[row].tolist())) + abs(block.fc1.bias[row].item()) + sum(map(abs, block.fc2.weight[:, row].tolist()))
+        sum(map(abs, block.fc1.weight[row].tolist()))
+        + abs(block.fc1.bias[row].item())
+        + sum(map(abs, block.fc2.weight[:, row].tolist()))
         for row in range(block.n_rows)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -74,9 +74,12 @@ def items(net, speech, n=4, **options) -> tuple:
 
 @pytest.mark.parametrize(
     ("size", "counts"),
-    [("small", (16_461_824, 20_905_344, 21_252_352)), ("slim", (15_615_616, 20_013_824, 20_360_832)),
-     ("base", (90_231_424, 94_697_600, 95_044_608))],
-)  # fmt: skip
+    [
+        ("small", (16_461_824, 20_905_344, 21_252_352)),
+        ("slim", (15_615_616, 20_013_824, 20_360_832)),
+        ("base", (90_231_424, 94_697_600, 95_044_608)),
+    ],
+)
 def test_networks_of_table_2(size, counts):
     for model, n_clusters, wanted in zip(MODELS, (512, 504, 0), counts, strict=True):
         with torch.device("meta"):
@@ -407,10 +410,12 @@ def test_a_finished_run_is_returned_as_it_is(runs, speech):
 def test_a_run_decided_otherwise(runs, speech, tmp_path):
     run = runs["melhubert"]
     for asked, what in (
-        ((recipe("melhubert"), replace(QUICK, seed=8)), "seed"), ((recipe("melhubert", clusters=5), QUICK), "clusters"),
-        ((recipe("melhubert", max_seconds=0.4), QUICK), "max_frames"), ((recipe("hubert"), QUICK), "features"),
+        ((recipe("melhubert"), replace(QUICK, seed=8)), "seed"),
+        ((recipe("melhubert", clusters=5), QUICK), "clusters"),
+        ((recipe("melhubert", max_seconds=0.4), QUICK), "max_frames"),
+        ((recipe("hubert"), QUICK), "features"),
         ((recipe("melhubert", statistics="100"), QUICK), "statistics"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(StoreError, match=rf"trained otherwise \(.*{what}.*--overwrite"):
             pretrain(speech, run.folder, *asked, device="cpu")
     short = replace(QUICK, steps=2)
@@ -478,8 +483,8 @@ def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
 
 
 def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
-    """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of the best guess
-    that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
+    """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of
+    the best guess that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
     from layertool.corpora import folder
 
     speech = folder.read(shared / "data/speech/english")
@@ -541,11 +546,17 @@ def test_audio_that_is_not_finite(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"model": "whisper"}, "no model to pre-train"), ({"frame_ms": 30}, "no frames of 30 ms"),
-     ({"model": "hubert", "frame_ms": 10}, "hubert has no frames of 10 ms"), ({"spans": Spans(0, 5)}, "cannot be drawn"),
-     ({"spans": Spans(0.5, 0)}, "cannot be drawn"), ({"spans": Spans(0.5, 5, 0)}, "cannot be drawn"),
-     ({"max_seconds": 0.01}, "too short"), ({"clusters": 1}, "nothing to predict")],
-)  # fmt: skip
+    [
+        ({"model": "whisper"}, "no model to pre-train"),
+        ({"frame_ms": 30}, "no frames of 30 ms"),
+        ({"model": "hubert", "frame_ms": 10}, "hubert has no frames of 10 ms"),
+        ({"spans": Spans(0, 5)}, "cannot be drawn"),
+        ({"spans": Spans(0.5, 0)}, "cannot be drawn"),
+        ({"spans": Spans(0.5, 5, 0)}, "cannot be drawn"),
+        ({"max_seconds": 0.01}, "too short"),
+        ({"clusters": 1}, "nothing to predict"),
+    ],
+)
 def test_recipes_that_cannot_be(changes, what):
     with pytest.raises(UsageError, match=what):
         Recipe(**changes)

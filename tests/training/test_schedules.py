@@ -1,4 +1,4 @@
-"""When to prune: the paper's points (spec speat.md 4.1 to 4.3), the trigger by hand, records, and going on after a stop."""
+"""When to prune: the paper's points (spec speat.md 4.1 to 4.3), the trigger by hand, records, going on after a stop."""
 
 from __future__ import annotations
 
@@ -343,13 +343,33 @@ def test_another_run_repeats_a_record(tmp_path):
         ("[1, 2]", UsageError, "is no record of a pruning run"),
         ('{"kind": "heads", "prunings": []}', UsageError, "is no record of a pruning run"),
         ('{"record": "layertool pruning record", "kind": "heads"}', UsageError, "is no record"),
-        ('{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": 1}]}', UsageError, "is no record"),
-        ('{"record": "layertool pruning record", "kind": "h", "prunings": [{"step": 1, "amount": 1}]}', UsageError, "'h' cannot be pruned"),
-        ('{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": -1, "amount": 1}]}', UsageError, "r.json: steps"),
-        ('{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": "1", "amount": 1}]}', UsageError, "r.json: steps"),
-        ('{"record": "layertool pruning record", "kind": "rows", "prunings": [{"step": 1, "amount": [1]}]}', UsageError, "r.json: "),
+        (
+            '{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": 1}]}',
+            UsageError,
+            "is no record",
+        ),
+        (
+            '{"record": "layertool pruning record", "kind": "h", "prunings": [{"step": 1, "amount": 1}]}',
+            UsageError,
+            "'h' cannot be pruned",
+        ),
+        (
+            '{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": -1, "amount": 1}]}',
+            UsageError,
+            "r.json: steps",
+        ),
+        (
+            '{"record": "layertool pruning record", "kind": "heads", "prunings": [{"step": "1", "amount": 1}]}',
+            UsageError,
+            "r.json: steps",
+        ),
+        (
+            '{"record": "layertool pruning record", "kind": "rows", "prunings": [{"step": 1, "amount": [1]}]}',
+            UsageError,
+            "r.json: ",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_records(tmp_path, content, error, message):
     if content is not None:
         (tmp_path / "r.json").write_text(content)
