@@ -88,7 +88,7 @@ def ctc_loss(
 
     ``logits``: (batch, frames, tokens), before the softmax; ``n_frames``: (batch,), what stands after them changes
     nothing; ``labels``: (batch, longest), negative after the last token. ``per``: see PER; an empty target counts as
-    one token. The loss of a target that its frames cannot tell is 0, without gradients (see ``check_reachable``).
+    one token. The loss of a target that its frames cannot tell is 0, without gradients (see ``unreachable``).
     Raises UsageError for shapes that do not belong together, and ids that are blank or unknown.
     """
     if per not in PER:

@@ -300,7 +300,7 @@ def transcribe(
     batch_size: int,
     place: torch.device,
 ) -> list[list[int]]:
-    """The best path of CTC of each utterance (``text.greedy``), in float32 and evaluation mode, which is left again.
+    """The best path of CTC of each utterance (``greedy``), in float32 and evaluation mode, which is left again.
 
     ``order``: a length of each, so that alike ones share a batch; padding changes no transcript.
     """

@@ -125,15 +125,14 @@ def bootstrap_rate(
 
 def write_transcripts(path: Path, parts: Sequence[Assessed]) -> None:
     """Write what was said and what was written of each utterance, with its errors."""
-    columns = {"utterance": "utterances", "reference": "references", "hypothesis": "hypotheses"}
-    tables = [
-        pd.DataFrame({"part": one.part, **{name: getattr(one, of) for name, of in columns.items()}}).assign(
-            errors=one.rate.errors, tokens=one.rate.n_tokens
-        )
+    lines = [
+        [one.part, *line]
         for one in parts
+        for line in zip(one.utterances, one.references, one.hypotheses, one.rate.errors, one.rate.n_tokens, strict=True)
     ]
+    table = pd.DataFrame(lines, columns=["part", "utterance", "reference", "hypothesis", "errors", "tokens"])
     with whole_file(path) as temporary:
-        pd.concat(tables).to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _treatment(tuned: Tuned) -> str:
@@ -159,8 +158,8 @@ def rows(
     for part, found in assessed.items():
         for rate, name in ((found.rate, _rate_name(tuned)), (found.characters, "character error rate")):
             if rate is not None:
-                numbers = (rate.value, *rate.interval(seed))
-                out.append(_rate(tuned, _treatment(tuned), name, part, rate, numbers, 1.0, about))  # saying nothing
+                of = about | {"target": part, "chance": 1.0}  # what saying nothing gives
+                out.append(_rate(tuned, _treatment(tuned), name, rate, (rate.value, *rate.interval(seed)), of))
     weights = tuned.weights or {}
     n, units = tuned.n_utterances["train"], tuned.recipe.writing.units
     for k, (layer, weight) in enumerate(weights.items()):
@@ -178,8 +177,8 @@ def sweep_rows(sweep: Sweep, corpus: str, model: str | None = None, seed: int = 
     treated = f"standard minus {_treatment(tuned)} (chosen on dev), paired bootstrap"
     for part, found in sweep.assessed[sweep.chosen].items():
         numbers = difference(sweep.assessed[0][part].rate, found.rate, seed)
-        about = _about(tuned, corpus, model, seed)
-        out.append(_rate(tuned, treated, _rate_name(tuned), part, found.rate, numbers, 0.0, about))
+        of = _about(tuned, corpus, model, seed) | {"target": part, "chance": 0.0}
+        out.append(_rate(tuned, treated, _rate_name(tuned), found.rate, numbers, of))
     return out
 
 
@@ -206,9 +205,7 @@ def _rate_name(tuned: Tuned) -> str:
     return "word error rate" if tuned.recipe.writing.units == "characters" else "phone error rate"
 
 
-def _rate(
-    tuned: Tuned, treated: str, name: str, part: str, rate: Rate, numbers: tuple, chance: float, about: dict
-) -> Result:
+def _rate(tuned: Tuned, treated: str, metric: str, rate: Rate, numbers: tuple, of: dict) -> Result:
     writing = tuned.recipe.writing
     case = "the case of the texts" if writing.case == "keep" else f"{writing.case} case"
     tokens = f"characters in {case}" if writing.units == "characters" else f"labels of the tier {writing.tier}"
@@ -219,8 +216,8 @@ def _rate(
         "SpecAugment": tuned.recipe.augment or None,
     }
     value, low, high = numbers
-    of = {"layer": "model", "layer_index": 0, "target": part, "n": len(rate.errors), "chance": chance}
-    return row(name, decided, **about, **of, value=value, ci_low=low, ci_high=high)
+    n = len(rate.errors)
+    return row(metric, decided, **of, layer="model", layer_index=0, n=n, value=value, ci_low=low, ci_high=high)
 
 
 def accounts(table: pd.DataFrame) -> Iterator[Account]:
@@ -231,8 +228,8 @@ def accounts(table: pd.DataFrame) -> Iterator[Account]:
     rates = rates.assign(treatment=[one["layers"] for one in settings])
     metrics = [(metric, part) for part in dict.fromkeys(rates["target"]) for metric in dict.fromkeys(rates["metric"])]
     lines = []
-    for (_, model, step, treatment), rows in rates.groupby([*_MODEL, "treatment"], sort=False, dropna=False):
-        cells = [_cell(rows[(rows["metric"] == metric) & (rows["target"] == part)]) for metric, part in metrics]
+    for (_, model, step, treatment), own in rates.groupby([*_MODEL, "treatment"], sort=False, dropna=False):
+        cells = [_cell(own[(own["metric"] == metric) & (own["target"] == part)]) for metric, part in metrics]
         lines.append([model, "" if pd.isna(step) else int(step), treatment, *cells])
     counted = ", ".join(
         f"{number(int(part['n'].max()))} ({name})" for name, part in rates.groupby("target", sort=False)
@@ -247,26 +244,24 @@ def accounts(table: pd.DataFrame) -> Iterator[Account]:
         yield _weights(weights)
 
 
-def _weights(rows: pd.DataFrame) -> Account:
-    models = list(rows.groupby(_MODEL, sort=False, dropna=False))
+def _weights(table: pd.DataFrame) -> Account:
+    models = list(table.groupby(_MODEL, sort=False, dropna=False))
     if len(models) > _MOST_MODELS:
-        said = f"weights of the layers of {len(models)} models: see them with --plot or --results"
-        return Account(said, lines=[""])
+        return Account(f"weights of the layers of {len(models)} models: see them with --plot or --results", lines=[""])
     lines = []
-    for layer in dict.fromkeys(rows.sort_values("layer_index", kind="stable")["layer"]):
+    for layer in dict.fromkeys(table.sort_values("layer_index", kind="stable")["layer"]):
         values = [part[part["layer"] == layer]["value"] for _, part in models]
         lines.append([layer, *("" if one.empty else float(one.iloc[0]) for one in values)])
     lines.append(["equal weights", *(float(part["chance"].iloc[0]) for _, part in models)])
-    table = Table(None, ["layer", *(str(model) for (_, model, _), _ in models)], lines)
-    return Account("learned weight of each layer in the sum", tables=[table])
+    shown = Table(None, ["layer", *(str(model) for (_, model, _), _ in models)], lines)
+    return Account("learned weight of each layer in the sum", tables=[shown])
 
 
-def _cell(rows: pd.DataFrame) -> str:
-    if rows.empty:
+def _cell(rates: pd.DataFrame) -> str:
+    if rates.empty:
         return ""
-    row = rows.iloc[0]
-    interval = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-    return f"{row['value']:.3f}{interval}"
+    value, low, high = rates.iloc[0][["value", "ci_low", "ci_high"]]
+    return f"{value:.3f}" + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def axis(rows: Sequence[Result]) -> str:

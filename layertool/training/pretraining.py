@@ -22,7 +22,7 @@ from layertool.models import melhubert
 from layertool.models.open import EPSILON, Model
 from layertool.store import FeatureStore
 from layertool.training import targets as clustering
-from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
+from layertool.training.pretraining_data import Examples, kept
 from layertool.training.pretraining_networks import (
     FEATURE_GRADIENT,
     FEATURE_PENALTY,
@@ -256,20 +256,10 @@ def _train(
     return _result(folder.path, facts, was_there=False)
 
 
-def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = None) -> MelExamples | WaveformExamples:
+def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = None) -> Examples:
     """What a run is trained on; its targets are made, or read where an earlier process of the run made them."""
-    network, recipe = run.network, run.recipe
-    common: dict[str, Any] = {
-        "rows": run.rows,
-        "geometry": network.geometry,
-        "max_frames": run.max_frames,
-        "spans": recipe.its_spans,
-        "targets": _targets(folder, run, say),
-    }
-    if isinstance(network, Mel):
-        return MelExamples(**common, stride=network.geometry.hop * 1000 // SAMPLE_RATE, statistics=recipe.statistics)
-    n_negatives = network.n_negatives if isinstance(network, Wav2Vec2) else 0
-    return WaveformExamples(**common, n_negatives=n_negatives, normalises=network.normalises, epsilon=network.epsilon)
+    recipe, targets = run.recipe, _targets(folder, run, say)
+    return Examples(run.network, run.rows, run.max_frames, recipe.its_spans, targets, recipe.statistics)
 
 
 def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -> Targets | None:

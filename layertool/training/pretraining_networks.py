@@ -162,10 +162,6 @@ class Wav2Vec2(_OfWaveforms):
     """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section
     3.2)."""
 
-    @property
-    def n_negatives(self) -> int:
-        return self.network.config.num_negatives
-
     def forward(
         self, waveforms: torch.Tensor, n_samples: torch.Tensor, masked: torch.Tensor, negatives: torch.Tensor
     ) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from layertool.models.convert import convert
 from layertool.models.open import OPTIONS
 from layertool.training import compressing, plans
 from layertool.training.encoders import open_encoder
-from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples
+from layertool.training.pretraining_data import Examples, Spans
 from layertool.training.pretraining_networks import reopen
 
 CLUSTERS = 5
@@ -86,18 +86,8 @@ def pretrained(model, where: dict) -> np.ndarray:
     """What pre-training gives it that goes on from a MODEL."""
     opened = Model.open(model)
     network, _ = reopen("melhubert" if opened.kind == "melhubert" else "hubert", opened, CLUSTERS)
-    common = {
-        "rows": [where],
-        "geometry": network.geometry,
-        "max_frames": 10_000,
-        "spans": Spans(0.5, 2),
-        "targets": None,
-    }
-    if opened.kind == "melhubert":
-        examples = MelExamples(**common, stride=20, statistics="960")
-        return examples.make(0, np.random.default_rng(0))["features"]
-    examples = WaveformExamples(**common, normalises=network.normalises, epsilon=network.epsilon)
-    return examples.make(0, np.random.default_rng(0))["waveforms"]
+    item = Examples(network, [where], 10_000, Spans(0.5, 2), None).make(0, np.random.default_rng(0))
+    return item["features" if opened.kind == "melhubert" else "waveforms"]
 
 
 SPELLINGS = ["hubert", "./hubert", "hubert/", "link", "files/../hubert", "{folder}/hubert", "{folder}/link/"]

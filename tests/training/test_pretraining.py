@@ -22,8 +22,8 @@ from layertool.models import melhubert
 from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
 from layertool.training.pretraining import log_steps, pretrain
-from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
-from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
+from layertool.training.pretraining_data import Examples, Spans, draw_negatives, kept
+from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
 from layertool.training.session import Diverged, Settings
 from layertool.training.targets import Targets, load, save
@@ -46,7 +46,10 @@ def speech(tmp_path_factory):
 def network(model: str, seed: int = 0):
     """In evaluation mode: nothing is dropped."""
     torch.manual_seed(seed)
-    return build(model, TINY, CLUSTERS).eval()
+    net = build(model, TINY, CLUSTERS).eval()
+    if model == "wav2vec2":
+        net.network.config.num_negatives = 7
+    return net
 
 
 def examples(net, speech, max_frames=40, spans=SPANS_OF_TESTS, seed=0):
@@ -56,12 +59,8 @@ def examples(net, speech, max_frames=40, spans=SPANS_OF_TESTS, seed=0):
     labels = np.random.default_rng(seed).integers(0, CLUSTERS, stops[-1])
     ends = {f"u{k}": (int(stop - n), int(stop)) for k, (n, stop) in enumerate(zip(counts, stops, strict=True))}
     made = Targets(labels, ends, np.zeros((CLUSTERS, 1)), 160, 0, 0.0, 0.0, {})
-    common = {"rows": kept(speech, net.geometry, 1), "geometry": net.geometry, "max_frames": max_frames, "spans": spans}
-    if isinstance(net, Mel):
-        return MelExamples(**common, targets=made, stride=20, statistics="960")
-    if isinstance(net, networks.Hubert):
-        return WaveformExamples(**common, targets=made, normalises=False)
-    return WaveformExamples(**common, targets=None, n_negatives=7, normalises=False)
+    targets = None if isinstance(net, networks.Wav2Vec2) else made
+    return Examples(net, kept(speech, net.geometry, 1), max_frames, spans, targets)
 
 
 def items(net, speech, n=4, **options) -> tuple:
@@ -160,7 +159,7 @@ def test_crops_of_waveforms_are_the_samples_that_their_frames_see(speech):
 def test_waveforms_are_normalised_over_the_whole_utterance(speech):
     net = network("wav2vec2")
     data = examples(net, speech, max_frames=9)
-    data.normalises = True
+    net.normalises = True
     whole = models.speech_like(LENGTHS[4], 4).astype(float)
     wanted = (whole - whole.mean()) / np.sqrt(whole.var() + 1e-7)
     found = data.make(4, np.random.default_rng(0))["waveforms"]
