@@ -322,6 +322,7 @@ def put_masks(model: nn.Module, found: Mapping[str, torch.Tensor]) -> None:
         if mask.shape != shape:
             what = f"has the shape {tuple(mask.shape)}, not {shape}" if shape else "is of none of its weights"
             raise UsageError(f"a mask does not fit the network ({key} {what}): give those of the same network")
-    for key, place in places.items() if found else ():
-        value = getattr(*place)
-        _put_mask(*place, found.get(key, torch.ones_like(value)).bool().clone().to(value.device))
+    if found:
+        for key, place in places.items():
+            value = getattr(*place)
+            _put_mask(*place, found.get(key, torch.ones_like(value)).bool().clone().to(value.device))
