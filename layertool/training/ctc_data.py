@@ -1,4 +1,4 @@
-"""What a CTC run learns to write and is measured on: parts of a corpus, their characters or phones, the ids of these."""
+"""What a CTC run learns to write and is measured on: parts of a corpus, their characters or phones, and ids."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Vocabulary:
                 if len(token) == 1:
                     code = unicodedata.name(token, f"U+{ord(token):04X}")
                 raise CorpusError(
-                    f"utterance '{utterance}' has '{token}' ({code}), which is in no training text: correct it, or type "
-                    "--unknown count"
+                    f"utterance '{utterance}' has '{token}' ({code}), which is in no training text: correct it, or "
+                    "type --unknown count"
                 )
         ids = {name: [known.get(token, self.ids[UNKNOWN]) for token in own] for name, own in sequences.items()}
         return ids, missed
@@ -106,7 +106,8 @@ def characters(corpus: Corpus, among: Collection[str] | None = None, case: str =
     if "text" not in table:
         raise CorpusError(
             f"the corpus {corpus.name} has no texts (column 'text', columns there: "
-            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): add the column with what is said in each utterance"
+            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): add the column with what is said in each "
+            "utterance"
         )
     out = {}
     for utterance, text in zip(table["utterance"], table["text"], strict=True):

@@ -138,8 +138,8 @@ class Pruning:
         if self.trains and steps[-1] >= self.total_steps:  # the network at the end would not have recovered
             raise UsageError(
                 f"the {'first' if len(steps) == 1 else 'last'} pruning, at step {steps[-1]}, leaves no training after "
-                f"it, which ends at step {self.total_steps}: train longer (--steps), or prune earlier (--at; of weights "
-                "--warm-up)"
+                f"it, which ends at step {self.total_steps}: train longer (--steps), or prune earlier (--at; of "
+                "weights --warm-up)"
             )
 
     @property

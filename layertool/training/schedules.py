@@ -117,7 +117,8 @@ class Schedule(_Plan):
         if n_gone >= min(sizes):
             raise UsageError(
                 f"{len(self.steps) - self.n_done} prunings remove {n_gone:g} {self.kind} of each block, but block "
-                f"{sizes.index(min(sizes)) + 1} has {min(sizes)}, and one must stay: give fewer steps, or smaller amounts"
+                f"{sizes.index(min(sizes)) + 1} has {min(sizes)}, and one must stay: give fewer steps, or smaller "
+                "amounts"
             )
 
     @property
