@@ -96,7 +96,9 @@ OLD: dict[str, dict[str, str]] = {
     "probe neighbours": {"--folds": "--n-folds"},
     "lexical lens": {"--rank": "--top-words", "--no-rank": "--no-top-words"},
     "lexical finetune": {
-        "--train": "--modules", "--warmup": "--warmup-share", "--keep-checkpoints": "--keep-models",
+        "--train": "--modules",
+        "--warmup": "--warmup-share",
+        "--keep-checkpoints": "--keep-models",
     },
 }
 

@@ -66,7 +66,7 @@ def finetune() -> None:
 @quiet_option
 def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
     from layertool.commands import delivery
-    from layertool.training import ctc_account
+    from layertool.training import ctc_rates
 
     task = asked(CTC, typed)
     delivery.check_places(task.results, task.plot)
@@ -78,7 +78,7 @@ def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet:
     if task.dry_run or rank():
         return
     delivery.deliver(
-        rows, task.results, task.plot, ctc_account.axis(rows), as_json=as_json, quiet=quiet, show=ctc_account.accounts
+        rows, task.results, task.plot, ctc_rates.axis(rows), as_json=as_json, quiet=quiet, show=ctc_rates.accounts
     )
     for tuned in runs:
-        output.note(ctc_account.said(tuned), quiet or as_json)
+        output.note(ctc_rates.said(tuned), quiet or as_json)

@@ -29,7 +29,7 @@ def attention_recomputed(device: torch.device) -> Iterator[None]:
         return checkpoint(attend, *inputs, use_reentrant=False)
 
     if device.type == "cpu":
-        functional.scaled_dot_product_attention = again  # type: ignore[assignment]
+        functional.scaled_dot_product_attention = again
     try:
         yield
     finally:

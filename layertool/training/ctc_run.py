@@ -22,16 +22,14 @@ from layertool.models.computing import choose
 from layertool.models.open import Model
 from layertool.training import ctc_models, engine
 from layertool.training.ctc import CTC, PhoneProbe, reinitialise_top
-from layertool.training.ctc_data import Hearing, Material, Writing, material, transcribe
+from layertool.training.ctc_data import Hearing, Material, Writing, material, transcribe, unspell
 from layertool.training.ctc_models import MODEL_FILES, RECORD, Learner
 from layertool.training.ctc_rates import Assessed, assess, write_transcripts
-from layertool.training.encoders import collate, layer_names
+from layertool.training.encoders import Opened, collate, layer_names, open_encoder
 from layertool.training.engine import Item, Say, Settings
-from layertool.training.opening import Opened, open_encoder
 from layertool.training.runs import RunFolder, plain
 from layertool.training.series import Best, Selected
 from layertool.training.tasks.ctc import CTC as Options
-from layertool.training.text import unspell
 
 TRANSCRIPTS = "transcripts.csv"
 ASSESSED_AT_ONCE = 8  # utterances

@@ -13,8 +13,8 @@ from layertool.models.open import Model
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
 from layertool.training.ctc_run import Options, Tuned, assess_run, fine_tune
+from layertool.training.encoders import open_encoder
 from layertool.training.engine import Progress
-from layertool.training.opening import open_encoder
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers
 

@@ -18,9 +18,8 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.models.open import Model
 from layertool.training import engine
 from layertool.training.distillation import FRONT_GRADIENT, Distillation, student_of
-from layertool.training.encoders import collate
+from layertool.training.encoders import Opened, collate, open_encoder
 from layertool.training.engine import Item, Say, Settings, Trained
-from layertool.training.opening import Opened, open_encoder
 from layertool.training.runs import RunFolder
 from layertool.training.series import Series
 from layertool.training.tasks.distillation import Distillation as Options

@@ -25,7 +25,7 @@ from layertool.store import FeatureStore
 from layertool.training import engine
 from layertool.training import targets as clustering
 from layertool.training.engine import Item, Say, Settings, Task, Trained
-from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
+from layertool.training.pretraining_data import Examples, kept
 from layertool.training.pretraining_networks import (
     FEATURE_GRADIENT,
     FEATURE_PENALTY,
@@ -225,20 +225,10 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
     return plain(decided)
 
 
-def examples_of(run: Run, targets: Targets | None) -> MelExamples | WaveformExamples:
+def examples_of(run: Run, targets: Targets | None) -> Examples:
     """What a run is trained on."""
-    network, recipe = run.network, run.recipe
-    common: dict[str, Any] = {
-        "rows": run.rows,
-        "geometry": network.geometry,
-        "max_frames": run.max_frames,
-        "spans": recipe.its_spans,
-        "targets": targets,
-    }
-    if isinstance(network, Mel):
-        return MelExamples(**common, stride=network.geometry.hop * 1000 // SAMPLE_RATE, statistics=recipe.statistics)
-    n_negatives = network.n_negatives if isinstance(network, Wav2Vec2) else 0
-    return WaveformExamples(**common, n_negatives=n_negatives, normalises=network.normalises, epsilon=network.epsilon)
+    recipe = run.recipe
+    return Examples(run.network, run.rows, run.max_frames, recipe.its_spans, targets, recipe.statistics)
 
 
 def _targets(folder: RunFolder, run: Run, say: Say) -> Targets | None:

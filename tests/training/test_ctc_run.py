@@ -21,8 +21,7 @@ from layertool.models import melhubert
 from layertool.result_rows import table as table_of
 from layertool.training import ctc_models
 from layertool.training.ctc_data import Writing
-from layertool.training.ctc_rates import WEIGHT, assess, bootstrap_rate
-from layertool.training.ctc_results import difference, rows, sweep_rows
+from layertool.training.ctc_rates import WEIGHT, assess, bootstrap_rate, difference, rows, sweep_rows
 from layertool.training.ctc_run import Options, Point, assess_run, fine_tune
 from layertool.training.ctc_sweep import sweep_reinit
 

@@ -18,7 +18,7 @@ from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
 from layertool.training.distillation import Distillation
 from layertool.training.distillation_run import SETTINGS, Options, Student, distill
-from layertool.training.opening import open_encoder
+from layertool.training.encoders import open_encoder
 
 pytest.importorskip("accelerate")
 

@@ -21,11 +21,17 @@ from layertool.training.responses import StimulusData, batch
 pytestmark = pytest.mark.slow  # networks are run, or trained
 
 CHECKED = (
-    "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight", "model.decoder.layer_norm.weight",
-    "model.decoder.layers.0.self_attn.k_proj.weight", "model.decoder.layers.1.encoder_attn.v_proj.weight",
-    "model.encoder.layers.0.fc1.weight", "model.encoder.layers.1.self_attn.q_proj.bias", "model.encoder.layer_norm.bias",
-    "model.encoder.conv1.weight", "model.encoder.conv2.bias",
-)  # fmt: skip
+    "model.decoder.embed_tokens.weight",
+    "model.decoder.embed_positions.weight",
+    "model.decoder.layer_norm.weight",
+    "model.decoder.layers.0.self_attn.k_proj.weight",
+    "model.decoder.layers.1.encoder_attn.v_proj.weight",
+    "model.encoder.layers.0.fc1.weight",
+    "model.encoder.layers.1.self_attn.q_proj.bias",
+    "model.encoder.layer_norm.bias",
+    "model.encoder.conv1.weight",
+    "model.encoder.conv2.bias",
+)
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ class CTC(Optimised):
         """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
         from layertool.models.open import Model
-        from layertool.training import ctc_results, ctc_run, ctc_sweep
+        from layertool.training import ctc_rates, ctc_run, ctc_sweep
 
         sweeps = self.sweep_reinit or len(self.reinit_top) > 1
         jobs = _jobs([member for model in models for member in Model.series(model)], Path(out))
@@ -131,7 +131,7 @@ class CTC(Optimised):
             if sweeps and not self.dry_run:
                 swept = ctc_sweep.sweep_reinit(model, speech, folder, self, **how)
                 runs += swept.runs.values()
-                rows += ctc_results.sweep_rows(swept, speech.name, str(model), seed)
+                rows += ctc_rates.sweep_rows(swept, speech.name, str(model), seed)
                 if not swept.is_better and note:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
@@ -139,7 +139,7 @@ class CTC(Optimised):
             runs.append(tuned)
             if not self.dry_run:
                 assessed = ctc_run.assess_run(tuned.folder, speech, self, model)
-                rows += ctc_results.rows(tuned, assessed, speech.name, str(model), seed)
+                rows += ctc_rates.rows(tuned, assessed, speech.name, str(model), seed)
         return rows, runs
 
     @property
