@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -91,7 +92,7 @@ class Option:
         low, high = self.about["low"], self.about["high"]
         try:
             number = self.kind(given)
-            sound = number == float(given) and not isinstance(given, bool)
+            sound = number == float(given) and not isinstance(given, bool) and math.isfinite(number)
         except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound:

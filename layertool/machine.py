@@ -11,3 +11,8 @@ def memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def rank() -> int:
+    """Which of the processes that a launcher (torchrun, accelerate) started this is; 0 without one."""
+    return int(os.environ.get("RANK") or 0)

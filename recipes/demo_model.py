@@ -22,10 +22,10 @@ from layertool.corpora import espeak
 from layertool.corpora.corpus import Corpus
 from layertool.files import whole_file
 from layertool.models import melhubert
+from layertool.training.engine import Settings
 from layertool.training.pretraining import pretrain
 from layertool.training.pretraining_networks import Sizes
 from layertool.training.pretraining_recipes import Recipe
-from layertool.training.session import Settings
 
 SEED = 0
 N_SENTENCES, N_WORDS = 60, (5, 9)  # of each voice
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _say(what: str):
-    def say(done: float, total: float) -> None:
+    def say(done: float, total: float, *_: str) -> None:
         if not int(done) % max(1, int(total) // 20):
             print(f"{done:.0f} of {total:.0f} {what}", flush=True)
 

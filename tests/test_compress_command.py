@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import succeeds
 
-from layertool.training import compressing, plans
+from layertool.training import compression_run, plans
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import Sizes, build
 from layertool.training.pretraining_recipes import Recipe
@@ -45,7 +45,7 @@ def refused(*arguments) -> str:
 
 def asked(monkeypatch, *arguments) -> tuple:
     """What reaches the function."""
-    return commands.reaches(monkeypatch, compressing, "compress", "compress", *arguments)
+    return commands.reaches(monkeypatch, compression_run, "compress", "compress", *arguments)
 
 
 def test_every_option_reaches_the_function(folder, model, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_the_help_says_the_defaults():
         (("heads", "melhubert", "--steps", "0", "--amount", "4"), "remove 4 heads of each block, but block 1 has 4"),
         (("heads", "melhubert", "CORPUS", "--steps", "100"), "leaves no training after it, which ends at step 100"),
         (("weights", "melhubert", "CORPUS", "--at", "5", "--period", "9", "--steps", "9"), "leave one out"),
-        (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "do not ascend"),
+        (("weights", "melhubert", "CORPUS", "--sparsities", "0.5,0.4"), "that ascend"),
         (("weights", "melhubert", "CORPUS", "--sparsities", "a"), "--sparsities takes numbers, separated by commas, not"),
         (("heads", "wav2vec2", "CORPUS", "--clusters", "5"), "leave --clusters out"),
         (("heads", "melhubert", "CORPUS", "--targets", "T2"), "'T2' are no targets"),

@@ -7,14 +7,14 @@ import pytest
 
 LIMITS = {
     house.STATEMENTS: 21_000,
-    house.TRAINING: 3_852,
-    house.SKIPS: 3,
+    house.TRAINING: 3_644,
+    house.SKIPS: 2,
     house.LONG_LINES: 0,
     house.COMMANDS_FILES: 5,
     house.FILES: 8,
     house.FUNCTIONS: 31,
-    house.SKIPS_OF_TESTS: 141,
-    house.LONG_LINES_OF_TESTS: 175,
+    house.SKIPS_OF_TESTS: 125,
+    house.LONG_LINES_OF_TESTS: 161,
 }
 
 

@@ -28,7 +28,7 @@ from layertool.models.checkpoint_files import normalises
 from layertool.models.checkpoints import read_config
 from layertool.models.open import Model
 from layertool.models.whisper import is_multilingual, load_tokenizer
-from layertool.training.opening import open_encoder
+from layertool.training.encoders import open_encoder
 from layertool.training.plans import look
 
 FAMILIES = {

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from layertool.analysis.lexical.scorer import Variant
-from layertool.training.lexical import Recipe
+from layertool.training.lexical import Options
 
 WORDS = ["drink", "think", "brink", "the", "thin", "sink", "pink"]
 EXACT = Variant(window="exact")
@@ -39,9 +39,11 @@ def corpus(folder: Path, drop: tuple[str, ...] = (), **changes):
     return models.corpus(folder, waveforms, **columns)
 
 
-def recipe(**changes) -> Recipe:
+def recipe(variant: Variant = EXACT, **changes) -> Options:
     """Quick: two steps an epoch (4 and 2 stimuli), the clip alone."""
-    return Recipe(**{"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "variant": EXACT, **changes})
+    read = {name: getattr(variant, name) for name in ("end_token", "surface", "timestamps", "language")}
+    quick = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "encoder_window": variant.window, **read}
+    return Options(**quick | changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -67,7 +69,7 @@ class StopAfter:
     def __init__(self, step: int):
         self.step, self.seen = step, []
 
-    def __call__(self, done: float, _total: float) -> None:
+    def __call__(self, done: float, *_) -> None:
         self.seen.append(done)
         if done == self.step:
             raise KeyboardInterrupt

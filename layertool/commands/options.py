@@ -95,7 +95,11 @@ OLD: dict[str, dict[str, str]] = {
     "speat": {"--resamples": "--n-resamples"},
     "probe neighbours": {"--folds": "--n-folds"},
     "lexical lens": {"--rank": "--top-words", "--no-rank": "--no-top-words"},
-    "lexical finetune": {"--train": "--modules", "--warmup": "--warmup-share"},
+    "lexical finetune": {
+        "--train": "--modules",
+        "--warmup": "--warmup-share",
+        "--keep-checkpoints": "--keep-models",
+    },
 }
 
 

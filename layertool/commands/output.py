@@ -110,8 +110,8 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[float, float], None] | None]:
-    """A bar that is told (done, total), on stderr; None off a terminal and when quiet.
+def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[..., None] | None]:
+    """A bar that is told (done, total, and what else there is to say), on stderr; None off a terminal and when quiet.
 
     ``what``: the things that are counted; without it they are seconds of audio, and the bar shows how
     many go through per second.
@@ -133,11 +133,14 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[[flo
         task = progress.add_task(what or "reading", total=None, rate="")
         begun_at: list[float] = []
 
-        def show(done: float, total: float) -> None:
+        def show(done: float, total: float, said: str = "") -> None:
             begun_at[:] = begun_at or [done]  # what an earlier run did says nothing about the speed of this one
             if what:
                 progress.update(
-                    task, completed=done, total=total, rate=f"{done:,.0f} of {total:,.0f}".replace(",", " ")
+                    task,
+                    completed=done,
+                    total=total,
+                    rate=f"{done:,.0f} of {total:,.0f}".replace(",", " ") + f" {said}",
                 )
                 return
             elapsed = progress.tasks[0].elapsed or 0

@@ -11,6 +11,7 @@ import click
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
 from layertool.commands.options import HELP, Commands, ModelText, bundle, json_option, output_folder, quiet_option
+from layertool.machine import rank
 from layertool.training.tasks.compression import Heads, Rows, Weights
 from layertool.training.tasks.ctc import CTC
 from layertool.training.tasks.distillation import Distillation
@@ -28,7 +29,8 @@ def _command(name: str, task: type, *arguments, folder: str = "Run") -> click.Co
         one: Any = asked(task, typed)
         with output.progress_bar(quiet, "steps") as progress:
             done = one.run(**typed, out=out, progress=progress, say=lambda text: output.note(text, quiet))
-        output.show(one.account(done, typed["corpus"]), quiet)
+        if rank() == 0:
+            output.show(done if one.dry_run else one.account(done, typed["corpus"]), quiet)
 
     decorate = bundle(*arguments, output_folder(folder), declared_options(task), quiet_option)
     return click.command(name, context_settings=HELP, help=inspect.getdoc(task))(decorate(run))
@@ -64,14 +66,19 @@ def finetune() -> None:
 @quiet_option
 def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet: bool, **typed) -> None:
     from layertool.commands import delivery
-    from layertool.training import ctc_account
+    from layertool.training import ctc_rates
 
     task = asked(CTC, typed)
     delivery.check_places(task.results, task.plot)
     with output.progress_bar(quiet, "steps") as progress:
         rows, runs = task.run(models, corpus, out, progress, lambda text: output.note(text, quiet))
+    if task.dry_run:
+        for account in runs:
+            output.show(account, quiet)
+    if task.dry_run or rank():
+        return
     delivery.deliver(
-        rows, task.results, task.plot, ctc_account.axis(rows), as_json=as_json, quiet=quiet, show=ctc_account.accounts
+        rows, task.results, task.plot, ctc_rates.axis(rows), as_json=as_json, quiet=quiet, show=ctc_rates.accounts
     )
     for tuned in runs:
-        output.note(ctc_account.said(tuned), quiet or as_json)
+        output.note(ctc_rates.said(tuned), quiet or as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def needed(prepared: Prepared, batch_seconds: float | None = None) -> Memory:
         for geometry in prepared.pooler.frame_tables().values()
     )
     activations = n_items * extractor.activation_bytes(cost)
-    process = _resident() + _LIBRARIES + waiting + _TABLE_COPIES * frames
+    process = resident() + _LIBRARIES + waiting + _TABLE_COPIES * frames
     if device.type == "cpu":
         return Memory(process + activations)
     return Memory(process, 4 * (extractor.n_parameters or 0) + activations)
@@ -70,9 +71,9 @@ def there_is() -> int:
     return min(found)
 
 
-def _resident() -> int:
-    """Bytes that this process has now; where the system does not tell, the most it has had."""
+def resident(at_most: bool = False) -> int:
+    """Bytes that this process has now; the most it has had, where that is asked or the system does not tell."""
     path = Path("/proc/self/statm")
-    if path.is_file():
+    if path.is_file() and not at_most:
         return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

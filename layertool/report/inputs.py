@@ -111,7 +111,7 @@ def _is_losses(path: Path) -> bool:
     if path.suffix != ".csv" or not path.is_file():
         return False
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        return next(csv.reader(file), None) == _HEAD
+        return next(csv.reader(file), [])[: len(_HEAD)] == _HEAD
 
 
 def _is_record(path: Path) -> bool:
@@ -159,7 +159,7 @@ def _losses(path: Path) -> list[tuple[int, float]]:
 
 def _pairs(place: Path, pairs: Any) -> list[tuple[int, float]]:
     try:
-        return [(int(step), float(loss)) for step, loss in pairs]
+        return [(int(step), float(loss)) for step, loss, *_ in pairs]
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{place} has losses that are no (step, number) pairs ({error}): restore it or make it again"

@@ -13,6 +13,7 @@ Works on MelHuBERT and on transformers' models of the wav2vec 2.0 kind, bare or 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from layertool.errors import ModelError, UsageError
-from layertool.models.pruned import Block, Mask, blocks, check_heads_removable, cut_heads, cut_rows, fit_config, stored
+from layertool.models.pruned import Mask, blocks, check_heads_removable, cut_heads, cut_rows, fit_config, stored
 
 BY = ("layer", "whole")
 Optimizer = torch.optim.Optimizer
@@ -45,7 +46,7 @@ def n_parameters(model: nn.Module) -> Counts:
     So norms and convolutions that begin with biases of 0 lose nothing.
     """
     n_all = sum(parameter.numel() for parameter in model.parameters())
-    values = [getattr(linear, name) for linear, name in _places(model)]
+    values = [getattr(*place) for place in _places(model).values()]
     if any(value.is_meta for value in values):
         return Counts(n_all, None)
     return Counts(n_all, n_all - sum(value.numel() - int(value.count_nonzero()) for value in values))
@@ -58,16 +59,11 @@ def n_parameters(model: nn.Module) -> Counts:
 def head_scores(model: nn.Module) -> list[torch.Tensor]:
     """Sum of |weight| and |bias| over each head's rows of q, k and v (spec speat.md 4.1): one tensor (heads,) a
     block."""
-    return [_head_scores(block) for block in blocks(model)]
-
-
-def _head_scores(block: Block) -> torch.Tensor:
-    of_rows = torch.stack([_sizes_of(linear.weight).sum(1) + _sizes_of(linear.bias) for linear in block.projections])
-    return of_rows.view(len(of_rows), block.n_heads, block.attention.head_dim).sum((0, 2))
-
-
-def _sizes_of(value: torch.Tensor) -> torch.Tensor:
-    return _fine(value).abs()
+    found = []
+    for block in blocks(model):
+        of_rows = torch.stack([_fine(one.weight).abs().sum(1) + _fine(one.bias).abs() for one in block.projections])
+        found.append(of_rows.view(len(of_rows), block.n_heads, block.attention.head_dim).sum((0, 2)))
+    return found
 
 
 def _fine(value: torch.Tensor) -> torch.Tensor:
@@ -80,7 +76,7 @@ def row_scores(model: nn.Module) -> list[torch.Tensor]:
     """Sum of |fc1.weight| and |fc1.bias| of a row and |fc2.weight| of its column (spec speat.md 4.2): (rows,) a
     block."""
     return [
-        _sizes_of(block.fc1.weight).sum(1) + _sizes_of(block.fc1.bias) + _sizes_of(block.fc2.weight).sum(0)
+        _fine(block.fc1.weight).abs().sum(1) + _fine(block.fc1.bias).abs() + _fine(block.fc2.weight).abs().sum(0)
         for block in blocks(model)
     ]
 
@@ -103,15 +99,8 @@ def prune_heads(
     if by not in BY:
         raise UsageError(f"heads are not pruned by '{by}': choose {' or '.join(BY)}")
     check_heads_removable(model)
-    of = blocks(model)
-    sizes = [block.n_heads for block in of]
-    scores = _checked(head_scores(model) if scores is None else scores, sizes, "heads")
-    gone = _lowest(scores, n_per_layer, "heads") if by == "layer" else _lowest_of_all(scores, n_per_layer)
-    for block, heads in zip(of, gone, strict=True):
-        if heads:
-            cut_heads(block, heads, optimizer)
-    fit_config(model)
-    return gone
+    scores = head_scores(model) if scores is None else scores
+    return _cut(model, "heads", n_per_layer, scores, by, optimizer)
 
 
 def prune_rows(
@@ -124,11 +113,28 @@ def prune_rows(
 
     Returns and raises as ``prune_heads`` does, and treats ``optimizer`` so.
     """
-    of = blocks(model)
-    scores = _checked(row_scores(model) if scores is None else scores, [block.n_rows for block in of], "rows")
-    gone = _lowest(scores, n_per_layer, "rows")
-    for block, rows in zip(of, gone, strict=True):
-        cut_rows(block, rows, optimizer)
+    scores = row_scores(model) if scores is None else scores
+    return _cut(model, "rows", n_per_layer, scores, "layer", optimizer)
+
+
+def _cut(
+    model: nn.Module, what: str, n: int, scores: Sequence[torch.Tensor], by: str, optimizer: Optimizer | None
+) -> list[list[int]]:
+    of, cut = blocks(model), cut_heads if what == "heads" else cut_rows
+    sizes = [block.n_heads if what == "heads" else block.n_rows for block in of]
+    scores = _checked(scores, sizes, what)
+    if not isinstance(n, int) or n < 1:
+        raise UsageError(f"{n} {what} of each block cannot be removed: give a whole number of 1 or more")
+    if by == "whole":
+        gone = _lowest_of_all(scores, n * len(scores))
+    else:
+        for k, size in enumerate(sizes, start=1):
+            if size <= n:
+                raise UsageError(f"block {k} has {size} {what}, and {n} of them cannot be removed: one must stay")
+        gone = [of_block.argsort(stable=True)[:n].tolist() for of_block in scores]
+    for block, parts in zip(of, gone, strict=True):
+        if parts:
+            cut(block, parts, optimizer)
     fit_config(model)
     return gone
 
@@ -139,9 +145,9 @@ def _checked(scores: Sequence[torch.Tensor], sizes: list[int], what: str) -> lis
         raise UsageError(
             f"scores of shapes {shapes} are not those of blocks with {sizes} {what}: give one tensor a block"
         )
+    if any(one.is_meta for one in scores):
+        raise UsageError(f"the {what} of the blocks have no values to score (meta device): give scores")
     for k, one in enumerate(scores, start=1):
-        if one.is_meta:
-            raise UsageError(f"the {what} of block {k} have no values to score (meta device): give scores")
         if not one.isfinite().all():
             raise ModelError(
                 f"a score of the {what} of block {k} is not finite: the network has diverged, take an earlier one"
@@ -149,40 +155,16 @@ def _checked(scores: Sequence[torch.Tensor], sizes: list[int], what: str) -> lis
     return [one.detach().cpu().double() for one in scores]
 
 
-def _lowest(scores: list[torch.Tensor], n_per_layer: int, what: str) -> list[list[int]]:
-    _check_number(n_per_layer, what)
-    for k, of_block in enumerate(scores, start=1):
-        if len(of_block) <= n_per_layer:
-            raise UsageError(
-                f"block {k} has {len(of_block)} {what}, and {n_per_layer} of them cannot be removed: one at "
-                "least must stay"
-            )
-    return [of_block.argsort(stable=True)[:n_per_layer].tolist() for of_block in scores]
-
-
-def _lowest_of_all(scores: list[torch.Tensor], n_per_layer: int) -> list[list[int]]:
-    _check_number(n_per_layer, "heads")
-    places = [
-        (float(score), k, head)
-        for k, of_block in enumerate(scores)
-        for head, score in enumerate(of_block)
-        if head != int(of_block.argmax())
-    ]
-    n_gone = n_per_layer * len(scores)
-    if len(places) < n_gone:
+def _lowest_of_all(scores: list[torch.Tensor], n: int) -> list[list[int]]:
+    best = [int(of_block.argmax()) for of_block in scores]
+    heads = [(float(score), k, head) for k, of_block in enumerate(scores) for head, score in enumerate(of_block)]
+    removable = sorted(one for one in heads if one[2] != best[one[1]])
+    if len(removable) < n:
         raise UsageError(
-            f"{n_gone} heads cannot be removed from blocks with {[len(of_block) for of_block in scores]}: the "
-            "best of each must stay"
+            f"{n} heads cannot be removed from blocks with {[len(of_block) for of_block in scores]}: the best of each "
+            "must stay"
         )
-    gone: list[list[int]] = [[] for _ in scores]
-    for _, k, head in sorted(places)[:n_gone]:
-        gone[k].append(head)
-    return gone
-
-
-def _check_number(n_per_layer: int, what: str) -> None:
-    if not isinstance(n_per_layer, int) or n_per_layer < 1:
-        raise UsageError(f"{n_per_layer} {what} of each block cannot be removed: give a whole number of 1 or more")
+    return [[head for _, block, head in removable[:n] if block == k] for k in range(len(scores))]
 
 
 class DataDrivenScore:
@@ -203,48 +185,37 @@ class DataDrivenScore:
         check_heads_removable(model)
         self._blocks = blocks(model)
         self._sums = [torch.zeros(block.n_heads, dtype=torch.float64) for block in self._blocks]
-        self._batch: list[torch.Tensor | None] = [None] * len(self._blocks)
         self._hooks: list[Any] = []
+        self._has_gradient = False
         self.n_steps = 0
 
     def __enter__(self) -> DataDrivenScore:
         for k, block in enumerate(self._blocks):
-            self._hooks.append(block.attention.out_proj.register_forward_pre_hook(self._watch(k)))
+            self._hooks.append(block.attention.out_proj.register_forward_pre_hook(partial(self._watch, k)))
         return self
 
     def __exit__(self, *_: object) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _watch(self, k: int):
-        n_heads = len(self._sums[k])
+    def _watch(self, k: int, _module: nn.Module, inputs: tuple) -> None:
+        if self._blocks[k].n_heads != len(self._sums[k]):
+            raise UsageError(f"block {k + 1} lost heads while they were scored: score the network as it is now")
+        if inputs[0].requires_grad:  # not in what gradient checkpointing computes first
+            inputs[0].register_hook(partial(self._add, k, inputs[0].detach()))
 
-        def add(context: torch.Tensor, gradient: torch.Tensor) -> None:
-            products = _fine(gradient.detach() * context).view(*context.shape[:-1], n_heads, -1).sum(-1)
-            total = products.abs().flatten(0, -2).sum(0).cpu().double()
-            before = self._batch[k]
-            self._batch[k] = total if before is None else before + total
-
-        def watch(_module: nn.Module, inputs: tuple) -> None:
-            context = inputs[0]
-            if self._blocks[k].n_heads != n_heads:
-                raise UsageError(f"block {k + 1} lost heads while they were scored: score the network as it is now")
-            if context.requires_grad:  # not in what gradient checkpointing computes first
-                values = context.detach()
-                context.register_hook(lambda gradient: add(values, gradient))
-
-        return watch
+    def _add(self, k: int, context: torch.Tensor, gradient: torch.Tensor) -> None:
+        of_heads = _fine(gradient.detach() * context).unflatten(-1, (len(self._sums[k]), -1)).sum(-1)
+        self._sums[k] += of_heads.abs().flatten(0, -2).sum(0).cpu().double()
+        self._has_gradient = True
 
     def step(self) -> None:
         """End a batch, after its loss's ``backward()``. Raises UsageError when no gradient has come to any block."""
-        if all(total is None for total in self._batch):
+        if not self._has_gradient:
             raise UsageError(
                 "no gradient has come to the heads' outputs: call backward() on the loss of a batch before step()"
             )
-        for of_block, total in zip(self._sums, self._batch, strict=True):
-            if total is not None:  # of a block that layer drop left out
-                of_block += total
-        self._batch = [None] * len(self._batch)
+        self._has_gradient = False
         self.n_steps += 1
 
     def scores(self) -> list[torch.Tensor]:
@@ -269,10 +240,10 @@ def prune_weights(model: nn.Module, sparsity: float) -> int:
     """
     if not 0 < sparsity < 1:
         raise UsageError(f"a sparsity of {sparsity} cannot be: give a number between 0 and 1, such as 0.2")
-    places = _places(model)
+    places = list(_places(model).values())
     if any(stored(*place)[0].is_meta for place in places):
         raise UsageError("weights on the meta device have no values to prune by: load the network first")
-    values = torch.cat([getattr(linear, name).detach().float().flatten() for linear, name in places]).abs_()
+    values = torch.cat([getattr(*place).detach().float().flatten() for place in places]).abs_()
     if not values.isfinite().all():
         raise ModelError("weights of the blocks are not finite: the network has diverged, take an earlier one")
     n_gone, n_zeros = round(sparsity * len(values)), int((values == 0).sum())
@@ -282,8 +253,8 @@ def prune_weights(model: nn.Module, sparsity: float) -> int:
             f"({n_zeros / len(values):.4g})"
         )
     kept = _largest(values, n_gone)
-    for (linear, name), mask in zip(places, kept.split([getattr(*place).numel() for place in places]), strict=True):
-        _put_mask(linear, name, mask.view_as(getattr(linear, name)).clone())
+    for place, mask in zip(places, kept.split([getattr(*place).numel() for place in places]), strict=True):
+        _put_mask(*place, mask.view_as(getattr(*place)).clone())
     return n_gone
 
 
@@ -293,15 +264,15 @@ def keep_zeros(model: nn.Module) -> float:
 
     A network with fewer zeros than ``PRUNED`` of its linears' weights has none of a pruning (biases may begin with 0).
     """
-    weights = [linear.weight for linear, name in _places(model) if name == "weight"]
-    zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
-    if zeros < PRUNED * sum(weight.numel() for weight in weights):
+    values = {key: getattr(*place) for key, place in _places(model).items()}
+    n_zeros = {key: int((value == 0).sum()) for key, value in values.items()}
+    weights = [key for key in values if key.endswith(".weight")]
+    if sum(n_zeros[key] for key in weights) < PRUNED * sum(values[key].numel() for key in weights):
         return 0.0
-    values = [getattr(linear, name) for linear, name in _places(model)]
-    gone, n = sum(int((value == 0).sum()) for value in values), sum(value.numel() for value in values)
-    if gone < n:
-        prune_weights(model, gone / n)
-    return gone / n
+    share = sum(n_zeros.values()) / sum(value.numel() for value in values.values())
+    if share < 1:
+        prune_weights(model, share)
+    return share
 
 
 def _largest(values: torch.Tensor, n_gone: int) -> torch.Tensor:
@@ -317,28 +288,26 @@ def _largest(values: torch.Tensor, n_gone: int) -> torch.Tensor:
     return kept
 
 
-def _places(model: nn.Module) -> list[tuple[nn.Linear, str]]:
-    return [(linear, name) for block in blocks(model) for linear in block.linears for name in ("weight", "bias")]
+def _places(model: nn.Module) -> dict[str, tuple[nn.Linear, str]]:
+    """What weight pruning prunes, in its order, by the names of the dense parameters."""
+    names = {id(module): name for name, module in model.named_modules()}
+    of = [linear for block in blocks(model) for linear in block.linears]
+    return {f"{names[id(linear)]}.{name}": (linear, name) for linear in of for name in ("weight", "bias")}
 
 
 def _put_mask(linear: nn.Linear, name: str, mask: torch.Tensor) -> None:
-    parameter, there = stored(linear, name)
-    if there is None:
+    parameter, earlier = stored(linear, name)
+    if earlier is None:
         parametrize.register_parametrization(linear, name, Mask(mask))
         return
-    parameter.copy_(there(parameter))  # what an earlier mask removed stays 0 whatever the new one says
-    there.mask = mask
+    parameter.copy_(earlier(parameter))  # what an earlier mask removed stays 0 whatever the new one says
+    earlier.mask = mask
 
 
 def masks(model: nn.Module) -> dict[str, torch.Tensor]:
     """The masks of a network by the names of its dense parameters (bool, True where a weight stays); none: empty."""
-    names = {id(module): name for name, module in model.named_modules()}
-    found = {}
-    for linear, name in _places(model):
-        _, mask = stored(linear, name)
-        if mask is not None:
-            found[f"{names[id(linear)]}.{name}"] = mask.mask.clone()
-    return found
+    found = {key: stored(*place)[1] for key, place in _places(model).items()}
+    return {key: mask.mask.clone() for key, mask in found.items() if mask is not None}
 
 
 @torch.no_grad()
@@ -347,33 +316,13 @@ def put_masks(model: nn.Module, found: Mapping[str, torch.Tensor]) -> None:
 
     Raises UsageError for masks of other parameters or shapes.
     """
-    names = {id(module): name for name, module in model.named_modules()}
-    places = {f"{names[id(linear)]}.{name}": (linear, name) for linear, name in _places(model)}
+    places = _places(model)
     for key, mask in found.items():
-        if key not in places or mask.shape != (there := getattr(*places[key])).shape:
-            what = (
-                f"has the shape {tuple(mask.shape)}, not {tuple(there.shape)}"
-                if key in places
-                else "is of none of its weights"
-            )
+        shape = tuple(getattr(*places[key]).shape) if key in places else None
+        if mask.shape != shape:
+            what = f"has the shape {tuple(mask.shape)}, not {shape}" if shape else "is of none of its weights"
             raise UsageError(f"a mask does not fit the network ({key} {what}): give those of the same network")
     if found:
-        for key, (linear, name) in places.items():
-            there = getattr(linear, name)
-            mask = found[key].bool().clone() if key in found else torch.ones(there.shape, dtype=torch.bool)
-            _put_mask(linear, name, mask.to(there.device))
-
-
-@torch.no_grad()
-def make_permanent(model: nn.Module) -> None:
-    """Take the masks away and leave zeros in their places; training from here on changes them."""
-    for linear in dict.fromkeys(linear for linear, _ in _places(model)):
-        found = {name: stored(linear, name) for name in ("weight", "bias")}
-        if all(mask is None for _, mask in found.values()):
-            continue
-        # torch's remove_parametrizations takes the attributes off a class that deep copies of the network share
-        linear.__class__ = type(linear).__bases__[0]
-        del linear.parametrizations
-        for name, (parameter, mask) in found.items():
-            parameter.copy_(parameter if mask is None else mask(parameter))
-            linear.register_parameter(name, parameter)
+        for key, place in places.items():
+            value = getattr(*place)
+            _put_mask(*place, found.get(key, torch.ones_like(value)).bool().clone().to(value.device))

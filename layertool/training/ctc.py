@@ -25,7 +25,7 @@ PER = {
     "utterance": "the mean over utterances of nats per token (PyTorch's 'mean', as s3prl and SpeechBrain have it)",
     "token": "all nats of the batch over all its tokens",
 }
-BLANK = 0  # the id of CTC's blank; see layertool.training.text
+BLANK = 0  # the id of CTC's blank; see layertool.training.ctc_data
 
 
 @torch.no_grad()
@@ -65,15 +65,13 @@ def needed_frames(target: Sequence[int]) -> int:
     return len(target) + sum(left == right for left, right in pairwise(target))
 
 
-def check_reachable(
-    n_frames: Mapping[str, int], targets: Mapping[str, Sequence[int]], max_unreachable: int = 0
-) -> list[str]:
+def unreachable(n_frames: Mapping[str, int], targets: Mapping[str, Sequence[int]]) -> list[str]:
     """The utterances whose targets are longer than their frames can tell; their loss is counted as 0.
 
-    Both by utterance. Raises CorpusError where they are more than ``max_unreachable``: call it before training.
+    Both by utterance. Raises CorpusError where all are: call it before training.
     """
     found = [name for name, target in targets.items() if needed_frames(target) > n_frames[name]]
-    if len(found) > max_unreachable:
+    if targets and len(found) == len(targets):
         name = found[0]
         raise CorpusError(
             f"utterance '{name}' has {n_frames[name]} frames, but its {len(targets[name])} tokens need "
@@ -90,7 +88,7 @@ def ctc_loss(
 
     ``logits``: (batch, frames, tokens), before the softmax; ``n_frames``: (batch,), what stands after them changes
     nothing; ``labels``: (batch, longest), negative after the last token. ``per``: see PER; an empty target counts as
-    one token. The loss of a target that its frames cannot tell is 0, without gradients (see ``check_reachable``).
+    one token. The loss of a target that its frames cannot tell is 0, without gradients (see ``unreachable``).
     Raises UsageError for shapes that do not belong together, and ids that are blank or unknown.
     """
     if per not in PER:
@@ -98,8 +96,7 @@ def ctc_loss(
     if logits.ndim != 3 or labels.ndim != 2 or not len(logits) == len(labels) == len(n_frames):
         raise UsageError(
             f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)} and {len(n_frames)} lengths do not "
-            "belong together: "
-            "give (batch, frames, tokens), (batch, longest) and (batch,)"
+            "belong together: give (batch, frames, tokens), (batch, longest) and (batch,)"
         )
     there = labels >= 0
     if (labels == blank).any() or (labels >= logits.shape[2]).any() or (there[:, 1:] & ~there[:, :-1]).any():
@@ -132,17 +129,9 @@ class CTC(nn.Module):
     is none.
     """
 
-    def __init__(
-        self,
-        encoder: Any,
-        n_tokens: int,
-        per: str = "utterance",
-        blank: int = BLANK,
-        seed: int = 0,
-        augment: bool = False,
-    ):
+    def __init__(self, encoder: Any, n_tokens: int, per: str = "utterance", seed: int = 0, augment: bool = False):
         super().__init__()
-        self.encoder, self.per, self.blank, self.augment = encoder, per, blank, augment
+        self.encoder, self.per, self.augment = encoder, per, augment
         if augment and not hasattr(encoder, "masked_spec_embed"):
             raise UsageError(
                 f"{type(encoder).__name__} has nothing to put at hidden frames: train it without augmentation"
@@ -163,21 +152,15 @@ class CTC(nn.Module):
         """``loss`` (where there are ``labels``), ``logits`` (batch, frames, tokens) and ``n_frames`` of a batch of
         ``collate``."""
         if self.augment and self.training:
-            self._check_spans(lengths)
+            span = self.encoder.config.mask_time_length
+            longest = int(self.encoder._get_feat_extract_output_lengths(lengths.max()))
+            if longest < span:
+                raise UsageError(
+                    f"all utterances of a batch are shorter ({longest} frames at most) than the {span} frames that "
+                    "augmentation hides: leave short utterances out, or train without augmentation"
+                )
         heard = encode(self.encoder, inputs, lengths)
-        return _outcome(self.head(heard.last), heard.n_frames, labels, self.per, self.blank)
-
-    def _check_spans(self, lengths: torch.Tensor) -> None:
-        span, longest = (
-            self.encoder.config.mask_time_length,
-            int(self.encoder._get_feat_extract_output_lengths(lengths.max())),
-        )
-        if longest < span:
-            raise UsageError(
-                f"all utterances of a batch are shorter ({longest} frames at most) than the {span} frames that "
-                "augmentation "
-                "hides: leave short utterances out, or train without augmentation"
-            )
+        return _outcome(self.head(heard.last), heard.n_frames, labels, self.per)
 
 
 class PhoneProbe(Beside):
@@ -187,17 +170,9 @@ class PhoneProbe(Beside):
     width before, which s3prl's Featurizer can do and SUPERB does not. ``n_tokens``, ``per``, ``seed``: as for CTC.
     """
 
-    def __init__(
-        self,
-        encoder: Any,
-        n_tokens: int,
-        normalise: bool = False,
-        per: str = "utterance",
-        blank: int = BLANK,
-        seed: int = 0,
-    ):
+    def __init__(self, encoder: Any, n_tokens: int, normalise: bool = False, per: str = "utterance", seed: int = 0):
         super().__init__(encoder)
-        self.normalise, self.per, self.blank = normalise, per, blank
+        self.normalise, self.per = normalise, per
         self.mixture = nn.Parameter(torch.zeros(len(layer_names(encoder)), device=place_of(encoder)))
         self.head = _head(encoder, n_tokens, seed)
 
@@ -224,7 +199,7 @@ class PhoneProbe(Beside):
         mixed = torch.zeros_like(states[0])
         for weight, state in zip(weights, states, strict=True):
             mixed = mixed + weight * (functional.layer_norm(state, state.shape[-1:]) if self.normalise else state)
-        return _outcome(self.head(mixed), n_frames, labels, self.per, self.blank)
+        return _outcome(self.head(mixed), n_frames, labels, self.per)
 
 
 def _head(encoder: Any, n_tokens: int, seed: int) -> nn.Linear:
@@ -234,7 +209,7 @@ def _head(encoder: Any, n_tokens: int, seed: int) -> nn.Linear:
 
 
 def _outcome(
-    logits: torch.Tensor, n_frames: torch.Tensor, labels: torch.Tensor | None, per: str, blank: int
+    logits: torch.Tensor, n_frames: torch.Tensor, labels: torch.Tensor | None, per: str
 ) -> dict[str, torch.Tensor]:
-    loss = {} if labels is None else {"loss": ctc_loss(logits, n_frames, labels, per, blank)}
+    loss = {} if labels is None else {"loss": ctc_loss(logits, n_frames, labels, per)}
     return loss | {"logits": logits, "n_frames": n_frames}

@@ -1,10 +1,12 @@
-"""What a CTC run learns from and is measured on: parts of a corpus, their tokens, and examples."""
+"""What a CTC run learns to write and is measured on: parts of a corpus, their characters or phones, and ids."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,150 @@ import torch
 from layertool.conditions import Condition, holds
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError, UsageError
-from layertool.training.ctc import check_reachable
-from layertool.training.encoders import collate
-from layertool.training.opening import Opened, states_bytes, states_of
-from layertool.training.text import CASES, Vocabulary, characters, greedy, phones
+from layertool.non_speech import is_speech
+from layertool.spelling import nfc
+from layertool.training.ctc import unreachable
+from layertool.training.encoders import Opened, collate, encode, width_of
+
+BLANK, UNKNOWN = "<pad>", "<unk>"  # ids 0 and 1; transformers' CTC tokenizers call them so
+BOUNDARY = "|"  # between words
+CASES = ("upper", "lower", "keep")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by their id: the blank, the unknown token, then all others in the order of their code points."""
+
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[str]]) -> Vocabulary:
+        """The vocabulary of token sequences (those to be trained on). Raises CorpusError where they have no token."""
+        there = {token for sequence in sequences for token in sequence} - {BLANK, UNKNOWN}
+        if not there:
+            raise CorpusError("there is no token to learn: all texts are empty; give utterances with words")
+        return cls((BLANK, UNKNOWN, *sorted(there)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The id of each token."""
+        return {token: k for k, token in enumerate(self.tokens)}
+
+    def encode(
+        self, sequences: Mapping[str, Sequence[str]], unknown: str = "error"
+    ) -> tuple[dict[str, list[int]], Counter]:
+        """Ids of the tokens of each utterance, and how often each token that is not in the vocabulary came.
+
+        ``unknown``: "error" for a CorpusError that names the first such token and its utterance, "count" for the id of
+        the unknown token in their place.
+        """
+        if unknown not in ("error", "count"):
+            raise UsageError(f"'{unknown}' is no way to treat unknown tokens: choose error or count")
+        known = {token: k for token, k in self.ids.items() if token not in (BLANK, UNKNOWN)}
+        missed: Counter[str] = Counter()
+        for utterance, sequence in sequences.items():
+            strange = [token for token in sequence if token not in known]
+            missed.update(strange)
+            if strange and unknown == "error":
+                (token, *_), code = strange, "a label"
+                if len(token) == 1:
+                    code = unicodedata.name(token, f"U+{ord(token):04X}")
+                raise CorpusError(
+                    f"utterance '{utterance}' has '{token}' ({code}), which is in no training text: correct it, or "
+                    "type --unknown count"
+                )
+        ids = {name: [known.get(token, self.ids[UNKNOWN]) for token in own] for name, own in sequences.items()}
+        return ids, missed
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Tokens of ids, without blanks; repetitions stay (``greedy`` has collapsed them)."""
+        return [self.tokens[k] for k in ids if k != 0]
+
+
+def spell(text: str, case: str = "upper") -> list[str]:
+    """Characters of a text, ``|`` between words.
+
+    Unicode's composed form (NFC); ``case``: "upper" (as LibriSpeech and the dictionaries of wav2vec 2.0), "lower" or
+    "keep", by Unicode's rules, so that ß becomes SS. Any white space is one boundary, none at either end; all else,
+    punctuation too, is a character. Raises UsageError for another case.
+    """
+    if case not in CASES:
+        raise UsageError(f"'{case}' is no case: choose {', '.join(CASES)}")
+    if case != "keep":
+        text = text.upper() if case == "upper" else text.lower()
+    return list(BOUNDARY.join(nfc(text).split()))
+
+
+def unspell(tokens: Iterable[str]) -> str:
+    """The text of characters: boundaries are spaces again, one between words and none at the ends."""
+    return " ".join(word for word in "".join(tokens).split(BOUNDARY) if word)
+
+
+def characters(corpus: Corpus, among: Collection[str] | None = None, case: str = "upper") -> dict[str, list[str]]:
+    """The characters (see ``spell``) of the column ``text`` of each utterance, or of those ``among``, in corpus order.
+
+    Raises CorpusError for a corpus without texts, an utterance without one, and a text that has the boundary in it.
+    """
+    table = _chosen(corpus, among)
+    if "text" not in table:
+        raise CorpusError(
+            f"the corpus {corpus.name} has no texts (column 'text', columns there: "
+            f"{', '.join(map(str, corpus.metadata_columns)) or 'none'}): add the column with what is said in each "
+            "utterance"
+        )
+    out = {}
+    for utterance, text in zip(table["utterance"], table["text"], strict=True):
+        if not isinstance(text, str) or not text.strip():
+            raise CorpusError(
+                f"utterance '{utterance}' of {corpus.name} has no text: write it in the column 'text', or leave "
+                "the utterance out"
+            )
+        if BOUNDARY in text:
+            raise CorpusError(
+                f"the text of utterance '{utterance}' has a '{BOUNDARY}', which stands between words here: take it out"
+            )
+        out[utterance] = spell(text, case)
+    return out
+
+
+def phones(corpus: Corpus, among: Collection[str] | None = None, tier: str = "phone") -> dict[str, list[str]]:
+    """The phone labels of each utterance in the order of time, without silence; in corpus order.
+
+    Raises CorpusError for a corpus without the tier, and for an utterance without phones.
+    """
+    table = _chosen(corpus, among)
+    own = corpus.segments[corpus.segments["tier"] == tier]
+    if own.empty:
+        raise CorpusError(
+            f"the corpus {corpus.name} has no segments of the tier '{tier}' (tiers there: "
+            f"{', '.join(corpus.tiers) or 'none'}): align it first ('layertool corpus align')"
+        )
+    spoken = [label for label in own["label"].unique() if is_speech(tier, label)]
+    own = own[own["label"].isin(spoken)].sort_values(["start", "end"], kind="stable")
+    labels = own.groupby("utterance", sort=False, observed=True)["label"].agg(list).to_dict()
+    for utterance in table["utterance"]:
+        if utterance not in labels:
+            raise CorpusError(
+                f"utterance '{utterance}' of {corpus.name} has no {tier} other than silence: align it, or leave it out"
+            )
+    return {utterance: labels[utterance] for utterance in table["utterance"]}
+
+
+def _chosen(corpus: Corpus, among: Collection[str] | None):
+    table = corpus.utterances
+    if among is None:
+        return table
+    unknown = set(among) - set(table["utterance"])
+    if unknown:
+        raise CorpusError(f"the corpus {corpus.name} has no utterance '{min(unknown)}': take ids from its utterances")
+    return table[table["utterance"].isin(list(among))]
+
 
 UNITS = ("characters", "phone")
 Conditions = Sequence[Condition]
-Progress = Callable[[float, float], object]
 
 
 @dataclass(frozen=True)
@@ -39,22 +177,17 @@ class Parts:
         table, found = corpus.utterances, {}
         for part in ("train", "dev", "test"):
             where = getattr(self, part)
-            if where is None:
-                continue
             try:
-                found[part] = table["utterance"][holds(table, where, corpus.name)].to_list()
+                if where is not None:
+                    found[part] = table["utterance"][holds(table, where, corpus.name)].to_list()
             except UsageError as error:
                 raise UsageError(f"there is no {part} part: {error}; choose it with --{part}-where") from error
-        names = list(found)
-        for k, one in enumerate(names):
-            for other in names[k + 1 :]:
-                both = set(found[one]) & set(found[other])
-                if both:
-                    raise CorpusError(
-                        f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such "
-                        "utterances): "
-                        f"choose them apart with --{one}-where and --{other}-where"
-                    )
+        for one, other in combinations(found, 2):
+            if both := set(found[one]) & set(found[other]):
+                raise CorpusError(
+                    f"utterance '{min(both)}' is in the {one} part and in the {other} part ({len(both)} such "
+                    f"utterances): choose them apart with --{one}-where and --{other}-where"
+                )
         return found
 
 
@@ -69,8 +202,6 @@ class Writing:
     def __post_init__(self) -> None:
         if self.units not in UNITS:
             raise UsageError(f"'{self.units}' are no units: choose {' or '.join(UNITS)}")
-        if self.case not in CASES:
-            raise UsageError(f"'{self.case}' is no case: choose {', '.join(CASES)}")
 
     def of(self, corpus: Corpus, among: Sequence[str]) -> dict[str, list[str]]:
         """Tokens of utterances. Raises CorpusError for a corpus without texts or phones."""
@@ -110,19 +241,16 @@ def material(corpus: Corpus, parts: Parts, writing: Writing, opened: Opened, unk
     if short:
         raise CorpusError(
             f"utterance '{short[0]}' is too short for a frame of {opened.name} ({len(short)} such utterances): "
-            "take it out of the "
-            "parts"
+            "take it out of the parts"
         )
-    vocabulary = Vocabulary.of(tokens[utterance] for utterance in of["train"])
-    targets, _ = vocabulary.encode({utterance: tokens[utterance] for utterance in of["train"]})
-    others = {utterance: tokens[utterance] for part in of if part != "train" for utterance in of[part]}
-    _, missed = vocabulary.encode(others, unknown)
-    numbers = {utterance: opened.n_frames(rows[utterance]) for utterance in of["train"]}
-    unreachable = check_reachable(numbers, targets, max_unreachable=len(targets))
-    if len(unreachable) == len(targets):
-        check_reachable(numbers, targets)
-    of["train"] = [utterance for utterance in of["train"] if utterance not in set(unreachable)]
-    return Material(of, tokens, rows, vocabulary, targets, unreachable, missed)
+    own = {part: {utterance: tokens[utterance] for utterance in names} for part, names in of.items()}
+    train = own.pop("train")
+    vocabulary = Vocabulary.of(train.values())
+    targets, _ = vocabulary.encode(train)
+    _, missed = vocabulary.encode({name: said for others in own.values() for name, said in others.items()}, unknown)
+    left_out = unreachable({utterance: opened.n_frames(rows[utterance]) for utterance in train}, targets)
+    of["train"] = [utterance for utterance in train if utterance not in set(left_out)]
+    return Material(of, tokens, rows, vocabulary, targets, left_out, missed)
 
 
 class Hearing:
@@ -133,22 +261,35 @@ class Hearing:
 
     def __init__(self, opened: Opened, rows: Mapping[str, dict], n_states: int = 0, most_bytes: float = 0.0):
         self.opened, self.rows, self.n_states = opened, rows, n_states
-        self.n_bytes = states_bytes(opened, n_states, list(rows.values())) if n_states else 0
+        self.n_bytes = 4 * n_states * width_of(opened.encoder) * sum(map(opened.n_frames, rows.values()))
         self.computed_once = bool(n_states) and self.n_bytes <= most_bytes
         self._states: dict[str, np.ndarray] = {}
 
-    def compute(self, place: torch.device, progress: Progress | None = None) -> None:
+    @torch.no_grad()
+    def compute(self, place: torch.device) -> None:
         """Compute the states, if they fit."""
         if self.computed_once:
-            self.opened.encoder.to(place)
-            for k, (name, row) in enumerate(self.rows.items(), start=1):
-                self._states[name] = states_of(self.opened, row, place)
-                if progress:
-                    progress(k, len(self.rows))
+            encoder = self.opened.encoder.to(place).eval()
+            for name, row in self.rows.items():
+                heard = torch.from_numpy(self.opened.hear(row))[None]
+                states = encode(encoder, heard.to(place), torch.tensor([heard.shape[1]]), states=True).states
+                self._states[name] = torch.stack([state[0] for state in states], dim=1).float().cpu().numpy()
 
     def __call__(self, utterance: str) -> np.ndarray:
         """(samples,), (frames, numbers) of mel energies, or states (frames, states, width)."""
         return self._states[utterance] if self.computed_once else self.opened.hear(self.rows[utterance])
+
+
+def greedy(logits: torch.Tensor, n_frames: Sequence[int] | torch.Tensor, blank: int = 0) -> list[list[int]]:
+    """The best path of CTC: the likeliest token of each frame, repetitions as one, then blanks left out.
+
+    ``logits``: (batch, frames, tokens); ``n_frames``: (batch,), what stands after them is not read.
+    """
+    best = logits.argmax(dim=-1).tolist()
+    return [
+        [token for token, _ in groupby(path[: int(n)]) if token != blank]
+        for path, n in zip(best, n_frames, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -160,7 +301,7 @@ def transcribe(
     batch_size: int,
     place: torch.device,
 ) -> list[list[int]]:
-    """The best path of CTC of each utterance (``text.greedy``), in float32 and evaluation mode, which is left again.
+    """The best path of CTC of each utterance (``greedy``), in float32 and evaluation mode, which is left again.
 
     ``order``: a length of each, so that alike ones share a batch; padding changes no transcript.
     """

@@ -17,10 +17,9 @@ from layertool.models.computing import shapes_only
 from layertool.models.melhubert import MelHuBERT
 from layertool.models.open import Model
 from layertool.training.ctc import BLANK, CTC, PhoneProbe
-from layertool.training.ctc_data import Writing
-from layertool.training.opening import Opened, open_encoder
-from layertool.training.text import BLANK as BLANK_TOKEN
-from layertool.training.text import BOUNDARY, UNKNOWN, Vocabulary
+from layertool.training.ctc_data import BLANK as BLANK_TOKEN
+from layertool.training.ctc_data import BOUNDARY, UNKNOWN, Vocabulary, Writing
+from layertool.training.encoders import Opened, open_encoder
 
 RECORD, HEAD, VOCABULARY, TOKENIZER = "ctc.json", "head.safetensors", "vocab.json", "tokenizer_config.json"
 MADE_BY = "layertool finetune ctc"
@@ -33,14 +32,6 @@ MODEL_FILES = (
     VOCABULARY,
     TOKENIZER,
 )
-_CLASSES = {
-    "wav2vec2": "Wav2Vec2ForCTC",
-    "hubert": "HubertForCTC",
-    "wavlm": "WavLMForCTC",
-    "data2vec-audio": "Data2VecAudioForCTC",
-    "unispeech": "UniSpeechForCTC",
-    "unispeech-sat": "UniSpeechSatForCTC",
-}
 Learner = CTC | PhoneProbe
 
 
@@ -70,32 +61,24 @@ def save(network: Learner, opened: Opened, vocabulary: Vocabulary, writing: Writ
 
 
 def _save_head(network: Learner, folder: Path) -> None:
-    state = {name: value for name, value in network.state_dict().items() if not name.startswith("encoder.")}
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if not name.startswith("encoder.")
+    }
     safetensors.torch.save_file(state, folder / HEAD, metadata={"format": "pt"})
 
 
 def _of_transformers(network: CTC, n_tokens: int) -> Any:
-    """transformers' network of the same encoder and head."""
-    import transformers
+    from transformers import AutoModelForCTC
 
     config = deepcopy(network.encoder.config)
     config.vocab_size, config.pad_token_id = n_tokens, BLANK
     with shapes_only():
-        whole = getattr(transformers, _CLASSES[config.model_type])(config)
+        whole = AutoModelForCTC.from_config(config)
     setattr(whole, whole.base_model_prefix, network.encoder)
     whole.lm_head = network.head
     return whole
-
-
-def read_record(folder: Path) -> dict:
-    """The record of a finished run. Raises StoreError for other folders."""
-    if not (folder / RECORD).exists():
-        raise StoreError(f"{folder} has no {RECORD}: give the folder of a finished 'layertool finetune ctc'")
-    record = read_json(folder / RECORD, "the record of a CTC run")
-    if not isinstance(record, dict) or record.get("finished") is not True:
-        raise StoreError(f"{folder} holds no finished CTC run: run the same command again, it goes on there")
-    return record
 
 
 def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opened, Vocabulary, Writing]:
@@ -104,29 +87,33 @@ def load(folder: Path, model: Model | str | None = None) -> tuple[Learner, Opene
     ``model``: the MODEL of a frozen run where it lies elsewhere now. Raises StoreError for other folders, ModelError
     for weights that are missing or damaged, and for another MODEL than the run had.
     """
-    record = read_record(folder)
+    if not (folder / RECORD).exists():
+        raise StoreError(f"{folder} has no {RECORD}: give the folder of a finished 'layertool finetune ctc'")
+    record = read_json(folder / RECORD, "the record of a CTC run")
+    if not isinstance(record, dict) or record.get("finished") is not True:
+        raise StoreError(f"{folder} holds no finished CTC run: run the same command again, it goes on there")
     tokens = read_json(folder / VOCABULARY, "a vocabulary")
-    vocabulary, writing = Vocabulary(tuple(sorted(tokens, key=tokens.get))), Writing(**record["writing"])
-    if record["recipe"]["frozen"]:
+    vocabulary = Vocabulary(tuple(sorted(tokens, key=tokens.get)))
+    recipe, said = record["recipe"], record["model"]
+    writing, tuned = Writing(recipe["tokens"], recipe["case"]), None if recipe["freeze"] else pruned.load(folder)
+    if tuned is None:
         opened = open_encoder(model or record["opened_as"], record["statistics"])
-        if opened.model.sha256 != record["model"]["sha256"]:
+        if opened.model.sha256 != said["sha256"]:
             raise ModelError(
                 f"{opened.name} has other weights than the model that {folder} was trained on: give that one, or "
                 "train again"
             )
-        network: Learner = PhoneProbe(opened.encoder, len(vocabulary), record["recipe"]["normalise"])
-        load_head(network, folder)
-        return network.eval(), opened, vocabulary, writing
-    network_there = pruned.load(folder)
-    if isinstance(network_there, MelHuBERT):
+        network: Learner = PhoneProbe(opened.encoder, len(vocabulary), recipe["normalise_layers"])
+    elif isinstance(tuned, MelHuBERT):
         opened = open_encoder(str(folder), record["statistics"])
         network = CTC(opened.encoder, len(vocabulary))
-        load_head(network, folder)
+    else:
+        encoder = tuned.base_model
+        opened = Opened(Model.of(encoder, str(folder), said["normalise"], said["epsilon"]), encoder)
+        network = CTC(encoder, len(vocabulary))
+        network.head = tuned.lm_head
         return network.eval(), opened, vocabulary, writing
-    encoder, said = network_there.base_model, record["model"]
-    opened = Opened(Model.of(encoder, str(folder), said["normalise"], said["epsilon"]), encoder)
-    network = CTC(opened.encoder, len(vocabulary))
-    network.head = network_there.lm_head
+    load_head(network, folder)
     return network.eval(), opened, vocabulary, writing
 
 

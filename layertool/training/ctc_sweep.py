@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 from layertool.corpora.corpus import Corpus
 from layertool.errors import StoreError, UsageError
 from layertool.models.open import Model
-from layertool.training.ctc_data import Parts
 from layertool.training.ctc_models import RECORD
 from layertool.training.ctc_rates import Assessed
-from layertool.training.ctc_runs import Recipe, Tuned, assess_run, fine_tune
-from layertool.training.opening import open_encoder
-from layertool.training.session import Progress, Settings
+from layertool.training.ctc_run import Options, Tuned, assess_run, fine_tune
+from layertool.training.encoders import open_encoder
+from layertool.training.engine import Progress
 
 FOLDER = "reinit-"  # of the run that re-initialises so many layers
 
@@ -39,60 +37,36 @@ class Sweep:
 
 
 def sweep_reinit(
-    model: Model | str,
-    corpus: Corpus,
-    out: Path | str,
-    tops: Sequence[int] | None = None,
-    recipe: Recipe | None = None,
-    how: Settings | None = None,
-    parts: Parts | None = None,
-    statistics: str | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-    say: Callable[[str], object] | None = None,
-    **options: Any,
+    model: Model | str, corpus: Corpus, out: Path | str, options: Options | None = None, **how: Any
 ) -> Sweep:
     """``fine_tune`` with each number of top layers re-initialised, into ``out``/reinit-N; what is finished is not done
     again.
 
-    ``tops``: which numbers, None for 0 to all layers; 0 is always among them. ``options``: of ``fine_tune``.
-    Raises UsageError for more layers than there are, else as ``fine_tune``.
+    ``options.reinit_top``: which numbers, none for 0 to all layers; 0 is always among them. ``how``: as for
+    ``fine_tune``. Raises UsageError for more layers than there are, else as ``fine_tune``.
     """
-    recipe, parts, out = recipe or Recipe(), parts or Parts(), Path(out)
+    options, out = options or Options(), Path(out)
     model = Model.open(model)
     model.check_apart(out)
     if (out / RECORD).exists():
         raise StoreError(f"{out} holds a single run: choose another -o for a sweep")
-    n_layers = len(open_encoder(model, statistics).encoder.encoder.layers)
-    numbers = sorted({0, *(range(n_layers + 1) if tops is None else tops)})
-    for n in numbers:
-        if not 0 <= n <= n_layers:
-            raise UsageError(f"{n} layers cannot be re-initialised in {model}: choose from 0 to {n_layers}")
+    n_layers = len(open_encoder(model, options.statistics).encoder.encoder.layers)
+    numbers = sorted({0, *(options.reinit_top or range(n_layers + 1))})
+    if numbers[-1] > n_layers:
+        raise UsageError(f"{numbers[-1]} layers cannot be re-initialised in {model}: choose from 0 to {n_layers}")
     if len(numbers) < 2:
         raise UsageError(
             "a sweep compares the standard with layers re-initialised: name some with --reinit-top, as 0,1,3"
         )
     runs: dict[int, Tuned] = {}
     for k, n in enumerate(numbers):
-        runs[n] = fine_tune(
-            model,
-            corpus,
-            out / f"{FOLDER}{n}",
-            replace(recipe, reinit_top=n),
-            how,
-            parts,
-            statistics,
-            device,
-            progress=_nth(progress, k, len(numbers)),
-            say=say if k == 0 else None,
-            **options,
-        )
+        of_run = how | {
+            "progress": _nth(how.get("progress"), k, len(numbers)),
+            "say": how.get("say") if k == 0 else None,
+        }
+        runs[n] = fine_tune(model, corpus, out / f"{FOLDER}{n}", replace(options, reinit_top=(n,)), **of_run)
     chosen = min(numbers[1:], key=lambda n: (*runs[n].best.order[:2], n))
-    only_dev = replace(parts, test=None)
-    assessed = {
-        n: assess_run(run.folder, corpus, parts if n in (0, chosen) else only_dev, None, device, recipe.unknown)
-        for n, run in runs.items()
-    }
+    assessed = {n: assess_run(run.folder, corpus, options, with_test=n in (0, chosen)) for n, run in runs.items()}
     return Sweep(runs, assessed, chosen)
 
 
@@ -100,4 +74,4 @@ def _nth(progress: Progress | None, k: int, n: int) -> Progress | None:
     """Progress of the k-th run of n."""
     if progress is None:
         return None
-    return lambda done, total: progress(k * total + done, n * total)
+    return lambda done, total, *said: progress(k * total + done, n * total, *said)

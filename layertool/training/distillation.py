@@ -18,7 +18,6 @@ from layertool.training.encoders import Beside, encode, place_of, width_of
 PAD = ("mask", "count")  # padded frames are left out of the loss; or they count, as in the original
 TARGETS = (4, 12)  # the teacher's layers (Lin et al. 2024)
 FRONT_GRADIENT = 0.1  # what reaches the student's convolutions (DistilHuBERT's feature_grad_mult)
-_TEACHERS = ("hubert", "wav2vec2")  # of transformers; their blocks are the same
 # Settings of a student that are its own: no LayerNorm before the projection, and nothing hidden or left out in
 # training.
 _OF_STUDENTS = {"feat_proj_layer_norm": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
@@ -34,18 +33,21 @@ def student_of(teacher: Any, n_layers: int, from_teacher: bool = True, seed: int
     Training mode, float32, on the teacher's device; the teacher stays as it is. Raises UsageError for more blocks than
     the teacher has, ModelError for a teacher of another family or whose weights are not those of its configuration.
     """
-    there = len(teacher.encoder.layers) if hasattr(teacher, "encoder") and hasattr(teacher.encoder, "layers") else 0
+    n_blocks = len(getattr(getattr(teacher, "encoder", None), "layers", ()))
     kind = getattr(getattr(teacher, "config", None), "model_type", None)
-    if not isinstance(teacher, MelHuBERT) and (kind not in _TEACHERS or not there):
+    is_melhubert = isinstance(teacher, MelHuBERT)
+    if not is_melhubert and (kind not in ("hubert", "wav2vec2") or not n_blocks):  # whose blocks are the same
         raise ModelError(
             f"{type(teacher).__name__} can be no teacher whose blocks a student has: give a MelHuBERT, "
             "HubertModel or Wav2Vec2Model"
         )
-    if not 1 <= n_layers <= there:
-        raise UsageError(f"a student of {n_layers} layers is none of a teacher of {there}: choose from 1 to {there}")
+    if not 1 <= n_layers <= n_blocks:
+        raise UsageError(
+            f"a student of {n_layers} layers is none of a teacher of {n_blocks}: choose from 1 to {n_blocks}"
+        )
     place = place_of(teacher)
     with drawing(seed), torch.device("meta" if place.type == "meta" else "cpu"):
-        student = _melhubert(teacher, n_layers) if isinstance(teacher, MelHuBERT) else _hubert(teacher, n_layers)
+        student = _melhubert(teacher, n_layers) if is_melhubert else _hubert(teacher, n_layers)
     if from_teacher:
         _copy(teacher, student)
     return student.to(place).train()
@@ -53,16 +55,17 @@ def student_of(teacher: Any, n_layers: int, from_teacher: bool = True, seed: int
 
 def _melhubert(teacher: MelHuBERT, n_layers: int) -> MelHuBERT:
     whole = teacher.config
-    config = replace(
-        whole,
-        encoder_layers=n_layers,
-        num_cluster=0,
-        step=None,
-        encoder_layerdrop=0.0,
-        heads=whole.heads and whole.heads[:n_layers],
-        ffn_rows=whole.ffn_rows and whole.ffn_rows[:n_layers],
+    return MelHuBERT(
+        replace(
+            whole,
+            encoder_layers=n_layers,
+            num_cluster=0,
+            step=None,
+            encoder_layerdrop=0.0,
+            heads=whole.heads and whole.heads[:n_layers],
+            ffn_rows=whole.ffn_rows and whole.ffn_rows[:n_layers],
+        )
     )
-    return MelHuBERT(config)
 
 
 def _hubert(teacher: Any, n_layers: int) -> Any:
@@ -136,8 +139,7 @@ class Distillation(Beside):
             raise UsageError(f"'{pad}' is no way to treat padded frames: choose {' or '.join(PAD)}")
         self.student, self.targets = student, tuple(targets)
         self.cosine_weight, self.pad, self.front_gradient = cosine_weight, pad, front_gradient
-        width, n = width_of(student), len(self.targets)
-        place = place_of(student)
+        width, n, place = width_of(student), len(self.targets), place_of(student)
         with drawing(seed), torch.device("meta" if place.type == "meta" else "cpu"):
             heads = nn.Linear(width, n * width), nn.GELU(), SplitLinear(n, width, width_of(teacher))
         self.output_layer = nn.Sequential(*heads).to(place)
@@ -163,8 +165,7 @@ def distillation_loss(
     if predicted.shape != target.shape or predicted.ndim != 4:
         raise UsageError(
             f"predictions {tuple(predicted.shape)} and targets {tuple(target.shape)} do not belong together: "
-            "give both as "
-            "(batch, targets, frames, width), of one frame rate"
+            "give both as (batch, targets, frames, width), of one frame rate"
         )
     if valid is not None and valid.shape != (predicted.shape[0], predicted.shape[2]):
         raise UsageError(f"a mask of shape {tuple(valid.shape)} is not that of (batch, frames) of the predictions")

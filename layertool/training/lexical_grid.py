@@ -11,7 +11,7 @@ from typing import Any
 from layertool.corpora.corpus import Corpus
 from layertool.files import read_json, write_json
 from layertool.models.open import Model
-from layertool.training.lexical import DIVERGED, Diverged, Recipe, Tuned, fine_tune
+from layertool.training.lexical import DIVERGED, Diverged, Options, Tuned, fine_tune
 
 # The paper's search space.
 GRID = {
@@ -22,12 +22,12 @@ GRID = {
 }
 
 
-def grid(recipe: Recipe) -> dict[str, Recipe]:
-    """The paper's search space around a recipe: a name and a recipe for each of its 60 points."""
+def grid(options: Options) -> dict[str, Options]:
+    """The paper's search space around what was asked for: a name and the options of each of its 60 points."""
     points = {}
     for values in product(*GRID.values()):
         changed: Any = dict(zip(GRID, values, strict=True))
-        point = replace(recipe, **changed)
+        point = replace(options, grid=False, **changed)
         name = f"lr{point.learning_rate:.0e}-warmup{point.warmup:g}-{point.schedule}-{point.epochs}epochs"
         points[name] = point
     return points
@@ -37,10 +37,9 @@ def search_grid(
     model: Model | str,
     corpus: Corpus,
     out: Path | str,
-    recipe: Recipe,
+    options: Options,
     tell: Callable[[str, Tuned | Diverged], object],
-    overwrite: bool = False,
-    **options,
+    **how: Any,
 ) -> tuple[str, Tuned]:
     """Fine-tune at every point of the grid, each in a folder of its own, and keep the best model's weights, there.
 
@@ -49,12 +48,12 @@ def search_grid(
     """
     out = Path(out)
     best: tuple[str, Tuned] | None = None
-    for name, point in grid(recipe).items():
+    for name, point in grid(options).items():
         lost = out / name / DIVERGED
         try:
-            if lost.exists() and not overwrite:
+            if lost.exists() and not how.get("overwrite"):
                 raise Diverged(read_json(lost, "what became of a run")["diverged"])
-            tuned = fine_tune(model, corpus, out / name, point, overwrite=overwrite, weights_needed=False, **options)
+            tuned = fine_tune(model, corpus, out / name, point, weights_needed=False, **how)
         except Diverged as error:
             write_json(lost, {"diverged": str(error)})
             tell(name, error)

@@ -3,7 +3,6 @@ speat.md 4)."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from layertool.models import pruned
 from layertool.models.foreign import read_safetensors
 from layertool.models.open import Model
 from layertool.training import compression
-from layertool.training.pretraining_networks import (
-    HEADS,
-)
+from layertool.training.engine import Settings
+from layertool.training.pretraining_networks import HEADS
 from layertool.training.pretraining_recipes import SEED
 from layertool.training.schedules import (
     HEAD_STEPS,
@@ -30,17 +28,9 @@ from layertool.training.schedules import (
     Schedule,
     Trigger,
 )
-from layertool.training.session import (
-    Settings,
-)
 
 PREFIXES = {"heads": "heads-", "rows": "rows-", "weights": "sparsity-"}
 LEARNING_RATES = {"heads": 5e-5, "rows": 1e-5, "weights": 1e-5}
-BATCH_SIZES = {
-    "melhubert": 4,
-    "hubert": 12,
-    "wav2vec2": 12,
-}  # HuBERT is not pruned in the paper: as what reads waveforms, too
 SCORED_SHARE = 0.25  # of the utterances, for scores of heads from the loss
 SCORES = ("weights", "data")
 NO_END = 10**9  # steps that are never done: a trigger ends its trainings
@@ -74,15 +64,12 @@ def look(model: Model | str) -> About:
         )
     sizes = getattr(config, pruned.KEY) if pruned.is_config(config) else {}
     n = config.num_hidden_layers
-    heads, rows = (
-        sizes.get("heads") or [config.num_attention_heads] * n,
-        sizes.get("ffn_rows") or [config.intermediate_size] * n,
-    )
+    heads = sizes.get("heads") or [config.num_attention_heads] * n
+    rows = sizes.get("ffn_rows") or [config.intermediate_size] * n
     return About(config.model_type, _clusters_of(model.path / HEADS), heads, rows)
 
 
 def _clusters_of(path: Path) -> int:
-    """How many clusters the heads beside a HuBERT tell."""
     if not path.exists():
         return 0
     embeddings = read_safetensors(path).get("label_embeddings")
@@ -112,7 +99,7 @@ def usual_plan(kind: str, about: About, amount: int | None = None) -> tuple[Plan
 
 def usual_settings(kind: str, model: str, **changes: Any) -> Settings:
     """How Lin et al. 2024 train between prunings: Adam, a constant learning rate, norms clipped at 10."""
-    given = {"learning_rate": LEARNING_RATES[kind], "batch_size": BATCH_SIZES.get(model, 12), "seed": SEED}
+    given = {"learning_rate": LEARNING_RATES[kind], "batch_size": 4 if model == "melhubert" else 12, "seed": SEED}
     return Settings(**{"steps": 0, **given, **changes})
 
 
@@ -133,33 +120,26 @@ class Pruning:
     by: str = "layer"
 
     def __post_init__(self) -> None:
-        if self.kind not in PREFIXES:
-            raise UsageError(f"'{self.kind}' cannot be pruned: choose {', '.join(PREFIXES)}")
+        plan = self.plan
         if self.score not in SCORES or self.by not in compression.BY:
             raise UsageError(
                 f"heads are not scored by '{self.score}' and pruned by '{self.by}': choose {' or '.join(SCORES)}, and "
                 f"{' or '.join(compression.BY)}"
             )
-        if self.kind != "heads" and (self.score != "weights" or self.by != "layer"):
+        if self.kind != "heads" and (self.score, self.by) != ("weights", "layer"):
             raise UsageError("only heads are scored by data or pruned over the whole network")
-        if isinstance(self.plan, Schedule) and self.plan.kind != self.kind:
-            raise UsageError(f"a schedule for {self.plan.kind} does not prune {self.kind}: give one for {self.kind}")
-        if isinstance(self.plan, Trigger) and (self.kind != "weights" or not self.trains):
+        if isinstance(plan, Schedule) and plan.kind != self.kind:
+            raise UsageError(f"a schedule for {plan.kind} does not prune {self.kind}: give one for {self.kind}")
+        if isinstance(plan, Trigger) and (self.kind != "weights" or not self.trains):
             raise UsageError(
                 "a trigger on the loss prunes weights while they are trained: give steps for anything else"
             )
-        if not self.trains:
-            return
-        first, last = (
-            (self.plan.warm_up, self.plan.warm_up)
-            if isinstance(self.plan, Trigger)
-            else (self.plan.steps[0], self.plan.steps[-1])
-        )
-        if last >= self.total_steps:  # the network at the end would not have recovered
+        steps = (plan.warm_up,) if isinstance(plan, Trigger) else plan.steps
+        if self.trains and steps[-1] >= self.total_steps:  # the network at the end would not have recovered
             raise UsageError(
-                f"the {'first' if first == last else 'last'} pruning, at step {last}, leaves no training after "
-                "it, which ends at step "
-                f"{self.total_steps}: train longer (--steps), or prune earlier (--at; of weights --warm-up)"
+                f"the {'first' if len(steps) == 1 else 'last'} pruning, at step {steps[-1]}, leaves no training after "
+                f"it, which ends at step {self.total_steps}: train longer (--steps), or prune earlier (--at; of "
+                "weights --warm-up)"
             )
 
     @property
@@ -168,46 +148,35 @@ class Pruning:
 
     def begun(self) -> Plan:
         """The plan before its first pruning; this one stays as it is."""
-        if isinstance(self.plan, Trigger):
-            return replace(self.plan)
-        plan = copy.copy(self.plan)
-        plan.n_done = 0
-        return plan
+        return replace(self.plan)
 
     def check_zeros(self, n_zeros: int, n_weights: int) -> None:
         """Raise UsageError where a first sparsity is less than what is gone already."""
-        plan = self.begun()
-        first = plan.sparsities[0] if isinstance(plan, Trigger) else plan.amounts[0]
+        first = (self.plan.sparsities if isinstance(self.plan, Trigger) else self.plan.amounts)[0]
         if self.kind == "weights" and round(first * n_weights) < n_zeros:
             raise UsageError(
                 f"a first sparsity of {first:g} is less than there is: {n_zeros} of {n_weights} weights of the "
-                "blocks are 0 "
-                f"already ({n_zeros / n_weights:.4g})"
+                f"blocks are 0 already ({n_zeros / n_weights:.4g})"
             )
 
     def check_sizes(self, about: About) -> None:
         """Raise UsageError for a plan that removes more heads or rows than there are."""
         plan = self.begun()
-        if isinstance(plan, Trigger) or self.kind == "weights":
+        if isinstance(plan, Trigger):
             return
-        if self.by == "whole":
-            n_gone = sum(plan.amounts) * len(about.heads)
-            if sum(about.heads) - n_gone < len(about.heads):
-                raise UsageError(
-                    f"the schedule removes {n_gone:g} heads of {sum(about.heads)}, and one must stay in each of "
-                    f"{len(about.heads)} "
-                    "blocks: give fewer steps, or smaller amounts"
-                )
-            return
-        plan.check(about.heads if self.kind == "heads" else about.rows)
+        if self.by == "layer":
+            plan.check(about.heads if self.kind == "heads" else about.rows)
+        elif (n_gone := sum(plan.amounts) * len(about.heads)) > sum(about.heads) - len(about.heads):
+            raise UsageError(
+                f"the schedule removes {n_gone:g} heads of {sum(about.heads)}, and one must stay in each of "
+                f"{len(about.heads)} blocks: give fewer steps, or smaller amounts"
+            )
 
     def decided(self) -> dict:
         """What decides the run of it, as JSON has it."""
-        plan = self.begun()
-        if isinstance(plan, Schedule):
-            when: dict = {"steps": list(plan.steps) if self.trains else None, "amounts": list(plan.amounts)}
-        else:
-            changing = {"n_done", "n_waits", "step", "average", "reference", "decision_step", "_seeds", "_n_losses"}
-            when = {key: value for key, value in plan.state_dict().items() if key not in changing}
-        total = self.total_steps if self.trains else 0
-        return {"what": self.kind, "score": self.score, "by": self.by, "total_steps": total, "plan": when}
+        plan, total = self.plan.settings, self.total_steps
+        if isinstance(self.plan, Schedule):
+            del plan["kind"]
+        if not self.trains:
+            plan["steps"], total = None, 0
+        return {"what": self.kind, "score": self.score, "by": self.by, "total_steps": total, "plan": plan}

@@ -7,27 +7,29 @@ run = pretrain(corpus, "run2", recipe, targets=(FeatureStore("stage1"), "T2"))
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from layertool.corpora.corpus import Corpus
-from layertool.errors import StoreError, UsageError
+from layertool.errors import UsageError
 from layertool.folders import check_outside
 from layertool.geometry import SAMPLE_RATE
 from layertool.models import melhubert
+from layertool.models.computing import drawing
 from layertool.models.open import EPSILON, Model
 from layertool.store import FeatureStore
+from layertool.training import engine
 from layertool.training import targets as clustering
-from layertool.training.pretraining_data import MelExamples, WaveformExamples, kept
+from layertool.training.engine import Item, Say, Settings, Task, Trained
+from layertool.training.pretraining_data import Examples, kept
 from layertool.training.pretraining_networks import (
     FEATURE_GRADIENT,
     FEATURE_PENALTY,
     GUMBEL,
-    GumbelTemperature,
     Mel,
     Network,
     Wav2Vec2,
@@ -35,38 +37,11 @@ from layertool.training.pretraining_networks import (
     reopen,
 )
 from layertool.training.pretraining_recipes import SETTINGS, Recipe
-from layertool.training.runs import CHECKPOINTS, RunFolder
-from layertool.training.series import forget, log_steps, models_of, plain, write_losses
-from layertool.training.session import (
-    Drawn,
-    Loss,
-    Progress,
-    Settings,
-    check_weights,
-    place_of,
-    random_states_kept,
-    train,
-    write_model,
-)
+from layertool.training.runs import RunFolder, plain
+from layertool.training.series import Series
 from layertool.training.targets import Frames, Targets
 
-RECORD, LOSSES, TARGETS = "pretrain.json", "losses.csv", clustering.FILE
-MOST_LOG_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A finished run. ``models``: its steps' folders, step 0 first; ``targets``: how they were clustered, in words, or
-    None."""
-
-    folder: Path
-    models: list[Path]
-    losses: list[Loss]
-    n_utterances: int
-    n_left_out: int
-    n_parameters: int
-    targets: str | None
-    was_there: bool = False
+TARGETS = clustering.FILE
 
 
 @dataclass(frozen=True)
@@ -87,6 +62,65 @@ class Run:
         return int(float(self.recipe.max_seconds or 0) * SAMPLE_RATE) // self.network.geometry.hop
 
 
+class Heard(Task):
+    """A training by masked prediction, or by contrast: what is heard, and what is predicted of it."""
+
+    run: Run
+    n_left_out: int = 0
+
+    def hear(self, run: Run, corpus: Corpus | None) -> None:
+        """``run`` is trained on the utterances of ``corpus``."""
+        self.run, self.network = run, run.network
+        longest = run.max_frames * run.network.geometry.hop
+        self.lengths = [min(int(row["n_samples"]), longest) / SAMPLE_RATE for row in run.rows]
+        self.n_left_out = 0 if corpus is None else len(corpus.utterances) - len(run.rows)
+
+    def begin(self, folder: RunFolder, say: Say) -> None:
+        if self.n_left_out:
+            say(
+                f"{self.n_left_out} of {self.n_left_out + len(self.run.rows)} utterances are left out: shorter than "
+                f"{self.run.recipe.min_frames} frames (--min-frames)"
+            )
+        self.examples = examples_of(self.run, _targets(folder, self.run, say))
+
+    def rehearse(self) -> None:
+        frames = self.run.frames
+        self.examples = examples_of(self.run, None if frames is None else clustering.made_up(frames))
+
+    def example(self, number: int, random: np.random.Generator) -> Item:
+        return self.examples.make(number, random)
+
+    def collate(self, items: list[Item]) -> dict[str, torch.Tensor]:
+        return self.examples.collate(items)
+
+
+class Pretraining(Heard, Series):
+    """A network from its first weights on, or from those of another run."""
+
+    kind, record = "pre-training", "pretrain.json"
+    outputs = (*Series.outputs, TARGETS)
+
+    def __init__(self, run: Run, corpus: Corpus, source: dict | None):
+        self.hear(run, corpus)
+        self.decided = described(run, corpus, source)
+
+    def before_step(self, step: int) -> None:
+        if isinstance(self.network, Wav2Vec2):
+            self.network.cool(step)
+
+    def write(self, folder: Path, step: int) -> None:
+        self.run.network.save(folder, step)
+
+    def facts(self) -> dict:
+        targets = self.examples.targets
+        return {
+            "utterances": len(self.lengths),
+            "left_out": self.n_left_out,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "clustered": clustering.describe(targets) if targets else None,
+        }
+
+
 def pretrain(
     corpus: Corpus,
     out: Path | str,
@@ -94,38 +128,27 @@ def pretrain(
     settings: Settings | None = None,
     targets: tuple[FeatureStore, str] | None = None,
     init: Model | str | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    say: Callable[[str], object] | None = None,
-) -> Pretrained:
+    **how: Any,
+) -> Trained:
     """Pre-train a network on a corpus. ``out``/step-N, every ``settings.save_steps`` and at step 0, are MODELs.
 
     ``targets``: a store of the same corpus and a layer of it (stage 2); None is stage 1, log mel energies. ``init``:
-    MODEL whose weights are gone on from, and whose sizes count then. A run that was stopped goes on with the losses and
-    weights that it would have had; a finished one is returned as it is. pretrain.json says what decided the run and its
-    losses, losses.csv has them as a table, targets.npz the cluster of every frame. ``say`` is told what there is to
-    know before training. Raises CorpusError for a corpus of short utterances or other targets, StoreError for a folder
-    or store of something else, AudioError, ModelError, UsageError.
+    MODEL whose weights are gone on from, and whose sizes count then. ``how``: device, progress and the
+    like, as ``engine.run`` has them. A run that was stopped goes on with the losses and weights that it would
+    have had; a finished one is returned as it is. pretrain.json says what decided the run and its losses, losses.csv
+    has them as a table, targets.npz the cluster of every frame. Raises CorpusError for a corpus of short utterances or
+    other targets, StoreError for a folder or store of something else, AudioError, ModelError, UsageError.
     """
     recipe, out = recipe or Recipe(), Path(out)
-    settings = replace(settings or SETTINGS[recipe.model])
-    settings = replace(settings, log_steps=log_steps(settings.save_steps))
+    settings = settings or SETTINGS[recipe.model]
     init = None if init is None else Model.open(init)
     if init:
         init.check_apart(out)
-    place = place_of(device, settings.precision)
-    with random_states_kept():
-        torch.manual_seed(settings.seed)
+    if targets is not None:
+        check_outside(out, f"the store {targets[0].path}", targets[0].path)
+    with drawing(settings.seed):
         run, source = prepare(corpus, recipe, settings, targets, init)
-        if targets is not None:
-            check_outside(out, f"the store {targets[0].path}", targets[0].path)
-        decided = {"kind": "pre-training", **described(run, corpus, source)}
-        with RunFolder(out, RECORD, decided, (LOSSES, TARGETS), (), overwrite) as folder:
-            if folder.finished is not None:
-                folder.tidy(keep_checkpoints=False)
-                return _finished(folder)
-            return _train(folder, run, corpus, place, progress, say)
+    return engine.run(Pretraining(run, corpus, source), settings, out, **how)
 
 
 def prepare(
@@ -180,7 +203,6 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
         },
         "init": source,
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint} if corpus else None,
-        "settings": asdict(run.settings),
         "mask": asdict(recipe.its_spans),
         "max_frames": run.max_frames,
         "min_frames": recipe.min_frames,
@@ -203,76 +225,13 @@ def described(run: Run, corpus: Corpus | None, source: dict | None) -> dict:
     return plain(decided)
 
 
-def _train(
-    folder: RunFolder,
-    run: Run,
-    corpus: Corpus,
-    place: torch.device,
-    progress: Progress | None,
-    say: Callable[[str], object] | None,
-) -> Pretrained:
-    network, settings = run.network, run.settings
-    whole = folder.checkpoints()
-    forget(folder.path, max(whole, default=-1))
-    left_out = len(corpus.utterances) - len(run.rows)
-    if say and left_out:
-        say(
-            f"{left_out} of {len(corpus.utterances)} utterances are left out: shorter than "
-            f"{run.recipe.min_frames} frames "
-            "(--min-frames)"
-        )
-    examples = data_of(folder, run, say)
-    n_items = settings.steps * settings.examples_of_step
-    data = Drawn(examples.make, len(run.rows), n_items, settings.seed)
-    if not whole:
-        write_model(folder.path, 0, lambda part: network.save(part, 0))
-    n_parameters = sum(parameter.numel() for parameter in network.parameters())
-
-    def write(step: int) -> None:
-        check_weights(network, f"at step {step}")
-        write_model(folder.path, step, lambda part: network.save(part, step))
-
-    callbacks = (GumbelTemperature(network),) if isinstance(network, Wav2Vec2) else ()
-    losses = train(
-        network,
-        data,
-        examples.collate,
-        settings,
-        folder.path / CHECKPOINTS,
-        place,
-        write=write,
-        callbacks=callbacks,
-        progress=progress,
-    )
-    write_losses(folder.path / LOSSES, losses)
-    facts = {
-        "utterances": len(run.rows),
-        "left_out": left_out,
-        "parameters": n_parameters,
-        "clustered": clustering.describe(examples.targets) if examples.targets else None,
-        "losses": [[loss.step, loss.loss] for loss in losses],
-    }
-    folder.finish(keep_checkpoints=False, **facts)
-    return _result(folder.path, facts, was_there=False)
+def examples_of(run: Run, targets: Targets | None) -> Examples:
+    """What a run is trained on."""
+    recipe = run.recipe
+    return Examples(run.network, run.rows, run.max_frames, recipe.its_spans, targets, recipe.statistics)
 
 
-def data_of(folder: RunFolder, run: Run, say: Callable[[str], object] | None = None) -> MelExamples | WaveformExamples:
-    """What a run is trained on; its targets are made, or read where an earlier process of the run made them."""
-    network, recipe = run.network, run.recipe
-    common: dict[str, Any] = {
-        "rows": run.rows,
-        "geometry": network.geometry,
-        "max_frames": run.max_frames,
-        "spans": recipe.its_spans,
-        "targets": _targets(folder, run, say),
-    }
-    if isinstance(network, Mel):
-        return MelExamples(**common, stride=network.geometry.hop * 1000 // SAMPLE_RATE, statistics=recipe.statistics)
-    n_negatives = network.n_negatives if isinstance(network, Wav2Vec2) else 0
-    return WaveformExamples(**common, n_negatives=n_negatives, normalises=network.normalises, epsilon=network.epsilon)
-
-
-def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -> Targets | None:
+def _targets(folder: RunFolder, run: Run, say: Say) -> Targets | None:
     """The clusters of the corpus's frames: made once for a run."""
     if run.frames is None:
         return None
@@ -286,21 +245,3 @@ def _targets(folder: RunFolder, run: Run, say: Callable[[str], object] | None) -
     made = clustering.make_targets(run.frames, n_clusters, seed, recipe.max_fitted, say, run.known)
     clustering.save(made, path)
     return made
-
-
-def _finished(folder: RunFolder) -> Pretrained:
-    """What a finished run said. Raises StoreError for a damaged record."""
-    try:
-        return _result(folder.path, folder.finished or {}, was_there=True)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{folder.file} is damaged ({error!r}): choose another -o, or start again with --overwrite"
-        ) from error
-
-
-def _result(path: Path, facts: dict, was_there: bool) -> Pretrained:
-    models = models_of(path)
-    losses = [Loss(step, loss) for step, loss in facts["losses"]]
-    return Pretrained(
-        path, models, losses, facts["utterances"], facts["left_out"], facts["parameters"], facts["clustered"], was_there
-    )

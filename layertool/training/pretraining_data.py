@@ -13,10 +13,10 @@ import torch
 from layertool.audio import read_utterance
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
-from layertool.geometry import FrameGeometry
+from layertool.geometry import SAMPLE_RATE, FrameGeometry
 from layertool.models import melhubert
-from layertool.models.open import EPSILON
 from layertool.models.padding import inside, padded
+from layertool.training.pretraining_networks import Mel, Network, Wav2Vec2
 from layertool.training.targets import Targets, check_count
 from layertool.waveforms import standardised
 
@@ -46,88 +46,63 @@ def kept(corpus: Corpus, geometry: FrameGeometry, min_frames: int) -> list[dict]
     if not long:
         raise CorpusError(
             f"all {len(rows)} utterances of {corpus.name} are too short: the longest has "
-            f"{max(numbers, default=0)} frames of "
-            f"{geometry.hop // 16} ms, and {min_frames} are asked for; give fewer with --min-frames, or longer "
-            "utterances"
+            f"{max(numbers, default=0)} frames of {geometry.hop // 16} ms, and {min_frames} are asked for; give fewer "
+            "with --min-frames, or longer utterances"
         )
     return long
 
 
 class Examples:
-    """``make`` and ``collate`` of a run (``layertool.training.session.Drawn``).
+    """What a run is trained on: crops of utterances, what is hidden of them, and what is to be predicted.
 
-    ``rows``: utterances; ``max_frames``: of a crop; ``targets``: None for wav2vec 2.0, which has ``n_negatives``
-    instead.
+    ``rows``: utterances; ``max_frames``: of a crop; ``targets``: None for wav2vec 2.0, which is told its distractors
+    instead; ``statistics``: of a MelHuBERT's input.
     """
 
     def __init__(
         self,
+        network: Network,
         rows: Sequence[dict],
-        geometry: FrameGeometry,
         max_frames: int,
         spans: Spans,
         targets: Targets | None,
-        n_negatives: int = 0,
+        statistics: str = melhubert.DEFAULT_STATISTICS,
     ):
-        self.rows, self.geometry, self.max_frames, self.spans = rows, geometry, max_frames, spans
-        self.targets, self.n_negatives = targets, n_negatives
+        self.network, self.geometry, self.rows, self.max_frames = network, network.geometry, rows, max_frames
+        self.spans, self.targets, self.statistics = spans, targets, statistics
 
-    def _crop(self, row: dict, n_frames: int, random: np.random.Generator) -> tuple[slice, Item]:
-        """Which frames of an utterance are taken, and what is drawn for them; the same draws for every network."""
-        check_count(row["utterance"], n_frames, self.geometry.n_frames(int(row["n_samples"])))
+    def make(self, number: int, random: np.random.Generator) -> Item:
+        """An example of an utterance; the same draws for every network."""
+        row, network, geometry = self.rows[number], self.network, self.geometry
+        heard, name = read_utterance(row), "waveforms"
+        n_frames, hop, field = geometry.n_frames(len(heard)), geometry.hop, geometry.field
+        if isinstance(network, Mel):
+            name, heard = "features", melhubert.features(heard, hop * 1000 // SAMPLE_RATE, self.statistics)
+            n_frames, hop, field = len(heard), 1, 1
+        elif network.normalises:  # over the whole utterance, as `layertool extract` does
+            heard = standardised(heard, network.epsilon)
+        check_count(row["utterance"], n_frames, geometry.n_frames(int(row["n_samples"])))
         labels = None
         if self.targets is not None:
-            labels = self.targets.of(row["utterance"], self.geometry.hop, n_frames)
+            labels = self.targets.of(row["utterance"], geometry.hop, n_frames)
             n_frames = min(n_frames, len(labels))  # their windows end a frame or two apart
         length = min(n_frames, self.max_frames)
         start = int(random.integers(n_frames - length + 1))
-        item: Item = {"masked": self.spans.draw(length, random)}
+        seen = heard[start * hop : (start + length - 1) * hop + field]
+        item: Item = {name: seen, "masked": self.spans.draw(length, random)}
         if labels is not None:
             item["clusters"] = labels[start : start + length].astype(np.int64)
-        if self.n_negatives:
-            item["negatives"] = draw_negatives(item["masked"], self.n_negatives, random)
-        return slice(start, start + length), item
-
-
-class MelExamples(Examples):
-    """Log mel energies."""
-
-    def __init__(self, *arguments, stride: int, statistics: str, **options):
-        super().__init__(*arguments, **options)
-        self.stride, self.statistics = stride, statistics
-
-    def make(self, number: int, random: np.random.Generator) -> Item:
-        row = self.rows[number]
-        features = melhubert.features(read_utterance(row), self.stride, self.statistics)
-        crop, item = self._crop(row, len(features), random)
-        return {"features": features[crop], **item}
+        if isinstance(network, Wav2Vec2):
+            item["negatives"] = draw_negatives(item["masked"], network.network.config.num_negatives, random)
+        return item
 
     def collate(self, items: list[Item]) -> Batch:
-        lengths = [len(item["features"]) for item in items]
-        within = inside(lengths, max(lengths))
-        named = {name: padded([item[name] for item in items]) for name in ("features", "masked", "clusters")}
-        return {**named, "attention_mask": within}
-
-
-class WaveformExamples(Examples):
-    """Waveforms, of as many samples as their frames see."""
-
-    def __init__(self, *arguments, normalises: bool, epsilon: float = EPSILON, **options):
-        super().__init__(*arguments, **options)
-        self.normalises, self.epsilon = normalises, epsilon
-
-    def make(self, number: int, random: np.random.Generator) -> Item:
-        row, geometry = self.rows[number], self.geometry
-        waveform = read_utterance(row)
-        crop, item = self._crop(row, geometry.n_frames(len(waveform)), random)
-        if self.normalises:  # over the whole utterance, as `layertool extract` does
-            waveform = standardised(waveform, self.epsilon)
-        last = (crop.stop - 1) * geometry.hop + geometry.field
-        return {"waveforms": waveform[crop.start * geometry.hop : last], **item}
-
-    def collate(self, items: list[Item]) -> Batch:
-        batch = {"n_samples": torch.tensor([len(item["waveforms"]) for item in items])}
-        batch |= {name: padded([item[name] for item in items]) for name in items[0]}
+        """A padded batch, as the network's ``forward`` takes it."""
+        batch = {name: padded([item[name] for item in items]) for name in items[0]}
+        if isinstance(self.network, Mel):
+            batch["attention_mask"] = inside([len(item["features"]) for item in items], batch["features"].shape[1])
+        else:
+            batch["n_samples"] = torch.tensor([len(item["waveforms"]) for item in items])
         if "negatives" in batch:  # counted through the batch
             n_frames = batch["masked"].shape[1]
             batch["negatives"] += n_frames * torch.arange(len(items))[:, None, None]
@@ -142,11 +117,10 @@ def draw_negatives(masked: np.ndarray, n: int, random: np.random.Generator) -> n
     own distractor, which the loss leaves out. Rows of frames that are not hidden are 0.
     """
     hidden = np.flatnonzero(masked)
-    out = np.zeros((len(masked), n), np.int64)
+    drawn = np.zeros((len(hidden), n), np.int64)
     if len(hidden) > 1:
-        drawn = random.integers(len(hidden) - 1, size=(len(hidden), n))
+        drawn = random.integers(len(hidden) - 1, size=drawn.shape)
         drawn += drawn >= np.arange(len(hidden))[:, None]
-        out[hidden] = hidden[drawn]
-    else:
-        out[hidden] = hidden[:, None]
+    out = np.zeros((len(masked), n), np.int64)
+    out[hidden] = hidden[drawn]
     return out

@@ -15,13 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import (
-    HubertConfig,
-    HubertModel,
-    TrainerCallback,
-    Wav2Vec2Config,
-    Wav2Vec2ForPreTraining,
-)
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.utils import logging
 
 from layertool.errors import ModelError, UsageError
@@ -72,8 +66,6 @@ PRESETS = {"small": Sizes(3, 640, 2048, 8), "slim": Sizes(12, 384, 768, 8), "bas
 class Mel(nn.Module):
     """MelHuBERT: hidden input frames are 0, clusters are told by one projection."""
 
-    takes_waveforms = False
-
     def __init__(self, network: melhubert.MelHuBERT):
         super().__init__()
         self.network = network
@@ -98,9 +90,7 @@ class Mel(nn.Module):
 class _OfWaveforms(nn.Module):
     """What networks that read waveforms share."""
 
-    takes_waveforms = True
-
-    def __init__(self, network: Any, normalises: bool, epsilon: float):
+    def __init__(self, network: Any, normalises: bool = False, epsilon: float = EPSILON):
         super().__init__()
         self.network, self.normalises, self.epsilon = network, normalises, epsilon
         network.base_model.feature_extractor.register_forward_hook(scaled_gradient(FEATURE_GRADIENT))
@@ -172,13 +162,6 @@ class Wav2Vec2(_OfWaveforms):
     """wav2vec 2.0: the quantised frame among distractors, and the use of all code vectors (Baevski et al. 2020, section
     3.2)."""
 
-    def __init__(self, network: Wav2Vec2ForPreTraining, normalises: bool = False, epsilon: float = EPSILON):
-        super().__init__(network, normalises, epsilon)
-
-    @property
-    def n_negatives(self) -> int:
-        return self.network.config.num_negatives
-
     def forward(
         self, waveforms: torch.Tensor, n_samples: torch.Tensor, masked: torch.Tensor, negatives: torch.Tensor
     ) -> dict[str, torch.Tensor]:
@@ -189,23 +172,17 @@ class Wav2Vec2(_OfWaveforms):
         out, penalty = self._hear(waveforms, n_samples, mask_time_indices=masked, sampled_negative_indices=negatives)
         return {"loss": out.loss / masked.sum() + FEATURE_PENALTY * penalty}
 
-
-class GumbelTemperature(TrainerCallback):
-    """Lowers the temperature with which code vectors are drawn; a function of the step alone."""
-
-    def __init__(self, network: Wav2Vec2):
-        self.quantizer = network.network.quantizer
-
-    def on_step_begin(self, args, state, control, **_) -> None:
+    def cool(self, step: int) -> None:
+        """Lower the temperature with which code vectors are drawn to that after ``step`` steps."""
         first, last, factor = GUMBEL
-        self.quantizer.temperature = max(first * factor**state.global_step, last)
+        self.network.quantizer.temperature = max(first * factor**step, last)
 
 
 Network = Mel | Hubert | Wav2Vec2
 
 
 def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Network:
-    """A network with weights drawn from torch's random state. Raises UsageError for an unknown model."""
+    """A network with weights drawn from torch's random state."""
     if model == "melhubert":
         config = replace(
             melhubert.PRESETS["base"],
@@ -227,15 +204,11 @@ def build(model: str, sizes: Sizes, n_clusters: int, frame_ms: int = 20) -> Netw
         "activation_dropout": 0.0,
         "layerdrop": 0.05,
         "feat_proj_dropout": 0.1,
-        "feat_quantizer_dropout": 0.1,
     }
     if model == "hubert":
-        del given["feat_quantizer_dropout"]
         return Hubert(HubertModel(HubertConfig(**given)), n_clusters)
-    if model == "wav2vec2":
-        given |= {"codevector_dim": PROJECTED, "proj_codevector_dim": PROJECTED}
-        return Wav2Vec2(Wav2Vec2ForPreTraining(Wav2Vec2Config(**given)))
-    raise UsageError(f"'{model}' is no model to pre-train: choose melhubert, hubert or wav2vec2")
+    of_codes: dict = {"feat_quantizer_dropout": 0.1, "codevector_dim": PROJECTED, "proj_codevector_dim": PROJECTED}
+    return Wav2Vec2(Wav2Vec2ForPreTraining(Wav2Vec2Config(**given, **of_codes)))
 
 
 def reopen(wanted: str, model: Model | str, n_clusters: int) -> tuple[Network, dict]:
@@ -261,11 +234,10 @@ def reopen(wanted: str, model: Model | str, n_clusters: int) -> tuple[Network, d
         raise ModelError(
             f"{model} has no {model.lacking[0]} among its weights, which pre-training needs: take another checkpoint"
         )
-    normalises = bool(model.normalises)
     if wanted == "wav2vec2":
         if not isinstance(network, Wav2Vec2ForPreTraining):
             raise ModelError(f"{model} has no quantiser, which its pre-training needs: take another checkpoint")
-        return Wav2Vec2(network, normalises, model.epsilon), model.identity
-    built = Hubert(network, n_clusters, normalises, model.epsilon)
+        return Wav2Vec2(network, bool(model.normalises), model.epsilon), model.identity
+    built = Hubert(network, n_clusters, bool(model.normalises), model.epsilon)
     built.take_heads(model.path)
     return built, model.identity

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from layertool.errors import UsageError
 from layertool.models import melhubert
+from layertool.training.engine import Settings
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import PRESETS, Sizes
-from layertool.training.session import Settings
 from layertool.training.targets import MAX_FRAMES
 
 MODELS = ("melhubert", "hubert", "wav2vec2")
@@ -76,25 +76,30 @@ class Recipe:
         for name, of_models in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, of_models[self.model])  # type: ignore[index]
-        if self.frame_ms not in (10, 20) or (self.frame_ms == 10 and self.model != "melhubert"):
-            raise UsageError(
-                f"{self.model} has no frames of {self.frame_ms} ms: {'10 or 20' if self.model == 'melhubert' else '20'}"
-            )
-        spans = self.its_spans
-        if not 0 < spans.probability <= 1 or spans.length < 1 or spans.least < 1:
-            raise UsageError(
+        spans, clusters, hops = self.its_spans, self.clusters or 0, (10, 20) if self.model == "melhubert" else (20,)
+        for fits, said in (
+            (self.frame_ms in hops, f"{self.model} has no frames of {self.frame_ms} ms: {' or '.join(map(str, hops))}"),
+            (
+                0 < spans.probability <= 1 and spans.length >= 1 and spans.least >= 1,
                 f"masks of at least {spans.least} spans of {spans.length} frames with probability "
-                f"{spans.probability:g} cannot be "
-                "drawn: the probability is above 0 and at most 1, the others are 1 or more"
-            )
-        if not self.max_seconds >= 0.1:  # type: ignore[operator]
-            raise UsageError(f"crops of {self.max_seconds} s are too short: give --max-seconds 0.1 or more")
-        if self.model != "wav2vec2" and self.clusters < 2:  # type: ignore[operator]
-            raise UsageError(f"{self.clusters} clusters leave nothing to predict: give 2 or more")
-        if self.clusters > MOST_CLUSTERS:  # type: ignore[operator]
-            raise UsageError(
-                f"{self.clusters} clusters are more than any speech has kinds of frames: give up to {MOST_CLUSTERS}"
-            )
+                f"{spans.probability:g} cannot be drawn: the probability is above 0 and at most 1, the others are 1 or "
+                "more",
+            ),
+            (
+                (self.max_seconds or 0) >= 0.1,
+                f"crops of {self.max_seconds} s are too short: give --max-seconds 0.1 or more",
+            ),
+            (
+                self.model == "wav2vec2" or clusters >= 2,
+                f"{clusters} clusters leave nothing to predict: give 2 or more",
+            ),
+            (
+                clusters <= MOST_CLUSTERS,
+                f"{clusters} clusters are more than any speech has kinds of frames: give up to {MOST_CLUSTERS}",
+            ),
+        ):
+            if not fits:
+                raise UsageError(said)
 
     @property
     def its_spans(self) -> Spans:

@@ -37,12 +37,10 @@ class Network(WhisperForConditionalGeneration):
             "encoder": [encoder.layers, encoder.layer_norm],
             "convolutions": [encoder.conv1, encoder.conv2],
         }
-        for parameter in self.parameters():
-            parameter.requires_grad = False
+        self.requires_grad_(False)
         for name in modules:
             for part in parts[name]:
-                for parameter in part.parameters():
-                    parameter.requires_grad = True
+                part.requires_grad_(True)
         self.encoder_learns = any(p.requires_grad for p in encoder.parameters())
 
     def forward(

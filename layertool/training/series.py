@@ -1,47 +1,117 @@
-"""What runs share that write a model every so many steps."""
+"""Trainings that write a model every so many steps: all of them, or the best one on the dev part."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from layertool.files import remove, whole_file
-from layertool.training.session import Loss
-
-MOST_LOG_STEPS = 50
-
-
-def log_steps(save_steps: int) -> int:
-    """Steps between losses: up to 50, and a whole number of times in ``save_steps``, or a run that goes on would lose
-    some."""
-    return next(n for n in range(min(MOST_LOG_STEPS, save_steps), 0, -1) if save_steps % n == 0)
+from layertool.errors import StoreError
+from layertool.files import remove
+from layertool.training.engine import Task, Trained
+from layertool.training.runs import models_of, write_model
 
 
-def forget(folder: Path, last: int) -> None:
-    """Remove models of steps that are to be done again, and whatever a kill left half-written."""
-    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
-        step = path.name.removeprefix("step-")
-        if not step.isdecimal() or int(step) > last:
-            remove(path)
+class Series(Task):
+    """A training whose every saved step is a MODEL, step 0 among them."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("step-*", "losses.csv", "logs")
+
+    def write(self, folder: Path, step: int) -> None:
+        """Write the network of a step as a MODEL folder."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        if self.folder.leads:
+            self.save(0, is_last=False)
+
+    def save(self, step: int, is_last: bool) -> None:
+        write_model(self.folder.path, step, lambda part: self.write(part, step))
+
+    def goes_on(self, step: int | None) -> None:
+        for there, path in models_of(self.folder.path).items():
+            if step is None or there > step:
+                remove(path)
 
 
-def models_of(folder: Path) -> list[Path]:
-    """The models of a run, the first step first."""
-    return sorted(folder.glob("step-*"), key=lambda model: int(model.name.removeprefix("step-")))
+@dataclass(frozen=True)
+class Best(Trained):
+    """A finished run that kept the best of its networks.
+
+    ``history``: the dev part at every step that was saved; ``best``: the point of it whose network was kept.
+    """
+
+    Point: ClassVar[type]
+
+    @property
+    def history(self) -> list[Any]:
+        return [self.Point(**point) for point in self.facts["history"]]
+
+    @property
+    def best(self) -> Any:
+        return next(point for point in self.history if point.step == self.facts["best_step"])
+
+    def check(self) -> None:
+        super().check()
+        self.best  # noqa: B018
 
 
-def write_losses(path: Path, losses: Sequence[Loss]) -> None:
-    """Write losses as a table of steps."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "loss"])
-        writer.writerows([loss.step, repr(loss.loss)] for loss in losses)
+class Selected(Series):
+    """A training that measures every saved step on the dev part, and keeps the best: the earlier one of equals.
 
+    ``result.Point``: a dataclass of what is measured, with ``step`` and ``order`` (the lower the better).
+    ``last_file``: of a model, which is put in its place last. ``keeps_all``: networks of all steps stay as ``step-N``.
+    """
 
-def plain(value: Any) -> Any:
-    """As JSON gives it back: lists for tuples, text for names."""
-    if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+    result: ClassVar[type[Best]]
+    last_file: ClassVar[str] = "config.json"
+    keeps_all: bool
+    history: list[Any]
+
+    def measure(self, step: int) -> Any:
+        """The dev part with the network as it is now."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """The network before training is no candidate."""
+
+    def save(self, step: int, is_last: bool) -> None:
+        super().save(step, is_last)
+        self.history.append(self.measure(step))
+        if not self.keeps_all:  # a kill before the checkpoint takes the last point back
+            bests = [min(points, key=lambda point: point.order).step for points in (self.candidates, self.candidates[:-1]) if points]  # fmt: skip
+            self._keep({*bests, step})
+
+    def _keep(self, steps: set[int]) -> None:
+        for step, path in models_of(self.folder.path).items():
+            if step not in steps:
+                remove(path)
+
+    @property
+    def candidates(self) -> list[Any]:
+        return self.history
+
+    @property
+    def best(self) -> Any:
+        return min(self.candidates, key=lambda point: point.order)
+
+    def state(self) -> dict:
+        return {"history": [asdict(point) for point in self.history]}
+
+    def load_state(self, state: dict, tensors) -> None:
+        self.history = [self.result.Point(**point) for point in state["history"]]
+
+    def facts(self) -> dict:
+        """Puts the best network into the run's own folder, whole."""
+        if self.folder.leads:
+            source = self.folder.path / f"step-{self.best.step}"
+            if not source.is_dir():
+                raise StoreError(f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: start again with --overwrite")  # fmt: skip
+            names = {path.name for path in source.iterdir()}
+            self.folder.put_in_place(source, self.last_file if self.last_file in names else max(names))
+        history = [asdict(point) for point in self.history]
+        return {"history": history, "best_step": self.best.step, "models_kept": self.keeps_all}
+
+    def tidy(self, facts: dict) -> None:
+        if not facts.get("models_kept"):
+            self._keep(set())

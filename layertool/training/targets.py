@@ -10,11 +10,13 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
+from layertool.account import number
 from layertool.analysis.mi import Clusters, fit_clusters
 from layertool.audio import read_utterance
 from layertool.corpora.corpus import Corpus
@@ -29,6 +31,8 @@ FILE = "targets.npz"  # in the folder of a run
 MAX_FRAMES = 500_000  # that clusters are fitted on, drawn from all there are
 BATCH_SIZE, MAX_ITER = 10_000, 100  # of mini-batch k-means, as HuBERT's own (fairseq, simple_kmeans)
 TOLERANCE = 2  # frames by which features and targets of one utterance may differ in number: the ends of their windows
+
+_SAID = ("hop", "n_fitted", "distortion", "variance", "decided")  # of a file, beside its arrays
 
 
 @dataclass(frozen=True)
@@ -81,30 +85,20 @@ def layer_frames(store: FeatureStore, layer: str, corpus: Corpus) -> Frames:
             f"{store.path} is of another corpus than {corpus.name}: targets need frames of the utterances that "
             "are trained on"
         )
-    ids = store.utterances["utterance"].tolist()
-    numbers = np.bincount(codes, minlength=len(ids))
     if (np.diff(codes) < 0).any():
         raise StoreError(f"{store.path} does not have its frames in the order of its utterances: extract it again")
-    configuration = store.configuration
-    decided = {
-        "features": f"layer {layer}",
-        "store": {key: configuration["model"].get(key) for key in ("id", "revision", "sha256", "step", "statistics")},
-        "store_hash": store.about["configuration_hash"],
-    }
-    return Frames(
-        lambda: store.blocks("frame", layer), dict(zip(ids, numbers.tolist(), strict=True)), _hop(store, layer), decided
-    )
-
-
-def _hop(store: FeatureStore, layer: str) -> int:
-    """Samples between the rows of a layer at unit frame."""
-    about = store.about["layers"][layer]
-    if about.get("frame_average"):  # fast convolutions are brought to 10 ms
-        return FRAME_HOP
-    geometry = about.get("geometry")
+    about, model = store.about["layers"][layer], store.configuration["model"]
+    geometry = {"hop": FRAME_HOP} if about.get("frame_average") else about.get("geometry")  # fast ones have 10 ms
     if geometry is None:
         raise UsageError(f"layer {layer} of {store.path} has no frames of audio: choose another")
-    return int(geometry["hop"])
+    ids = store.utterances["utterance"].tolist()
+    counts = dict(zip(ids, np.bincount(codes, minlength=len(ids)).tolist(), strict=True))
+    decided = {
+        "features": f"layer {layer}",
+        "store": {key: model.get(key) for key in ("id", "revision", "sha256", "step", "statistics")},
+        "store_hash": store.about["configuration_hash"],
+    }
+    return Frames(lambda: store.blocks("frame", layer), counts, int(geometry["hop"]), decided)
 
 
 @dataclass(frozen=True)
@@ -143,18 +137,23 @@ class Targets:
         rate.
         """
         first, stop = self.ends.get(utterance, (0, 0))
-        labels = self.labels[first:stop][:: take_every(self.hop, hop)]
+        labels = self.labels[first:stop][:: _take_every(self.hop, hop)]
         _check_number(utterance, len(labels), n_frames, hop)
         return labels
 
 
-def take_every(hop: int, of_network: int) -> int:
+def made_up(frames: Frames) -> Targets:
+    """One cluster for all frames: for those who try out a training before its targets are made."""
+    labels = np.zeros(sum(frames.counts.values()), np.int64)
+    return Targets(labels, _ends(frames), np.zeros((1, 1)), frames.hop, 0, 0.0, 0.0, {})
+
+
+def _take_every(hop: int, of_network: int) -> int:
     """Which of the targets with ``hop`` samples between them a network takes: each, every second, …"""
     if of_network % hop:
         raise UsageError(
-            f"targets every {_ms(hop)} ms do not fit a network with frames every {_ms(of_network)} ms: take "
-            "features at its "
-            "rate or at twice that"
+            f"targets every {_ms(hop)} ms do not fit a network with frames every {_ms(of_network)} ms: take features "
+            "at its rate or at twice that"
         )
     return of_network // hop
 
@@ -164,27 +163,22 @@ def check_fit(frames: Frames, utterances: Iterable[tuple[str, int]], hop: int, n
 
     ``utterances``: ids, each with the number of the network's frames; ``hop``: samples between these.
     """
-    _check_enough(sum(frames.counts.values()), n_clusters)
-    every = take_every(frames.hop, hop)
-    for utterance, n_frames in utterances:
-        _check_number(utterance, -(-frames.counts.get(utterance, 0) // every), n_frames, hop)
-
-
-def _check_enough(n_frames: int, n_clusters: int) -> None:
+    n_frames = sum(frames.counts.values())
     if n_frames < n_clusters:
         raise UsageError(
             f"{n_clusters} clusters need at least as many frames, but the corpus has {n_frames}: type --clusters "
-            f"{n_frames} or "
-            "fewer, or take more audio"
+            f"{n_frames} or fewer, or take more audio"
         )
+    every = _take_every(frames.hop, hop)
+    for utterance, n in utterances:
+        _check_number(utterance, -(-frames.counts.get(utterance, 0) // every), n, hop)
 
 
 def _check_number(utterance: str, n_targets: int, n_frames: int, hop: int) -> None:
     if not n_targets:
         raise CorpusError(
-            f"utterance '{utterance}' has no targets: it is missing from the store that they come from; extract "
-            "it again, "
-            "or leave the utterance out of the corpus"
+            f"utterance '{utterance}' has no targets: it is missing from the store that they come from; extract it "
+            "again, or leave the utterance out of the corpus"
         )
     if abs(n_targets - n_frames) > TOLERANCE:
         raise CorpusError(
@@ -202,8 +196,7 @@ def check_count(utterance: str, found: int, expected: int) -> None:
     if found != expected:
         raise CorpusError(
             f"utterance '{utterance}' gives {found} frames, but its corpus promises {expected}: its audio has "
-            "changed; make "
-            "the corpus again"
+            "changed; make the corpus again"
         )
 
 
@@ -221,41 +214,40 @@ def make_targets(
     targets, of the same features. Raises UsageError for fewer frames than clusters, FeatureError for values that are
     not finite.
     """
+    check_fit(frames, [], frames.hop, 0 if known else n_clusters)
+    if known is None and max_frames < n_clusters:
+        raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
     n_frames = sum(frames.counts.values())
-    if known is None:
-        _check_enough(n_frames, n_clusters)
-        if max_frames < n_clusters:
-            raise UsageError(f"{n_clusters} clusters cannot be fitted on {max_frames} frames: take as many or more")
     drawn = _drawn(frames, n_frames, max_frames, seed)
     if known is not None:
         clusters = Clusters(known.centroids)
     else:
         if say:
-            say(f"clustering {len(drawn):,} of {n_frames:,} frames".replace(",", " "))
+            say(f"clustering {number(len(drawn))} of {number(n_frames)} frames")
         clusters = fit_clusters(drawn, n_clusters, batch_size=BATCH_SIZE, max_iter=MAX_ITER, seed=seed)
-    distortion, variance = _distortion(clusters, drawn), float(drawn.var(axis=0, dtype=np.float64).sum())
-    del drawn
-    labels = np.empty(n_frames, np.min_scalar_type(-n_clusters))
-    done = 0
-    for block in frames.blocks():
-        labels[done : done + len(block)] = clusters.assign(block)
-        done += len(block)
-    stops = np.cumsum(list(frames.counts.values())).tolist()
-    ends = dict(zip(frames.counts, zip([0, *stops[:-1]], stops, strict=True), strict=True))
-    n_fitted = min(n_frames, max_frames)
     made = Targets(
-        labels,
-        ends,
+        np.empty(n_frames, np.min_scalar_type(-n_clusters)),
+        _ends(frames),
         clusters.centroids,
         frames.hop,
-        n_fitted,
-        distortion,
-        variance,
+        len(drawn),
+        _distortion(clusters, drawn),
+        float(drawn.var(axis=0, dtype=np.float64).sum()),
         decided(frames, n_clusters, seed, max_frames, known),
     )
+    del drawn
+    done = 0
+    for block in frames.blocks():
+        made.labels[done : done + len(block)] = clusters.assign(block)
+        done += len(block)
     if say:
         say(describe(made))
     return made
+
+
+def _ends(frames: Frames) -> dict[str, tuple[int, int]]:
+    stops = np.cumsum(list(frames.counts.values())).tolist()
+    return dict(zip(frames.counts, pairwise([0, *stops]), strict=True))
 
 
 def decided(frames: Frames, n_clusters: int, seed: int, max_frames: int, known: Targets | None = None) -> dict:
@@ -277,12 +269,13 @@ def learned(model: Model, frames: Frames, n_clusters: int) -> Targets | None:
     if not model.path.is_dir() or not path.exists():
         return None
     known = load(path)
-    features = {key: _of_features(known.decided).get(key) for key in _of_features(frames.decided)}
-    if features != _of_features(frames.decided):
+    features = [
+        {key: of.get(key) for key in ("features", "statistics", "store")} for of in (known.decided, frames.decided)
+    ]
+    if features[0] != features[1]:
         raise UsageError(
             f"{model} learned clusters of {_named(known.decided)}, not of {_named(frames.decided)}: give the "
-            "--targets and "
-            "--statistics of its training"
+            "--targets and --statistics of its training"
         )
     if len(known.centroids) != n_clusters:
         raise UsageError(
@@ -291,18 +284,10 @@ def learned(model: Model, frames: Frames, n_clusters: int) -> Targets | None:
     return known
 
 
-def _of_features(decided: dict) -> dict:
-    """What the clustered features are, whatever the corpus."""
-    return {key: value for key, value in decided.items() if key in ("features", "statistics", "store")}
-
-
 def _named(decided: dict) -> str:
-    model = (decided.get("store") or {}).get("id")
-    return (
-        f"{decided.get('features')}"
-        + (f" of {model}" if model else "")
-        + (f", statistics {decided['statistics']}" if decided.get("statistics") else "")
-    )
+    said, model = str(decided.get("features")), (decided.get("store") or {}).get("id")
+    said += f" of {model}" if model else ""
+    return said + (f", statistics {decided['statistics']}" if decided.get("statistics") else "")
 
 
 def describe(targets: Targets) -> str:
@@ -316,17 +301,14 @@ def describe(targets: Targets) -> str:
 
 def _drawn(frames: Frames, n_frames: int, max_frames: int, seed: int) -> np.ndarray:
     """Up to ``max_frames`` of all frames, in their order."""
-    chosen = None
+    chosen = np.arange(n_frames)
     if n_frames > max_frames:
         random = np.random.default_rng([seed, 2])
         chosen = np.sort(random.choice(n_frames, max_frames, replace=False, shuffle=False))
     parts, done = [], 0
     for block in frames.blocks():
-        if chosen is None:
-            parts.append(block)
-        else:
-            first, stop = np.searchsorted(chosen, [done, done + len(block)])
-            parts.append(block[chosen[first:stop] - done])
+        first, stop = np.searchsorted(chosen, [done, done + len(block)])
+        parts.append(block[chosen[first:stop] - done])
         done += len(block)
     if done != n_frames:
         raise StoreError(f"there are {done} frames instead of {n_frames}: make the store or the corpus again")
@@ -334,23 +316,13 @@ def _drawn(frames: Frames, n_frames: int, max_frames: int, seed: int) -> np.ndar
 
 
 def _distortion(clusters: Clusters, rows: np.ndarray) -> float:
-    total = 0.0
-    for start in range(0, len(rows), 65536):
-        part = rows[start : start + 65536].astype(np.float64)
-        total += float(((part - clusters.centroids[clusters.assign(part)]) ** 2).sum())
-    return total / len(rows)
+    parts = (rows[start : start + 65536].astype(np.float64) for start in range(0, len(rows), 65536))
+    return sum(float(((part - clusters.centroids[clusters.assign(part)]) ** 2).sum()) for part in parts) / len(rows)
 
 
 def save(targets: Targets, path: Path) -> None:
     """Write targets as one .npz without pickles, whole or not at all."""
-    about = {
-        "hop": targets.hop,
-        "n_fitted": targets.n_fitted,
-        "distortion": targets.distortion,
-        "variance": targets.variance,
-        "decided": targets.decided,
-        "utterances": list(targets.ends),
-    }
+    about = {name: getattr(targets, name) for name in _SAID} | {"utterances": list(targets.ends)}
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     ends = np.array(list(targets.ends.values()), np.int64).reshape(-1, 2)
     with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -363,16 +335,7 @@ def load(path: Path) -> Targets:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes().decode())
             ends = dict(zip(about["utterances"], map(tuple, file["ends"].tolist()), strict=True))
-            return Targets(
-                file["labels"],
-                ends,
-                file["centroids"],
-                about["hop"],
-                about["n_fitted"],
-                about["distortion"],
-                about["variance"],
-                about["decided"],
-            )
+            return Targets(file["labels"], ends, file["centroids"], **{name: about[name] for name in _SAID})
     except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise StoreError(
             f"{path} is not readable as targets ({error}): remove it, and the same command makes them again"

@@ -23,9 +23,9 @@ from layertool.extractors.load import open_extractor
 from layertool.geometry import Window
 from layertool.models.convert import convert
 from layertool.models.open import OPTIONS
-from layertool.training import compressing, plans
-from layertool.training.opening import open_encoder
-from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples
+from layertool.training import compression_run, plans
+from layertool.training.encoders import open_encoder
+from layertool.training.pretraining_data import Examples, Spans
 from layertool.training.pretraining_networks import reopen
 
 CLUSTERS = 5
@@ -86,18 +86,8 @@ def pretrained(model, where: dict) -> np.ndarray:
     """What pre-training gives it that goes on from a MODEL."""
     opened = Model.open(model)
     network, _ = reopen("melhubert" if opened.kind == "melhubert" else "hubert", opened, CLUSTERS)
-    common = {
-        "rows": [where],
-        "geometry": network.geometry,
-        "max_frames": 10_000,
-        "spans": Spans(0.5, 2),
-        "targets": None,
-    }
-    if opened.kind == "melhubert":
-        examples = MelExamples(**common, stride=20, statistics="960")
-        return examples.make(0, np.random.default_rng(0))["features"]
-    examples = WaveformExamples(**common, normalises=network.normalises, epsilon=network.epsilon)
-    return examples.make(0, np.random.default_rng(0))["waveforms"]
+    item = Examples(network, [where], 10_000, Spans(0.5, 2), None).make(0, np.random.default_rng(0))
+    return item["features" if opened.kind == "melhubert" else "waveforms"]
 
 
 SPELLINGS = ["hubert", "./hubert", "hubert/", "link", "files/../hubert", "{folder}/hubert", "{folder}/link/"]
@@ -155,7 +145,7 @@ def test_what_is_made_of_a_model_hears_what_it_heard(folder, name, tmp_path):
     reopen("melhubert" if name == "mel-folder" else "hubert", name, CLUSTERS)[0].save(tmp_path / "pretrained", 0)
     opened.save(opened.encoder, tmp_path / "trained", 3, "a test")
     pruning = plans.Pruning("heads", plans.usual_plan("heads", plans.look(name))[0], 0, trains=False)
-    pruned = compressing.compress(name, None, tmp_path / "pruned", pruning, device="cpu").models[-1].path
+    pruned = compression_run.compress(name, None, tmp_path / "pruned", pruning, device="cpu").models[-1].path
     for made in (tmp_path / "pretrained", tmp_path / "trained", pruned):
         assert np.array_equal(Model.open(made).hear(waveform), expected), made.name
 

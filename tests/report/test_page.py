@@ -374,11 +374,17 @@ def test_training_curves_and_records(tmp_path):
 
 
 def test_the_records_are_those_that_runs_write():
-    from layertool.training import compressing, ctc_models, distilling, lexical, pretraining
+    from layertool.training import compression_run, ctc_run, distillation_run, engine, lexical, pretraining
 
-    modules = (pretraining, compressing, distilling, ctc_models, lexical)
-    assert {module.RECORD for module in modules} == set(inputs.RECORDS)
-    assert pretraining.LOSSES == inputs.LOSSES
+    tasks = (
+        pretraining.Pretraining,
+        compression_run.Compression,
+        distillation_run.Student,
+        ctc_run.Writer,
+        lexical.Listening,
+    )
+    assert {task.record for task in tasks} == set(inputs.RECORDS)
+    assert engine.LOSSES == inputs.LOSSES
 
 
 def test_names_of_runs_tell_them_apart(tmp_path):

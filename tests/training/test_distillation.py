@@ -1,4 +1,4 @@
-"""Students, their heads and their loss against spec speat.md 4.4 and plain loops; padded batches against single clips."""
+"""Students, their heads and loss against spec speat.md 4.4 and plain loops; padded batches against single clips."""
 
 from __future__ import annotations
 
@@ -102,11 +102,14 @@ def test_losses_that_cannot_be():
         distillation_loss(x, x, torch.ones(2, 2, dtype=torch.bool))
 
 
-@pytest.mark.parametrize(("n_layers", "of_mel", "of_hubert"), [
-    (2, (18_958_976, 21_321_344), (23_491_200, 25_853_568)),
-    (4, (33_134_720, 35_497_088), (37_666_944, 40_029_312)),
-    (6, (47_310_464, 49_672_832), (51_842_688, 54_205_056)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n_layers", "of_mel", "of_hubert"),
+    [
+        (2, (18_958_976, 21_321_344), (23_491_200, 25_853_568)),
+        (4, (33_134_720, 35_497_088), (37_666_944, 40_029_312)),
+        (6, (47_310_464, 49_672_832), (51_842_688, 54_205_056)),
+    ],
+)
 def test_parameters_of_the_papers_students(n_layers, of_mel, of_hubert):
     """Spec 4.4; only shapes are made."""
     from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
@@ -311,9 +314,18 @@ def test_transformers_trainer_takes_it(tmp_path):
 
     def trainer(model, steps: int) -> Trainer:
         arguments = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=4, learning_rate=3e-3, logging_steps=6,
-            save_steps=6, use_cpu=True, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=0,
-        )  # fmt: skip
+            output_dir=str(tmp_path),
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            learning_rate=3e-3,
+            logging_steps=6,
+            save_steps=6,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=0,
+        )
         return Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
 
     run = trainer(learner, 24)

@@ -80,7 +80,7 @@ def test_no_epoch_is_better_than_before(model, corpus, tmp_path):
 
 
 def test_the_other_split(model, corpus, tmp_path):
-    tuned = fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(epochs=1), by_target=True)
+    tuned = fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(epochs=1, target_disjoint=True))
     record = tuning.record(tuned.folder)["split"]
     table = corpus.utterances
     assert record["by_target"] is True
@@ -95,17 +95,17 @@ def test_the_record(tuned, corpus):
     for part in ("train", "dev", "test"):
         assert record["split"][part] == table["utterance"][table["split"] == part].tolist()
     assert record["finished"] is True
-    assert record["recipe"]["learning_rate"] == 3e-3
+    assert record["settings"]["learning_rate"] == 3e-3
     assert record["recipe"]["variant"]["window"] == "exact"
     assert [epoch["dev"] for epoch in record["history"]] == [epoch.dev for epoch in tuned.history]
-    assert record["best_epoch"] == tuned.best.epoch
+    assert record["best_step"] == tuned.best.step
 
 
 def test_the_folder_is_a_model_and_nothing_else(tuned):
     files = {path.name for path in tuned.folder.iterdir() if path.name != ".lock"}
     assert files == {
         "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json",
-        "tokenizer_config.json", "finetune.json",
+        "tokenizer_config.json", "finetune.json", "losses.csv",
     }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_batch_sizes(model, corpus, tmp_path, batch_size):
 
 def test_bfloat16_keeps_float32_weights(model, corpus, tuned, tmp_path):
     """And scores the dev part in float32: the history is comparable."""
-    half = fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(precision="bfloat16"))
+    half = fine_tune(str(model), corpus, tmp_path / "o", tuning.recipe(dtype="bfloat16"))
     assert {value.dtype for value in tuning.weights(half.folder).values()} == {torch.float32}
     assert half.history[0] == tuned.history[0]
     assert half.history[1] != tuned.history[1]

@@ -15,17 +15,23 @@ from torch.nn import functional
 from layertool.analysis.lexical.scorer import Variant
 from layertool.layerwise.stimuli import stimuli_of
 from layertool.models import whisper
-from layertool.training.lexical import Recipe, _scorer
+from layertool.training.lexical import _scorer
 from layertool.training.responses import StimulusData, batch
 
 pytestmark = pytest.mark.slow  # networks are run, or trained
 
 CHECKED = (
-    "model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight", "model.decoder.layer_norm.weight",
-    "model.decoder.layers.0.self_attn.k_proj.weight", "model.decoder.layers.1.encoder_attn.v_proj.weight",
-    "model.encoder.layers.0.fc1.weight", "model.encoder.layers.1.self_attn.q_proj.bias", "model.encoder.layer_norm.bias",
-    "model.encoder.conv1.weight", "model.encoder.conv2.bias",
-)  # fmt: skip
+    "model.decoder.embed_tokens.weight",
+    "model.decoder.embed_positions.weight",
+    "model.decoder.layer_norm.weight",
+    "model.decoder.layers.0.self_attn.k_proj.weight",
+    "model.decoder.layers.1.encoder_attn.v_proj.weight",
+    "model.encoder.layers.0.fc1.weight",
+    "model.encoder.layers.1.self_attn.q_proj.bias",
+    "model.encoder.layer_norm.bias",
+    "model.encoder.conv1.weight",
+    "model.encoder.conv2.bias",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,7 @@ def corpus(tmp_path_factory):
 
 def learner(model, objective: str = "all", **variant):
     """A network set up to learn with everything free, and its scorer."""
-    scorer = _scorer(str(model), Recipe(objective=objective, variant=Variant(**variant)))
+    scorer = _scorer(str(model), tuning.recipe(Variant(**variant), objective=objective))
     scorer.network.set_up(scorer, ("decoder", "encoder", "convolutions"), objective)
     return scorer.network.train(), scorer
 

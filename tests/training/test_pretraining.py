@@ -21,11 +21,11 @@ from layertool.errors import AudioError, CorpusError, ModelError, StoreError, Us
 from layertool.models import melhubert
 from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
+from layertool.training.engine import Diverged, Settings
 from layertool.training.pretraining import log_steps, pretrain
-from layertool.training.pretraining_data import MelExamples, Spans, WaveformExamples, draw_negatives, kept
-from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Mel, Sizes, build, reopen
+from layertool.training.pretraining_data import Examples, Spans, draw_negatives, kept
+from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
-from layertool.training.session import Diverged, Settings
 from layertool.training.targets import Targets, load, save
 
 pytest.importorskip("accelerate")
@@ -46,7 +46,10 @@ def speech(tmp_path_factory):
 def network(model: str, seed: int = 0):
     """In evaluation mode: nothing is dropped."""
     torch.manual_seed(seed)
-    return build(model, TINY, CLUSTERS).eval()
+    net = build(model, TINY, CLUSTERS).eval()
+    if model == "wav2vec2":
+        net.network.config.num_negatives = 7
+    return net
 
 
 def examples(net, speech, max_frames=40, spans=SPANS_OF_TESTS, seed=0):
@@ -56,12 +59,8 @@ def examples(net, speech, max_frames=40, spans=SPANS_OF_TESTS, seed=0):
     labels = np.random.default_rng(seed).integers(0, CLUSTERS, stops[-1])
     ends = {f"u{k}": (int(stop - n), int(stop)) for k, (n, stop) in enumerate(zip(counts, stops, strict=True))}
     made = Targets(labels, ends, np.zeros((CLUSTERS, 1)), 160, 0, 0.0, 0.0, {})
-    common = {"rows": kept(speech, net.geometry, 1), "geometry": net.geometry, "max_frames": max_frames, "spans": spans}
-    if isinstance(net, Mel):
-        return MelExamples(**common, targets=made, stride=20, statistics="960")
-    if isinstance(net, networks.Hubert):
-        return WaveformExamples(**common, targets=made, normalises=False)
-    return WaveformExamples(**common, targets=None, n_negatives=7, normalises=False)
+    targets = None if isinstance(net, networks.Wav2Vec2) else made
+    return Examples(net, kept(speech, net.geometry, 1), max_frames, spans, targets)
 
 
 def items(net, speech, n=4, **options) -> tuple:
@@ -74,9 +73,12 @@ def items(net, speech, n=4, **options) -> tuple:
 
 @pytest.mark.parametrize(
     ("size", "counts"),
-    [("small", (16_461_824, 20_905_344, 21_252_352)), ("slim", (15_615_616, 20_013_824, 20_360_832)),
-     ("base", (90_231_424, 94_697_600, 95_044_608))],
-)  # fmt: skip
+    [
+        ("small", (16_461_824, 20_905_344, 21_252_352)),
+        ("slim", (15_615_616, 20_013_824, 20_360_832)),
+        ("base", (90_231_424, 94_697_600, 95_044_608)),
+    ],
+)
 def test_networks_of_table_2(size, counts):
     for model, n_clusters, wanted in zip(MODELS, (512, 504, 0), counts, strict=True):
         with torch.device("meta"):
@@ -157,7 +159,7 @@ def test_crops_of_waveforms_are_the_samples_that_their_frames_see(speech):
 def test_waveforms_are_normalised_over_the_whole_utterance(speech):
     net = network("wav2vec2")
     data = examples(net, speech, max_frames=9)
-    data.normalises = True
+    net.normalises = True
     whole = models.speech_like(LENGTHS[4], 4).astype(float)
     wanted = (whole - whole.mean()) / np.sqrt(whole.var() + 1e-7)
     found = data.make(4, np.random.default_rng(0))["waveforms"]
@@ -331,7 +333,7 @@ class Killed(Exception):
 
 
 def killer(at: int):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -354,7 +356,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(model, at, runs, sp
     torch.rand(3), np.random.random(3)
     steps = []
     again = pretrain(
-        speech, tmp_path / "run", recipe(model), QUICK, device="cpu", progress=lambda done, _: steps.append(done)
+        speech, tmp_path / "run", recipe(model), QUICK, device="cpu", progress=lambda done, *_: steps.append(done)
     )
     assert steps[0] == at - at % 2 + 1  # it went on from the last model
     assert again.losses == runs[model].losses
@@ -407,10 +409,12 @@ def test_a_finished_run_is_returned_as_it_is(runs, speech):
 def test_a_run_decided_otherwise(runs, speech, tmp_path):
     run = runs["melhubert"]
     for asked, what in (
-        ((recipe("melhubert"), replace(QUICK, seed=8)), "seed"), ((recipe("melhubert", clusters=5), QUICK), "clusters"),
-        ((recipe("melhubert", max_seconds=0.4), QUICK), "max_frames"), ((recipe("hubert"), QUICK), "features"),
+        ((recipe("melhubert"), replace(QUICK, seed=8)), "seed"),
+        ((recipe("melhubert", clusters=5), QUICK), "clusters"),
+        ((recipe("melhubert", max_seconds=0.4), QUICK), "max_frames"),
+        ((recipe("hubert"), QUICK), "features"),
         ((recipe("melhubert", statistics="100"), QUICK), "statistics"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(StoreError, match=rf"trained otherwise \(.*{what}.*--overwrite"):
             pretrain(speech, run.folder, *asked, device="cpu")
     short = replace(QUICK, steps=2)
@@ -478,8 +482,8 @@ def test_losses_fall_on_synthetic_audio(model, speech, tmp_path):
 
 
 def test_a_tiny_melhubert_learns_from_real_speech(shared, tmp_path):
-    """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of the best guess
-    that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
+    """19 utterances, 150 steps: the mean loss of 50 steps falls from 3.4 to 2.5 nats, and well below that of
+    the best guess that hears nothing, the entropy of the clusters (3.8; log 50 is 3.91)."""
     from layertool.corpora import folder
 
     speech = folder.read(shared / "data/speech/english")
@@ -541,11 +545,17 @@ def test_audio_that_is_not_finite(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"model": "whisper"}, "no model to pre-train"), ({"frame_ms": 30}, "no frames of 30 ms"),
-     ({"model": "hubert", "frame_ms": 10}, "hubert has no frames of 10 ms"), ({"spans": Spans(0, 5)}, "cannot be drawn"),
-     ({"spans": Spans(0.5, 0)}, "cannot be drawn"), ({"spans": Spans(0.5, 5, 0)}, "cannot be drawn"),
-     ({"max_seconds": 0.01}, "too short"), ({"clusters": 1}, "nothing to predict")],
-)  # fmt: skip
+    [
+        ({"model": "whisper"}, "no model to pre-train"),
+        ({"frame_ms": 30}, "no frames of 30 ms"),
+        ({"model": "hubert", "frame_ms": 10}, "hubert has no frames of 10 ms"),
+        ({"spans": Spans(0, 5)}, "cannot be drawn"),
+        ({"spans": Spans(0.5, 0)}, "cannot be drawn"),
+        ({"spans": Spans(0.5, 5, 0)}, "cannot be drawn"),
+        ({"max_seconds": 0.01}, "too short"),
+        ({"clusters": 1}, "nothing to predict"),
+    ],
+)
 def test_recipes_that_cannot_be(changes, what):
     with pytest.raises(UsageError, match=what):
         Recipe(**changes)

@@ -39,7 +39,9 @@ def test_every_frame_has_its_nearest_centroid(tmp_path):
     rows = np.concatenate(list(given.blocks()))
     assert made.labels.tolist() == nearest(rows, made.centroids)
     assert made.ends == {"u0": (0, 3), "u1": (3, 3), "u2": (3, 43), "u3": (43, 60)}
-    assert made.distortion == pytest.approx(np.mean([sum((r - made.centroids[k]) ** 2) for r, k in zip(rows, made.labels, strict=True)]), rel=1e-6)  # fmt: skip
+    assert made.distortion == pytest.approx(
+        np.mean([sum((r - made.centroids[k]) ** 2) for r, k in zip(rows, made.labels, strict=True)]), rel=1e-6
+    )
     assert made.variance == pytest.approx(((rows - rows.mean(0)) ** 2).sum(1).mean(), rel=1e-5)
     assert made.distortion < 0.5 * made.variance
     assert (made.used, made.n_clusters, made.n_fitted) == (len(set(made.labels.tolist())), 5, 60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,8 +14,9 @@ from layertool.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
+    from layertool.training.engine import Settings
 
-Progress = Callable[[float, float], object]
+Progress = Callable[..., object]
 Say = Callable[[str], object]
 Dtype = Literal["float32", "bfloat16", "float16"]
 _SHOWN = 10  # losses in a terminal
@@ -23,12 +24,19 @@ _OWN_TARGETS = ("targets", "clusters", "max_fitted", "statistics")  # wav2vec 2.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Declared):
+class Training(Declared):
     """What every training has."""
 
     device: str = option("auto", "Device that trains: auto, cpu, cuda or mps.")
     dtype: Dtype = option("float32", "Precision of the computation; the weights stay in float32.")
+    workers: int | None = option(
+        None, "Processes that decode audio beside the step.", low=0, usual="2 with a GPU, else 0"
+    )
+    log: tuple[Literal["tensorboard", "wandb"], ...] = option(
+        (), "Write the losses for these, too, into RUN/logs (wandb offline).", metavar="tensorboard|wandb"
+    )
     overwrite: bool = option(False, "Start again.", usual="go on where an earlier run stopped")
+    dry_run: bool = option(False, "Say what would be trained and what it would take, and stop.")
     purpose: ClassVar[str] = "training"
     packages: ClassVar[tuple[str, ...]] = ("accelerate",)
     usuals: ClassVar[Mapping[str, str]] = {}
@@ -38,6 +46,16 @@ class Task(Declared):
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, "train", self.purpose)
+
+    def settings(self, usual: Settings) -> Settings:
+        """How weights are optimised: as ``usual``, but for what was asked for."""
+        asked = {one.name: getattr(self, one.name, None) for one in fields(usual)}
+        return replace(usual, precision=self.dtype, **{name: one for name, one in asked.items() if one is not None})
+
+    def how(self, progress: Progress | None, say: Say | None) -> dict[str, Any]:
+        """What ``engine.run`` is told besides the task and its settings."""
+        names = ("device", "workers", "log", "overwrite", "dry_run")
+        return {**{name: getattr(self, name) for name in names}, "progress": progress, "say": say}
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the values that are not the defaults."""
@@ -53,7 +71,7 @@ class Task(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepwise(Task):
+class Stepwise(Training):
     """How many steps of what size (``session.Settings``)."""
 
     steps: int | None = option(None, "Steps of training.", low=1)
@@ -62,25 +80,16 @@ class Stepwise(Task):
     )
     batch_size: int | None = option(None, "Utterances in a batch.", low=1)
     accumulation: int | None = option(None, "Batches in a step.", low=1)
+    bucket_steps: int = option(
+        16,
+        "Sort the examples of so many steps by length before they are cut into batches; 1: take them as drawn.",
+        low=1,
+    )
     learning_rate: float | None = option(None, "Learning rate at its peak.", low=0)
-    seed: int | None = option(None, "Seed of weights, order and crops.", low=0)
+    seed: int | None = option(None, "Seed of weights, order and crops.", low=0, high=2**32 - 1)
     statistics: str | None = option(
         None, "Statistics of a MelHuBERT's input, as for extract.", metavar="100|360|960|FILE", usual="960"
     )
-
-    def settings(self) -> dict[str, Any]:
-        """Those of ``session.Settings`` that were given, and the precision."""
-        names = (
-            "steps",
-            "save_steps",
-            "batch_size",
-            "accumulation",
-            "learning_rate",
-            "warmup_steps",
-            "schedule",
-            "seed",
-        )
-        return self.given(*names) | {"precision": self.dtype}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +176,8 @@ def next_steps(done, pattern: str, corpus: object) -> list[str]:
 
 def of_series(done, corpus: object, parameters: str, targets: str | None = None) -> Account:
     """What a run of saved steps has made."""
-    left_out = f" ({done.n_left_out} too short)" if done.n_left_out else ""
-    facts = [("utterances", f"{number(done.n_utterances)}{left_out}"), ("parameters", parameters)]
+    left_out = f" ({done.facts['left_out']} too short)" if done.facts["left_out"] else ""
+    facts = [("utterances", f"{number(done.facts['utterances'])}{left_out}"), ("parameters", parameters)]
     facts += [("targets", targets)] if targets else []
     last = len(done.losses) - 1
     shown = sorted({round(k * last / (_SHOWN - 1)) for k in range(_SHOWN)}) if done.losses else []

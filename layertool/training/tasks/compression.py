@@ -47,14 +47,14 @@ class Pruning(Heard):
         progress: Progress | None = None,
         say: Say | None = None,
     ):
-        """``compressing.compress`` with these options. ``corpus``: None where nothing is heard."""
+        """``compression_run.compress`` with these options. ``corpus``: None where nothing is heard."""
         asked = {one.name: getattr(self, one.name) for one in options_of(type(self))}
         trains = self.steps != 0
         hears = trains or asked.get("score") == "data"
         if hears:
             self.require()
         self._check_speech(corpus is not None, trains, hears)
-        from layertool.training import compressing, plans
+        from layertool.training import compression_run, plans
         from layertool.training.pretraining_recipes import MODELS
 
         about = plans.look(model)
@@ -64,9 +64,9 @@ class Pruning(Heard):
         if hears:
             if about.model in MODELS:  # others are refused by name where they are opened
                 recipe = self.recipe(about.model, clusters=about.clusters or None)
-            settings = plans.usual_settings(self.kind, about.model, **self.settings() | {"steps": 0})
+            settings = self.settings(plans.usual_settings(self.kind, about.model))
             store = self.store()
-        return compressing.compress(
+        return compression_run.compress(
             model,
             read(corpus) if corpus is not None else None,
             out,
@@ -74,10 +74,7 @@ class Pruning(Heard):
             recipe,
             settings,
             store,
-            self.device,
-            self.overwrite,
-            progress,
-            say,
+            **self.how(progress, say),
         )
 
     def _check_speech(self, is_there: bool, trains: bool, hears: bool) -> None:
@@ -136,7 +133,7 @@ class Pruning(Heard):
         rows = []
         for saved in done.models:
             before = [loss.loss for loss in done.losses if loss.step <= saved.step]
-            removed = done.n_parameters - saved.n_parameters
+            removed = done.facts["parameters"] - saved.n_parameters
             rows.append(
                 [saved.path.name, saved.step, saved.n_parameters, removed, f"{before[-1]:.3f}" if before else ""]
             )

@@ -14,12 +14,13 @@ from layertool.training.tasks.base import Optimised, Progress, Say, read
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
     from layertool.models.open import Model
+    from layertool.training.ctc_data import Parts, Writing
 
 
 def _conditions(given: Any) -> Sequence:
-    from layertool.conditions import parse_where
+    from layertool.conditions import conditions
 
-    return parse_where(given)
+    return conditions(given)
 
 
 def _where(part: str, usual: str) -> Any:
@@ -116,45 +117,45 @@ class CTC(Optimised):
         """Each MODEL fine-tuned, or swept; of several each in a folder of ``out``. Returns (result rows, runs)."""
         self.require()
         from layertool.models.open import Model
-        from layertool.training import ctc_results, ctc_runs, ctc_sweep
-        from layertool.training.ctc_data import Parts, Writing
+        from layertool.training import ctc_rates, ctc_run, ctc_sweep
 
-        tops = self.reinit_top or (0,)
-        sweeps = self.sweep_reinit or len(tops) > 1
-        recipe = ctc_runs.Recipe(
-            0 if sweeps else tops[0],
-            self.freeze,
-            self.normalise_layers,
-            self.unknown,
-            self.augment,
-            writing=Writing(self.tokens, self.case),
-        )
-        given = {part: where for part in ("train", "dev", "test") if (where := getattr(self, f"{part}_where"))}
-        how, parts = ctc_runs.settings(self.freeze, **self.settings()), Parts(**given)
+        sweeps = self.sweep_reinit or len(self.reinit_top) > 1
         jobs = _jobs([member for model in models for member in Model.series(model)], Path(out))
-        speech = read(corpus)
+        speech, seed = read(corpus), self.seed or 0
         rows: list = []
         runs: list = []
-        kept: dict[str, Any] = {"overwrite": self.overwrite, "keep_models": self.keep_models, "cache_gb": self.cache_gb}
         for k, (model, folder) in enumerate(jobs):
             named = f"{model}: " if len(jobs) > 1 else ""
             note = (lambda text, named=named: say(named + text)) if say else None
-            common = (recipe, how, parts, self.statistics, self.device)
-            shown = ctc_sweep._nth(progress, k, len(jobs))
-            if sweeps:
-                swept = ctc_sweep.sweep_reinit(
-                    model, speech, folder, self.reinit_top or None, *common, progress=shown, say=note, **kept
-                )
+            how = self.how(ctc_sweep._nth(progress, k, len(jobs)), note)
+            if sweeps and not self.dry_run:
+                swept = ctc_sweep.sweep_reinit(model, speech, folder, self, **how)
                 runs += swept.runs.values()
-                rows += ctc_results.sweep_rows(swept, speech.name, str(model), how.seed)
+                rows += ctc_rates.sweep_rows(swept, speech.name, str(model), seed)
                 if not swept.is_better and note:
                     note("on dev no number of re-initialised layers beats the standard; the best of them is compared")
                 continue
-            tuned = ctc_runs.fine_tune(model, speech, folder, *common, progress=shown, say=note, **kept)
-            assessed = ctc_runs.assess_run(tuned.folder, speech, parts, model, self.device, recipe.unknown)
+            tuned = ctc_run.fine_tune(model, speech, folder, self, **how)
             runs.append(tuned)
-            rows += ctc_results.rows(tuned, assessed, speech.name, str(model), how.seed)
+            if not self.dry_run:
+                assessed = ctc_run.assess_run(tuned.folder, speech, self, model)
+                rows += ctc_rates.rows(tuned, assessed, speech.name, str(model), seed)
         return rows, runs
+
+    @property
+    def parts(self) -> Parts:
+        """Conditions on the utterances of each part."""
+        from layertool.training.ctc_data import Parts
+
+        given = {part: where for part in ("train", "dev", "test") if (where := getattr(self, f"{part}_where"))}
+        return Parts(**given)
+
+    @property
+    def writing(self) -> Writing:
+        """What is written of an utterance."""
+        from layertool.training.ctc_data import Writing
+
+        return Writing(self.tokens, self.case)
 
 
 def _jobs(found: list[tuple[str | None, Model]], out: Path) -> list[tuple[Model, Path]]:

@@ -57,25 +57,15 @@ class Distillation(Optimised):
         progress: Progress | None = None,
         say: Say | None = None,
     ):
-        """``distilling.distill`` with these options."""
+        """``distillation_run.distill`` with these options."""
         self.require()
-        from layertool.training import distilling
+        from layertool.training.distillation_run import distill
 
-        recipe = distilling.Recipe(self.blocks, self.teacher_layers, self.teacher_init, self.pad, self.max_samples)
-        return distilling.distill(
-            teacher,
-            read(corpus),
-            out,
-            recipe,
-            distilling.settings(**self.settings()),
-            self.statistics,
-            self.device,
-            self.overwrite,
-            progress,
-            say,
-        )
+        return distill(teacher, read(corpus), out, self, **self.how(progress, say))
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
-        parameters = f"{number(done.n_parameters)} of the student, {number(done.n_head_parameters)} of its heads"
+        parameters = (
+            f"{number(done.facts['parameters'])} of the student, {number(done.facts['head_parameters'])} of its heads"
+        )
         return of_series(done, corpus, parameters)

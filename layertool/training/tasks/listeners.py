@@ -7,25 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from layertool.account import Account, Table
-from layertool.declared import listed, option
+from layertool.declared import option
 from layertool.errors import UsageError
 from layertool.layerwise.reading import Reading
-from layertool.training.tasks.base import Progress, Say, Task, read
+from layertool.training.tasks.base import Progress, Say, Training, read
 
 if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
     from layertool.models.open import Model
 
 
-def _parts(given: Any) -> tuple[str, ...]:
-    names = tuple(listed(given))
-    if not names:
-        raise UsageError("--modules names no part: choose among decoder, encoder, convolutions")
-    return names
-
-
 @dataclass(frozen=True, kw_only=True)
-class Listeners(Reading, Task):
+class Listeners(Reading, Training):
     """Fine-tune a Whisper model on the listeners' responses; the epoch with the best dev part is kept.
 
     \b
@@ -37,8 +30,8 @@ class Listeners(Reading, Task):
     """
 
     objective: Literal["all", "top"] = option("all", "The distribution of all responses, or the most common one.")
-    modules: tuple[str, ...] = option(
-        (), "Parts to train, the rest is frozen.", metavar="PARTS", usual="decoder,encoder,convolutions", parse=_parts
+    modules: tuple[Literal["decoder", "encoder", "convolutions"], ...] = option(
+        (), "Parts to train, the rest is frozen.", metavar="PARTS", usual="decoder,encoder,convolutions"
     )
     from_scratch: bool = option(False, "Control: begin with weights drawn anew.")
     learning_rate: float = option(1e-5, "Learning rate at its peak.", low=0, usual="1e-5")
@@ -50,13 +43,15 @@ class Listeners(Reading, Task):
     batch_size: int = option(16, "Stimuli in a step.", low=1)
     grid: bool = option(False, "All 60 points of the paper's search space, into folders of their own.")
     target_disjoint: bool = option(False, "Take the split in which no target word is in two parts.")
-    seed: int = option(0, "Seed of the order, and of new weights.", low=0)
-    keep_checkpoints: bool = option(False, "Keep the model of every epoch, not only the best.")
+    seed: int = option(0, "Seed of the order, and of new weights.", low=0, high=2**32 - 1)
+    keep_models: bool = option(False, "Keep the model of every epoch as RUN/step-N, not only the best.")
     purpose: ClassVar[str] = "fine-tuning"
 
     def check(self) -> None:
         if self.grid and (twice := self.clash("learning_rate", "warmup", "schedule", "epochs")):
             raise UsageError(f"--grid tries several values of {twice}: leave one of the two out")
+        if self.warmup >= 1:
+            raise UsageError("--warmup-share 1 never ends the warm-up: give a share of the steps below 1")
 
     def run(
         self,
@@ -65,44 +60,22 @@ class Listeners(Reading, Task):
         out: Path | str,
         progress: Progress | None = None,
         say: Say | None = None,
-    ) -> tuple[Any, list]:
+    ) -> Any:
         """``lexical.fine_tune`` with these options, or the search of the grid.
 
         Returns the best run, and (name, run or error) of each point of the grid.
         """
         self.require()
-        from layertool.training.lexical import Recipe, fine_tune
+        from layertool.training.lexical import fine_tune
         from layertool.training.lexical_grid import search_grid
-        from layertool.training.responses import MODULES
 
-        recipe = Recipe(
-            self.objective,
-            self.modules or MODULES,
-            self.learning_rate,
-            self.warmup,
-            self.schedule,
-            self.epochs,
-            self.batch_size,
-            from_scratch=self.from_scratch,
-            seed=self.seed,
-            precision=self.dtype,
-            variant=self.variant,
-        )
-        given: dict[str, Any] = {
-            "by_target": self.target_disjoint,
-            "device": self.device,
-            "overwrite": self.overwrite,
-            "keep_checkpoints": self.keep_checkpoints,
-            "progress": progress,
-        }
         points: list[tuple[str, Any]] = []
-        if self.grid:
-            _, tuned = search_grid(
-                model, read(corpus), out, recipe, lambda name, run: points.append((name, run)), **given
-            )
+        how = self.how(progress, say)
+        if self.grid and not self.dry_run:
+            tuned = search_grid(model, read(corpus), out, self, lambda name, run: points.append((name, run)), **how)[1]
         else:
-            tuned = fine_tune(model, read(corpus), out, recipe, **given)
-        return tuned, points
+            tuned = fine_tune(model, read(corpus), out, self, **how)
+        return tuned if self.dry_run else (tuned, points)
 
     def account(self, done: tuple[Any, list], corpus: object) -> Account:
         """What a run has made, and how to score it."""

@@ -77,24 +77,22 @@ class Pretraining(Heard, Optimised):
         from layertool.training.pretraining_networks import PRESETS
         from layertool.training.pretraining_recipes import SETTINGS
 
-        usual, settings = SETTINGS[self.model], self.settings()
-        if "steps" in settings:  # a short run would end within the warm-up of a long one
-            settings.setdefault("warmup_steps", round(usual.warmup_steps / usual.steps * settings["steps"]))
+        usual = SETTINGS[self.model]
+        settings = self.settings(usual)
+        if self.warmup_steps is None:  # a short run would end within the warm-up of a long one
+            settings = replace(settings, warmup_steps=round(usual.warmup_steps / usual.steps * settings.steps))
         sizes = replace(PRESETS[self.size], **self.given(*self._sizes))
         recipe = self.recipe(self.model, sizes=sizes, frame_ms=int(self.frame_ms))
         return pretraining.pretrain(
             read(corpus),
             Path(out),
             recipe,
-            replace(usual, **settings),
+            settings,
             self.store(),
             self.init,
-            self.device,
-            self.overwrite,
-            progress,
-            say,
+            **self.how(progress, say),
         )
 
     def account(self, done, corpus: object) -> Account:
         """What a run has made."""
-        return of_series(done, corpus, number(done.n_parameters), done.targets)
+        return of_series(done, corpus, number(done.facts["parameters"]), done.facts["clustered"])

@@ -16,27 +16,27 @@ import torch
 from safetensors.torch import load_file
 
 import layertool
-from layertool.conditions import parse_where
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
 from layertool.result_rows import table as table_of
 from layertool.training import ctc_models
-from layertool.training.ctc_data import Parts, Writing
-from layertool.training.ctc_rates import WEIGHT, assess, bootstrap_rate
-from layertool.training.ctc_results import difference, rows, sweep_rows
-from layertool.training.ctc_runs import Point, Recipe, assess_run, fine_tune, settings
+from layertool.training.ctc_data import Writing
+from layertool.training.ctc_rates import WEIGHT, assess, bootstrap_rate, difference, rows, sweep_rows
+from layertool.training.ctc_run import Options, Point, assess_run, fine_tune
 from layertool.training.ctc_sweep import sweep_reinit
 
 pytest.importorskip("accelerate")
 pytest.importorskip("jiwer")
 
 pytestmark = pytest.mark.slow
-PARTS = Parts(test=parse_where(["split=test"]))
+PARTS = {"test_where": "split=test"}
 SPLITS = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
-QUICK = settings(steps=6, batch_size=2, save_steps=2, learning_rate=1e-3, warmup_steps=0, seed=3)
-LEARNS = settings(steps=300, batch_size=4, save_steps=100, learning_rate=3e-3)
-FROZEN = Recipe(frozen=True, writing=Writing("phone"))
-OF_FROZEN = settings(True, steps=60, batch_size=4, accumulation=1, save_steps=20)
+SHORT = {"steps": 6, "batch_size": 2, "save_steps": 2, "learning_rate": 1e-3, "warmup_steps": 0, "seed": 3}
+QUICK = Options(**SHORT, **PARTS)
+LEARNS = Options(steps=300, batch_size=4, save_steps=100, learning_rate=3e-3, keep_models=True, **PARTS)
+OF_FROZEN = {"tokens": "phone", "freeze": True, "weighted_sum": True}
+FROZEN = Options(**OF_FROZEN, steps=60, batch_size=4, accumulation=1, save_steps=20, **PARTS)
+QUICK_FROZEN = replace(QUICK, **OF_FROZEN)
 
 
 class Killed(Exception):
@@ -44,7 +44,7 @@ class Killed(Exception):
 
 
 def killer(at: int):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -74,16 +74,16 @@ def mel(tmp_path_factory):
 def learned(model, speech, tmp_path_factory):
     """A run that has learned the tones."""
     out = tmp_path_factory.mktemp("learned") / "run"
-    return fine_tune(model, speech, out, Recipe(), LEARNS, PARTS, device="cpu", keep_models=True)
+    return fine_tune(model, speech, out, LEARNS, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def frozen(model, speech, tmp_path_factory):
-    return fine_tune(model, speech, tmp_path_factory.mktemp("frozen") / "run", FROZEN, OF_FROZEN, PARTS, device="cpu")
+    return fine_tune(model, speech, tmp_path_factory.mktemp("frozen") / "run", FROZEN, device="cpu")
 
 
-def quick(model, speech, out, recipe=None, how=QUICK, parts=PARTS, **more):
-    return fine_tune(model, speech, out, recipe or Recipe(), how, parts, device="cpu", **more)
+def quick(model, speech, out, options=QUICK, **more):
+    return fine_tune(model, speech, out, options, device="cpu", **more)
 
 
 def weights(folder):
@@ -96,14 +96,14 @@ def weights(folder):
 def test_tones_are_learned_and_new_ones_written_down(learned, speech):
     assert learned.best.rate < 0.1
     assert learned.losses[-1].loss < learned.losses[0].loss - 2
-    found = assess_run(learned.folder, speech, PARTS, device="cpu")
+    found = assess_run(learned.folder, speech, QUICK)
     assert found["test"].rate.value < 0.1
     assert found["test"].hypotheses[0].isupper()
     assert set(found) == {"dev", "test"}
 
 
 def test_a_run_reloaded_gives_the_same_rates(learned, speech):
-    found = assess_run(learned.folder, speech, PARTS, device="cpu")
+    found = assess_run(learned.folder, speech, QUICK)
     assert (found["dev"].rate.value, found["dev"].characters.value) == (learned.best.rate, learned.best.characters)
     lines = list(csv.DictReader((learned.folder / "transcripts.csv").open()))
     assert [line["utterance"] for line in lines] == ["u6", "u7", "u8", "u9"]
@@ -122,7 +122,7 @@ def test_transformers_reads_it_with_its_tokens(learned, speech):
         torch.testing.assert_close(logits, own(heard, torch.tensor([heard.shape[1]]))["logits"], atol=1e-5, rtol=1e-5)
     tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(learned.folder)
     written = tokenizer.decode(logits[0].argmax(dim=-1))
-    assert written == assess_run(learned.folder, speech, PARTS, device="cpu")["test"].hypotheses[0]
+    assert written == assess_run(learned.folder, speech, QUICK)["test"].hypotheses[0]
     assert vocabulary.tokens == ("<pad>", "<unk>", "A", "B", "C", "D", "E", "|")
 
 
@@ -148,19 +148,19 @@ def test_the_best_step_is_kept(learned):
 
 
 def test_a_finished_run_is_returned_and_its_models_stay(learned, model, speech):
-    again = fine_tune(model, speech, learned.folder, Recipe(), LEARNS, PARTS, device="cpu")
+    again = fine_tune(model, speech, learned.folder, replace(LEARNS, keep_models=False), device="cpu")
     assert again.was_there
     assert (again.history, again.best, again.losses) == (learned.history, learned.best, learned.losses)
     assert len(list(learned.folder.glob("step-*"))) == 3
     with pytest.raises(StoreError, match="trained otherwise"):
-        fine_tune(model, speech, learned.folder, Recipe(reinit_top=1), LEARNS, PARTS, device="cpu")
+        fine_tune(model, speech, learned.folder, replace(LEARNS, reinit_top=(1,)), device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["melhubert", "hubert-large"])
 def test_other_networks_reload_too(kind, mel, speech, tmp_path):
     name = mel if kind == "melhubert" else str(models.save(kind, tmp_path / "hubert"))
     run = quick(name, speech, tmp_path / "run")
-    found = assess_run(run.folder, speech, PARTS, device="cpu")
+    found = assess_run(run.folder, speech, QUICK)
     assert (found["dev"].rate.value, found["dev"].characters.value) == (run.best.rate, run.best.characters)
     assert not list(run.folder.glob("*step-*"))
     store = layertool.extract(str(run.folder), speech, tmp_path / "store", units=("utterance",), device="cpu")
@@ -171,24 +171,19 @@ def test_other_networks_reload_too(kind, mel, speech, tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model, mel, speech, tmp_path):
-    for name, stops, recipe in ((model, (1, 5), Recipe(reinit_top=1)), (mel, (3,), FROZEN)):
-        whole = quick(name, speech, tmp_path / f"whole-{recipe.frozen}", recipe)
+    for name, stops, options in ((model, (1, 5), replace(QUICK, reinit_top=(1,))), (mel, (3,), QUICK_FROZEN)):
+        whole = quick(name, speech, tmp_path / f"whole-{options.freeze}", options)
         for at in stops:
-            out = tmp_path / f"part-{recipe.frozen}-{at}"
+            out = tmp_path / f"part-{options.freeze}-{at}"
             with pytest.raises(Killed):
-                quick(name, speech, out, recipe, progress=killer(at))
-            # as if it had been killed between the network of step 5 and its checkpoint
-            (out / "step-5").mkdir()
-            known = json.loads((out / "history.json").read_text()) if at > 2 else []
-            (out / "history.json").write_text(json.dumps([*known, {"step": 5, "rate": 0.0, "characters": 0.0}]))
-            run = quick(name, speech, out, recipe)
-            assert (run.losses, run.history, run.best, run.weights) == (
-                whole.losses, whole.history, whole.best, whole.weights,
-            )  # fmt: skip
-            file = "head.safetensors" if recipe.frozen else "model.safetensors"
+                quick(name, speech, out, options, progress=killer(at))
+            (out / "step-5").mkdir()  # as if it had been killed between the network of step 5 and its checkpoint
+            run = quick(name, speech, out, options)
+            assert run.facts == whole.facts
+            file = "head.safetensors" if options.freeze else "model.safetensors"
             one, other = load_file(run.folder / file), load_file(whole.folder / file)
             assert all(torch.equal(value, other[key]) for key, value in one.items())
-            assert not [path for path in run.folder.iterdir() if path.name.startswith(("step-", "history", "checkp"))]
+            assert not [path for path in run.folder.iterdir() if path.name.startswith(("step-", "checkp"))]
 
 
 # Re-initialised layers
@@ -196,7 +191,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(model, mel, speech
 
 def test_only_top_layers_differ_before_training(model, speech, tmp_path):
     still = replace(QUICK, steps=1, learning_rate=1e-30)
-    folders = {n: quick(model, speech, tmp_path / str(n), Recipe(reinit_top=n), still).folder for n in (0, 1, 3)}
+    folders = {n: quick(model, speech, tmp_path / str(n), replace(still, reinit_top=(n,))).folder for n in (0, 1, 3)}
     found = {n: weights(folder) for n, folder in folders.items()}
     original = load_file(f"{model}/model.safetensors")
     for n in (0, 1, 3):
@@ -215,15 +210,15 @@ def test_only_top_layers_differ_before_training(model, speech, tmp_path):
 
 def test_a_sweep_compares_standard_and_modified(model, speech, tmp_path):
     told = []
-    found = sweep_reinit(model, speech, tmp_path / "sweep", None, Recipe(), QUICK, PARTS, device="cpu", say=told.append)
+    found = sweep_reinit(model, speech, tmp_path / "sweep", QUICK, device="cpu", say=told.append)
     assert list(found.runs) == [0, 1, 2, 3]
     assert found.chosen == min((1, 2, 3), key=lambda n: (found.runs[n].best.rate, found.runs[n].best.characters, n))
     assert {n for n, parts in found.assessed.items() if "test" in parts} == {0, found.chosen}
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == [f"reinit-{n}" for n in range(4)]
     assert [
         json.loads((run.folder / "ctc.json").read_text())["recipe"]["reinit_top"] for run in found.runs.values()
-    ] == [0, 1, 2, 3]
-    again = sweep_reinit(model, speech, tmp_path / "sweep", [2], Recipe(), QUICK, PARTS, device="cpu")
+    ] == [[0], [1], [2], [3]]
+    again = sweep_reinit(model, speech, tmp_path / "sweep", replace(QUICK, reinit_top=(2,)), device="cpu")
     assert list(again.runs) == [0, 2]
     assert all(run.was_there for run in again.runs.values())
     assert found.is_better == (found.runs[found.chosen].best.order[:2] < found.runs[0].best.order[:2])
@@ -238,16 +233,16 @@ def test_a_sweep_compares_standard_and_modified(model, speech, tmp_path):
     assert (table["analysis"] == "ctc").all()
     assert (table["layer"] == "model").all()
     with pytest.raises(StoreError, match="single run"):
-        sweep_reinit(model, speech, found.runs[0].folder, None, Recipe(), QUICK, PARTS, device="cpu")
+        sweep_reinit(model, speech, found.runs[0].folder, QUICK, device="cpu")
 
 
 def test_sweeps_that_cannot_be(model, speech, tmp_path):
     with pytest.raises(UsageError, match="choose from 0 to 3"):
-        sweep_reinit(model, speech, tmp_path / "a", [0, 4], Recipe(), QUICK, PARTS, device="cpu")
+        sweep_reinit(model, speech, tmp_path / "a", replace(QUICK, reinit_top=(0, 4)), device="cpu")
     with pytest.raises(UsageError, match="0,1,3"):
-        sweep_reinit(model, speech, tmp_path / "a", [0], Recipe(), QUICK, PARTS, device="cpu")
+        sweep_reinit(model, speech, tmp_path / "a", replace(QUICK, reinit_top=(0,)), device="cpu")
     with pytest.raises(UsageError, match="from 0 to 3"):
-        quick(model, speech, tmp_path / "a", Recipe(reinit_top=4))
+        quick(model, speech, tmp_path / "a", replace(QUICK, reinit_top=(4,)))
     assert not (tmp_path / "a").exists()
 
 
@@ -255,36 +250,37 @@ def test_sweeps_that_cannot_be(model, speech, tmp_path):
 
 
 def test_frozen_layers_are_weighted(frozen, model, speech):
-    assert sum(frozen.weights.values()) == pytest.approx(1)
-    assert list(frozen.weights) == ["T0", "T1", "T2", "T3"]
-    assert len(set(frozen.weights.values())) == 4  # learned
+    assert sum(frozen.facts["weights"].values()) == pytest.approx(1)
+    assert list(frozen.facts["weights"]) == ["T0", "T1", "T2", "T3"]
+    assert len(set(frozen.facts["weights"].values())) == 4  # learned
     assert frozen.best.rate < 0.5
     assert frozen.losses[-1].loss < frozen.losses[0].loss - 1
-    assert frozen.n_parameters == 4 + 48 * 7 + 7  # 5 phones, the blank and the unknown token
+    assert frozen.facts["parameters"] == 4 + 48 * 7 + 7  # 5 phones, the blank and the unknown token
     assert not (frozen.folder / "model.safetensors").exists()
-    found = assess_run(frozen.folder, speech, PARTS, device="cpu")
+    found = assess_run(frozen.folder, speech, QUICK)
     assert found["dev"].rate.value == frozen.best.rate
     assert found["dev"].characters is None
     head = load_file(frozen.folder / "head.safetensors")
-    assert torch.softmax(head["mixture"].double(), 0).tolist() == pytest.approx(list(frozen.weights.values()))
+    assert torch.softmax(head["mixture"].double(), 0).tolist() == pytest.approx(list(frozen.facts["weights"].values()))
 
 
 def test_states_computed_once_or_for_every_batch(frozen, model, speech, tmp_path):
     told = []
-    run = quick(model, speech, tmp_path / "run", FROZEN, OF_FROZEN, cache_gb=0, say=told.append)
+    run = quick(model, speech, tmp_path / "run", replace(FROZEN, cache_gb=0), say=told.append)
     assert "for every batch" in told[0]
     assert run.best.rate == frozen.best.rate
-    for layer, weight in run.weights.items():
-        assert weight == pytest.approx(frozen.weights[layer], abs=1e-3)
-    quick(model, speech, tmp_path / "once", FROZEN, QUICK, say=told.append)
+    for layer, weight in run.facts["weights"].items():
+        assert weight == pytest.approx(frozen.facts["weights"][layer], abs=1e-3)
+    told.clear()
+    quick(model, speech, tmp_path / "once", QUICK_FROZEN, say=told.append)
     # 5 kinds of tones of 0.2 s: the frames of 8 utterances, 4 states of 48 numbers, 4 bytes each
     n_frames = sum((int(n) - 80) // 320 for n in speech.utterances["n_samples"][:8])
-    assert "computed once" in told[1]
-    assert f"{n_frames * 4 * 48 * 4 / 1e9:.2f} GB for 8 utterances" in told[1]
+    assert "computed once" in told[0]
+    assert f"{n_frames * 4 * 48 * 4 / 1e9:.2f} GB for 8 utterances" in told[0]
 
 
 def test_rows_of_a_frozen_run(frozen, model, speech):
-    found = assess_run(frozen.folder, speech, PARTS, device="cpu")
+    found = assess_run(frozen.folder, speech, QUICK)
     table = table_of(rows(frozen, found, "tones", model))
     of_layers = table[table["metric"] == WEIGHT]
     assert list(of_layers["layer"]) == ["T0", "T1", "T2", "T3"]
@@ -307,7 +303,7 @@ def test_rows_of_a_frozen_run(frozen, model, speech):
 def test_a_frozen_run_needs_its_model(frozen, speech, tmp_path):
     other = str(models.save("wav2vec2-base", tmp_path / "other", seed=5))
     with pytest.raises(ModelError, match="other weights than the model"):
-        assess_run(frozen.folder, speech, PARTS, other, device="cpu")
+        assess_run(frozen.folder, speech, QUICK, other)
 
 
 # Rates
@@ -356,9 +352,9 @@ def test_unknown_tokens_are_refused_or_counted(model, tmp_path):
             quick(model, corpus, tmp_path / "run")
         assert not (tmp_path / "run").exists()
     told = []
-    run = quick(model, corpus, tmp_path / "run", Recipe(unknown="count"), say=told.append)
-    assert told == ["1 tokens outside training are in no training utterance and count as errors: 'C'"]
-    assert assess_run(run.folder, corpus, PARTS, device="cpu", unknown="count")["test"].rate.value >= 1
+    run = quick(model, corpus, tmp_path / "run", replace(QUICK, unknown="count"), say=told.append)
+    assert told[:1] == ["1 tokens outside training are in no training utterance and count as errors: 'C'"]
+    assert assess_run(run.folder, corpus, replace(QUICK, unknown="count"))["test"].rate.value >= 1
 
 
 def test_corpora_that_cannot_be_learned(model, speech, tmp_path):
@@ -366,15 +362,15 @@ def test_corpora_that_cannot_be_learned(model, speech, tmp_path):
         tmp_path / "bare", [models.speech_like(8000, k) for k in range(3)], split=["train", "train", "dev"]
     )
     with pytest.raises(CorpusError, match="has no texts"):
-        quick(model, bare, tmp_path / "run", parts=Parts())
+        quick(model, bare, tmp_path / "run", Options(**SHORT))
     with pytest.raises(CorpusError, match="no segments of the tier 'phone'"):
-        quick(model, bare, tmp_path / "run", Recipe(writing=Writing("phone")), parts=Parts())
+        quick(model, bare, tmp_path / "run", Options(**SHORT, tokens="phone"))
     with pytest.raises(UsageError, match=r"there is no dev part.*values of split.*--dev-where"):
-        quick(model, speech, tmp_path / "run", parts=Parts(dev=parse_where(["split=x"])))
+        quick(model, speech, tmp_path / "run", replace(QUICK, dev_where="split=x"))
     with pytest.raises(UsageError, match=r"there is no train part.*no column 'part'"):
-        quick(model, speech, tmp_path / "run", parts=Parts(train=parse_where(["part=x"])))
+        quick(model, speech, tmp_path / "run", replace(QUICK, train_where="part=x"))
     with pytest.raises(CorpusError, match=r"'u6' is in the dev part and in the test part \(2 such"):
-        quick(model, speech, tmp_path / "run", parts=Parts(test=parse_where(["split!=train"])))
+        quick(model, speech, tmp_path / "run", replace(QUICK, test_where="split!=train"))
     short = models.corpus(
         tmp_path / "short",
         [models.speech_like(n, 1) for n in (8000, 300, 8000)],
@@ -382,7 +378,7 @@ def test_corpora_that_cannot_be_learned(model, speech, tmp_path):
         split=["train", "train", "dev"],
     )
     with pytest.raises(CorpusError, match="'u1' is too short for a frame"):
-        quick(model, short, tmp_path / "run", parts=Parts())
+        quick(model, short, tmp_path / "run", Options(**SHORT))
     assert not (tmp_path / "run").exists()
 
 
@@ -391,40 +387,38 @@ def test_texts_longer_than_their_frames_are_counted(model, tmp_path):
     texts = ["a b", "aaaaaaaaaa", "b a"]  # 5 frames tell no ten tokens
     corpus = models.corpus(tmp_path / "c", waveforms, text=texts, split=["train", "train", "dev"])
     told = []
-    run = quick(model, corpus, tmp_path / "run", parts=Parts(), say=told.append)
-    assert run.n_unreachable == 1
+    run = quick(model, corpus, tmp_path / "run", Options(**SHORT), say=told.append)
+    assert run.facts["unreachable"] == ["u1"]
     assert "1 of 2 training utterances are left out" in told[0]
     assert "u1" in told[0]
-    assert run.n_utterances["train"] == 1
+    assert run.facts["utterances"]["train"] == 1
     hopeless = models.corpus(tmp_path / "h", waveforms[1:], text=[*texts[1:2], "a"], split=["train", "dev"])
     with pytest.raises(CorpusError, match="need 19"):
-        quick(model, hopeless, tmp_path / "x", parts=Parts())
+        quick(model, hopeless, tmp_path / "x", Options(**SHORT))
 
 
 def test_requests_that_cannot_be(model, speech, learned, tmp_path):
     for changes in (
-        {"frozen": True, "reinit_top": 1},
-        {"normalise": True},
-        {"unknown": "x"},
-        {"per": "x"},
-        {"frozen": True, "augment": True},
+        {"reinit_top": (1,)},
+        {"normalise_layers": True, "freeze": False, "weighted_sum": False},
+        {"augment": True},
     ):
         with pytest.raises(UsageError):
-            Recipe(**changes)
+            Options(**OF_FROZEN | changes)
     with pytest.raises(UsageError):
         Writing("words")
     with pytest.raises(UsageError):
         Writing(case="x")
     with pytest.raises(UsageError, match="1 or more"):
-        quick(model, speech, tmp_path / "run", how=replace(QUICK, steps=0))
+        replace(QUICK, steps=0)
     with pytest.raises(StoreError, match=r"no ctc\.json"):
         ctc_models.load(tmp_path)
     with pytest.raises(UsageError, match="other tokens"):
-        assess_run(learned.folder, speech, Parts(train=parse_where(["utterance=u0"])), device="cpu", unknown="count")
+        assess_run(learned.folder, speech, replace(QUICK, train_where="utterance=u0", unknown="count"))
 
 
 def test_augmentation_hides_frames(model, speech, tmp_path):
-    plain, hidden = (quick(model, speech, tmp_path / str(on), Recipe(augment=on)) for on in (False, True))
+    plain, hidden = (quick(model, speech, tmp_path / str(on), replace(QUICK, augment=on)) for on in (False, True))
     assert plain.losses != hidden.losses
 
 
@@ -442,13 +436,9 @@ def test_the_loss_falls_on_real_speech(shared, tmp_path):
     torch.manual_seed(0)
     config = melhubert.Config(feat_emb_dim=80, encoder_layers=2, encoder_embed_dim=64, encoder_ffn_embed_dim=128, encoder_attention_heads=4)  # fmt: skip
     melhubert.save(melhubert.MelHuBERT(config), config, tmp_path / "mel")
-    how = settings(True, steps=60, batch_size=4, accumulation=1, save_steps=15)
-    run = fine_tune(
-        str(tmp_path / "mel"), speech, tmp_path / "phones", replace(FROZEN, unknown="count"), how, Parts(), device="cpu"
-    )
+    how = Options(**OF_FROZEN, steps=60, batch_size=4, accumulation=1, save_steps=15, unknown="count")
+    run = fine_tune(str(tmp_path / "mel"), speech, tmp_path / "phones", how, device="cpu")
     assert run.losses[-1].loss < run.losses[0].loss - 3  # from 9.4 to 4.0 nats a phone
-    how = settings(steps=60, batch_size=4, save_steps=15, learning_rate=2e-3)
-    run = fine_tune(
-        str(tmp_path / "mel"), speech, tmp_path / "characters", Recipe(unknown="count"), how, Parts(), device="cpu"
-    )
+    how = Options(steps=60, batch_size=4, save_steps=15, learning_rate=2e-3, unknown="count")
+    run = fine_tune(str(tmp_path / "mel"), speech, tmp_path / "characters", how, device="cpu")
     assert run.losses[-1].loss < run.losses[0].loss - 2  # from 5.8 to 2.9 nats a character

@@ -10,27 +10,32 @@ import pytest
 import torch
 
 from layertool.errors import CorpusError, MissingExtraError, UsageError
-from layertool.training.text import (
+from layertool.training.ctc_data import (
     BLANK,
     UNKNOWN,
     Vocabulary,
     characters,
-    error_rate,
     greedy,
-    letters,
     phones,
     spell,
     unspell,
 )
+from layertool.training.ctc_rates import error_rate, letters
 
 
 def corpus(folder, texts=("Call  Stella\n", "ask her", "Straße"), segments=None, **columns):
     if segments is None:
         segments = [
-            (0, "phone", 8_000, 9_000, "l"), (0, "phone", 1_000, 2_000, "k"), (0, "phone", 2_000, 8_000, "ao"),
-            (0, "phone", 0, 1_000, "SIL"), (0, "phone", 9_000, 9_100, "sp"), (1, "phone", 0, 500, "ae"),
-            (1, "word", 0, 500, "ask"), (2, "phone", 10, 500, "s"), (2, "phone", 500, 600, "s"),
-        ]  # fmt: skip
+            (0, "phone", 8_000, 9_000, "l"),
+            (0, "phone", 1_000, 2_000, "k"),
+            (0, "phone", 2_000, 8_000, "ao"),
+            (0, "phone", 0, 1_000, "SIL"),
+            (0, "phone", 9_000, 9_100, "sp"),
+            (1, "phone", 0, 500, "ae"),
+            (1, "word", 0, 500, "ask"),
+            (2, "phone", 10, 500, "s"),
+            (2, "phone", 500, 600, "s"),
+        ]
     if texts is not None:
         columns["text"] = list(texts)
     return models.corpus(folder, [np.zeros(16_000, np.float32)] * 3, segments, **columns)

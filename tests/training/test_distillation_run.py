@@ -16,15 +16,17 @@ from safetensors.torch import load_file
 import layertool
 from layertool.errors import CorpusError, ModelError, StoreError, UsageError
 from layertool.models import melhubert
-from layertool.training.distilling import Crops, Recipe, distill, settings
-from layertool.training.opening import open_encoder
+from layertool.training.distillation import Distillation
+from layertool.training.distillation_run import SETTINGS, Options, Student, distill
+from layertool.training.encoders import open_encoder
 
 pytest.importorskip("accelerate")
 
 pytestmark = pytest.mark.slow
 LENGTHS = [7000, 16000, 12345, 9600, 5000]
-QUICK = settings(6, batch_size=2, save_steps=2, learning_rate=1e-3, seed=3)
-RECIPE = Recipe(2, (1, 3), max_samples=8000)
+QUICK = Options(
+    steps=6, batch_size=2, save_steps=2, learning_rate=1e-3, seed=3, blocks=2, teacher_layers=(1, 3), max_samples=8000
+)
 TEACHERS = ("melhubert", "hubert-base", "wav2vec2-large")
 
 
@@ -33,7 +35,7 @@ class Killed(Exception):
 
 
 def killer(at: int):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -64,7 +66,7 @@ def teachers(tmp_path_factory):
 def runs(teachers, speech, tmp_path_factory):
     """Of each teacher a run that was not stopped."""
     folder = tmp_path_factory.mktemp("runs")
-    return {name: distill(str(teachers[name]), speech, folder / name, RECIPE, QUICK, device="cpu") for name in TEACHERS}
+    return {name: distill(str(teachers[name]), speech, folder / name, QUICK, device="cpu") for name in TEACHERS}
 
 
 def weights(model):
@@ -77,13 +79,16 @@ def same(left, right) -> bool:
 
 
 def test_settings_of_the_papers():
-    usual = settings()
-    assert (usual.steps, usual.warmup_steps, usual.batch_size, usual.learning_rate) == (200_000, 14_000, 24, 2e-4)
+    usual = Options().settings(SETTINGS)
+    assert (usual.steps, usual.batch_size, usual.learning_rate, usual.schedule) == (200_000, 24, 2e-4, "linear")
     assert (usual.betas, usual.epsilon, usual.weight_decay, usual.max_gradient_norm) == ((0.9, 0.98), 1e-6, 1e-6, 5.0)
-    assert usual.schedule == "linear"
-    assert settings(320_000).warmup_steps == 22_400
-    assert Recipe().targets == (4, 12)
-    assert (Recipe().layers, Recipe().max_samples, Recipe().pad, Recipe().from_teacher) == (2, 250_000, "mask", True)
+    given = Options()
+    assert (given.blocks, given.teacher_layers, given.max_samples) == (2, (4, 12), 250_000)
+    assert (given.pad, given.teacher_init) == ("mask", True)
+
+
+def test_the_warm_up_is_7_percent(runs):
+    assert runs["melhubert"].facts["settings"]["warmup_steps"] == round(0.07 * 6)
 
 
 @pytest.mark.parametrize("name", TEACHERS)
@@ -92,7 +97,7 @@ def test_every_step_is_a_model_without_heads(name, runs, speech, tmp_path):
     assert [model.name for model in run.models] == ["step-0", "step-2", "step-4", "step-6"]
     assert [loss.step for loss in run.losses] == [2, 4, 6]
     assert not [key for key in weights(run.models[-1]) if "output_layer" in key or "final_proj" in key]
-    assert sum(value.numel() for value in weights(run.models[-1]).values()) == run.n_parameters
+    assert sum(value.numel() for value in weights(run.models[-1]).values()) == run.facts["parameters"]
     assert not same(run.models[0], run.models[1])
     store = layertool.extract(str(run.models[2]), speech, tmp_path / "store", units=("utterance",), device="cpu")
     assert [layer for layer in store.layers if layer.startswith("T")] == ["T0", "T1", "T2"]
@@ -113,14 +118,14 @@ def test_the_student_hears_what_its_teacher_hears(name, runs, teachers, speech):
 @pytest.mark.parametrize(("name", "stopped_at"), [("melhubert", 1), ("melhubert", 5), ("wav2vec2-large", 3)])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name, stopped_at, runs, teachers, speech, tmp_path):
     def again(**more):
-        return distill(str(teachers[name]), speech, tmp_path / "run", RECIPE, QUICK, device="cpu", **more)
+        return distill(str(teachers[name]), speech, tmp_path / "run", QUICK, device="cpu", **more)
 
     with pytest.raises(Killed):
         again(progress=killer(stopped_at))
     (tmp_path / "run/step-5").mkdir()  # of a step that is to be done again
     (tmp_path / "run/.step-6.part").mkdir()
     done = []
-    run = again(progress=lambda step, _total: done.append(step))
+    run = again(progress=lambda step, *_: done.append(step))
     assert done[0] == stopped_at  # after the last whole checkpoint
     assert run.losses == runs[name].losses
     assert len(run.models) == len(runs[name].models)
@@ -133,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name, stopped_at, 
 def test_students_begin_with_the_teacher_or_anew(runs, teachers, speech, tmp_path):
     teacher = weights(teachers["hubert-base"])
     anew = distill(
-        str(teachers["hubert-base"]), speech, tmp_path / "run", replace(RECIPE, from_teacher=False), replace(QUICK, steps=1),
+        str(teachers["hubert-base"]), speech, tmp_path / "run", replace(QUICK, teacher_init=False, steps=1),
         device="cpu",
     )  # fmt: skip
     for run, alike in ((runs["hubert-base"], True), (anew, False)):
@@ -146,17 +151,15 @@ def test_students_begin_with_the_teacher_or_anew(runs, teachers, speech, tmp_pat
 def test_losses_are_written_down(runs):
     run = runs["melhubert"]
     lines = list(csv.reader((run.folder / "losses.csv").open()))
-    assert [(int(step), float(loss)) for step, loss in lines[1:]] == [(loss.step, loss.loss) for loss in run.losses]
+    assert [(int(step), float(loss)) for step, loss, *_ in lines[1:]] == [(loss.step, loss.loss) for loss in run.losses]
     record = json.loads((run.folder / "distill.json").read_text())
     assert record["teacher"]["statistics"] == "960"
-    assert record["recipe"]["targets"] == [1, 3]
+    assert record["recipe"]["teacher_layers"] == [1, 3]
     assert record["finished"] is True
 
 
 def test_padded_frames_count_only_when_asked(teachers, speech, tmp_path, runs):
-    counted = distill(
-        str(teachers["melhubert"]), speech, tmp_path / "run", replace(RECIPE, pad="count"), QUICK, device="cpu"
-    )
+    counted = distill(str(teachers["melhubert"]), speech, tmp_path / "run", replace(QUICK, pad="count"), device="cpu")
     assert counted.losses != runs["melhubert"].losses
 
 
@@ -164,26 +167,24 @@ def test_padded_frames_count_only_when_asked(teachers, speech, tmp_path, runs):
 def test_crops_are_stretches_of_utterances(name, teachers, speech):
     opened = open_encoder(str(teachers[name]))
     rows = speech.utterances.to_dict("records")
-    crops = Crops(opened, rows, 6400)
+    student = Distillation(opened.encoder, opened.encoder, (1, 2))
+    crops = Student(student, opened, speech, replace(QUICK, max_samples=6400))
     longest = 20 if name == "melhubert" else 6400
     begun = set()
     for k in range(12):
-        whole, crop = opened.hear(rows[1]), crops.make(1, np.random.default_rng(k))["input"]
+        whole, crop = opened.hear(rows[1]), crops.example(1, np.random.default_rng(k))["input"]
         assert len(crop) == longest
         places = [at for at in range(len(whole) - longest + 1) if np.array_equal(whole[at : at + longest], crop)]
         assert len(places) == 1
         begun.add(places[0])
     assert len(begun) > 5
-    assert len(crops.make(4, np.random.default_rng(0))["input"]) == len(opened.hear(rows[4])[:longest])
+    assert len(crops.example(4, np.random.default_rng(0))["input"]) == len(opened.hear(rows[4])[:longest])
 
 
 def test_losses_fall_on_synthetic_audio(teachers, speech, tmp_path):
-    how = settings(40, batch_size=3, save_steps=10, learning_rate=3e-3, seed=1)
+    how = replace(QUICK, steps=40, batch_size=3, save_steps=10, learning_rate=3e-3, seed=1)
     for name in ("melhubert", "hubert-base"):
-        losses = [
-            loss.loss
-            for loss in distill(str(teachers[name]), speech, tmp_path / name, RECIPE, how, device="cpu").losses
-        ]
+        losses = [loss.loss for loss in distill(str(teachers[name]), speech, tmp_path / name, how, device="cpu").losses]
         assert losses[-1] < losses[0] - 0.2
 
 
@@ -197,11 +198,10 @@ def test_the_loss_falls_on_real_speech(shared, tmp_path):
         feat_emb_dim=80, encoder_layers=4, encoder_embed_dim=64, encoder_ffn_embed_dim=128, encoder_attention_heads=4
     )
     melhubert.save(melhubert.MelHuBERT(config), config, tmp_path / "teacher")
-    how = settings(120, batch_size=8, save_steps=30, learning_rate=2e-3, seed=0)
-    recipe = Recipe(2, (2, 4), from_teacher=False, max_samples=32_000)
+    sizes = {"blocks": 2, "teacher_layers": (2, 4), "teacher_init": False, "max_samples": 32_000}
+    how = Options(steps=120, batch_size=8, save_steps=30, learning_rate=2e-3, seed=0, **sizes)
     losses = [
-        loss.loss
-        for loss in distill(str(tmp_path / "teacher"), speech, tmp_path / "run", recipe, how, device="cpu").losses
+        loss.loss for loss in distill(str(tmp_path / "teacher"), speech, tmp_path / "run", how, device="cpu").losses
     ]
     assert losses[-1] < losses[0] - 0.3
 
@@ -209,14 +209,13 @@ def test_the_loss_falls_on_real_speech(shared, tmp_path):
 def test_what_cannot_be(teachers, speech, tmp_path):
     teacher = str(teachers["hubert-base"])
 
-    def refused(error, match, recipe=RECIPE, corpus=speech, model=teacher, out=tmp_path / "run", **more):
+    def refused(error, match, options=QUICK, corpus=speech, model=teacher, out=tmp_path / "run", **more):
         with pytest.raises(error, match=match):
-            distill(model, corpus, out, recipe, QUICK, device="cpu", **more)
+            distill(model, corpus, out, options, device="cpu", **more)
 
-    refused(UsageError, "choose from 1 to 3", replace(RECIPE, layers=4))
-    refused(UsageError, "no layer 4 to predict", replace(RECIPE, targets=(2, 4)))
-    refused(UsageError, "none or repeated", replace(RECIPE, targets=(2, 2)))
-    refused(UsageError, "is for MelHuBERT", statistics="360")
+    refused(UsageError, "choose from 1 to 3", replace(QUICK, blocks=4))
+    refused(UsageError, "no layer 4 to predict", replace(QUICK, teacher_layers=(2, 4)))
+    refused(UsageError, "is for MelHuBERT", replace(QUICK, statistics="360"))
     refused(ModelError, "whose encoder is not trained here", model=str(models.whisper(tmp_path / "whisper")))
     refused(ModelError, "can be no teacher", model=str(models.save("wavlm-base", tmp_path / "wavlm")))
     assert not (tmp_path / "run").exists()
@@ -229,9 +228,9 @@ def test_what_cannot_be(teachers, speech, tmp_path):
 
 def test_recipes_that_cannot_be():
     with pytest.raises(UsageError, match="pad"):
-        Recipe(pad="drop")
-    with pytest.raises(UsageError, match="too short"):
-        Recipe(max_samples=10)
+        Options(pad="drop")
+    with pytest.raises(UsageError, match="1600 or more"):
+        Options(max_samples=10)
 
 
 def test_short_utterances_are_left_out_and_told(teachers, tmp_path):
@@ -241,17 +240,14 @@ def test_short_utterances_are_left_out_and_told(teachers, tmp_path):
         str(teachers["hubert-base"]),
         mixed,
         tmp_path / "run",
-        RECIPE,
         replace(QUICK, steps=1),
         device="cpu",
         say=told.append,
     )
-    assert (run.n_utterances, run.n_left_out) == (2, 1)
-    assert told == ["1 of 3 utterances are left out: too short for a frame"]
+    assert (run.facts["utterances"], run.facts["left_out"]) == (2, 1)
+    assert told[0] == "1 of 3 utterances are left out: too short for a frame"
 
 
 def test_another_recipe_needs_another_folder(runs, teachers, speech):
     with pytest.raises(StoreError, match="trained otherwise"):
-        distill(
-            str(teachers["melhubert"]), speech, runs["melhubert"].folder, replace(RECIPE, layers=1), QUICK, device="cpu"
-        )
+        distill(str(teachers["melhubert"]), speech, runs["melhubert"].folder, replace(QUICK, blocks=1), device="cpu")

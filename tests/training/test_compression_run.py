@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,16 @@ from safetensors.torch import load_file
 import layertool
 from layertool.errors import ModelError, StoreError, UsageError
 from layertool.models import melhubert, pruned
-from layertool.training import chain, compressing, compression
-from layertool.training.compressing import compress
+from layertool.training import compression
+from layertool.training.compression_run import Compression, compress
+from layertool.training.engine import Order, Settings
 from layertool.training.plans import About, Pruning, look, usual_plan, usual_settings
 from layertool.training.pretraining import pretrain
 from layertool.training.pretraining_data import Spans
 from layertool.training.pretraining_networks import PRESETS, Sizes, build
 from layertool.training.pretraining_recipes import Recipe
+from layertool.training.runs import RunFolder
 from layertool.training.schedules import Record, Schedule, Trigger
-from layertool.training.session import Settings
 
 pytest.importorskip("accelerate")
 
@@ -124,7 +124,7 @@ def test_models_are_saved_before_each_pruning_and_at_the_end(whole):
 
 
 def test_parameters_after_each_step(whole):
-    n = whole["heads"].n_parameters
+    n = whole["heads"].facts["parameters"]
     per_head = 3 * 8 * 33 + 8 * 32
     assert [m.n_parameters for m in whole["heads"].models] == [n, n - 2 * per_head, n - 4 * per_head]
     assert [n - m.n_parameters for m in whole["rows"].models] == [0, 2 * 8 * 65, 4 * 8 * 65, 6 * 8 * 65]
@@ -191,15 +191,14 @@ def test_networks_that_read_waveforms(model, base, speech, tmp_path):
 
 def test_scores_from_data(base, speech, monkeypatch):
     seen = []
-    draw = compressing.Drawn.__getitem__
-    scores = chain.Chain._scores
+    draw, scores = Order.item, Compression._scores
 
     def watched(self):
         with monkeypatch.context() as patch:
-            patch.setattr(compressing.Drawn, "__getitem__", lambda d, k: seen.append(d.first + k) or draw(d, k))
+            patch.setattr(Order, "item", lambda order, place: seen.append(place) or draw(order, place))
             return scores(self)
 
-    monkeypatch.setattr(chain.Chain, "_scores", watched)
+    monkeypatch.setattr(Compression, "_scores", watched)
     changes = {"score": "data", "by": "whole"}
     done = run(speech, base, "melhubert", "heads", "data", changes=changes)
     assert [m.path.name for m in done.models] == ["heads-8", "heads-6", "heads-4"]
@@ -259,7 +258,7 @@ def test_one_shot_of_other_families(tmp_path):
     folder = models.save("wavlm-base", tmp_path / "wavlm")
     done = one_shot(folder, tmp_path / "rows", "rows", Schedule("rows", (0,), 4))
     assert [m.path.name for m in done.models] == ["rows-64", "rows-60"]
-    assert done.n_parameters - done.models[1].n_parameters == 3 * 4 * (2 * 48 + 1)
+    assert done.facts["parameters"] - done.models[1].n_parameters == 3 * 4 * (2 * 48 + 1)
     with pytest.raises(ModelError, match="cannot lose heads"):
         one_shot(folder, tmp_path / "heads", "heads", Schedule("heads", (0,), 1))
     assert not (tmp_path / "heads").exists()
@@ -296,7 +295,7 @@ def test_the_papers_plans():
     ("kind", "at"), [("heads", 1), ("heads", 5), ("heads", 7), ("rows", 5), ("weights", 4), ("weights", 6)]
 )
 def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -304,7 +303,7 @@ def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
         run(speech, base, "melhubert", kind, tmp_path / "run", progress=progress)
     torch.rand(3), np.random.random(3)
     steps: list[float] = []
-    again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, _: steps.append(done))
+    again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, *_: steps.append(done))
     equal(again, whole[kind])
     assert steps == sorted(set(steps))
     assert steps[0] <= at
@@ -313,13 +312,14 @@ def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
 
 
 @pytest.mark.parametrize("kind", list(PLANS))
-@pytest.mark.parametrize("where", ["_save_model", "_prune", "_write_start", "record", "start"])
+@pytest.mark.parametrize("where", ["_save", "_prune", "write_checkpoint", "record", "start"])
 @pytest.mark.parametrize("time", [1, 2])
 def test_a_run_killed_between(kind, where, time, base, whole, speech, tmp_path, monkeypatch):
-    """Just after a model was saved, a part was pruned, or where the next training begins was written; just before that."""
+    """Just after a model was saved, a part was pruned, or a checkpoint was written; just before that."""
     count = [0]
-    method = {"record": "_prune", "start": "_write_start"}.get(where, where)
-    real = getattr(chain.Chain, method)
+    owner = RunFolder if where in ("write_checkpoint", "start") else Compression
+    method = {"record": "_prune", "start": "write_checkpoint"}.get(where, where)
+    real = getattr(owner, method)
 
     def then(self, *arguments):
         count[0] += 1
@@ -327,13 +327,10 @@ def test_a_run_killed_between(kind, where, time, base, whole, speech, tmp_path, 
             raise Killed
         found = real(self, *arguments)
         if count[0] == time:
-            if where == "_write_start":  # the kill came before old checkpoints were removed
-                stale = self.folder.path / "checkpoints/after-0-00000000/checkpoint-2"
-                stale.mkdir(parents=True)
             raise Killed
         return found
 
-    monkeypatch.setattr(chain.Chain, method, then)
+    monkeypatch.setattr(owner, method, then)
     with pytest.raises(Killed):
         run(speech, base, "melhubert", kind, tmp_path / "run")
     monkeypatch.undo()
@@ -346,7 +343,7 @@ def test_a_kill_in_a_wait_of_the_trigger(base, speech, tmp_path):
     unstopped = run(speech, base, "melhubert", "weights", tmp_path / "whole", plan)
     at = unstopped.models[1].step - 2  # after the first wait
 
-    def progress(done, _total):
+    def progress(done, *_):
         if done == at:
             raise Killed
 
@@ -359,7 +356,7 @@ def test_a_kill_with_scores_from_data_in_half_precision(base, speech, tmp_path, 
     options = {"changes": {"score": "data"}, "settings": settings("heads", "wav2vec2", precision="bfloat16")}
     unstopped = run(speech, base, "wav2vec2", "heads", tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(chain.Chain, "_prune", lambda self, amount: (_ for _ in ()).throw(Killed()))
+        patch.setattr(Compression, "_prune", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             run(speech, base, "wav2vec2", "heads", tmp_path / "run", **options)
     again = run(speech, base, "wav2vec2", "heads", tmp_path / "run", **options)
@@ -372,7 +369,7 @@ def test_finished_other_and_overwritten_runs(whole, base, speech, tmp_path):
     with pytest.raises(StoreError, match=r"was trained otherwise .*pruning.plan.steps"):
         run(speech, base, "melhubert", "heads", "whole-heads", Schedule("heads", (2, 6), 1))
 
-    def progress(done, _total):
+    def progress(done, *_):
         if done == 6:
             raise Killed
 
@@ -380,20 +377,8 @@ def test_finished_other_and_overwritten_runs(whole, base, speech, tmp_path):
         run(speech, base, "melhubert", "heads", tmp_path / "run", progress=progress)
     with pytest.raises(StoreError, match="was trained otherwise"):  # what is there is not lost
         run(speech, base, "melhubert", "heads", tmp_path / "run", Schedule("heads", (2,), 1))
-    start = (tmp_path / "run/start.safetensors").read_bytes()
     other = run(speech, base, "melhubert", "heads", tmp_path / "run", Schedule("heads", (2,), 2), overwrite=True)
     assert sorted(p.name for p in other.folder.glob("heads-*")) == ["heads-4", "heads-8"]
-    # a kill while the folder was cleared: what is there is of another run
-    record = json.loads((tmp_path / "run/compress.json").read_text())
-    keys = ("parameters", "models", "losses")
-    (tmp_path / "run/compress.json").write_text(
-        json.dumps({k: v for k, v in record.items() if k not in keys} | {"finished": False})
-    )
-    (tmp_path / "run/start.safetensors").write_bytes(start)
-    (tmp_path / "run/heads-6").mkdir()
-    again = run(speech, base, "melhubert", "heads", tmp_path / "run", Schedule("heads", (2,), 2))
-    assert [m.path.name for m in again.models] == ["heads-8", "heads-4"]
-    assert not (tmp_path / "run/heads-6").exists()
 
 
 # What cannot be
@@ -522,14 +507,14 @@ def test_zeros_of_an_earlier_pruning_stay(learned, speech, tmp_path):
     half = Pruning("weights", Schedule("weights", (0,), (0.5,)), 0, trains=False)
     one_shot = compress(str(learned), None, tmp_path / "half", half)
     model = one_shot.models[-1].path
-    zeros = one_shot.n_parameters - one_shot.models[-1].n_parameters
+    zeros = one_shot.facts["parameters"] - one_shot.models[-1].n_parameters
     recipe = Recipe("melhubert", clusters=12, max_seconds=1.0, min_frames=5)
     how = usual_settings("weights", "melhubert", batch_size=4, save_steps=4)
     plan = Pruning("weights", Schedule("weights", (4,), (0.6,)), 8)
     shutil.copy(learned.parent / "targets.npz", tmp_path / "half")
     done = compress(str(model), speech, tmp_path / "more", plan, recipe, how, device="cpu")
     assert [saved.path.name for saved in done.models] == ["sparsity-0.5", "sparsity-0.6"]
-    assert done.n_parameters - done.models[0].n_parameters == zeros
+    assert done.facts["parameters"] - done.models[0].n_parameters == zeros
     assert done.models[1].n_parameters < done.models[0].n_parameters
     heads = pruned_heads(model, speech, tmp_path / "heads")
     network, _ = melhubert.load(heads.models[0].path)
