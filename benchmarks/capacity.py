@@ -154,7 +154,7 @@ def small_run(extractor, folder: Path, n_utterances: int, is_both: bool) -> dict
         seconds = time.perf_counter() - begun
         on_disk = sum(path.stat().st_size for path in Path(store.path).rglob("*") if path.is_file())
         found[dtype] = {
-            "planned_bytes": prepared.plan.n_bytes, "bytes": on_disk, "forecast_s": expected.seconds, "seconds": seconds,
+            "planned_bytes": prepared.plan.n_bytes, "bytes": on_disk, "forecast_s": expected, "seconds": seconds,
             "audio_s_per_s": corpus.seconds / seconds,
         }  # fmt: skip
     return found
