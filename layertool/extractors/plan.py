@@ -115,16 +115,13 @@ def estimate(
     is_masked: bool = False,
 ) -> Plan:
     """Rows and bytes of the whole store, without reading any audio."""
-    counts: dict[str, int] = {}
     frames = pooler.frame_tables()
-    for (unit, _), table in pooler.table.items():
-        name = f"{unit}/{table}"
-        if name in counts:
-            continue
-        if unit == "frame":
-            counts[name] = sum(frames[table].n_frames(int(n)) for n in lengths)
-        else:
-            counts[name] = rows.counts[unit]
+    counts = {
+        f"{unit}/{table}": sum(frames[table].n_frames(int(n)) for n in lengths)
+        if unit == "frame"
+        else rows.counts[unit]
+        for unit, table in dict.fromkeys((unit, table) for (unit, _), table in pooler.table.items())
+    }
     n_bytes = sum(
         counts[f"{unit}/{table}"] * layers[name].width * itemsize for (unit, name), table in pooler.table.items()
     )

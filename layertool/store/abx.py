@@ -27,6 +27,7 @@ from layertool.non_speech import SILENCE, non_speech
 from layertool.spelling import percent
 from layertool.store.export import ExportFolder, Progress, chosen_layers
 from layertool.store.reader import FeatureStore
+from layertool.store.schema import LONGEST_NAME
 
 DESCRIPTION = "fastabx.json"
 TIERS = ("phone", "word")
@@ -35,7 +36,6 @@ HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 # Of whatever is a silence, and at the edges of an utterance, as abkhazia writes it for ABXpy.
 CONTEXT_OF_SILENCE = "SIL"
 PAUSE = FRAME_HOP  # samples between two segments from which on there is silence between them; less is rounding
-_LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 _UNSAFE = re.compile(r"[^\w.-]")  # in names of files
 _SEPARATES = re.compile(r'[\s"%\x00-\x1f\x7f-\x9f]')  # in item files; or quotes, or is no text
 _FIRST = re.compile(r"\A.")
@@ -142,8 +142,8 @@ def file_name(utterance: str) -> str:
     Different ids have different names. One that file systems would not take is cut and ends with ``~`` and its hash.
     """
     name = percent(utterance, _UNSAFE)
-    if len(name.encode()) > _LONGEST_NAME:
-        kept = name.encode()[: _LONGEST_NAME - 17].decode(errors="ignore")
+    if len(name.encode()) > LONGEST_NAME:
+        kept = name.encode()[: LONGEST_NAME - 17].decode(errors="ignore")
         name = f"{kept}~{xxhash.xxh3_64_hexdigest(utterance.encode())}"
     return name
 
