@@ -30,7 +30,7 @@ _TABLE_COPIES = 3  # of a shard's table of frames while it is made and written
 
 def account_of_plan(prepared: Prepared, out: Path, batch_seconds: float | None, part: Part | None) -> Account:
     """What a run would write, and what it would take: two batches of noise are timed."""
-    planned, warnings = prepared.plan, []
+    corpus, warnings = prepared.corpus, []
     (memory, on_device), limit = needed(prepared, batch_seconds), there_is()
     device = prepared.extractor.device
     if memory > limit:
@@ -47,12 +47,12 @@ def account_of_plan(prepared: Prepared, out: Path, batch_seconds: float | None, 
         )
     beside = f", and {size(on_device)} on {device}" if on_device else ""
     facts = [
-        ("audio", f"{count(planned.n_utterances, 'utterance')}, {duration(planned.seconds)}"),
+        ("audio", f"{count(len(corpus.utterances), 'utterance')}, {duration(corpus.seconds)}"),
         ("layers", summary(prepared.layers)),
-        *((f"{name.split('/')[0]} rows", number(n_rows)) for name, n_rows in planned.rows.items()),
+        *((f"{name.split('/')[0]} rows", number(n_rows)) for name, n_rows in prepared.n_rows.items()),
         *mask_facts(prepared.configuration),
-        ("shards", number(planned.n_shards)),
-        ("on the disk", size(planned.n_bytes)),
+        ("shards", number(len(prepared.shards))),
+        ("on the disk", size(prepared.n_bytes)),
         ("memory", f"about {size(memory)}{beside}"),
         ("time here", time_here),
     ]
