@@ -75,13 +75,9 @@ def test_a_slow_model_is_not_waited_for(corpus, tmp_path, monkeypatch, calls):
 def test_what_windows_share_is_counted_twice(corpus, tmp_path):
     extractor = prepared_with("mel", corpus, tmp_path).extractor
     longest, overlap = 12_800, 1_280
-    shared = sum(left.end - right.start for left, right in _neighbours(windows(30_000, longest, overlap)))
+    shared = sum(left.end - right.start for left, right in pairwise(windows(30_000, longest, overlap)))
     assert shared >= overlap
     assert forecast.computed_samples(extractor, LENGTHS, longest, overlap) == sum(LENGTHS) + shared
-
-
-def _neighbours(cut):
-    return list(pairwise(cut))
 
 
 def test_padding_is_counted(corpus, tmp_path):

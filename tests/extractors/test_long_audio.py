@@ -35,7 +35,8 @@ from layertool.extractors.prepare import prepare
 from layertool.extractors.run import carry_out
 model, path, store, units, n = sys.argv[1:]
 parts = [{"utterance": f"u{k}", "audio": path, "start": 5.0 * k, "end": 5.0 * k + 5} for k in range(int(n))]
-prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Extraction(units=units), device="cpu")
+corpus = Corpus.build(parts or [{"utterance": "u", "audio": path}])
+prepared = prepare(model, corpus, Extraction(units=units), device="cpu")
 said = needed(prepared)[0]
 carry_out(prepared, store)
 print(said, 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]))
@@ -230,7 +231,7 @@ def test_a_dry_run_says_how_much_memory_is_needed(model, minutes, n, tiny, tmp_p
 
 
 def test_the_memory_of_activations(tiny, tmp_path):
-    """They grow with the batch as those that were measured, and with the square of its frames where weights are held."""
+    """They grow with the batch, as was measured, and with the square of its frames where weights are held."""
     extractor = open_extractor(str(tiny), "cpu")
     assert extractor.activation_bytes(960_000) == pytest.approx(2 * extractor.activation_bytes(480_000), rel=1e-3)
     wavlm = open_extractor(str(models.save("wavlm-base", tmp_path / "wavlm")), "cpu")

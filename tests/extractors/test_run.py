@@ -315,9 +315,14 @@ def test_any_overlap_has_every_frame_once(model, tmp_path, overlap_seconds):
     corpus = models.corpus(tmp_path / "corpus", [waveform])
     folder = models.save("wav2vec2-large", tmp_path / "model", num_hidden_layers=1)
     got = layertool.extract(
-        str(folder), corpus, tmp_path / "store", ("frame", "utterance"), "C1-C7",
-        window_seconds=4, overlap_seconds=overlap_seconds,
-    )  # fmt: skip
+        str(folder),
+        corpus,
+        tmp_path / "store",
+        ("frame", "utterance"),
+        "C1-C7",
+        window_seconds=4,
+        overlap_seconds=overlap_seconds,
+    )
     layers = references.convolution_layers(references.load(folder), references.standardised(waveform))
     for name, frames in layers.items():
         frames = frames.detach().numpy()
