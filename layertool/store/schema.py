@@ -351,8 +351,11 @@ def check_damaged(damaged: Any, n_shards: int) -> None:
             _refuse(name, "a name", f"the number of one of {n_shards} shards")
 
 
-def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int) -> list[str]:
-    """What cannot be right in the row table of a shard of utterances [part[0], part[1]), a phrase each."""
+def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int, lengths: np.ndarray | None = None) -> list[str]:
+    """What cannot be right in the row table of a shard of utterances [part[0], part[1]), a phrase each.
+
+    ``lengths``: of all utterances, where rows have to start inside theirs.
+    """
     if not len(rows):
         return []
     codes = rows["utterance"]
@@ -367,6 +370,8 @@ def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int) -> list[s
         problems.append("times that no audio has")
     if rows["label"].max() >= n_labels or rows["label"].min() < NO_LABEL:
         problems.append("label codes without a label")
+    if lengths is not None and ((rows["start"] < 0) | (rows["start"] >= lengths[codes])).any():
+        problems.append("rows that start outside their utterance")
     return problems
 
 

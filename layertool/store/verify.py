@@ -44,11 +44,10 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
         problems.append(f"{n_more} more shards are not in the index")
     if layout.configuration_hash(store.about["configuration"]) != store.about["configuration_hash"]:
         problems.append(f"{layout.ABOUT}: the configuration was changed after writing")
-    lengths = store.utterances["n_samples"].to_numpy()
     done, total = 0, sum(entry["size"] for entry in store.index.values())
     damaged: dict[int, str] = {}
     for number, entry in store.index.items():
-        found = _problems_of(store, entry, lengths)
+        found = _problems_of(store, entry)
         if found:
             damaged[number] = found[0]
         problems += found
@@ -77,7 +76,7 @@ def verdict(store: FeatureStore, problems: list[str]) -> str:
     return f"{store.path} is sound: {count(len(store.index), 'shard')}, {n_bytes}, every checksum right"
 
 
-def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:
+def _problems_of(store: FeatureStore, entry: dict) -> list[str]:
     """What is wrong with one shard."""
     if problem := layout.misplaced(store.path, entry):
         return [problem]
@@ -87,7 +86,7 @@ def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[
     try:
         with h5py.File(store.path / shard, "r") as file:
             for name, expected in entry["checksums"].items():
-                problems += _problems_of_dataset(store, entry, file, name, expected, lengths)
+                problems += _problems_of_dataset(store, entry, file, name, expected)
             others = (name for name in layout.outside(file) if name not in store.contents)
             problems += [
                 f"{shard}, {name}: its bytes come from other files, and a store's are its own" for name in others
@@ -97,9 +96,7 @@ def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[
     return problems
 
 
-def _problems_of_dataset(
-    store: FeatureStore, entry: dict, file: h5py.File, name: str, checksum: str, lengths: np.ndarray
-) -> list[str]:
+def _problems_of_dataset(store: FeatureStore, entry: dict, file: h5py.File, name: str, checksum: str) -> list[str]:
     shard = layout.shard_name(entry["shard"])
     if name not in store.contents:
         return [f"{shard} has no dataset {name} that {layout.ABOUT} describes"]
@@ -112,22 +109,15 @@ def _problems_of_dataset(
         if layout.checksum(dataset) == checksum:
             problems = []
         if not content.tail:
-            problems += _problems_of_rows(dataset[:], name.split("/")[0], store, lengths, entry["utterances"])
+            unit = name.split("/")[0]
+            lengths = None if unit == "frame" else store.utterances["n_samples"].to_numpy()
+            n_labels = len(store.labels.get(unit, []))
+            problems += schema.row_problems(dataset[:], entry["utterances"], n_labels, lengths)
         elif not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
             problems.append("values that are not finite")
     except layout.DAMAGE as error:
         return [f"{shard}, {name}, cannot be read ({error})"]
     return [f"{shard}, {name}: {problem}" for problem in problems]
-
-
-def _problems_of_rows(
-    rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]
-) -> list[str]:
-    problems = schema.row_problems(rows, part, len(store.labels.get(unit, [])))
-    is_inside = not len(rows) or (part[0] <= rows["utterance"].min() and rows["utterance"].max() < part[1])
-    if is_inside and unit != "frame" and ((rows["start"] < 0) | (rows["start"] >= lengths[rows["utterance"]])).any():
-        problems.append("rows that start outside their utterance")
-    return problems
 
 
 def _check_view(store: FeatureStore) -> list[str]:
