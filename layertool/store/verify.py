@@ -44,10 +44,11 @@ def verify(store: FeatureStore, progress: Callable[[float, float], None] | None 
         problems.append(f"{n_more} more shards are not in the index")
     if layout.configuration_hash(store.about["configuration"]) != store.about["configuration_hash"]:
         problems.append(f"{layout.ABOUT}: the configuration was changed after writing")
+    lengths = store.utterances["n_samples"].to_numpy()
     done, total = 0, sum(entry["size"] for entry in store.index.values())
     damaged: dict[int, str] = {}
     for number, entry in store.index.items():
-        found = _problems_of(store, entry)
+        found = _problems_of(store, entry, lengths)
         if found:
             damaged[number] = found[0]
         problems += found
@@ -76,7 +77,7 @@ def verdict(store: FeatureStore, problems: list[str]) -> str:
     return f"{store.path} is sound: {count(len(store.index), 'shard')}, {n_bytes}, every checksum right"
 
 
-def _problems_of(store: FeatureStore, entry: dict) -> list[str]:
+def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:
     """What is wrong with one shard."""
     if problem := layout.misplaced(store.path, entry):
         return [problem]
@@ -86,7 +87,7 @@ def _problems_of(store: FeatureStore, entry: dict) -> list[str]:
     try:
         with h5py.File(store.path / shard, "r") as file:
             for name, expected in entry["checksums"].items():
-                problems += _problems_of_dataset(store, entry, file, name, expected)
+                problems += _problems_of_dataset(store, entry, file, name, expected, lengths)
             others = (name for name in layout.outside(file) if name not in store.contents)
             problems += [
                 f"{shard}, {name}: its bytes come from other files, and a store's are its own" for name in others
@@ -96,7 +97,9 @@ def _problems_of(store: FeatureStore, entry: dict) -> list[str]:
     return problems
 
 
-def _problems_of_dataset(store: FeatureStore, entry: dict, file: h5py.File, name: str, checksum: str) -> list[str]:
+def _problems_of_dataset(
+    store: FeatureStore, entry: dict, file: h5py.File, name: str, checksum: str, lengths: np.ndarray
+) -> list[str]:
     shard = layout.shard_name(entry["shard"])
     if name not in store.contents:
         return [f"{shard} has no dataset {name} that {layout.ABOUT} describes"]
@@ -110,9 +113,8 @@ def _problems_of_dataset(store: FeatureStore, entry: dict, file: h5py.File, name
             problems = []
         if not content.tail:
             unit = name.split("/")[0]
-            lengths = None if unit == "frame" else store.utterances["n_samples"].to_numpy()
-            n_labels = len(store.labels.get(unit, []))
-            problems += schema.row_problems(dataset[:], entry["utterances"], n_labels, lengths)
+            n_labels, known = len(store.labels.get(unit, [])), None if unit == "frame" else lengths
+            problems += schema.row_problems(dataset[:], entry["utterances"], n_labels, known)
         elif not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
             problems.append("values that are not finite")
     except layout.DAMAGE as error:
