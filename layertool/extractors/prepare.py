@@ -182,7 +182,7 @@ def prepare(
         "corpus": corpus.fingerprint,
     }
     if mask is not None:  # without a mask nothing is said of it: stores from before there were masks are the same
-        configuration |= mask.to_json()
+        configuration |= {"mask_seed": mask.seed, "mask_prob": mask.probability, "mask_length": mask.length}
     if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
         _check_texts(corpus, rows if "word" in units else None)
         configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
