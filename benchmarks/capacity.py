@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -30,7 +31,7 @@ UTTERANCES_960, HOURS_960, WORDS_960 = 281_241, 960.9, 9.4e6
 PHONES_PER_WORD = 3.5  # assumed
 N_WORD_TYPES, N_PHONE_TYPES = 30_000, 40
 UNITS = ("phone", "word", "utterance")
-ITEMSIZE = {"float32": 4, "float16": 2}
+DTYPES = ("float32", "float16")
 WITHIN = 0.02  # of the plan, the store's size
 # Sustained speeds that are assumed, in 1e12 operations a second: an A100's peak is 312 in bfloat16 and 19.5 in float32
 GPU_TFLOPS = {"float32": 10.0, "bfloat16": 100.0}
@@ -146,7 +147,7 @@ def small_run(extractor, folder: Path, n_utterances: int, is_both: bool) -> dict
         audio.append((str(path), seconds))
     corpus = tables(n_utterances, 1.0, audio)
     found: dict = {"utterances": n_utterances, "audio_s": corpus.seconds}
-    for dtype in ITEMSIZE if is_both else ["float32"]:
+    for dtype in DTYPES if is_both else ["float32"]:
         prepared = prepare(extractor, corpus, Options(UNITS, store_dtype=dtype))
         expected = forecast(prepared)
         begun = time.perf_counter()
@@ -154,7 +155,7 @@ def small_run(extractor, folder: Path, n_utterances: int, is_both: bool) -> dict
         seconds = time.perf_counter() - begun
         on_disk = sum(path.stat().st_size for path in Path(store.path).rglob("*") if path.is_file())
         found[dtype] = {
-            "planned_bytes": prepared.plan.n_bytes, "bytes": on_disk, "forecast_s": expected.seconds, "seconds": seconds,
+            "planned_bytes": prepared.n_bytes, "bytes": on_disk, "forecast_s": expected, "seconds": seconds,
             "audio_s_per_s": corpus.seconds / seconds,
         }  # fmt: skip
     return found
@@ -162,16 +163,13 @@ def small_run(extractor, folder: Path, n_utterances: int, is_both: bool) -> dict
 
 def plan_bytes(extractor, corpus) -> dict:
     """Rows, and bytes in each dtype, of the whole store."""
-    from layertool.extractors import plan
     from layertool.extractors.prepare import Options, prepare
 
     prepared = prepare(extractor, corpus, Options(UNITS))
-    lengths = corpus.utterances["n_samples"].to_numpy()
     bytes_of = {
-        dtype: plan.estimate(lengths, prepared.rows, prepared.pooler, extractor.layers, len(prepared.shards), size).n_bytes
-        for dtype, size in ITEMSIZE.items()
-    }  # fmt: skip
-    assumed = {"layers": len(prepared.layers), "rows": prepared.plan.rows, "shards": prepared.plan.n_shards}
+        dtype: replace(prepared, options=replace(prepared.options, store_dtype=dtype)).n_bytes for dtype in DTYPES
+    }
+    assumed = {"layers": len(prepared.layers), "rows": prepared.n_rows, "shards": len(prepared.shards)}
     return {**assumed, "bytes": bytes_of, "computed_s": _computed_seconds(prepared)}
 
 
@@ -205,7 +203,7 @@ def planning(n_utterances: int, hours: float) -> None:
         found = {
             "utterances": n_utterances, "segments": len(corpus.segments), "before_bytes": before, "tables_bytes": after_reading - before,
             "kept_bytes": _status("VmRSS") - before, "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            "reading_s": read, "seconds": seconds, "rows": sum(prepared.plan.rows.values()),
+            "reading_s": read, "seconds": seconds, "rows": sum(prepared.n_rows.values()),
         }  # fmt: skip
     print(json.dumps(found))
 
@@ -240,7 +238,7 @@ def rows(models: dict, plan: dict) -> list[common.Row]:
     out = []
     for name, mine in models.items():
         run = mine["run"]
-        for dtype in (dtype for dtype in ITEMSIZE if dtype in run):
+        for dtype in (dtype for dtype in DTYPES if dtype in run):
             measured = run[dtype]
             off = measured["bytes"] / measured["planned_bytes"] - 1
             out.append(

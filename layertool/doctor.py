@@ -99,7 +99,7 @@ def examine() -> dict[str, Any]:
             "Python": f"{platform.python_version()} ({sys.executable})",
             "platform": platform.platform(),
             "cores": str(cores),
-            "memory": size(memory) if (memory := memory_bytes()) else "unknown",
+            "memory": size(memory_bytes()),
         },
         "device": device,
         "packages": [asdict(one) | {"state": one.state} for one in needed],

@@ -31,9 +31,7 @@ def says(paper: str) -> str:
 
 def note(out: str, paper: str) -> None:
     """Say in the folder of results what it holds."""
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with whole_file(Path(out) / NOTE) as temporary:
-        Path(temporary).write_text(says(paper) + "\n", encoding="utf-8")
+    _write(Path(out) / NOTE, [says(paper)])
 
 
 def make_up(out: str, corpus: Corpus) -> None:

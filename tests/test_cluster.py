@@ -93,9 +93,13 @@ def test_it_listens_to_this_machine_alone_and_demands_a_token(cluster):
         given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         given |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
         done = subprocess.run(
-            [sys.executable, "-c", code, ray.get_runtime_context().gcs_address], env=given, capture_output=True,
-            text=True, check=False, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-c", code, ray.get_runtime_context().gcs_address],
+            env=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
         assert ("let in" in done.stdout) is works, done.stderr
 
 
@@ -131,7 +135,7 @@ def test_a_slow_start_is_one_sentence(cluster, monkeypatch, error):
 
 
 def test_a_worker_is_killed(cluster, made, tmp_path):
-    """SIGKILL to one of the workers in the midst: its shards are done by another, and the store is that of one process."""
+    """SIGKILL to a worker in the midst: its shards are done by another, and the store is that of one process."""
     folder, corpus = made
     said, told, killed = [], [], []
 

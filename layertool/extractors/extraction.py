@@ -18,9 +18,6 @@ from layertool.errors import UsageError
 if TYPE_CHECKING:
     from layertool.extractors.prepare import Prepared
 
-# oneDNN, which computes convolutions on a CPU, keeps what it has prepared for each length of a batch, 1024 things by
-# default, about 0.1 MB each. Lengths of speech hardly repeat, so memory grows and nothing is gained; a batch needs ten.
-KERNELS_KEPT = "64"
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -162,7 +159,10 @@ class Extraction(Declared):
 
     def prepared(self, model: Any, corpus: Any) -> Prepared:
         """The run, checked and planned."""
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)  # read at the first convolution
+        # oneDNN, which computes convolutions on a CPU, keeps what it has prepared for each length of a batch, 1024
+        # things by default, about 0.1 MB each. Lengths of speech hardly repeat, so memory grows and nothing is gained;
+        # a batch needs ten. Read at the first convolution.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         from layertool.extractors.prepare import prepare
 
         return prepare(model, corpus, self, **self.computation)

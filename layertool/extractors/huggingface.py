@@ -37,7 +37,7 @@ class SpeechExtractor(Extractor):
             self.attention_heads = config.num_attention_heads
         self.taps = block_taps(self._blocks, encoder.layer_norm if "final" in self.layers else None)
         for k, convolution in enumerate(self.network.feature_extractor.conv_layers, start=1):
-            self.taps[f"C{k}"] = Tap(convolution, change=_channels_last)
+            self.taps[f"C{k}"] = Tap(convolution, change=lambda hidden: hidden.transpose(1, 2))
 
     def time_mask(self, seed: int, probability: float | None = None, length: int | None = None) -> TimeMask:
         """The mask of pre-training. Raises ModelError where the checkpoint has nothing to put at masked frames."""
@@ -103,7 +103,3 @@ class SpeechExtractor(Extractor):
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         yield self.network.feature_projection.register_forward_hook(replace)
-
-
-def _channels_last(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden.transpose(1, 2)

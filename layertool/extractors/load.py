@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.base import Extractor
+from layertool.extractors.fairseq_native import FairseqNativeExtractor
+from layertool.extractors.huggingface import SpeechExtractor
+from layertool.extractors.melhubert import MelHubertExtractor
+from layertool.extractors.whisper import WhisperExtractor
 from layertool.models.computing import choose
 from layertool.models.open import ACOUSTIC, Model
+
+_OF_KIND: dict[str, Any] = {"melhubert": MelHubertExtractor, "fairseq-native": FairseqNativeExtractor}
 
 
 def open_extractor(
@@ -21,21 +28,6 @@ def open_extractor(
     model = Model.open(model, **asked)
     model.check_options({"dtype": dtype, "mask_seed": mask_seed})
     if model.kind == ACOUSTIC:
-        from layertool.extractors.acoustic import AcousticExtractor
-
         return AcousticExtractor(model)
-    if model.kind == "melhubert":
-        from layertool.extractors.melhubert import MelHubertExtractor
-
-        return MelHubertExtractor(model, place, compute)
-    if model.kind == "fairseq-native":
-        from layertool.extractors.fairseq_native import FairseqNativeExtractor
-
-        return FairseqNativeExtractor(model, place, compute)
-    if model.family == "whisper":
-        from layertool.extractors.whisper import WhisperExtractor
-
-        return WhisperExtractor(model, place, compute)
-    from layertool.extractors.huggingface import SpeechExtractor
-
-    return SpeechExtractor(model, place, compute)
+    family = WhisperExtractor if model.family == "whisper" else SpeechExtractor
+    return _OF_KIND.get(model.kind, family)(model, place, compute)

@@ -49,10 +49,6 @@ class TimeMask:
         if self.length < 1:
             raise UsageError(f"mask spans of {self.length} frames mask nothing: give --mask-length 1 or more")
 
-    def to_json(self) -> dict:
-        """What a store's configuration says of the mask."""
-        return {"mask_seed": self.seed, "mask_prob": self.probability, "mask_length": self.length}
-
     def frames(self, utterance: str, n_samples: int) -> np.ndarray:
         """Whether each model frame of an utterance of ``n_samples`` is masked, bool of shape (frames,)."""
         n_frames = self.geometry.n_frames(n_samples)

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: shards, batches, rows, bytes."""
+"""How a run is divided: shards, batches, and the rows of each shard."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layertool.extractors.base import Layer
 from layertool.extractors.masking import TimeMask
 from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
-from layertool.geometry import samples_to_seconds
 from layertool.store import layout
 
 
@@ -92,41 +90,3 @@ def first_rows(tables: Mapping[str, np.ndarray]) -> dict[tuple[str, int], int]:
         codes, first = np.unique(rows["utterance"], return_index=True)
         out.update({(name, int(code)): int(k) for code, k in zip(codes, first, strict=True)})
     return out
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would make: for ``--dry-run`` and for the progress bar."""
-
-    n_utterances: int
-    seconds: float
-    n_shards: int
-    rows: dict[str, int]
-    n_bytes: int
-
-
-def estimate(
-    lengths: Sequence[int],
-    rows: CorpusRows,
-    pooler: Pooler,
-    layers: Mapping[str, Layer],
-    n_shards: int,
-    itemsize: int,
-    is_masked: bool = False,
-) -> Plan:
-    """Rows and bytes of the whole store, without reading any audio."""
-    counts: dict[str, int] = {}
-    frames = pooler.frame_tables()
-    for (unit, _), table in pooler.table.items():
-        name = f"{unit}/{table}"
-        if name in counts:
-            continue
-        if unit == "frame":
-            counts[name] = sum(frames[table].n_frames(int(n)) for n in lengths)
-        else:
-            counts[name] = rows.counts[unit]
-    n_bytes = sum(
-        counts[f"{unit}/{table}"] * layers[name].width * itemsize for (unit, name), table in pooler.table.items()
-    )
-    n_bytes += sum(count * layout.row_dtype(name.split("/")[0], is_masked).itemsize for name, count in counts.items())
-    return Plan(len(lengths), float(samples_to_seconds(sum(int(n) for n in lengths))), n_shards, counts, n_bytes)

@@ -80,11 +80,6 @@ def _extremes(frames: torch.Tensor, spans: Sequence[tuple[np.ndarray, np.ndarray
     return torch.stack(found) if found else frames.new_zeros((0, frames.shape[2]))
 
 
-def average_frames(frames: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Uniform moving average over time, unpadded: (items, frames, width) -> (items, fewer frames, width)."""
-    return torch.nn.functional.avg_pool1d(frames.transpose(1, 2), kernel, stride).transpose(1, 2)
-
-
 class Pooler:
     """Knows, for every unit and layer of a run, which frames make which row.
 
@@ -97,14 +92,15 @@ class Pooler:
         self.geometry: dict[tuple[str, str], FrameGeometry | None] = {}
         self.averaging: dict[str, tuple[int, int]] = {}
         for name, layer in layers.items():
-            for unit in self._units_of(layer):
-                geometry = layer.geometry
-                if unit == "frame" and geometry is not None and (average := moving_average(geometry)):
-                    geometry = FrameGeometry(FRAME_HOP, FRAME_FIELD)
-                    self.averaging[name] = average
+            geometry = layer.geometry
+            for unit in self.units:
+                if geometry is None and unit not in ("word", "utterance"):
+                    continue
                 self.geometry[unit, name] = geometry
-        for name in layers:
-            if not any((unit, name) in self.geometry for unit in units):
+                if unit == "frame" and geometry is not None and (average := moving_average(geometry)):
+                    self.geometry[unit, name] = FrameGeometry(FRAME_HOP, FRAME_FIELD)
+                    self.averaging[name] = average
+            if not self.units_of(name):
                 raise UsageError(
                     f"layer {name} stands at words and utterances only (its rows are tokens, they have no times): "
                     "add --units word or --units utterance"
@@ -122,9 +118,6 @@ class Pooler:
                     "for one of them at a time, or leave the unit frame out"
                 )
             self.table[unit, name] = table
-
-    def _units_of(self, layer: Layer) -> list[str]:
-        return [u for u in self.units if layer.geometry is not None or u in ("word", "utterance")]
 
     def units_of(self, name: str) -> list[str]:
         """The asked units at which a layer stands."""
@@ -158,9 +151,10 @@ class Pooler:
         out = []
         for unit in self.units_of(name):
             geometry = self.geometry[unit, name]
-            source = (
-                average_frames(frames, *self.averaging[name]) if unit == "frame" and name in self.averaging else frames
-            )
+            source = frames
+            if unit == "frame" and name in self.averaging:  # a moving average over time, unpadded
+                kernel, stride = self.averaging[name]
+                source = torch.nn.functional.avg_pool1d(frames.transpose(1, 2), kernel, stride).transpose(1, 2)
             plans = [self._rows_of_item(unit, geometry, item, rows) for item in items]
             spans = [(lo, hi) for _, lo, hi, *_ in plans]
             if unit == "frame":

@@ -30,6 +30,7 @@ from layertool.extractors.pooling import Pooler
 from layertool.extractors.unit_rows import CorpusRows
 from layertool.geometry import DEFAULT_POOLING, SAMPLE_RATE, Pooling, Window, sees_beyond, window_grid, windows
 from layertool.models.open import Model
+from layertool.store import layout
 
 BATCH_SECONDS = {"cpu": 8.0, "mps": 60.0, "cuda": 400.0}  # by kind of device
 
@@ -46,9 +47,26 @@ class Prepared:
     shards: list[plan.Shard]
     configuration: dict
     about: dict
-    plan: plan.Plan
     options: Extraction
     mask: TimeMask | None = None
+
+    @cached_property
+    def n_rows(self) -> dict[str, int]:
+        """Rows of the whole store, by "unit/table"; no audio is read for it."""
+        lengths, frames = self.corpus.utterances["n_samples"].tolist(), self.pooler.frame_tables()
+        return {
+            f"{unit}/{table}": sum(map(frames[table].n_frames, lengths)) if unit == "frame" else self.rows.counts[unit]
+            for unit, table in dict.fromkeys((unit, table) for (unit, _), table in self.pooler.table.items())
+        }
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all layers and rows of the store."""
+        itemsize, is_masked = np.dtype(self.options.store_dtype).itemsize, self.mask is not None
+        return sum(
+            self.n_rows[f"{unit}/{table}"] * self.pooler.layers[name].width * itemsize
+            for (unit, name), table in self.pooler.table.items()
+        ) + sum(n * layout.row_dtype(name.split("/")[0], is_masked).itemsize for name, n in self.n_rows.items())
 
     def batch_seconds(self, asked: float | None) -> float:
         """Padded audio in one batch: what was asked, or what is usual on the device."""
@@ -164,14 +182,12 @@ def prepare(
         "corpus": corpus.fingerprint,
     }
     if mask is not None:  # without a mask nothing is said of it: stores from before there were masks are the same
-        configuration |= mask.to_json()
+        configuration |= {"mask_seed": mask.seed, "mask_prob": mask.probability, "mask_length": mask.length}
     if any(name.startswith("D") for name in chosen):  # decoder layers are states on the text
         _check_texts(corpus, rows if "word" in units else None)
         configuration["texts"] = xxhash.xxh3_128_hexdigest(json.dumps(corpus.utterances["text"].tolist()).encode())
-    itemsize = np.dtype(options.store_dtype).itemsize
-    planned = plan.estimate(lengths, rows, pooler, extractor.layers, len(shards), itemsize, mask is not None)
     about = _about(corpus, extractor, pooler, units, chosen, len(shards), rows.n_empty)
-    prepared = Prepared(extractor, corpus, chosen, pooler, rows, shards, configuration, about, planned, options, mask)
+    prepared = Prepared(extractor, corpus, chosen, pooler, rows, shards, configuration, about, options, mask)
     for n_samples in np.unique(lengths[lengths > prepared.longest_window]):
         prepared.windows(int(n_samples))
     return prepared

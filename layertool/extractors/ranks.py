@@ -27,16 +27,16 @@ def part_of_job(nshard: int | None, rank: int | None, environment: Mapping[str, 
     """
     if rank is not None or nshard == 1:
         return part_of(nshard, 0 if nshard == 1 and rank is None else rank), None
-    found = _of_array(environment) or _of_launcher(environment)
-    if found is None:
-        return part_of(nshard, rank), None
-    if _of_array(environment) and (other := _of_launcher(environment)) and other[1] > 1:
+    array, launcher = _of_array(environment), _of_launcher(environment)
+    if array and launcher:
         raise UsageError(
             f"both {ARRAY[0]} and {LAUNCHER[0]} say which part of the work this is: give --nshard and --rank (or "
             "--nshard 1 for all of it)"
         )
-    there, of, source = found
-    return part_of(nshard or of, there), source
+    if not (found := array or launcher):
+        return part_of(nshard, rank), None
+    own_rank, n_ranks, source = found
+    return part_of(nshard or n_ranks, own_rank), source
 
 
 def _of_array(environment: Mapping[str, str]) -> tuple[int, int, str] | None:
@@ -64,11 +64,8 @@ def _of_launcher(environment: Mapping[str, str]) -> tuple[int, int, str] | None:
     return (rank, size, LAUNCHER[0]) if size > 1 else None
 
 
-def _number(environment: Mapping[str, str], name: str, usual: int | None = None) -> int:
-    text = environment.get(name)
-    if text is None and usual is not None:
-        return usual
+def _number(environment: Mapping[str, str], name: str, usual: int = 0) -> int:
     try:
-        return int(text or "")
+        return int(environment.get(name, usual))
     except ValueError as error:
-        raise UsageError(f"{name}={text!r} is no number: give --nshard and --rank") from error
+        raise UsageError(f"{name}={environment[name]!r} is no number: give --nshard and --rank") from error

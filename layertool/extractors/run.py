@@ -11,22 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layertool.account import Account, count, duration
+from layertool.account import Account, count, duration, size
 from layertool.cluster import Cluster
 from layertool.corpora.corpus import Corpus
 from layertool.declared import keywords
 from layertool.errors import ModelError, UsageError, tell
-from layertool.extractors import account
 from layertool.extractors.base import Extractor
 from layertool.extractors.extraction import Extraction
+from layertool.extractors.forecast import account_of_plan
 from layertool.extractors.on_cluster import Request, extract_on_cluster
 from layertool.extractors.prepare import Prepared
 from layertool.extractors.ranks import part_of, part_of_job
 from layertool.extractors.sink import Progress
 from layertool.extractors.work import write_shards
 from layertool.geometry import SAMPLE_RATE
+from layertool.layers import summary
 from layertool.models.open import Model
-from layertool.store import FeatureStore, StoreWriter
+from layertool.store import FeatureStore, StoreWriter, layout
 from layertool.store.writer import Part
 
 Say = Callable[[str], object]
@@ -100,7 +101,7 @@ def extractions(
             place = out if name is None else out / name
             try:
                 if dry_run:
-                    yield account.of_plan(asked.prepared(member, corpus), place, asked.batch_seconds, part)
+                    yield account_of_plan(asked.prepared(member, corpus), place, asked.batch_seconds, part)
                 else:
                     yield _extracted(member, corpus, place, asked, part, cluster, watch)
             except ModelError as error:
@@ -135,7 +136,21 @@ def _extracted(
 
         store = _store(model, corpus, out, asked, part, cluster, progress, tell)
     when = "already complete" if len(told) == 1 else f"in {duration(time.monotonic() - begun)}"
-    return account.of_store(store, part, when)
+    warnings = [f"left out: {failure['utterance']}: {failure['error']}" for failure in store.failures]
+    notes = []
+    if n_empty := store.about["zero_length_segments"]:
+        notes.append(f"{n_empty} segments of zero length were left out")
+    n_bytes, n_shards = size(sum(entry["size"] for entry in store.index.values())), store.about["n_shards"]
+    if part is None:
+        rows = ", ".join(count(store.n_rows(unit), unit) for unit in store.units)
+        title = f"{store.path}: {rows}; layers {summary(store.layers)}; {n_bytes}, {when}"
+        return Account(title, notes=notes, warnings=warnings)
+    if part.rank >= n_shards:
+        notes.append(f"there are only {n_shards} shards, so that rank {part.rank} has none (--shard-seconds)")
+    if store.finished and layout.part_indexes(store.path):
+        notes.append(f"all shards are there: type layertool store merge {store.path}")
+    title = f"{store.path}: {part} is done; {len(store.index)} of {n_shards} shards are there, {n_bytes}, {when}"
+    return Account(title, notes=notes, warnings=warnings)
 
 
 def _store(

@@ -27,41 +27,6 @@ _AHEAD_BYTES = {"cpu": 1 << 23, "mps": 1 << 30, "cuda": 1 << 30}
 _SLICE_BYTES = 1000  # of Python's objects about the rows of one item
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """Rows of one layer at one unit, from one batch; still on the device."""
-
-    shard: plan.Shard
-    unit: str
-    layer: str
-    values: torch.Tensor
-    slices: list[Slice]
-
-
-@dataclass(frozen=True)
-class Failures:
-    """Utterances of a batch that could not be read."""
-
-    shard: plan.Shard
-    failures: list[tuple[int, LayertoolError]]
-
-
-@dataclass(frozen=True)
-class BatchEnd:
-    """Every row of these utterances has been handed over; ``is_last``: of the shard's."""
-
-    shard: plan.Shard
-    positions: list[int]
-    is_last: bool
-
-
-Task = Pooled | Failures | BatchEnd
-
-
-def _size(task: Task) -> int:
-    return task.values.nbytes + _SLICE_BYTES * len(task.slices) if isinstance(task, Pooled) else 0
-
-
 @dataclass
 class _OpenShard:
     """The shard being written, and what is known of its utterances so far."""
@@ -92,7 +57,7 @@ class Sink:
         self.n_failed, self.done = 0, 0.0
         self.open: _OpenShard | None = None
         self.error: BaseException | None = None
-        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[tuple[plan.Shard, Callable[..., None], tuple, int] | None] = queue.SimpleQueue()
         self.waiting = 0  # bytes handed over and not yet written
         self.most_waiting = _AHEAD_BYTES[prepared.extractor.device.type]
         self.room = threading.Condition()
@@ -113,16 +78,19 @@ class Sink:
         if error is None:
             self.check()
 
-    def put(self, task: Task) -> None:
-        """Hand over a task, when there is room for it; raises what went wrong with an earlier one."""
-        size = _size(task)
+    def put(self, shard: plan.Shard, write: Callable[..., None], *arguments: Any, n_bytes: int = 0) -> None:
+        """Have ``write(open shard, *arguments)`` done, when there is room; raises what went wrong before."""
         with self.room:
             self.room.wait_for(
-                lambda: self.error is not None or not self.waiting or self.waiting + size <= self.most_waiting
+                lambda: self.error is not None or not self.waiting or self.waiting + n_bytes <= self.most_waiting
             )
-            self.waiting += size
+            self.waiting += n_bytes
         self.check()
-        self.tasks.put(task)
+        self.tasks.put((shard, write, arguments, n_bytes))
+
+    def put_rows(self, shard: plan.Shard, unit: str, layer: str, values: torch.Tensor, slices: list[Slice]) -> None:
+        """Hand over rows of one layer at one unit, from one batch; still on the device."""
+        self.put(shard, self.write, unit, layer, values, slices, n_bytes=values.nbytes + _SLICE_BYTES * len(slices))
 
     def check(self) -> None:
         """Raise in the main thread what went wrong in the writing one."""
@@ -135,25 +103,17 @@ class Sink:
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
+            shard, write, arguments, n_bytes = task
             if self.error is not None:
                 continue  # what comes after an error is dropped
             try:
-                self._take(task)
+                self.open = self.open or self._begin(shard)
+                write(self.open, *arguments)
             except BaseException as error:  # `check` raises it in the main thread
                 self.error = error
             with self.room:
-                self.waiting -= _size(task)
+                self.waiting -= n_bytes
                 self.room.notify()
-
-    def _take(self, task: Task) -> None:
-        shard = self.open = self.open or self._begin(task.shard)
-        if isinstance(task, Pooled):
-            self._write(shard, task)
-        elif isinstance(task, Failures):
-            for position, error in task.failures:
-                self._fail(shard, position, error)
-        else:
-            self._end_batch(shard, task)
 
     def _begin(self, shard: plan.Shard) -> _OpenShard:
         pooler, extractor = self.prepared.pooler, self.prepared.extractor
@@ -163,24 +123,26 @@ class Sink:
         }
         return _OpenShard(shard, self.store.shard(shard.number, tables, layers), plan.first_rows(tables))
 
-    def _fail(self, shard: _OpenShard, position: int, error: LayertoolError) -> None:
-        if position in shard.failures:
-            return
-        self.n_failed += 1
-        if self.n_failed > self.max_failures:
-            raise error
-        shard.failures[position] = str(error)
+    def fail(self, shard: _OpenShard, failures: list[tuple[int, LayertoolError]]) -> None:
+        """Leave out utterances of a batch that could not be read."""
+        for position, error in failures:
+            if position in shard.failures:
+                continue
+            self.n_failed += 1
+            if self.n_failed > self.max_failures:
+                raise error
+            shard.failures[position] = str(error)
 
-    def _write(self, shard: _OpenShard, task: Pooled) -> None:
-        values = task.values.cpu().numpy()
-        for part in task.slices:
+    def write(self, shard: _OpenShard, unit: str, layer: str, pooled: torch.Tensor, slices: list[Slice]) -> None:
+        """Join the shares that windows have in rows, and store the rows that are whole."""
+        values, join = pooled.cpu().numpy(), _JOIN[self.prepared.pooler.reduction(unit)]
+        for part in slices:
             position = part.position
             if position in shard.failures or not len(part.target):
                 continue
             rows = values[part.first : part.first + len(part.target)]
-            join = _JOIN[self.prepared.pooler.reduction(task.unit)]
             for k in np.flatnonzero(part.has_begun | part.goes_on):
-                key = (task.unit, task.layer, position, int(part.target[k]))
+                key = (unit, layer, position, int(part.target[k]))
                 if part.has_begun[k]:
                     rows[k] = join(shard.shares.pop(key), rows[k])
                 if part.goes_on[k]:
@@ -188,9 +150,7 @@ class Sink:
             there = np.flatnonzero(~part.goes_on)
             for run in np.split(there, np.flatnonzero(np.diff(part.target[there]) != 1) + 1):
                 if len(run):
-                    self._store(
-                        shard, task.unit, task.layer, position, int(part.target[run[0]]), rows[run[0] : run[-1] + 1]
-                    )
+                    self._store(shard, unit, layer, position, int(part.target[run[0]]), rows[run[0] : run[-1] + 1])
 
     def _store(self, shard: _OpenShard, unit: str, layer: str, position: int, offset: int, rows: np.ndarray) -> None:
         """Put rows of one utterance, from its row ``offset`` on, where they belong in the shard."""
@@ -202,14 +162,15 @@ class Sink:
                 what = f"values up to {np.abs(rows).max():.3g}, too large for float16: give --store-dtype float32"
             else:
                 what = "values that are not finite: give --dtype float32, or check the audio and the checkpoint"
-            self._fail(shard, position, FeatureError(f"layer {layer} of utterance '{utterance}' has {what}"))
+            self.fail(shard, [(position, FeatureError(f"layer {layer} of utterance '{utterance}' has {what}"))])
             return
         table = self.prepared.pooler.table[unit, layer]
         shard.writer.put(f"{unit}/{layer}", shard.first_rows[f"{unit}/{table}", position] + offset, stored)
 
-    def _end_batch(self, shard: _OpenShard, task: BatchEnd) -> None:
+    def end_batch(self, shard: _OpenShard, positions: list[int], is_last: bool) -> None:
+        """Every row of these utterances has been handed over; ``is_last``: of the shard's."""
         shard.shares.clear()  # those left are of failures
-        if task.is_last:
+        if is_last:
             shard.writer.finish(
                 shard.failures.keys(),
                 utterances=[shard.plan.first, shard.plan.last],
@@ -218,5 +179,5 @@ class Sink:
                 **self.facts,
             )
             self.open = None
-        self.done += sum(int(self.lengths[p]) for p in task.positions) / SAMPLE_RATE
+        self.done += sum(int(self.lengths[p]) for p in positions) / SAMPLE_RATE
         self._report()

@@ -26,8 +26,9 @@ from layertool.files import read_json, remove, whole_file, write_json
 from layertool.geometry import FRAME_FIELD, FRAME_HOP, SAMPLE_RATE, FrameGeometry
 from layertool.non_speech import SILENCE, non_speech
 from layertool.spelling import is_number, percent
-from layertool.store.export import LONGEST_NAME, ExportFolder, Progress, chosen_layers
+from layertool.store.export import ExportFolder, Progress, chosen_layers
 from layertool.store.reader import FeatureStore
+from layertool.store.schema import LONGEST_NAME
 
 DESCRIPTION = "fastabx.json"
 TIERS = ("phone", "word")

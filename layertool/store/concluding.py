@@ -21,7 +21,6 @@ from layertool.files import whole_file
 from layertool.folders import LOCK, held, sweep
 from layertool.spelling import percent
 from layertool.store import layout, schema
-from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 # In names of datasets / is a folder and . is this one. Column names that look like written ones do not become them.
@@ -51,7 +50,7 @@ def merge(path: Path | str) -> Merged:
         about = layout.read_about(path)
         n_parts, n_shards = len(layout.part_indexes(path)), about["n_shards"]
         damaged, index = layout.read_damaged(path, n_shards), layout.read_index(path, about)
-        in_place = {n for n, entry in index.items() if n not in damaged and misplaced(path, entry) is None}
+        in_place = {n for n, entry in index.items() if n not in damaged and layout.misplaced(path, entry) is None}
         if n_missing := n_shards - len(in_place):
             missing = islice((n for n in range(n_shards) if n not in in_place), 5)
             shown = ", ".join(map(str, missing)) + (", …" if n_missing > 5 else "")
@@ -70,9 +69,20 @@ def merge(path: Path | str) -> Merged:
 
 
 def conclude(store: Path, finished: Mapping[int, dict]) -> None:
-    """Write store.h5 over all shards; where ranks have indexes of their own, put these into one."""
+    """Write store.h5 over all shards: one virtual matrix per unit and layer, the row tables, ids and labels as text.
+
+    Where ranks have indexes of their own, these are put into one.
+    """
     gather(store, finished)
-    write_view(store, dict(sorted(finished.items())))
+    about = layout.read_about(store)
+    utterances = layout.read_utterances(store, about["corpus"]["n_utterances"])
+    labels = layout.read_labels(store)
+    with whole_file(store / layout.VIEW) as temporary:
+        sheltered = Sheltered(temporary, store / layout.VIEW)
+        with h5py.File(sheltered, "w") as view:
+            fill_view(view, schema.contents(about), [finished[n] for n in sorted(finished)], utterances, labels)
+        sheltered.close()
+        sheltered.check()
 
 
 def gather(store: Path, finished: Mapping[int, dict]) -> None:
@@ -85,19 +95,6 @@ def gather(store: Path, finished: Mapping[int, dict]) -> None:
         shutil.rmtree(store / layout.PARTS)  # the index has its lines now
 
 
-def write_view(store: Path, finished: Mapping[int, dict]) -> None:
-    """Write store.h5: one virtual matrix per unit and layer, the row tables, ids and labels as text."""
-    about = layout.read_about(store)
-    utterances = layout.read_utterances(store, about["corpus"]["n_utterances"])
-    labels = layout.read_labels(store)
-    with whole_file(store / layout.VIEW) as temporary:
-        sheltered = Sheltered(temporary, store / layout.VIEW)
-        with h5py.File(sheltered, "w") as view:
-            fill_view(view, schema.contents(about), list(finished.values()), utterances, labels)
-        sheltered.close()
-        sheltered.check()
-
-
 def fill_view(
     view: h5py.File,
     contents: Mapping[str, schema.Content],
@@ -105,7 +102,7 @@ def fill_view(
     utterances: pd.DataFrame,
     labels: Mapping[str, list[str]],
 ) -> None:
-    """Write into ``view``, a new file, what ``write_view`` says; ``entries``: lines of the index, in the order of
+    """Write into ``view``, a new file, what ``conclude`` says; ``entries``: lines of the index, in the order of
     shards.
     """
     text = h5py.string_dtype()

@@ -17,12 +17,11 @@ from layertool.folders import OutputFolder
 from layertool.kinds import kind
 from layertool.spelling import percent
 from layertool.store import layout
-from layertool.store.layout import configuration_hash
 from layertool.store.reader import FeatureStore
+from layertool.store.schema import LONGEST_NAME
 
 # Ends a line or a cell, or is no text at all; and what looks as if it had been written so.
 _OF_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|%(?=[0-9A-Fa-f]{2})")
-LONGEST_NAME = 200  # bytes: file systems take 255, and a temporary name is longer
 Progress = Callable[[float, float], object]  # (layers written, layers in all)
 
 
@@ -75,7 +74,7 @@ class ExportFolder(OutputFolder):
             what = "a file" if out.is_file() else f"a {kind(out)}"
             raise UsageError(f"{out} is {what}: arrays go into a folder of their own, choose another -o")
         asked = {"store": store.about["configuration_hash"], "paths": [str(path.relative_to(out)) for path in paths]}
-        lock = f".export-{configuration_hash(asked)[:8]}.lock"  # there as long as the export is not
+        lock = f".export-{layout.configuration_hash(asked)[:8]}.lock"  # there as long as the export is not
         super().__init__(out, "folder of exports", lock, None, lock)
         there = [] if overwrite or (out / lock).exists() else [path for path in paths if path.exists()]
         if there:

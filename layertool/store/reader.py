@@ -18,7 +18,6 @@ from layertool.errors import StoreError, UsageError
 from layertool.layers import summary
 from layertool.spelling import natural
 from layertool.store import layout, schema
-from layertool.store.shards import DAMAGE, dataset_problem, misplaced
 
 _AGAIN = "run the same extract command again, it redoes just this shard"
 # Of configurations: what is read of them and a store need not say.
@@ -57,9 +56,10 @@ class FeatureStore:
                 f"{self.path} is unfinished ({len(self.index)} of {n_shards} shards): run the same extract {again} "
                 "again, it goes on where it stopped"
             )
-        if self.strangers and not allow_unfinished:
+        strangers = [n for n, entry in self.index.items() if entry["configuration"] != self.about["configuration_hash"]]
+        if strangers and not allow_unfinished:
             raise StoreError(
-                f"{self.path}: shard {self.strangers[0]} was written with another configuration; run the same extract "
+                f"{self.path}: shard {strangers[0]} was written with another configuration; run the same extract "
                 "command again"
             )
 
@@ -104,11 +104,6 @@ class FeatureStore:
         self._check_unit(unit)
         return list(self.about["units"][unit]["layers"])
 
-    @property
-    def strangers(self) -> list[int]:
-        """The shards that, by the index, were written with another configuration."""
-        return [n for n, entry in self.index.items() if entry["configuration"] != self.about["configuration_hash"]]
-
     @cached_property
     def utterances(self) -> pd.DataFrame:
         """The corpus's utterance table, with its metadata."""
@@ -135,12 +130,6 @@ class FeatureStore:
                 f"{self.path} has no unit '{unit}' (it has {', '.join(self.units)}): extract again with --units {unit}"
             )
 
-    def _check(self, unit: str, layer: str) -> None:
-        self._check_unit(unit)
-        if layer not in self.about["units"][unit]["layers"]:
-            there = ", ".join(self.about["units"][unit]["layers"])
-            raise UsageError(f"{self.path} has no layer '{layer}' at unit {unit} (it has {there})")
-
     def table_of(self, unit: str, layer: str | None) -> str:
         """Name of the row table of a layer; frames of different rates have tables of their own."""
         self._check_unit(unit)
@@ -148,8 +137,11 @@ class FeatureStore:
             if f"{unit}/rows" not in self.contents:
                 raise UsageError(f"{self.path} has no {unit} rows at the model's own rate: name one of its layers")
             return "rows"
-        self._check(unit, layer)
-        return self.about["units"][unit]["rows"][layer]
+        rows = self.about["units"][unit]["rows"]
+        if layer not in rows:
+            layers = ", ".join(self.about["units"][unit]["layers"])
+            raise UsageError(f"{self.path} has no layer '{layer}' at unit {unit} (it has {layers})")
+        return rows[layer]
 
     def n_rows(self, unit: str, layer: str | None = None) -> int:
         """Number of rows of a unit (at the rate of ``layer``, for frames)."""
@@ -165,7 +157,6 @@ class FeatureStore:
 
         A store larger than memory is read this way. Raises StoreError when a shard is missing.
         """
-        self._check(unit, layer)
         table = self.table_of(unit, layer)
         for entry in self.index.values():
             length = entry["rows"][f"{unit}/{table}"]
@@ -176,7 +167,6 @@ class FeatureStore:
 
     def read(self, unit: str, layer: str) -> np.ndarray:
         """All rows of a layer at a unit, shape (rows, width), in the dtype of the store."""
-        self._check(unit, layer)
         table = self.table_of(unit, layer)
         out = np.empty((self.n_rows(unit, layer), self.width(layer)), dtype=self.configuration["store_dtype"])
         position = 0
@@ -260,7 +250,10 @@ class FeatureStore:
         if state != self._state and (state is None or layout.read_about(self.path) != self.about):
             raise StoreError(f"{self.path} was written anew after it was opened: run this command again")
         self._state = state
-        if entry is not None and not layout.are_same(layout.read_index(self.path).get(entry["shard"], {}), entry):
+        if entry is None:
+            return
+        line = layout.read_index(self.path).get(entry["shard"], {})
+        if {**line, "turn": 0} != {**entry, "turn": 0}:  # a merge drops ``turn``
             raise StoreError(
                 f"{self.path}/{layout.shard_name(entry['shard'])} was written anew after the store was opened: run "
                 "this command again"
@@ -275,14 +268,14 @@ class FeatureStore:
         """A dataset of a shard, while it is open: the one of which the index has the checksum."""
         path, file = self.path / layout.shard_name(entry["shard"]), None
         try:
-            if problem := misplaced(self.path, entry):
+            if problem := layout.misplaced(self.path, entry):
                 raise StoreError(f"{self.path}/{problem}: {_AGAIN}")
             try:
                 with h5py.File(path, "r") as file:
                     if problem := self._problem(file, entry, name):
                         raise StoreError(f"{path} is not what the index says ({name}: {problem}): {self._verify}")
                     yield file[name]
-            except DAMAGE as error:
+            except layout.DAMAGE as error:
                 if file is None:
                     raise StoreError(f"{path} cannot be opened ({error}): delete it and {_AGAIN}") from error
                 raise StoreError(f"{path} cannot be read ({name}: {error}): {self._verify}") from error
@@ -295,7 +288,7 @@ class FeatureStore:
         file.
         """
         self._check_same()
-        if problem := dataset_problem(file, name, *self.contents[name].of(entry)):
+        if problem := layout.dataset_problem(file, name, *self.contents[name].of(entry)):
             return problem
         status = os.fstat(file.id.get_vfd_handle())
         key, state = (entry["shard"], name), (status.st_mtime_ns, status.st_size)

@@ -24,10 +24,11 @@ NO_LABEL = -1
 ROW_DTYPE = np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
 MASKED_ROW_DTYPE = np.dtype([*ROW_DTYPE.descr, ("masked", "?")])
 _MOST_SAMPLES = 2**40  # of one utterance: two years. More would not survive arithmetic in 64 bits
-_MOST_UTTERANCES = 2**31 - 1  # rows hold their code in 32 bits
 _MOST_BYTES = 2**53
 _WIDEST = 2**20
-_LONGEST_NAME = 200  # bytes: layers are names of files in exports
+LONGEST_NAME = (
+    200  # bytes of a file's name, as layers have in exports: file systems take 255, temporary ones are longer
+)
 _TABLE = re.compile(r"rows(_[0-9]{1,9}){0,2}")
 _DEEPEST = 20  # objects inside each other
 
@@ -169,7 +170,7 @@ def _is_layer_name(value: Any) -> bool:
     return (
         _is_text(value)
         and value.isprintable()
-        and 1 <= len(value.encode()) <= _LONGEST_NAME
+        and 1 <= len(value.encode()) <= LONGEST_NAME
         and not set(value) & {"/", "\\"}
         and not set(value) <= {"."}
         and not _TABLE.fullmatch(value)
@@ -178,17 +179,18 @@ def _is_layer_name(value: Any) -> bool:
 
 _LAYER = Leaf("the name of a layer", _is_layer_name)
 _ROWS = Leaf("the name of a row table", lambda value: isinstance(value, str) and _TABLE.fullmatch(value) is not None)
-_COUNT = whole(0, _MOST_UTTERANCES)
-_FIELDS = {"hop": whole(1, _MOST_SAMPLES), "field": whole(1, _MOST_SAMPLES)}
-_MORE_FIELDS = {
-    "offset": whole(-_MOST_SAMPLES, _MOST_SAMPLES),
-    "centred": truth,
-    "extra_frame": truth,
-    "always": Maybe(_COUNT),
-    "least": Maybe(whole(1, _MOST_SAMPLES)),
-}
-# of ``geometry.FrameGeometry``
-_GEOMETRY = Record(_FIELDS, _MORE_FIELDS, only=True)
+_COUNT = whole(0, 2**31 - 1)  # rows hold codes of utterances in 32 bits
+_GEOMETRY = Record(  # of ``geometry.FrameGeometry``
+    {"hop": whole(1, _MOST_SAMPLES), "field": whole(1, _MOST_SAMPLES)},
+    {
+        "offset": whole(-_MOST_SAMPLES, _MOST_SAMPLES),
+        "centred": truth,
+        "extra_frame": truth,
+        "always": Maybe(_COUNT),
+        "least": Maybe(whole(1, _MOST_SAMPLES)),
+    },
+    only=True,
+)
 _MODEL = Record(
     {"id": text},
     {
@@ -341,11 +343,6 @@ def check_together(index: Mapping[int, Mapping], about: Mapping) -> None:
 # the rest
 
 
-def check_labels(labels: Any) -> None:
-    """Raise Wrong unless ``labels`` gives each tier a list of texts."""
-    check(labels, "labels", Names(text, [text]))
-
-
 def check_damaged(damaged: Any, n_shards: int) -> None:
     """Raise Wrong unless ``damaged`` gives numbers of shards a text each."""
     check(damaged, "the list", Names(text, text))
@@ -354,8 +351,11 @@ def check_damaged(damaged: Any, n_shards: int) -> None:
             _refuse(name, "a name", f"the number of one of {n_shards} shards")
 
 
-def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int) -> list[str]:
-    """What cannot be right in the row table of a shard of utterances [part[0], part[1]), a phrase each."""
+def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int, lengths: np.ndarray | None = None) -> list[str]:
+    """What cannot be right in the row table of a shard of utterances [part[0], part[1]), a phrase each.
+
+    ``lengths``: of all utterances, where rows have to start inside theirs.
+    """
     if not len(rows):
         return []
     codes = rows["utterance"]
@@ -370,6 +370,8 @@ def row_problems(rows: np.ndarray, part: Sequence[int], n_labels: int) -> list[s
         problems.append("times that no audio has")
     if rows["label"].max() >= n_labels or rows["label"].min() < NO_LABEL:
         problems.append("label codes without a label")
+    if lengths is not None and ((rows["start"] < 0) | (rows["start"] >= lengths[codes])).any():
+        problems.append("rows that start outside their utterance")
     return problems
 
 

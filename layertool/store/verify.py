@@ -20,7 +20,6 @@ from layertool.errors import StoreError
 from layertool.store import layout, schema
 from layertool.store.concluding import fill_view
 from layertool.store.reader import FeatureStore
-from layertool.store.shards import DAMAGE, dataset_problem, linked, misplaced, outside
 
 _MOST_NAMED = 100  # of shards that are missing
 _PATIENCE_SECONDS = 60  # with a view that is not as it was written
@@ -80,7 +79,7 @@ def verdict(store: FeatureStore, problems: list[str]) -> str:
 
 def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[str]:
     """What is wrong with one shard."""
-    if problem := misplaced(store.path, entry):
+    if problem := layout.misplaced(store.path, entry):
         return [problem]
     problems, shard = [], layout.shard_name(entry["shard"])
     if entry["configuration"] != store.about["configuration_hash"]:
@@ -89,11 +88,11 @@ def _problems_of(store: FeatureStore, entry: dict, lengths: np.ndarray) -> list[
         with h5py.File(store.path / shard, "r") as file:
             for name, expected in entry["checksums"].items():
                 problems += _problems_of_dataset(store, entry, file, name, expected, lengths)
-            others = (name for name in outside(file) if name not in store.contents)
+            others = (name for name in layout.outside(file) if name not in store.contents)
             problems += [
                 f"{shard}, {name}: its bytes come from other files, and a store's are its own" for name in others
             ]
-    except DAMAGE as error:
+    except layout.DAMAGE as error:
         problems.append(f"{shard} cannot be read as HDF5 ({error})")
     return problems
 
@@ -106,29 +105,21 @@ def _problems_of_dataset(
         return [f"{shard} has no dataset {name} that {layout.ABOUT} describes"]
     content = store.contents[name]
     try:
-        if problem := dataset_problem(file, name, *content.of(entry)):
+        if problem := layout.dataset_problem(file, name, *content.of(entry)):
             return [f"{shard}, {name}: {problem}"]
         dataset = file[name]
         problems = ["the checksum differs, the data were changed after writing"]
         if layout.checksum(dataset) == checksum:
             problems = []
         if not content.tail:
-            problems += _problems_of_rows(dataset[:], name.split("/")[0], store, lengths, entry["utterances"])
+            unit = name.split("/")[0]
+            n_labels, known = len(store.labels.get(unit, [])), None if unit == "frame" else lengths
+            problems += schema.row_problems(dataset[:], entry["utterances"], n_labels, known)
         elif not all(np.isfinite(block).all() for block in layout.blocks(dataset)):
             problems.append("values that are not finite")
-    except DAMAGE as error:
+    except layout.DAMAGE as error:
         return [f"{shard}, {name}, cannot be read ({error})"]
     return [f"{shard}, {name}: {problem}" for problem in problems]
-
-
-def _problems_of_rows(
-    rows: np.ndarray, unit: str, store: FeatureStore, lengths: np.ndarray, part: list[int]
-) -> list[str]:
-    problems = schema.row_problems(rows, part, len(store.labels.get(unit, [])))
-    is_inside = not len(rows) or (part[0] <= rows["utterance"].min() and rows["utterance"].max() < part[1])
-    if is_inside and unit != "frame" and ((rows["start"] < 0) | (rows["start"] >= lengths[rows["utterance"]])).any():
-        problems.append("rows that start outside their utterance")
-    return problems
 
 
 def _check_view(store: FeatureStore) -> list[str]:
@@ -175,7 +166,7 @@ def problems_of_view(store: FeatureStore) -> list[str]:
     try:
         with h5py.File(store.path / layout.VIEW, "r") as view:
             problems = [problem for name in store.contents if (problem := _problem_of_matrix(store, view, name))]
-            if others := [name for name in outside(view) if name not in store.contents]:
+            if others := [name for name in layout.outside(view) if name not in store.contents]:
                 return [
                     *problems,
                     f"{layout.VIEW}, {others[0]}: its bytes come from other files, and a store's are its own",
@@ -189,7 +180,7 @@ def problems_of_view(store: FeatureStore) -> list[str]:
             if _texts(view, "utterances/utterance", len(ids)) != ids:
                 problems.append(f"{layout.UTTERANCES}: the ids are not those of {layout.VIEW}")
             return problems
-    except DAMAGE as error:
+    except layout.DAMAGE as error:
         return [f"{layout.VIEW} is damaged ({error}): {_AGAIN}"]
 
 
@@ -200,7 +191,7 @@ def _texts(view: h5py.File, name: str, n: int) -> list[str]:
 
 def _problem_of_matrix(store: FeatureStore, view: h5py.File, name: str) -> str | None:
     """Whether a matrix of the view is the rows of the shards, one after the other, and nothing else."""
-    if problem := linked(view, name):
+    if problem := layout.linked(view, name):
         return f"{layout.VIEW}, {name}: {problem}"
     dataset, content = view[name], store.contents[name]
     n_rows = sum(entry["rows"][content.table] for entry in store.index.values())

@@ -17,7 +17,6 @@ from layertool.files import put_in_place, read_json, remove, saying_no_room, tem
 from layertool.folders import OutputFolder, sweep
 from layertool.store import layout
 from layertool.store.concluding import conclude, gather
-from layertool.store.shards import misplaced
 from layertool.store.sheltered import Sheltered
 
 # What a kill while a store is begun leaves without store.json.
@@ -176,7 +175,11 @@ class StoreWriter(Shards, OutputFolder):
 
     def _is_in_place(self, entry: dict) -> bool:
         # utterances that failed may have been repaired since: their shard is done again
-        return entry["configuration"] == self.hash and misplaced(self.path, entry) is None and not entry.get("failures")
+        return (
+            entry["configuration"] == self.hash
+            and layout.misplaced(self.path, entry) is None
+            and not entry.get("failures")
+        )
 
     def add(self, entry: dict) -> None:
         """Name a shard that is in place in the index."""

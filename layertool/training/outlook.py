@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from layertool.account import Account, count, duration, number, size
-from layertool.extractors.memory import resident, there_is
+from layertool.machine import resident, there_is
 from layertool.models.computing import DTYPES, computing_in
 from layertool.training.attention import attention_recomputed
 

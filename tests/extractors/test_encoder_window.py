@@ -120,9 +120,13 @@ def test_30s_takes_30_s_and_no_more(folder, tmp_path, n_samples):
 @pytest.mark.parametrize("batch_seconds", [1, 1_000])
 def test_exact_is_the_plain_forward_of_what_is_there(folder, corpus, waveforms, tmp_path, batch_seconds):
     store = layertool.extract(
-        str(folder), corpus, tmp_path / "store", ("frame", "utterance"), encoder_window="exact",
+        str(folder),
+        corpus,
+        tmp_path / "store",
+        ("frame", "utterance"),
+        encoder_window="exact",
         batch_seconds=batch_seconds,
-    )  # fmt: skip
+    )
     assert store.configuration["model"]["encoder_window"] == "exact"
     for k, waveform in enumerate(waveforms):
         expected = plain(folder, waveform, ceil_div(len(waveform), 320))

@@ -22,14 +22,25 @@ from layertool.models import padding
 
 LENGTHS = (16_000, 400, 719, 5_003, 12_345, 15_999)
 WITH_GROUP_NORM = {
-    "wav2vec2-base", "hubert-base", "hubert-batch-norm", "distilhubert", "wavlm-base", "unispeech",
-    "unispeech-sat-base", "conformer-rotary",
-}  # fmt: skip
+    "wav2vec2-base",
+    "hubert-base",
+    "hubert-batch-norm",
+    "distilhubert",
+    "wavlm-base",
+    "unispeech",
+    "unispeech-sat-base",
+    "conformer-rotary",
+}
 # families with padded convolutions that see more than zeros where a clip has ended
 WITH_CONVOLUTIONS_TO_MASK = {"hubert-batch-norm", "data2vec-audio", "conformer-relative", "conformer-rotary"}
 FINAL_NORM = {
-    "wav2vec2-large", "hubert-large", "wavlm-large", "unispeech-sat-large", "conformer-relative", "conformer-rotary",
-}  # fmt: skip
+    "wav2vec2-large",
+    "hubert-large",
+    "wavlm-large",
+    "unispeech-sat-large",
+    "conformer-relative",
+    "conformer-rotary",
+}
 
 
 @dataclass
@@ -227,9 +238,16 @@ def test_without_own_statistics_the_group_norm_families_disagree(family, monkeyp
 # --- what only training does is off ----------------------------------------------------------------
 
 RANDOM = {
-    "mask_time_prob": 0.9, "mask_time_length": 2, "mask_feature_prob": 0.5, "mask_feature_length": 2, "layerdrop": 0.9,
-    "hidden_dropout": 0.5, "attention_dropout": 0.5, "activation_dropout": 0.5, "feat_proj_dropout": 0.5,
-}  # fmt: skip
+    "mask_time_prob": 0.9,
+    "mask_time_length": 2,
+    "mask_feature_prob": 0.5,
+    "mask_feature_length": 2,
+    "layerdrop": 0.9,
+    "hidden_dropout": 0.5,
+    "attention_dropout": 0.5,
+    "activation_dropout": 0.5,
+    "feat_proj_dropout": 0.5,
+}
 
 
 def test_masking_dropout_and_layerdrop_are_off(family, tmp_path):

@@ -17,7 +17,7 @@ from layertool import audio, waveforms
 from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
-from layertool.extractors import account, memory, sink
+from layertool.extractors import forecast, sink
 from layertool.extractors.acoustic import AcousticExtractor
 from layertool.extractors.huggingface import SpeechExtractor
 from layertool.extractors.load import open_extractor
@@ -29,14 +29,15 @@ WINDOWS = {"window_seconds": 4, "overlap_seconds": 1}
 MEASURED = """
 import sys
 from layertool.corpora.corpus import Corpus
-from layertool.extractors.memory import needed
+from layertool.extractors.forecast import needed
 from layertool.extractors.extraction import Extraction
 from layertool.extractors.prepare import prepare
 from layertool.extractors.run import carry_out
 model, path, store, units, n = sys.argv[1:]
 parts = [{"utterance": f"u{k}", "audio": path, "start": 5.0 * k, "end": 5.0 * k + 5} for k in range(int(n))]
-prepared = prepare(model, Corpus.build(parts or [{"utterance": "u", "audio": path}]), Extraction(units=units), device="cpu")
-said = needed(prepared).process
+corpus = Corpus.build(parts or [{"utterance": "u", "audio": path}])
+prepared = prepare(model, corpus, Extraction(units=units), device="cpu")
+said = needed(prepared)[0]
 carry_out(prepared, store)
 print(said, 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]))
 """
@@ -110,13 +111,13 @@ def test_moments_of_blocks_are_those_of_the_whole():
 def test_windows_from_a_stream_give_the_rows_of_a_waveform_held_whole(pooling, tiny, corpus, tmp_path, monkeypatch):
     options = {**WINDOWS, "units": ("frame", "word", "utterance"), "device": "cpu", "pooling": {"word": pooling}}
     sizes = []
-    write = sink.Sink._write
+    write = sink.Sink.write
 
-    def watched(self, shard, task):
-        write(self, shard, task)
+    def watched(self, shard, *rows):
+        write(self, shard, *rows)
         sizes.append(len(shard.shares))
 
-    monkeypatch.setattr(sink.Sink, "_write", watched)
+    monkeypatch.setattr(sink.Sink, "write", watched)
     streamed = layertool.extract(str(tiny), corpus, tmp_path / "streamed", **options)
     # rows that a cut goes through: a word, the long word, the utterance
     assert max(sizes) <= 3 * len(streamed.layers)
@@ -230,7 +231,7 @@ def test_a_dry_run_says_how_much_memory_is_needed(model, minutes, n, tiny, tmp_p
 
 
 def test_the_memory_of_activations(tiny, tmp_path):
-    """They grow with the batch as those that were measured, and with the square of its frames where weights are held."""
+    """They grow with the batch, as was measured, and with the square of its frames where weights are held."""
     extractor = open_extractor(str(tiny), "cpu")
     assert extractor.activation_bytes(960_000) == pytest.approx(2 * extractor.activation_bytes(480_000), rel=1e-3)
     wavlm = open_extractor(str(models.save("wavlm-base", tmp_path / "wavlm")), "cpu")
@@ -243,7 +244,7 @@ def test_too_much_memory_is_told_and_nothing_is_timed(corpus, tmp_path, monkeypa
     fits = command(*asked)
     assert "memory" in fits.stdout
     assert "needs about" not in fits.stderr
-    monkeypatch.setattr(account, "there_is", lambda: 1_000_000)
+    monkeypatch.setattr(forecast, "there_is", lambda: 1_000_000)
     told = command(*asked)
     assert told.exit_code == 0
     assert "this process may have 1.0 MB" in " ".join(told.stderr.split())
@@ -252,7 +253,7 @@ def test_too_much_memory_is_told_and_nothing_is_timed(corpus, tmp_path, monkeypa
 
 
 def test_memory_that_there_is_heeds_limits(monkeypatch):
-    whole = memory.there_is()
+    whole = forecast.there_is()
     assert 0 < whole <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _kind: (5_000_000, -1))
-    assert memory.there_is() == 5_000_000
+    monkeypatch.setattr(forecast.resource, "getrlimit", lambda _kind: (5_000_000, -1))
+    assert forecast.there_is() == 5_000_000

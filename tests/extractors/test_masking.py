@@ -401,13 +401,24 @@ def test_the_configuration_records_the_mask_only_when_it_is_on(store, plain):
     assert not plain.is_masked
     # what a store of before there were masks has: its hash must stay
     assert list(plain.configuration) == [
-        "model", "dtype", "store_dtype", "layer_convention", "layers", "units", "channel", "window_seconds",
-        "overlap_seconds", "shard_seconds", "corpus",
-    ]  # fmt: skip
+        "model",
+        "dtype",
+        "store_dtype",
+        "layer_convention",
+        "layers",
+        "units",
+        "channel",
+        "window_seconds",
+        "overlap_seconds",
+        "shard_seconds",
+        "corpus",
+    ]
     assert store.configuration == {**plain.configuration, **recorded}
-    assert plain.row_table("frame").dtype == layout.ROW_DTYPE == np.dtype(
-        [("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")]
-    )  # fmt: skip
+    assert (
+        plain.row_table("frame").dtype
+        == layout.ROW_DTYPE
+        == np.dtype([("utterance", "<i4"), ("start", "<i8"), ("end", "<i8"), ("label", "<i4")])
+    )
     assert "masked" not in plain.rows("frame")
 
 

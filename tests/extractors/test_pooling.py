@@ -164,9 +164,13 @@ def test_layers_of_one_hop_and_two_fields(tmp_path):
     lengths = LENGTHS[1:]
     corpus = models.corpus(tmp_path / "corpus", [models.speech_like(n, n) for n in lengths])
     model = models.save(
-        "wav2vec2-base", tmp_path / "model",
-        conv_dim=[16] * 8, conv_kernel=[10, 3, 3, 3, 3, 2, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2, 1], num_feat_extract_layers=8,
-    )  # fmt: skip
+        "wav2vec2-base",
+        tmp_path / "model",
+        conv_dim=[16] * 8,
+        conv_kernel=[10, 3, 3, 3, 3, 2, 2, 2],
+        conv_stride=[5, 2, 2, 2, 2, 2, 2, 1],
+        num_feat_extract_layers=8,
+    )
     store = layertool.extract(str(model), corpus, tmp_path / "store", ("frame",), "C7,C8,T1")
     for name, field in (("C7", 400), ("C8", 720), ("T1", 720)):
         spans = [(i * 320, i * 320 + field) for n in lengths for i in range((n - field) // 320 + 1)]
@@ -196,9 +200,15 @@ def test_extremes_over_all_windows_of_long_audio(speech, tmp_path, pooling):
     """Those of the frames that the same run stores, whichever window they are from."""
     corpus = models.corpus(tmp_path / "corpus", [models.speech_like(9 * 16_000, 3), models.speech_like(16_000, 4)])
     store = layertool.extract(
-        str(speech[2]), corpus, tmp_path / "store", ("frame", "utterance"), "C7,T2", pooling={"utterance": pooling},
-        window_seconds=4, overlap_seconds=1,
-    )  # fmt: skip
+        str(speech[2]),
+        corpus,
+        tmp_path / "store",
+        ("frame", "utterance"),
+        "C7,T2",
+        pooling={"utterance": pooling},
+        window_seconds=4,
+        overlap_seconds=1,
+    )
     for name in store.layers:
         frames, clip = store.read("frame", name), store.row_table("frame", name)["utterance"]
         expected = [getattr(frames[clip == k], pooling)(0) for k in (0, 1)]

@@ -20,13 +20,15 @@ def corpus(is_ordered: bool) -> Corpus:
     names = np.array([f"u{k}" for k in range(N_UTTERANCES)])
     utterances = pd.DataFrame({"utterance": names, "n_samples": 16_000 + np.arange(N_UTTERANCES), "audio": "none"})
     start = random.integers(0, 50, N_SEGMENTS) / 100
-    segments = pd.DataFrame({
-        "utterance": names[random.choice([0, 1, 2, 4, 5, 6], N_SEGMENTS)],
-        "tier": random.choice(["phone", "word", "stress"], N_SEGMENTS),
-        "start": start,
-        "end": start + random.integers(0, 4, N_SEGMENTS) / 100,
-        "label": random.choice(["ß", "a", "B", "10", "9"], N_SEGMENTS),
-    })  # fmt: skip
+    segments = pd.DataFrame(
+        {
+            "utterance": names[random.choice([0, 1, 2, 4, 5, 6], N_SEGMENTS)],
+            "tier": random.choice(["phone", "word", "stress"], N_SEGMENTS),
+            "start": start,
+            "end": start + random.integers(0, 4, N_SEGMENTS) / 100,
+            "label": random.choice(["ß", "a", "B", "10", "9"], N_SEGMENTS),
+        }
+    )
     if is_ordered:
         segments = segments.sort_values(["utterance", "tier", "start", "end"], ignore_index=True)
     return Corpus(utterances, segments)

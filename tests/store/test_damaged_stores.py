@@ -139,7 +139,7 @@ def sparse(name: str) -> Callable[[Path], None]:
 
 
 def shard(change: Callable[[h5py.File], object], **line) -> Callable[[Path], None]:
-    """With another shard 1, of which the index has the right size, checksums and rows: what a wrong program would write."""
+    """With another shard 1, of which the index has the right size, checksums and rows, as of a wrong program."""
 
     def damage(store: Path) -> None:
         path = store / "shards" / "00001.h5"
@@ -292,7 +292,10 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "description: null": (written("store.json", b"null"), ALL),
     "description: not UTF-8": (written("store.json", b'{"schema": "\xff"}'), ALL),
     "description: deep": (written("store.json", DEEP), ALL),
-    "description: deep but read": (described(lambda a: a["configuration"].update(x=json.loads("[" * 300 + "]" * 300))), ALL),
+    "description: deep but read": (
+        described(lambda a: a["configuration"].update(x=json.loads("[" * 300 + "]" * 300))),
+        ALL,
+    ),
     "description: a terabyte": (sparse("store.json"), ALL),
     "description: a pipe": (piped("store.json"), ALL),
     "description: a socket": (a_socket("store.json"), ALL),
@@ -301,7 +304,8 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "description: schema true": (described(lambda a: a.update(schema=True)), ALL),
     "n_shards 10**9": (described(lambda a: a.update(n_shards=10**9)), ALL),
     "n_shards and utterances 10**9": (
-        described(lambda a: (a.update(n_shards=10**9), a["corpus"].update(n_utterances=10**9))), READING,
+        described(lambda a: (a.update(n_shards=10**9), a["corpus"].update(n_utterances=10**9))),
+        READING,
     ),
     "n_shards 10**30": (described(lambda a: a.update(n_shards=10**30)), ALL),
     "n_shards -1": (described(lambda a: a.update(n_shards=-1)), ALL),
@@ -312,8 +316,13 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "layers not described": (described(lambda a: a["layers"].clear()), ALL),
     "a layer more at a unit": (described(lambda a: a["units"]["phone"]["layers"].append("T7")), ALL),
     "a layer that leads out": (
-        described(lambda a: (a["layers"].update({"../../x": {"width": 80}}),
-                             [u.update(layers=["../../x"], rows={"../../x": "rows"}) for u in a["units"].values()])), ALL,
+        described(
+            lambda a: (
+                a["layers"].update({"../../x": {"width": 80}}),
+                [u.update(layers=["../../x"], rows={"../../x": "rows"}) for u in a["units"].values()],
+            )
+        ),
+        ALL,
     ),
     "rows of a layer missing": (described(lambda a: a["units"]["phone"]["rows"].clear()), ALL),
     "rows in another table": (described(lambda a: a["units"]["phone"]["rows"].update(mel="../rows")), ALL),
@@ -345,7 +354,8 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "index: a folder": (a_folder("index.jsonl"), ALL),
     "index: a link": (linked("index.jsonl"), ALL),
     "index: a part that is a pipe": (
-        lambda store: ((store / "parts").mkdir(), os.mkfifo(store / "parts" / "00000-of-00001.jsonl")), ALL,
+        lambda store: ((store / "parts").mkdir(), os.mkfifo(store / "parts" / "00000-of-00001.jsonl")),
+        ALL,
     ),
     "file: a path outside": (indexed(lambda e: e.update(file="../outside/secret")), ALL),
     "file: an absolute path": (indexed(lambda e: e.update(file="/etc/passwd")), ALL),
@@ -396,10 +406,14 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "shard empty": (written("shards/00001.h5", b""), READING),
     "shard cut": (lambda store: os.truncate(store / "shards/00001.h5", 2000), READING),
     "shard of zeros": (
-        lambda s: (s / "shards/00001.h5").write_bytes(bytes((s / "shards/00001.h5").stat().st_size)), READING,
+        lambda s: (s / "shards/00001.h5").write_bytes(bytes((s / "shards/00001.h5").stat().st_size)),
+        READING,
     ),
     "shard with zeros": (
-        lambda s: (s / "shards/00001.h5").write_bytes((s / "shards/00001.h5").read_bytes()[:2000].ljust((s / "shards/00001.h5").stat().st_size, b"\0")), READING,
+        lambda s: (s / "shards/00001.h5").write_bytes(
+            (s / "shards/00001.h5").read_bytes()[:2000].ljust((s / "shards/00001.h5").stat().st_size, b"\0")
+        ),
+        READING,
     ),
     "shards swapped": (swapped, READING),
     "shard a terabyte": (sparse("shards/00001.h5"), READING),
@@ -434,8 +448,14 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "a bomb": (lambda s: _bomb(s), READING),
     "compressed": (shard(anew("frame/mel", compressed)), READING),
     "never written": (shard(anew("frame/mel", never_written)), READING),
-    "one dataset more, from outside": (shard(lambda f: f.__setitem__("more", h5py.ExternalLink("secret", "x"))), frozenset({VERIFY})),
-    "rows of other fields": (shard(anew("phone/rows", lambda f, n, v: f.create_dataset(n, data=v[["utterance", "start"]]))), READING),
+    "one dataset more, from outside": (
+        shard(lambda f: f.__setitem__("more", h5py.ExternalLink("secret", "x"))),
+        frozenset({VERIFY}),
+    ),
+    "rows of other fields": (
+        shard(anew("phone/rows", lambda f, n, v: f.create_dataset(n, data=v[["utterance", "start"]]))),
+        READING,
+    ),
     "rows of numbers": (shard(anew("phone/rows", lambda f, n, v: f.create_dataset(n, data=v["start"]))), READING),
     "a label that is not": (shard(in_rows("label", 5)), READING),
     "a label -2": (shard(in_rows("label", -2)), READING),
@@ -453,20 +473,30 @@ VARIANTS: dict[str, tuple[Callable[[Path], object], frozenset[str]]] = {
     "view: a virtual source outside": (viewed(anew("phone/mel", virtual)), frozenset({VERIFY})),
     "view: external storage": (viewed(anew("phone/mel", external)), frozenset({VERIFY})),
     "view: an external link": (viewed(anew("phone/mel", external_link)), frozenset({VERIFY})),
-    "view: numbers of its own": (viewed(anew("phone/mel", lambda f, n, v: f.create_dataset(n, data=v))), frozenset({VERIFY})),
+    "view: numbers of its own": (
+        viewed(anew("phone/mel", lambda f, n, v: f.create_dataset(n, data=v))),
+        frozenset({VERIFY}),
+    ),
     "view: metadata from outside": (viewed(anew("utterances/speaker", external_link)), frozenset({VERIFY})),
     "view: a billion ids": (viewed(anew("utterances/utterance", many)), frozenset({VERIFY})),
     "view: groups in a ring": (
-        viewed(lambda f: (f.__setitem__("word", f["phone"]), f["phone"].__setitem__("loop", f["phone"]), f["phone"].__setitem__("out", h5py.ExternalLink("x.h5", "x")))), frozenset({VERIFY}),
+        viewed(
+            lambda f: (
+                f.__setitem__("word", f["phone"]),
+                f["phone"].__setitem__("loop", f["phone"]),
+                f["phone"].__setitem__("out", h5py.ExternalLink("x.h5", "x")),
+            )
+        ),
+        frozenset({VERIFY}),
     ),
     "view: a link to a pipe": (and_the_pipe(viewed(anew("phone/mel", link_to_a_pipe))), frozenset({VERIFY})),
     "view: ids from a pipe": (and_the_pipe(viewed(anew("utterances/utterance", link_to_a_pipe))), frozenset({VERIFY})),
     "view: ids from outside": (viewed(anew("utterances/utterance", external_link)), frozenset({VERIFY})),
-}  # fmt: skip
+}
 
 
 def _bomb(store: Path) -> None:
-    """A shard of some kilobytes that claims terabytes, in a file with a hole of eight, and an index that says the same."""
+    """A shard of some kilobytes that claims terabytes, in a file with a hole of eight; the index says the same."""
     shard(anew("frame/mel", bomb))(store)
     with h5py.File(store / "shards/00001.h5", "a") as file:
         dtype = file["phone/rows"].dtype

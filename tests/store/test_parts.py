@@ -36,7 +36,7 @@ def whole(corpus, tmp_path_factory):
 
 
 def files(store):
-    """The bytes of every file that stays; of the index, what it says: a shard that is done again has a line at the end."""
+    """The bytes of every file that stays; of the index, what it says: a shard done again has a line at the end."""
     out = {
         str(path.relative_to(store)): path.read_bytes()
         for path in sorted(store.rglob("*"))
@@ -158,7 +158,8 @@ def test_a_file_system_without_locks(corpus, tmp_path, monkeypatch):
 WRITE = """
 import sys, layertool
 corpus, out, r, n = sys.argv[1:]
-layertool.extract("mel", corpus, out, units=("phone", "word", "utterance"), shard_seconds=0.1, nshard=int(n), rank=int(r))
+units = ("phone", "word", "utterance")
+layertool.extract("mel", corpus, out, units=units, shard_seconds=0.1, nshard=int(n), rank=int(r))
 """
 
 
@@ -256,7 +257,10 @@ def test_jobs_that_have_no_part(nshard, environment, message):
 
 def test_every_temporary_name_is_of_one_process(tmp_path):
     """Machines that share a disk may have processes of one number."""
-    code = "from pathlib import Path; from layertool import files; files.os.getpid = lambda: 7; print(files.temporary_path(Path('x')))"
+    code = (
+        "from pathlib import Path; from layertool import files; files.os.getpid = lambda: 7; "
+        "print(files.temporary_path(Path('x')))"
+    )
     names = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -285,7 +289,7 @@ def test_a_writer_lets_go_when_it_fails(corpus, tmp_path):
 
 
 def test_the_later_line_counts(corpus, whole, tmp_path):
-    """A shard that was lost after the merge and written anew with a failure; and one that was repaired by another rank's file."""
+    """A shard lost after the merge and written anew with a failure; and one repaired by another rank's file."""
     out = tmp_path / "s"
     options = {"units": ("phone", "word", "utterance"), "shard_seconds": 1.3}  # two utterances a shard
     for r in range(3):

@@ -107,6 +107,14 @@ def opened(path, overwrite=False, **changes):
     return StoreWriter(path, configuration(**changes), about(), utterances(), LABELS, overwrite)
 
 
+def complete(writer, dtype=np.float32):
+    """Write the shards that are missing, and finish."""
+    for shard in range(N_SHARDS):
+        if shard not in writer.finished:
+            write_shard(writer, shard, dtype=dtype)
+    writer.finish(N_SHARDS)
+
+
 def write(path, shards=range(N_SHARDS), dropped=None):
     with opened(path) as writer:
         for shard in shards:
@@ -152,9 +160,12 @@ def test_rows_say_what_they_stand_for(made):
     words = store.rows("word")
     assert list(words.columns) == ["utterance", "start", "end", "label", "speaker", "age"]
     assert words[["utterance", "start", "end", "label"]].to_numpy().tolist()[:5] == [
-        ["u0", 0.0, 0.25, "a"], ["u0", 0.25, 0.5, "b"],
-        ["u1", 0.0, 0.25, "a"], ["u1", 0.25, 0.5, "b"], ["u1", 0.5, 0.75, "ß"],
-    ]  # fmt: skip
+        ["u0", 0.0, 0.25, "a"],
+        ["u0", 0.25, 0.5, "b"],
+        ["u1", 0.0, 0.25, "a"],
+        ["u1", 0.25, 0.5, "b"],
+        ["u1", 0.5, 0.75, "ß"],
+    ]
     assert words["age"].tolist()[:5] == [20, 20, 21, 21, 21]
     assert words["utterance"].tolist() == sorted(words["utterance"])
     assert list(store.rows("word", metadata=False).columns) == ["utterance", "start", "end", "label"]
@@ -271,9 +282,17 @@ def test_the_index(made):
 def test_nothing_else_is_left(made):
     names = sorted(str(p.relative_to(made)) for p in made.glob("**/*") if p.is_file())
     assert names == [
-        ".lock", "index.jsonl", "labels.json", "shards/00000.h5", "shards/00001.h5", "shards/00002.h5",
-        "shards/00003.h5", "store.h5", "store.json", "utterances.parquet",
-    ]  # fmt: skip
+        ".lock",
+        "index.jsonl",
+        "labels.json",
+        "shards/00000.h5",
+        "shards/00001.h5",
+        "shards/00002.h5",
+        "shards/00003.h5",
+        "store.h5",
+        "store.json",
+        "utterances.parquet",
+    ]
 
 
 def test_shards_in_any_order_make_the_same_store(made, tmp_path):
@@ -303,9 +322,7 @@ def test_checksums_are_of_all_rows(tmp_path):
 
 def test_float16(tmp_path):
     with opened(tmp_path / "s", store_dtype="float16") as writer:
-        for shard in range(N_SHARDS):
-            write_shard(writer, shard, dtype=np.float16)
-        writer.finish(N_SHARDS)
+        complete(writer, np.float16)
     store = FeatureStore(tmp_path / "s")
     assert store.read("word", "T1").dtype == np.float16
     np.testing.assert_array_equal(store.read("word", "T1"), expected("word", "T1").astype(np.float16))
@@ -396,8 +413,7 @@ def test_a_damaged_shard_of_the_right_size(store, made):
         FeatureStore(store)
     with opened(store) as writer:
         assert sorted(writer.finished) == [0, 1, 2]
-        write_shard(writer, 3)
-        writer.finish(N_SHARDS)
+        complete(writer)
     assert problems(store) == []
     assert small.contents(store) == small.contents(made)
 
@@ -497,16 +513,36 @@ def rewrite(store, shard, name, change):
     [
         ("word/T1", lambda d: d.__setitem__((2, 1), np.nan), "shards/00001.h5, word/T1: values that are not finite"),
         ("word/T1", lambda d: d.__setitem__((2, 1), np.inf), "shards/00001.h5, word/T1: values that are not finite"),
-        ("word/rows", lambda d: d["utterance"].__setitem__(slice(None), d["utterance"][::-1].copy()), "rows are not in corpus order"),
+        (
+            "word/rows",
+            lambda d: d["utterance"].__setitem__(slice(None), d["utterance"][::-1].copy()),
+            "rows are not in corpus order",
+        ),
         ("word/rows", lambda d: d["end"].__setitem__(1, d["start"][1]), "rows that end before they start"),
         ("word/rows", lambda d: d["start"].__setitem__(0, -1), "rows that start outside their utterance"),
-        ("word/rows", lambda d: (d["start"].__setitem__(4, 16000), d["end"].__setitem__(4, 16001)), "rows that start outside"),
+        (
+            "word/rows",
+            lambda d: (d["start"].__setitem__(4, 16000), d["end"].__setitem__(4, 16001)),
+            "rows that start outside",
+        ),
         ("word/rows", lambda d: d["label"].__setitem__(0, 3), "label codes without a label"),
-        ("word/rows", lambda d: d["utterance"].__setitem__(0, 1), "utterance codes outside this shard's part of the corpus"),
-        ("word/rows", lambda d: d["utterance"].__setitem__(-1, 4), "utterance codes outside this shard's part of the corpus"),
-        ("word/rows", lambda d: d["utterance"].__setitem__(-1, 99), "utterance codes outside this shard's part of the corpus"),
+        (
+            "word/rows",
+            lambda d: d["utterance"].__setitem__(0, 1),
+            "utterance codes outside this shard's part of the corpus",
+        ),
+        (
+            "word/rows",
+            lambda d: d["utterance"].__setitem__(-1, 4),
+            "utterance codes outside this shard's part of the corpus",
+        ),
+        (
+            "word/rows",
+            lambda d: d["utterance"].__setitem__(-1, 99),
+            "utterance codes outside this shard's part of the corpus",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_wrong_program_would_write(store, name, change, said):
     rewrite(store, 1, name, change)
     assert any(text.startswith("shards/00001.h5, ") and said in text for text in problems(store)), problems(store)
@@ -570,8 +606,7 @@ def test_a_torn_last_line_is_redone(store, made):
         assert sorted(FeatureStore(store, allow_unfinished=True).index) == [0, 1, 2]
         with opened(store) as writer:
             assert sorted(writer.finished) == [0, 1, 2]
-            write_shard(writer, 3)
-            writer.finish(N_SHARDS)
+            complete(writer)
         assert (store / "index.jsonl").read_bytes() == b"".join(lines)
         assert problems(store) == []
     assert small.contents(store) == small.contents(made)
@@ -581,7 +616,10 @@ def test_a_damaged_middle_line_is_named(store):
     path = store / "index.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\0" * 40 + lines[1][40:] + lines[2] + lines[3])
-    message = r"index\.jsonl, line 2, is damaged: delete that line and run the same extract command again, it redoes just that shard"
+    message = (
+        r"index\.jsonl, line 2, is damaged: delete that line and run the same extract command again, "
+        "it redoes just that shard"
+    )
     with pytest.raises(StoreError, match=message):
         FeatureStore(store)
     with pytest.raises(StoreError, match=message):
@@ -589,8 +627,7 @@ def test_a_damaged_middle_line_is_named(store):
     path.write_bytes(lines[0] + lines[2] + lines[3])  # what the message says
     with opened(store) as writer:
         assert sorted(writer.finished) == [0, 2, 3]
-        write_shard(writer, 1)
-        writer.finish(N_SHARDS)
+        complete(writer)
     assert problems(store) == []
     np.testing.assert_array_equal(FeatureStore(store).read("word", "T1"), expected("word", "T1"))
 
@@ -600,9 +637,7 @@ def test_a_shard_that_is_gone_or_cut_is_redone(store, made):
     os.truncate(shard_path(store, 2), 1000)
     with opened(store) as writer:
         assert sorted(writer.finished) == [1, 3]
-        write_shard(writer, 0)
-        write_shard(writer, 2)
-        writer.finish(N_SHARDS)
+        complete(writer)
     assert problems(store) == []
     assert small.contents(store) == small.contents(made)
 
@@ -713,9 +748,7 @@ def test_overwrite_starts_again(store):
         assert not (store / "index.jsonl").exists()
         assert not (store / "store.h5").exists()
         assert list((store / "shards").iterdir()) == []
-        for shard in range(N_SHARDS):
-            write_shard(writer, shard)
-        writer.finish(N_SHARDS)
+        complete(writer)
     assert problems(store) == []
     assert FeatureStore(store).configuration["layers"] == ["other"]
     assert (store / "mine.txt").read_text() == "keep me"
@@ -870,9 +903,7 @@ def test_exports_of_a_choice(made, tmp_path):
 
 def test_float16_exports(tmp_path):
     with opened(tmp_path / "s", store_dtype="float16") as writer:
-        for shard in range(N_SHARDS):
-            write_shard(writer, shard, dtype=np.float16)
-        writer.finish(N_SHARDS)
+        complete(writer, np.float16)
     store = FeatureStore(tmp_path / "s")
     (path,) = export_npy(store, tmp_path / "npy", ["word"], "T1")
     assert np.load(path).dtype == np.float32  # what Pasad et al.'s code reads

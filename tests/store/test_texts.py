@@ -1,4 +1,4 @@
-"""Names, ids, labels and metadata that tables, HDF5, NumPy and lines of text cannot all hold: told before the work, or written."""
+"""Texts that tables, HDF5, NumPy and lines of text cannot all hold: told before the work, or written."""
 
 from __future__ import annotations
 
