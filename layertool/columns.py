@@ -158,19 +158,13 @@ def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
     return table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else pd.DataFrame(table, dtype=object)
 
 
-def settled(table: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The table with columns of one type each, texts in NFC, and a sentence for each column that became text for it.
+def settled(*given: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of all tables with columns of one type each, texts in NFC, and a sentence for each that became text so.
 
-    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of
-    one name and for cells that hold more than one value.
+    Columns that a table lacks are missing there. ``what`` the tables are of, for messages; columns in ``leave`` are
+    left alone. Raises CorpusError for two columns of one name and for cells that hold more than one value.
     """
-    return stacked([table], what, leave)
-
-
-def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing
-    there."""
-    tables = [_named(table, what) for table in tables]
+    tables = [_named(table, what) for table in given]
     names = dict.fromkeys(name for table in tables for name in table.columns)
     columns, notes = {}, []
     for name in names:

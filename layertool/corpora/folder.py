@@ -60,9 +60,8 @@ def read(
     if tables and tables[0][1] is None:
         described = of_files(tables.pop(0)[0], id_column, list(recordings), source, provenance, text_column)
         recordings = {utterance: recordings[utterance] for utterance in described.index}
-    labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
+    labels = beside.find(source, files, recordings, provenance, None if textgrids is None else Path(textgrids), tiers)
     found = read_all(labels.sources, progress, max_failures)
-    provenance |= labels.provenance
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
@@ -72,7 +71,6 @@ def read(
     if described is not None:
         utterances = added(utterances, described)
     utterances = of_keys(found.utterances(utterances, provenance), tables, source, provenance)
-    provenance["notes"] = [*provenance.get("notes", ()), *labels.notes]
     return Corpus.build(
         utterances,
         found.segments,
