@@ -16,7 +16,7 @@ BIG = 1_000_000_000_000_000_001  # no float is this number
 
 
 def settled(*values):
-    table, notes = columns.settled(columns.frame([{"x": value} for value in values]), what="the utterances of t")
+    table, notes = columns.settled(pd.DataFrame({"x": values}, dtype=object), what="the utterances of t")
     return table["x"], notes
 
 
@@ -131,7 +131,7 @@ def test_short_floats_and_times_are_written_short():
     ids=str,
 )
 def test_numbers_compare_with_numbers_and_texts_with_texts(values, text, expected):
-    column = columns.settled(columns.frame({"x": values}), what="t")[0]["x"]
+    column = columns.settled(pd.DataFrame({"x": values}, dtype=object), what="t")[0]["x"]
     assert columns.equal(columns.exact(column), text).tolist() == expected
 
 

@@ -81,7 +81,9 @@ class Corpus:
         Utterances without ``text`` get it from their words (``provenance["text_from_words"]``: how many).
         Raises CorpusError or AudioError.
         """
-        utterances, known = columns.frame(utterances), dict(provenance or {})
+        if not isinstance(utterances, pd.DataFrame):
+            utterances = pd.DataFrame(utterances, dtype=object)  # pandas would make floats of integers with gaps
+        utterances, known = utterances.reset_index(drop=True), dict(provenance or {})
         segments = no_segments() if segments is None or not len(segments) else pd.DataFrame(segments)
         what, what_segments = (f"the table of {table} of {name}" for table in on_disk.TABLES)
         unusable = Failures(max_failures, left_out)
