@@ -60,11 +60,9 @@ def of_files(
     """
     notes = provenance.setdefault("notes", [])
     table = with_text(read_table(path, say=notes.append), text_column, path)
-    if id_column is not None:
-        id_column = nfc(id_column)
-        columns.require(table, [id_column], str(path), "correct --id-column")
     remedy = "say which one names the utterance with --id-column, or what else joins the table with --by"
-    id_column = id_column or columns.one_of(table, ID_NAMES, str(path), remedy)
+    id_column = columns.one_of(table, ID_NAMES, str(path), remedy) if id_column is None else nfc(id_column)
+    columns.require(table, [id_column], str(path), "correct --id-column")
     if parts := columns.named(table, ("start", "end")):
         raise CorpusError(
             f"{path} has the column '{parts}', so its utterances are parts of files: use "
