@@ -55,8 +55,9 @@ def of_files(
 ) -> pd.DataFrame:
     """The columns of a table with one row a file, for those of ``ids`` that have one, by these and in their order.
 
-    Facts and sentences for the user go to the provenance. What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what
-    is in the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
+    Facts and sentences for the user go to the provenance. What names the file stands in ``id_column``, else in the
+    first of ``ID_NAMES`` that is there. The rows decide what is in the corpus: files without one are left out. Raises
+    CorpusError where no row fits, or more than one.
     """
     notes = provenance.setdefault("notes", [])
     table = with_text(read_table(path, say=notes.append), text_column, path)
