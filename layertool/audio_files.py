@@ -51,10 +51,6 @@ class AudioInfo:
     channels: int
     format: str
 
-    def n_samples(self, sample_rate: int) -> int:
-        """Samples after resampling to ``sample_rate`` (the number soxr gives)."""
-        return resampled_length(self.n_frames, self.sample_rate, sample_rate)
-
 
 def resampled_length(n_frames: int, source_rate: int, target_rate: int) -> int:
     """Length that ``audio.Excerpt.read`` gives for ``n_frames`` at ``source_rate``: rounded half up, as soxr does."""

@@ -70,12 +70,9 @@ def equal(values: np.ndarray, text: str) -> np.ndarray:
         names = pd.unique(values)
         return np.isin(values, [name for name in names if _is(name, text)])
     wanted = nfc(text)
-    codes, names = pd.factorize(values) if _all_texts(values) else (np.arange(len(values)), values)
+    are_texts = pd.api.types.infer_dtype(values, skipna=True) == "string"  # 1 and True would be one value
+    codes, names = pd.factorize(values) if are_texts else (np.arange(len(values)), values)
     return np.append([_is(name, wanted) for name in names], False).astype(bool)[codes]  # -1 is the last: missing
-
-
-def _all_texts(values: np.ndarray) -> bool:
-    return pd.api.types.infer_dtype(values, skipna=True) == "string"  # 1 and True would be one value
 
 
 def _is(value, text: str) -> bool:
@@ -153,24 +150,13 @@ def seconds(table: pd.DataFrame, what: str) -> pd.DataFrame:
     return table
 
 
-def frame(table: pd.DataFrame | dict | Sequence[dict]) -> pd.DataFrame:
-    """A table from rows or columns with the very values they hold: pandas would make floats of integers with gaps."""
-    return table.reset_index(drop=True) if isinstance(table, pd.DataFrame) else pd.DataFrame(table, dtype=object)
+def settled(*given: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of all tables with columns of one type each, texts in NFC, and a sentence for each that became text so.
 
-
-def settled(table: pd.DataFrame, what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The table with columns of one type each, texts in NFC, and a sentence for each column that became text for it.
-
-    ``what`` the table is of, for messages; columns in ``leave`` are left alone. Raises CorpusError for two columns of
-    one name and for cells that hold more than one value.
+    Columns that a table lacks are missing there. ``what`` the tables are of, for messages; columns in ``leave`` are
+    left alone. Raises CorpusError for two columns of one name and for cells that hold more than one value.
     """
-    return stacked([table], what, leave)
-
-
-def stacked(tables: Sequence[pd.DataFrame], what: str, leave: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all tables below one another, settled as ``settled`` does; columns that a table lacks are missing
-    there."""
-    tables = [_named(table, what) for table in tables]
+    tables = [_named(table, what) for table in given]
     names = dict.fromkeys(name for table in tables for name in table.columns)
     columns, notes = {}, []
     for name in names:

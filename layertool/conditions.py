@@ -45,8 +45,8 @@ def parse_where(texts: Sequence[str]) -> list[Condition]:
 def conditions(given: Condition | str | Iterable[Condition | str]) -> tuple[Condition, ...]:
     """Conditions as somebody gives them: texts ``COLUMN=VALUE``, ready ones, or both."""
     parts = [given] if isinstance(given, (str, Condition)) else list(given)
-    ready = [part for part in parts if isinstance(part, Condition)]
-    return (*ready, *parse_where([part for part in parts if isinstance(part, str)]))
+    typed = parse_where([str(part) for part in parts if not isinstance(part, Condition)])
+    return (*(part for part in parts if isinstance(part, Condition)), *typed)
 
 
 def holds(table: pd.DataFrame, where: Sequence[Condition], what: str) -> np.ndarray:

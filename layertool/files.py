@@ -46,8 +46,8 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)-([0-9a-f]+)(\.whole)?\.part")
 _sweep_after: dict[Path, float] = {}
 
 
-def no_room(error: BaseException | None) -> str | None:
-    """Why a write failed if it failed for lack of room, else None; also where that error led to another one.
+def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:
+    """What to raise about ``path`` where an error is one for lack of room, or one led to it, else None.
 
     An error of layertool has been told already.
     """
@@ -61,16 +61,11 @@ def no_room(error: BaseException | None) -> str | None:
         if number is None:
             number = next((number for said, number in _SAID.items() if said in text), None)
         if number in _NO_ROOM:
-            return _NO_ROOM[number]
+            reason = _NO_ROOM[number]
+            break
         if number is None and _LOST.search(text):
             reason = "the disk is full, or a quota or file-size limit is reached"
         error = error.__cause__ or error.__context__
-    return reason
-
-
-def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:
-    """What to raise about ``path`` where an error is one for lack of room, else None."""
-    reason = no_room(error)
     if reason is None:
         return None
     return StoreError(
@@ -80,13 +75,12 @@ def lack_of_room(path: Path, error: BaseException | None) -> StoreError | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut (where the system can open folders)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @cache
@@ -157,9 +151,10 @@ def _sweep_now_and_then(folder: Path) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Flush a finished temporary file to the disk and give it its name."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
+    """Flush a finished temporary file to the disk, and give it, or a folder, its name."""
+    if temporary.is_file():
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -202,7 +197,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield temporary
             put_in_place(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
 
 
@@ -216,18 +211,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path} is there already and not empty: choose another -o")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    _sweep_now_and_then(path.parent)
-    remove(temporary)
-    try:
-        with saying_no_room(path):
-            yield temporary
-            if path.exists():
-                path.rmdir()
-            temporary.replace(path)
-            sync_folder(path.parent)
-    finally:
-        remove(temporary)
+    with whole_file(path) as temporary:
+        yield temporary
 
 
 def file_checksum(path: Path, before: bytes = b"") -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+_HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs, which UTF-8 cannot write
+
 
 def nfc(text: str) -> str:
     """``text`` in Unicode's composed form (NFC): an é of one code point and of two are one letter."""
@@ -56,11 +58,7 @@ def natural(text: str) -> list:
 def is_text(text: str) -> bool:
     """Whether files can hold ``text``: names of files that are no UTF-8 come as halves of surrogate pairs, which
     are none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return _HALVES.search(text) is None
 
 
 def is_number(text: str | bytes) -> bool:

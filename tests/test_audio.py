@@ -180,7 +180,6 @@ def test_a_cut_at_another_rate(tmp_path):
 def test_the_header(tmp_path):
     info = audio.probe(small.sound(tmp_path / "a.flac", 44100, rate=44100))
     assert info == audio.AudioInfo(44100, 44100, 1, "FLAC")
-    assert info.n_samples(16000) == 16000
 
 
 @pytest.mark.parametrize("rate", [7999, 8000, 11025, 12345, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
@@ -195,7 +194,7 @@ def test_the_header_foretells_what_is_read(tmp_path):
     for rate in (8000, 22050, 44100, 48000):
         for n in (401, 4444, 10_007):
             path = small.sound(tmp_path / "a.wav", n, rate=rate)
-            assert len(audio.read(path, 16000)) == audio.probe(path).n_samples(16000)
+            assert len(audio.read(path, 16000)) == audio.resampled_length(audio.probe(path).n_frames, rate, 16000)
 
 
 @pytest.mark.parametrize("hertz", [100.0, 440.0, 3000.0, 6000.0])

@@ -16,7 +16,7 @@ BIG = 1_000_000_000_000_000_001  # no float is this number
 
 
 def settled(*values):
-    table, notes = columns.settled(columns.frame([{"x": value} for value in values]), "the utterances of t")
+    table, notes = columns.settled(pd.DataFrame({"x": values}, dtype=object), what="the utterances of t")
     return table["x"], notes
 
 
@@ -76,8 +76,8 @@ def test_a_cell_holds_one_value(value):
 
 def test_names_of_columns_are_one_spelling():
     with pytest.raises(CorpusError, match="have two columns called 'é': rename one"):
-        columns.settled(pd.DataFrame({"e\u0301": [1], "é": [2]}), "the utterances")
-    table, _ = columns.settled(pd.DataFrame({"e\u0301": ["e\u0301"], 7: [1]}), "the utterances")
+        columns.settled(pd.DataFrame({"e\u0301": [1], "é": [2]}), what="the utterances")
+    table, _ = columns.settled(pd.DataFrame({"e\u0301": ["e\u0301"], 7: [1]}), what="the utterances")
     assert list(table.columns) == ["é", "7"]
     assert list(table["é"]) == ["é"]
 
@@ -131,7 +131,7 @@ def test_short_floats_and_times_are_written_short():
     ids=str,
 )
 def test_numbers_compare_with_numbers_and_texts_with_texts(values, text, expected):
-    column = columns.settled(columns.frame({"x": values}), "t")[0]["x"]
+    column = columns.settled(pd.DataFrame({"x": values}, dtype=object), what="t")[0]["x"]
     assert columns.equal(columns.exact(column), text).tolist() == expected
 
 
@@ -152,13 +152,15 @@ def test_integers_with_gaps_of_any_writer(tmp_path, dtype):
 def test_tables_below_one_another():
     one = pd.DataFrame({"age": [27, BIG], "native": [True, False], "sex": ["f", None]})
     other = pd.DataFrame({"age": [40, 41], "town": ["Köln", "Bonn"]})
-    table, notes = columns.stacked([one, other], "both")
+    table, notes = columns.settled(one, other, what="both")
     assert notes == []
     assert columns.texts(table["age"]).tolist() == ["27", str(BIG), "40", "41"]
     assert columns.texts(table["native"]).tolist() == ["True", "False", None, None]
     assert columns.texts(table["town"]).tolist() == [None, None, "Köln", "Bonn"]
-    lacking, _ = columns.stacked([one, other.drop(columns="age")], "both")
+    lacking, _ = columns.settled(one, other.drop(columns="age"), what="both")
     assert columns.texts(lacking["age"]).tolist() == ["27", str(BIG), None, None]
-    mixed, notes = columns.stacked([pd.DataFrame({"age": [27.0, np.nan]}), pd.DataFrame({"age": ["twenties"]})], "both")
+    mixed, notes = columns.settled(
+        pd.DataFrame({"age": [27.0, np.nan]}), pd.DataFrame({"age": ["twenties"]}), what="both"
+    )
     assert columns.texts(mixed["age"]).tolist() == ["27", None, "twenties"]
     assert "the column 'age' of both holds fractions and text" in notes[0]

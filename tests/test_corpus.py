@@ -720,7 +720,7 @@ def test_a_sample_is_drawn_by_its_seed_in_corpus_order(ten, tmp_path):
         ({"where": ["gender=f", "age=20"]}, "no utterance of the corpus ten has gender=f and age=20"),
         ({"where": "f"}, "'f' is no condition"),
         ({"first": 2, "sample": 2}, "give --first or --sample"),
-        ({"first": 0}, "a subset of less than one utterance is none"),
+        ({"first": 0}, "0 is no number of utterances"),
         ({"first": "3"}, "'3' is no number of utterances"),
     ],
 )

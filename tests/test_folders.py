@@ -176,11 +176,24 @@ def run(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     "model",
     [
-        "run/step-2", "run/step-2/", "./run/step-2", "run/../run/step-2", "run/step-2@main", "melhubert:run/step-2",
-        "melhubert:./run/step-2", "fairseq:run/step-2/model.safetensors", "fairseq-native:run/step-2/model.safetensors",
-        "link", "melhubert:link", "linked", "run/step-3", "run", "alias/step-2", "melhubert:alias",
+        "run/step-2",
+        "run/step-2/",
+        "./run/step-2",
+        "run/../run/step-2",
+        "run/step-2@main",
+        "melhubert:run/step-2",
+        "melhubert:./run/step-2",
+        "fairseq:run/step-2/model.safetensors",
+        "fairseq-native:run/step-2/model.safetensors",
+        "link",
+        "melhubert:link",
+        "linked",
+        "run/step-3",
+        "run",
+        "alias/step-2",
+        "melhubert:alias",
     ],
-)  # fmt: skip
+)
 def test_a_model_is_not_overwritten_by_what_is_made_of_it(run, model, out):
     with pytest.raises(UsageError) as error:
         Model.open(model).check_apart(Path(out))
@@ -261,7 +274,21 @@ def test_every_library_that_finds_no_room_is_told_of_in_one_sentence(tmp_path):
         [sys.executable, "-c", NO_ROOM, tmp_path / "out"], capture_output=True, text=True, check=False
     )
     said = dict(line.split(" | ") for line in done.stdout.splitlines())
-    names = {"torch", "torch, old", "torch, file", "safetensors", "parquet", "csv", "text", "png", "pdf", "npy", "npz", "zip", "HDF5"}  # fmt: skip
+    names = {
+        "torch",
+        "torch, old",
+        "torch, file",
+        "safetensors",
+        "parquet",
+        "csv",
+        "text",
+        "png",
+        "pdf",
+        "npy",
+        "npz",
+        "zip",
+        "HDF5",
+    }
     assert set(said) == names, done.stderr[-2000:]
     for name, sentence in said.items():
         assert sentence.startswith(f"{tmp_path / 'out'} could not be written: "), name

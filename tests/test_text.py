@@ -1,4 +1,4 @@
-"""Names and labels are text everywhere: no markup, no formulas, nothing that a terminal obeys; results are kept first."""
+"""Names and labels are text everywhere: no markup, no formulas, nothing a terminal obeys; results are kept first."""
 
 from __future__ import annotations
 
@@ -29,10 +29,40 @@ from layertool.spelling import visible
 PACKAGE = Path(layertool.__file__).parent
 # What reads markup, formulas, codes of a terminal, ends of lines, or runs in a browser or a spreadsheet.
 HOSTILE = [
-    "[pilot]", "[/b]", "[/]", "[red]x[/red]", "[link=file:///x]", ":smile:", "$x$", "$\\frac{", "$a", "a_b^c", "%s %(x)d", "{0}",
-    "\x1b[31mred", "\x1b]0;title\x07", "\x9b31m", "\a\b\b", "a\rb", "a\nb", "a\tb", "a\x0b\x0cb", "\x7f", "\u202eabc", "a\u200bb",
-    "a\u2028b", "\ufeffa", "</script><b>x", "=1+1", "\\", "50%25", "_x", "'\"", "a\x00b", "\x00",
-]  # fmt: skip
+    "[pilot]",
+    "[/b]",
+    "[/]",
+    "[red]x[/red]",
+    "[link=file:///x]",
+    ":smile:",
+    "$x$",
+    "$\\frac{",
+    "$a",
+    "a_b^c",
+    "%s %(x)d",
+    "{0}",
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "\x9b31m",
+    "\a\b\b",
+    "a\rb",
+    "a\nb",
+    "a\tb",
+    "a\x0b\x0cb",
+    "\x7f",
+    "\u202eabc",
+    "a\u200bb",
+    "a\u2028b",
+    "\ufeffa",
+    "</script><b>x",
+    "=1+1",
+    "\\",
+    "50%25",
+    "_x",
+    "'\"",
+    "a\x00b",
+    "\x00",
+]
 NOT_OF_FILES = str.maketrans({"/": "|", "\x00": "0"})
 
 
@@ -127,19 +157,46 @@ COMMANDS = {
     "verify": lambda stores: [("verify", store) for store in stores],
     "corpus": lambda stores: [("corpus", "info", stores[0].parents[1] / "corpus")],
     "cca": lambda stores: [("cca", *stores, "--with", "phone", "--n-folds", 6, "-o", "r.csv", "--plot", "r.png")],
-    "cka": lambda stores: [("cka", *stores, "--unit", "phone", "--plot", "r.svg"), ("compare", *stores, "--unit", "phone")],
-    "mi": lambda stores: [("mi", *stores, "--labels", "phone", "--clusters", 4, "-o", "r.csv", "--plot", "r.pdf"),
-                          ("compare", "r.csv"), ("report", "r.csv", "-o", "r.html")],
-    "neighbours": lambda stores: [("probe", "neighbours", *stores, "--labels", "speaker", "--unit", "utterance"),
-                                  ("probe", "neighbours", *stores, "--labels", "phone", "--json")],
-    "speat": lambda stores: [("speat", *stores, "--target", "kind=[/b]:$x$\x1b[31m", "--attribute", "valence=good\x1b[31m:[/]\nx",
-                              "--permutations", 100, "--n-resamples", 100, "--layers", "T0,T1", "--plot", "r.png")],
+    "cka": lambda stores: [
+        ("cka", *stores, "--unit", "phone", "--plot", "r.svg"),
+        ("compare", *stores, "--unit", "phone"),
+    ],
+    "mi": lambda stores: [
+        ("mi", *stores, "--labels", "phone", "--clusters", 4, "-o", "r.csv", "--plot", "r.pdf"),
+        ("compare", "r.csv"),
+        ("report", "r.csv", "-o", "r.html"),
+    ],
+    "neighbours": lambda stores: [
+        ("probe", "neighbours", *stores, "--labels", "speaker", "--unit", "utterance"),
+        ("probe", "neighbours", *stores, "--labels", "phone", "--json"),
+    ],
+    "speat": lambda stores: [
+        (
+            "speat",
+            *stores,
+            "--target",
+            "kind=[/b]:$x$\x1b[31m",
+            "--attribute",
+            "valence=good\x1b[31m:[/]\nx",
+            "--permutations",
+            100,
+            "--n-resamples",
+            100,
+            "--layers",
+            "T0,T1",
+            "--plot",
+            "r.png",
+        )
+    ],
     "npy": lambda stores: [("export", store, "-o", "out") for store in stores],
     "npz": lambda stores: [("export", stores[0], "-o", "out", "--to", "npz")],
     "fastabx": lambda stores: [("export", stores[0], "-o", "out", "--to", "fastabx")],
-    "errors": lambda stores: [("cca", stores[1], "--with", "$x$\x1b"), ("mi", stores[1], "--labels", "\x1b"),
-                              ("cca", stores[1], "--with", "phone", "--layers", "\x1b[3m")],
-}  # fmt: skip
+    "errors": lambda stores: [
+        ("cca", stores[1], "--with", "$x$\x1b"),
+        ("mi", stores[1], "--labels", "\x1b"),
+        ("cca", stores[1], "--with", "phone", "--layers", "\x1b[3m"),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -263,8 +320,10 @@ def layertool_in_a_shell(command: str, **environment) -> subprocess.CompletedPro
     program = f'{sys.executable} -c "from layertool.cli import main; main()"'
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command.replace('$L', program)}"],
-        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
+    )
 
 
 def test_a_reader_that_goes_ends_the_printing_not_the_work(tmp_path):
@@ -303,7 +362,7 @@ def test_nothing_else_prints():
 
 
 def test_texts_of_figures_go_through_one_function():
-    """A name in matplotlib's hands may be a formula: what sets a text calls ``plain``, ``wrap``, or has one of our own."""
+    """In matplotlib's hands a name may be a formula: what sets a text calls ``plain``, ``wrap``, or has one of ours."""
     setters = (
         "set_title",
         "set_xlabel",

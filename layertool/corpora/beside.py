@@ -14,27 +14,27 @@ from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.spelling import nfc
 
+Sources = dict[str, Callable[[], list[Voice]]]  # by the recording, what reads its labels
+
 
 @dataclass
 class Labels:
     """What was found beside recordings, by their ids.
 
     ``sources``: functions that read their labels, for ``alignments.read_all``. ``texts``: their transcripts.
-    ``unusable``: those whose transcript cannot be read, with the reason. ``provenance``, ``notes``: counts, and
-    sentences for the user.
+    ``unusable``: those whose transcript cannot be read, with the reason.
     """
 
-    sources: dict[str, Callable[[], list[Voice]]] = field(default_factory=dict)
+    sources: Sources = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def find(
     source: Path,
     files: Sequence[Path],
     recordings: Mapping[str, Path],
+    provenance: dict,
     textgrids: Path | None = None,
     tiers: Mapping[str, str] | None = None,
 ) -> Labels:
@@ -42,21 +42,21 @@ def find(
 
     TextGrids have the path of the audio, below ``source`` or ``textgrids``. A recording without one has label files
     beside it (``label_files.TIERS``), or a CTM file names it. ``tiers``: as for ``textgrid.voices``; or suffixes of
-    label files, and then no TextGrid is read. A .lab or .txt that is no label file is a transcript. Raises
-    UsageError, CorpusError.
+    label files, and then no TextGrid is read. A .lab or .txt that is no label file is a transcript. Counts, and
+    sentences for the user, go to the provenance. Raises UsageError, CorpusError.
     """
     suffixes = {tier: name.lower() for tier, name in (tiers or {}).items() if name.startswith(".")}
     if suffixes and len(suffixes) < len(tiers or {}):
         raise UsageError("--tier names both tiers and suffixes of label files: give one or the other")
-    labels = Labels()
+    labels, notes = Labels(), provenance.setdefault("notes", [])
     if textgrids is None:
         grids = source_files.by_id(files, source, {".textgrid"})
         matched = {one: grids[one] for one in recordings if one in grids}
     else:
         grids = source_files.by_id(source_files.files_below(textgrids), textgrids, {".textgrid"})
         matched = _match_textgrids(recordings, grids, textgrids)
-        labels.provenance["textgrids_from"] = str(textgrids.resolve())
-    labels.provenance["textgrids_without_audio"] = len(grids) - len(matched)
+        provenance["textgrids_from"] = str(textgrids.resolve())
+    provenance["textgrids_without_audio"] = len(grids) - len(matched)
     if suffixes:
         matched, grids = {}, {}
     others = source_files.beside(files, source, recordings)
@@ -70,23 +70,21 @@ def find(
         elif one not in matched and not tiers:
             usual = [own[suffix] for suffix in reversed(label_files.TIERS) if suffix in own]
             by_tier[one] = {label_files.tier_of(path): path for path in usual}
-    sources: dict[str, Callable[[], list[Voice]]]
-    lines: dict[str, Callable[[], list[Voice]]]
-    sources = {one: partial(textgrid.voices, path, tiers) for one, path in matched.items()}
-    lines = {one: partial(label_files.voices, own, recordings[one]) for one, own in by_tier.items() if own}
+    sources: Sources = {one: partial(textgrid.voices, path, tiers) for one, path in matched.items()}
+    lines: Sources = {one: partial(label_files.voices, own, recordings[one]) for one, own in by_tier.items() if own}
     read |= {path for one in lines for path in by_tier[one].values()}
     if not tiers or set(label_files.OF_MANY) & set(suffixes.values()):
-        lines |= _of_many(files, source, recordings, sources.keys() | lines.keys(), suffixes, read, labels.notes)
+        lines |= _of_many(files, source, recordings, sources.keys() | lines.keys(), suffixes, read, notes)
     if tiers and not (sources or lines):
         what = f"{' or '.join(suffixes.values())} file" if suffixes else "TextGrid"
         raise CorpusError(f"{source} has no {what} that belongs to its audio: leave --tier out, or give --textgrids")
     sources |= lines
     labels.sources = {one: sources[one] for one in recordings if one in sources}
-    labels.provenance["textgrids"] = len(matched)
+    provenance["textgrids"] = len(matched)
     if lines:
-        labels.provenance["label_files"] = len(lines)
-    labels.provenance["without_textgrid"] = len(recordings) - len(sources)
-    labels.notes += source_files.unread(files, source, read, recordings)
+        provenance["label_files"] = len(lines)
+    provenance["without_textgrid"] = len(recordings) - len(sources)
+    notes += source_files.unread(files, source, read, recordings)
     return labels
 
 
@@ -124,7 +122,7 @@ def _of_many(
     suffixes: Mapping[str, str],
     read: set[Path],
     notes: list[str],
-) -> dict[str, Callable[[], list[Voice]]]:
+) -> Sources:
     """Labels of recordings that are not ``done``, from CTM and MLF files that name them; what is used is put into
     ``read``."""
     tails: dict[str, list[str]] = {}
@@ -151,11 +149,7 @@ def _of_many(
                 "first: "
                 f"'{lost[0]}'): name them by their paths, or leave it so"
             )
-    return {one: partial(_given, Voice(None, tiers)) for one, tiers in found.items()}
-
-
-def _given(voice: Voice) -> list[Voice]:
-    return [voice]
+    return {one: partial(list, (Voice(None, tiers),)) for one, tiers in found.items()}
 
 
 def _match_textgrids(recordings: Mapping[str, Path], grids: dict[str, Path], folder: Path) -> dict[str, Path]:

@@ -57,8 +57,9 @@ def write_all(
 ) -> dict[str, str]:
     """Write the cells of the utterances ``ids`` into the new audio folder of the corpus ``out``: their paths by id.
 
-    What cannot be used goes to ``left_out``, as far as that shows now, before the last of all is written. ``root``: the
-    folder of a local dataset ``source``.
+    Embedded files are written unchanged, arrays as 32-bit float WAV; of a file that a local dataset ``source``, with
+    the folder ``root``, only names, the path is taken. What cannot be used goes to ``left_out``, as far as that shows
+    now, before the last of all is written.
     """
     paths: dict[str, str] = {}
     with CorpusFolder(out) as place:
@@ -66,7 +67,11 @@ def write_all(
         stems = file_stems(ids)
         for n, (one, stem, cell) in enumerate(zip(ids, stems, cells, strict=True), 1):
             with left_out.tolerated(one):
-                path = _write(cell, folder / stem, root, f"utterance '{one}' of {source}")
+                where = f"utterance '{one}' of {source}"
+                if pa.types.is_struct(cell.type) and cell.type.get_field_index("bytes") < 0:
+                    path = _write_array(cell, folder / stem, where)
+                else:
+                    path = _write_file(cell.as_py(), folder / stem, root, where)
                 audio.require_channel(path, audio_files.header_of(path).info.channels, channel)
                 paths[one] = str(path)
             if progress is not None:
@@ -74,21 +79,11 @@ def write_all(
     return paths
 
 
-def _write(item: pa.Scalar, stem: Path, root: Path | None, where: str) -> Path:
-    """Write what a cell of an audio column holds as the file ``stem`` with a suffix; return its path.
-
-    Embedded files are written unchanged, arrays as 32-bit float WAV; of a file that a local dataset, with the folder
-    ``root``, only names, the path is returned. ``where`` begins the messages. Raises CorpusError, AudioError.
-    """
-    if pa.types.is_struct(item.type) and item.type.get_field_index("bytes") < 0:
-        return _write_array(item, stem, where)
-    return _write_file(item.as_py(), stem, root, where)
-
-
 def _write_file(value, stem: Path, root: Path | None, where: str) -> Path:
     """Write the file that an audio column holds, unchanged; return its path, or that of the local file it names.
 
-    ``value``: a dict of bytes and path, or either of them. ``root``: the folder of a local dataset.
+    ``stem``: the path without suffix. ``value``: a dict of bytes and path, or either of them. ``root``: the folder of
+    a local dataset. ``where`` begins the messages. Raises CorpusError, AudioError.
     """
     if isinstance(value, dict):
         content, given = value.get("bytes"), value.get("path") or ""

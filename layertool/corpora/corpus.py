@@ -14,7 +14,7 @@ import xxhash
 
 from layertool import audio, columns
 from layertool.audio_files import resampled_length
-from layertool.conditions import Condition, holds, parse_where
+from layertool.conditions import Condition, conditions, holds
 from layertool.corpora import on_disk
 from layertool.corpora import segments as of_segments
 from layertool.corpora.failures import Failures
@@ -81,7 +81,9 @@ class Corpus:
         Utterances without ``text`` get it from their words (``provenance["text_from_words"]``: how many).
         Raises CorpusError or AudioError.
         """
-        utterances, known = columns.frame(utterances), dict(provenance or {})
+        if not isinstance(utterances, pd.DataFrame):
+            utterances = pd.DataFrame(utterances, dtype=object)  # pandas would make floats of integers with gaps
+        utterances, known = utterances.reset_index(drop=True), dict(provenance or {})
         segments = no_segments() if segments is None or not len(segments) else pd.DataFrame(segments)
         what, what_segments = (f"the table of {table} of {name}" for table in on_disk.TABLES)
         unusable = Failures(max_failures, left_out)
@@ -99,7 +101,7 @@ class Corpus:
         columns.require_filled(segments, ["utterance", "tier", "label"], what_segments)
         for column in utterances.columns.intersection(("utterance", "text")):  # digits that are spoken are words, too
             utterances[column] = columns.texts(utterances[column])
-        utterances, notes = columns.settled(utterances, f"the utterances of {name}", _LOCATED)
+        utterances, notes = columns.settled(utterances, what=f"the utterances of {name}", leave=_LOCATED)
         check_unique(utterances["utterance"], f"the corpus {name}")
         utterances = _probe(columns.seconds(utterances, what), unusable)
         if unusable:
@@ -129,10 +131,13 @@ class Corpus:
             segments, faults, told = of_segments.fit_stretches(segments, stretches, utterances)
             notes += told
         corpus = cls(utterances, segments, name, provenance).noting(notes)
-        corpus._check_ids()
-        faults = corpus.misplaced() | faults
-        if faults:
-            corpus._leave_out(faults, max_failures)
+        if faults := corpus.faults() | faults:
+            left_out = {**provenance.get("left_out", {}), **faults}
+            Failures(max_failures, left_out).check(len(utterances) - len(faults))
+            corpus.provenance["left_out"] = left_out
+            corpus.utterances = utterances[~utterances["utterance"].isin(faults)].reset_index(drop=True)
+            kept = ~corpus.segments["utterance"].isin(faults).to_numpy()
+            corpus.segments = of_segments.of_utterances(corpus.segments, kept)
         corpus._add_texts()
         return corpus
 
@@ -152,34 +157,29 @@ class Corpus:
         Raises UsageError for a column that is not there, for conditions that no utterance meets, for numbers below 1,
         and for ``first`` and ``sample`` together.
         """
-        texts = [where] if isinstance(where, str) else list(where)
-        conditions = [c for c in texts if isinstance(c, Condition)] or parse_where([str(text) for text in texts])
+        wanted = conditions(where)
         if first is not None and sample is not None:
             raise UsageError("the first utterances and a sample of them are two things: give --first or --sample")
         for n in (first, sample):
-            if not isinstance(n, (Integral, type(None))):
+            if n is not None and not (isinstance(n, Integral) and n >= 1):
                 raise UsageError(f"{n!r} is no number of utterances: give a whole number from 1")
-        if min(n for n in (first, sample, 1) if n is not None) < 1:
-            raise UsageError("a subset of less than one utterance is none: give a number from 1")
-        chosen = np.flatnonzero(holds(self.utterances, conditions, f"the corpus {self.name}"))
+        chosen = np.flatnonzero(holds(self.utterances, wanted, f"the corpus {self.name}"))
         if sample is not None:
             chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:sample])
         chosen = chosen[:first]
-        utterances = self.utterances.iloc[chosen].reset_index(drop=True)
         kept = of_segments.of_utterances(self.segments, np.isin(self.owners(), chosen))
         facts = {
             "of": f"{self.name} ({len(self.utterances)} utterances, fingerprint {self.fingerprint})",
-            "where": [str(condition) for condition in conditions],
+            "where": [str(condition) for condition in wanted],
             "first": first,
             "sample": sample,
             "seed": None if sample is None else seed,
         }
         provenance = {key: value for key, value in self.provenance.items() if key not in ("notes", "subset")}
-        parts = [
-            *self.provenance.get("subset", ()),
-            {key: fact for key, fact in facts.items() if fact not in (None, [])},
-        ]
-        return Corpus(utterances, kept, name or self.name, {**provenance, "subset": parts})
+        taken = {key: fact for key, fact in facts.items() if fact not in (None, [])}
+        provenance["subset"] = [*self.provenance.get("subset", ()), taken]
+        utterances = self.utterances.iloc[chosen].reset_index(drop=True)
+        return Corpus(utterances, kept, name or self.name, provenance)
 
     def noting(self, notes: Sequence[str]) -> Corpus:
         """The same corpus, with sentences for the user in ``provenance["notes"]``."""
@@ -198,13 +198,11 @@ class Corpus:
         folder = Path(folder)
         if problem := mistaken(folder, CORPUS):
             raise CorpusError(problem)
-        if folder.is_file():
-            raise CorpusError(
-                f"{folder} is a file, a corpus is a folder: make one with 'layertool corpus folder AUDIO -o CORPUS'"
-            )
         if not folder.is_dir():
+            is_file = folder.is_file()
             raise CorpusError(
-                f"{folder} does not exist: make a corpus with 'layertool corpus folder AUDIO -o {folder}'"
+                f"{folder} {'is a file, a corpus is a folder' if is_file else 'does not exist'}: make a corpus with "
+                f"'layertool corpus folder AUDIO -o {'CORPUS' if is_file else folder}'"
             )
         while True:
             about = on_disk.read_record(folder)
@@ -259,21 +257,16 @@ class Corpus:
         """
         folder = Path(folder)
         with on_disk.CorpusFolder(folder) as place:
-            tables = self._as_written(folder.resolve())
-            about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint, **self.provenance}
-            place.put(tables, about)
+            root = folder.resolve()
+            utterances, notes = columns.settled(self.utterances, what=f"the utterances of {self.name}", leave=_LOCATED)
+            utterances["audio"] = [
+                str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+                for path in utterances["audio"]
+            ]
+            segments = self.segments.astype(dict.fromkeys(CODED, str))  # plain text for whoever else reads it
+            about = {"schema": SCHEMA, "name": self.name, "fingerprint": self.fingerprint}
+            place.put({"utterances": utterances, "segments": segments}, about | self.noting(notes).provenance)
         return folder
-
-    def _as_written(self, root: Path) -> dict[str, pd.DataFrame]:
-        """The tables as the folder ``root`` holds them."""
-        utterances, notes = columns.settled(self.utterances, f"the utterances of {self.name}", _LOCATED)
-        self.noting(notes)
-        utterances["audio"] = [
-            str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
-            for path in utterances["audio"]
-        ]
-        segments = self.segments.astype(dict.fromkeys(CODED, str))  # plain text for whoever else reads it
-        return {"utterances": utterances, "segments": segments}
 
     def _compare(self, folder: Path, about: Mapping, in_full: bool) -> None:
         """Raise CorpusError where the tables are not those of the record."""
@@ -354,36 +347,26 @@ class Corpus:
 
     def check(self) -> None:
         """Raise CorpusError when ids repeat or a segment does not lie in its utterance (20 ms beyond its end pass)."""
-        self._check_ids()
-        for fault in self.misplaced().values():
+        for fault in self.faults().values():
             raise CorpusError(fault)
 
-    def misplaced(self) -> dict[str, str]:
-        """Utterances with segments that do not lie in them (``segments.misplaced``), with reasons."""
-        return of_segments.misplaced(self.segments, self.owners(), self.utterances["n_samples"].to_numpy(np.int64))
-
-    def _check_ids(self) -> None:
+    def faults(self) -> dict[str, str]:
+        """Utterances with segments that do not lie in them, with reasons. Raises CorpusError for ids that are wrong."""
         for row, one in enumerate(self.utterances["utterance"]):
             if not isinstance(one, str):
                 raise CorpusError(
                     f"the utterances of {self.name} have {one!r} for an id in row {row + 1}: ids are text"
                 )
         check_unique(self.utterances["utterance"], f"the corpus {self.name}")
-        unknown = self.owners() < 0
+        owners = self.owners()
+        unknown = owners < 0
         if unknown.any():
             first = self.segments["utterance"].iloc[int(unknown.argmax())]
             raise CorpusError(
                 f"segments of {self.name} name the utterance '{first}', which is not in its utterances "
                 f"({int(unknown.sum())} such segments): add it there or take its segments out"
             )
-
-    def _leave_out(self, faults: Mapping[str, str], max_failures: int) -> None:
-        """Leave out utterances with faults, beside those that were before; raise CorpusError when they are too many."""
-        left_out = {**self.provenance.get("left_out", {}), **faults}
-        Failures(max_failures, left_out).check(len(self.utterances) - len(faults))
-        self.provenance["left_out"] = left_out
-        self.utterances = self.utterances[~self.utterances["utterance"].isin(faults)].reset_index(drop=True)
-        self.segments = of_segments.of_utterances(self.segments, ~self.segments["utterance"].isin(faults).to_numpy())
+        return of_segments.misplaced(self.segments, owners, self.utterances["n_samples"].to_numpy(np.int64))
 
     def _add_texts(self) -> None:
         """Fill ``text``, where it is missing, from the words of the utterance, in order of time."""

@@ -12,7 +12,7 @@ from layertool.corpora import beside, source_files
 from layertool.corpora.alignments import Progress, read_all
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.labels import TIERS, USUAL, Rules
-from layertool.corpora.metadata import Paths, of_files, of_keys, pairs
+from layertool.corpora.metadata import Paths, added, of_files, of_keys, pairs
 from layertool.errors import CorpusError, UsageError
 
 
@@ -58,11 +58,10 @@ def read(
     provenance: dict = {"reader": "folder", "source": str(source.resolve())}
     tables, described = pairs(metadata, by), None
     if tables and tables[0][1] is None:
-        described = of_files(tables.pop(0)[0], id_column, list(recordings), source, text_column)
-        recordings = {utterance: recordings[utterance] for utterance in described.columns.index}
-    labels = beside.find(source, files, recordings, None if textgrids is None else Path(textgrids), tiers)
+        described = of_files(tables.pop(0)[0], id_column, list(recordings), source, provenance, text_column)
+        recordings = {utterance: recordings[utterance] for utterance in described.index}
+    labels = beside.find(source, files, recordings, provenance, None if textgrids is None else Path(textgrids), tiers)
     found = read_all(labels.sources, progress, max_failures)
-    provenance |= labels.provenance
     utterances = pd.DataFrame({"utterance": list(recordings), "audio": [str(path) for path in recordings.values()]})
     if channel is not None:
         utterances["channel"] = channel
@@ -70,9 +69,8 @@ def read(
         utterances["text"] = [labels.texts.get(utterance) for utterance in recordings]
         provenance["without_transcript"] = len(recordings) - len(labels.texts)
     if described is not None:
-        utterances = described.added(utterances, provenance)
+        utterances = added(utterances, described)
     utterances = of_keys(found.utterances(utterances, provenance), tables, source, provenance)
-    provenance["notes"] = [*provenance.get("notes", ()), *labels.notes]
     return Corpus.build(
         utterances,
         found.segments,

@@ -39,7 +39,7 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
             )
         owners |= dict.fromkeys(corpus.utterances["utterance"], corpus.name)
     parts = [corpus.utterances.assign(part=corpus.name) for corpus in corpora]
-    utterances, notes = columns.stacked(parts, f"the utterances of {' and '.join(names)}")
+    utterances, notes = columns.settled(*parts, what=f"the utterances of {' and '.join(names)}")
     segments = pd.concat([corpus.segments for corpus in corpora], ignore_index=True)
     provenance: dict = {"reader": "join", "parts": {corpus.name: corpus.provenance for corpus in corpora}}
     made = Corpus(utterances, segments, name or "+".join(names), provenance).noting([*_other_labels(corpora), *notes])

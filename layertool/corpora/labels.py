@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,9 @@ class _Renamed:
 def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: bool) -> _Renamed:
     """The rules for one tier, from the number of segments of each label in the files."""
     spelled = {label: nfc(label if raw else label.strip()) for label in counts}
-    notes = _merged(tier, spelled, "the same letters in another spelling") + _apart(tier, spelled.values())
+    notes = _merged(tier, spelled, "the same letters in another spelling") + _merged(
+        tier, {text: text.translate(_LOOK_ALIKES) for text in spelled.values()}
+    )
     named = {text: name for text in spelled.values() for name in (text.strip(), _name(tier, text)) if name in given}
     texts = {label: _in_brackets(named[text]) if text in named else text for label, text in spelled.items()}
     kinds = {text: non_speech(tier, text) for text in texts.values()}
@@ -109,9 +111,9 @@ def _rename(tier: str, counts: Mapping[str, int], given: Collection[str], raw: b
         new |= {text: None for text, kind in kinds.items() if _is_left_out(tier, text, kind)}
     if tier == PHONE and not raw:
         silences = {text: SILENT for text, kind in kinds.items() if kind == SILENCE and new[text]}
-        speech = Counter({text: 0 for text, kind in kinds.items() if kind is None})
+        speech: Counter[str] = Counter()
         for label, text in texts.items():
-            if text in speech:
+            if kinds[text] is None:
                 speech[text] += counts[label]
         phones, rule, more = _phones(speech)
         new |= silences | phones
@@ -138,7 +140,7 @@ def _phones(counts: Mapping[str, int]) -> tuple[dict[str, str | None], str, list
         )
     if bare:  # one label without a position: what looks like positions is part of the others' names
         bases = {label: label for label in counts}
-    of_bases = Counter(dict.fromkeys(bases.values(), 0))
+    of_bases: Counter[str] = Counter()
     for label, base in bases.items():
         of_bases[base] += counts[label]
     phones, rule, more = _arpabet(of_bases)
@@ -201,31 +203,18 @@ def _is_left_out(tier: str, text: str, kind: str | None) -> bool:
     return kind is not None and (unheard or name in _LEFT_OUT)
 
 
-def _merged(tier: str, new: Mapping[str, str], why: str) -> list[str]:
-    """What to tell where labels become one: a sentence, if any do."""
-    groups = [f"{_grouped(labels)} become '{name}'" for name, labels in _alike(new).items()]
-    return [f"the {tier} labels {_first(groups, '; ')} ({why})"] if groups else []
-
-
-def _apart(tier: str, texts: Iterable[str]) -> list[str]:
-    """What to tell where labels look like one and are not."""
-    groups = [_grouped(labels) for labels in _alike({text: text.translate(_LOOK_ALIKES) for text in texts}).values()]
-    if not groups:
-        return []
-    return [f"the {tier} labels {_first(groups, '; ')} look alike and stay apart: if they are one, write them alike"]
-
-
-def _alike(new: Mapping[str, str]) -> dict[str, list[str]]:
-    """The labels that have one name, where several have."""
+def _merged(tier: str, new: Mapping[str, str], why: str = "") -> list[str]:
+    """What to tell, a sentence if anything, of labels that become one, and ``why``; else of those that only look so."""
     groups: dict[str, list[str]] = {}
     for label, name in sorted(new.items()):
         groups.setdefault(name, []).append(label)
-    return {name: labels for name, labels in groups.items() if name and len(labels) > 1}
-
-
-def _grouped(labels: Sequence[str]) -> str:
-    *others, last = map(_spelled_out, labels)
-    return f"{', '.join(others)} and {last}"
+    parts = []
+    for name, labels in groups.items():
+        if name and len(labels) > 1:
+            *others, last = map(_spelled_out, labels)
+            parts.append(f"{', '.join(others)} and {last}" + (f" become '{name}'" if why else ""))
+    end = f" ({why})" if why else " look alike and stay apart: if they are one, write them alike"
+    return [f"the {tier} labels {_first(parts, '; ')}{end}"] if parts else []
 
 
 def _spelled_out(label: str) -> str:

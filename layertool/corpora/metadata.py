@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,22 +21,10 @@ Paths = Path | str | Sequence[Path | str] | None
 EXAMPLE = r"(?P<speaker>\d+)_.*"
 
 
-@dataclass
-class Found:
-    """What tables say of utterances: ``columns`` by utterance id, facts for the provenance, sentences for the user."""
-
-    columns: pd.DataFrame
-    facts: dict = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def added(self, utterances: pd.DataFrame, provenance: dict) -> pd.DataFrame:
-        """The utterances with these columns, which win over those that were there; facts and notes go to the
-        provenance."""
-        for name, fact in self.facts.items():
-            provenance[name] = provenance.get(name, {}) | fact if isinstance(fact, dict) else fact
-        provenance["notes"] = [*provenance.get("notes", ()), *self.notes]
-        described = self.columns.reset_index(drop=True)
-        return pd.concat([utterances.drop(columns=described.columns, errors="ignore"), described], axis=1)
+def added(utterances: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
+    """The utterances with columns that describe them, row by row, which win over those that were there."""
+    others = utterances.drop(columns=described.columns, errors="ignore")
+    return pd.concat([others, described.reset_index(drop=True)], axis=1)
 
 
 def pairs(metadata: Paths, by: str | Sequence[str] | None) -> list[tuple[Path, str | None]]:
@@ -59,20 +46,24 @@ def pairs(metadata: Paths, by: str | Sequence[str] | None) -> list[tuple[Path, s
 
 
 def of_files(
-    path: Path, id_column: str | None, ids: Sequence[str], source: Path, text_column: str | None = None
-) -> Found:
-    """The columns of a table with one row a file, for those of ``ids`` that have one, in their order.
+    path: Path,
+    id_column: str | None,
+    ids: Sequence[str],
+    source: Path,
+    provenance: dict,
+    text_column: str | None = None,
+) -> pd.DataFrame:
+    """The columns of a table with one row a file, for those of ``ids`` that have one, by these and in their order.
 
-    What names the file stands in ``id_column``, else in the first of ``ID_NAMES`` that is there. The rows decide what
-    is in the corpus: files without one are left out. Raises CorpusError where no row fits, or more than one.
+    Facts and sentences for the user go to the provenance. What names the file stands in ``id_column``, else in the
+    first of ``ID_NAMES`` that is there. The rows decide what is in the corpus: files without one are left out. Raises
+    CorpusError where no row fits, or more than one.
     """
-    found = Found(pd.DataFrame())
-    table = with_text(read_table(path, say=found.notes.append), text_column, path)
-    if id_column is not None:
-        id_column = nfc(id_column)
-        columns.require(table, [id_column], str(path), "correct --id-column")
+    notes = provenance.setdefault("notes", [])
+    table = with_text(read_table(path, say=notes.append), text_column, path)
     remedy = "say which one names the utterance with --id-column, or what else joins the table with --by"
-    id_column = id_column or columns.one_of(table, ID_NAMES, str(path), remedy)
+    id_column = columns.one_of(table, ID_NAMES, str(path), remedy) if id_column is None else nfc(id_column)
+    columns.require(table, [id_column], str(path), "correct --id-column")
     if parts := columns.named(table, ("start", "end")):
         raise CorpusError(
             f"{path} has the column '{parts}', so its utterances are parts of files: use "
@@ -88,16 +79,15 @@ def of_files(
     taken = [one for one in ids if one in rows]
     values = [(text,) for text in columns.texts(table[id_column])]
     places = np.array([rows.get(one, -1) for one in ids])
-    n_unused, n_without = _tell_gaps(found, path, [id_column], values, ids, places, "they are left out")
-    found.facts = {"metadata": str(path.resolve()), "metadata_rows_without_audio": n_unused}
+    n_unused, n_without = _tell_gaps(notes, path, [id_column], values, ids, places, "they are left out")
+    provenance |= {"metadata": str(path.resolve()), "metadata_rows_without_audio": n_unused}
     if n_without:
-        found.facts["audio_without_metadata"] = n_without
-    found.columns = _described(table, [id_column], found).iloc[[rows[one] for one in taken]].set_axis(taken)
-    return found
+        provenance["audio_without_metadata"] = n_without
+    return _described(table, [id_column], provenance).iloc[[rows[one] for one in taken]].set_axis(taken)
 
 
 def _tell_gaps(
-    found: Found,
+    notes: list[str],
     path: Path,
     names: Sequence[str],
     values: Sequence[tuple[str, ...]],
@@ -113,14 +103,14 @@ def _tell_gaps(
     """
     unused = np.setdiff1d(np.arange(len(values)), places)
     if len(unused):
-        found.notes.append(
+        notes.append(
             f"{len(unused)} of {len(values)} rows of {path} fit no utterance (the first: "
             f"{_said(names, values[unused[0]])}): add what they name, or leave it so"
         )
     without = np.flatnonzero(places < 0)
     if len(without):
         key = keys[without[0]] if keys else None
-        found.notes.append(
+        notes.append(
             f"{len(without)} of {len(ids)} utterances have no row in {path}, so {so} (the first: '{ids[without[0]]}'"
             f"{f', {_said(names, key)}' if key else ''}): add the rows, or leave it so"
         )
@@ -132,11 +122,11 @@ def of_keys(
 ) -> pd.DataFrame:
     """The utterances with the columns of each table, joined by its key; see ``of_key``."""
     for path, by in tables:
-        utterances = of_key(path, by or "", utterances, root).added(utterances, provenance)
+        utterances = added(utterances, of_key(path, by or "", utterances, root, provenance))
     return utterances
 
 
-def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
+def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path, provenance: dict) -> pd.DataFrame:
     r"""The columns of a table with one row for each value of a key, for every utterance; empty for those without a row.
 
     ``by``: a column of the table. The utterances have it too, or one level of the folders below ``root`` has its
@@ -144,8 +134,8 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
     an utterance, or a part of them: ``(?P<speaker>\d+)_.*``. Keys are compared as texts. Raises UsageError for a key
     that is not there, CorpusError where a key stands twice in the table or no utterance has a row.
     """
-    found = Found(pd.DataFrame())
-    table = read_table(path, say=found.notes.append)
+    notes = provenance.setdefault("notes", [])
+    table = read_table(path, say=notes.append)
     names, keys = _keys(path, by, table, utterances, root)
     columns.require_filled(table, names, str(path))
     values = list(zip(*(columns.texts(table[name]) for name in names), strict=True))
@@ -165,33 +155,31 @@ def of_key(path: Path, by: str, utterances: pd.DataFrame, root: Path) -> Found:
             f"{_said(names, values[0]) if values else 'nothing'}: correct --by"
         )
     ids = utterances["utterance"].tolist()
-    n_unused, n_without = _tell_gaps(found, path, names, values, ids, places, "its columns are empty there", keys)
+    n_unused, n_without = _tell_gaps(notes, path, names, values, ids, places, "its columns are empty there", keys)
     facts = {
         "table": str(path.resolve()),
         "rows_without_utterances": n_unused,
         "utterances_without_row": n_without,
     }
-    known = [name for name in names if name in utterances]
-    described = _described(table, names, found)
+    described = _described(table, names, facts)
     if twice := [name for name in described.columns if name in utterances]:
         raise CorpusError(f"{path} has the column '{twice[0]}', which the utterances have already: rename one of them")
     cells: dict[str, list] = {}
     for k, name in enumerate(names):  # the key is known, also of who has no row
-        if name not in known:
+        if name not in utterances:
             cells[name] = [key[k] if key else None for key in keys]
     for name in described.columns:
         values_of = columns.exact(described[name]).tolist()
         cells[name] = [values_of[place] if place >= 0 else None for place in places]
-    found.facts = {"metadata_by": {by: facts | found.facts}}
-    found.columns = pd.DataFrame(cells, dtype=object, index=ids)
-    return found
+    provenance.setdefault("metadata_by", {})[by] = facts
+    return pd.DataFrame(cells, dtype=object, index=ids)
 
 
-def _described(table: pd.DataFrame, keys: Sequence[str], found: Found) -> pd.DataFrame:
-    """The columns of a table that describe: neither its key nor what says where audio is, which is noted."""
+def _described(table: pd.DataFrame, keys: Sequence[str], facts: dict) -> pd.DataFrame:
+    """The columns of a table that describe: neither its key nor what says where audio is, which goes to the facts."""
     left_out = [column for column in table.columns if column in AUDIO_COLUMNS and column not in keys]
     if left_out:
-        found.facts["metadata_columns_left_out"] = left_out
+        facts["metadata_columns_left_out"] = left_out
     return table.drop(columns=[*keys, *left_out])
 
 

@@ -68,24 +68,20 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / LOCK).exists() and not any(path.stem == TABLES[0] for path in folder.iterdir())
 
 
-def is_corpus(folder: Path) -> bool:
-    """Whether a folder holds a corpus that a new one would replace; one whose command was stopped at its end is
-    made again."""
-    about = read_record(folder)
-    if about is None:
-        return (folder / f"{TABLES[0]}.parquet").exists() and not is_unfinished(folder)
-    return _of_lock(folder)[1] != _all_seals(about.get("tables"))
-
-
 def check_free(out: Path, overwrite: bool, read: Iterable[Path] = ()) -> None:
-    """Raise CorpusError where a corpus would be replaced unasked; an unfinished one is finished.
+    """Raise CorpusError where a corpus would be replaced unasked.
 
+    An unfinished one is finished, and one whose command was stopped at its end is made again.
     ``read``: corpora that it is made of; UsageError where one of them is, or lies in, ``out``.
     """
     for folder in read:
         check_outside(out, f"the corpus {folder}", folder)
     CorpusFolder(out)
-    if is_corpus(out) and not overwrite:
+    if (about := read_record(out)) is None:
+        is_corpus = (out / f"{TABLES[0]}.parquet").exists() and not is_unfinished(out)
+    else:
+        is_corpus = _of_lock(out)[1] != _all_seals(about.get("tables"))
+    if is_corpus and not overwrite:
         raise CorpusError(f"{out} holds a corpus already: choose another -o, or replace it with --overwrite")
 
 

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,9 @@ def with_text(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFra
     text already."""
     if column is None or (column := nfc(column)) == "text":
         return table
-    if column not in table or "text" in table:
-        there = ", ".join(map(str, table.columns))
-        problem = (
-            "has a column 'text' already" if column in table else f"has no column '{column}' (columns there: {there})"
-        )
-        raise CorpusError(f"{path} {problem}: correct --text-column")
+    columns.require(table, [column], str(path), "correct --text-column")
+    if "text" in table:
+        raise CorpusError(f"{path} has a column 'text' already: correct --text-column")
     return table.rename(columns={column: "text"})
 
 
@@ -328,15 +326,11 @@ def _gives_back(numbers: list[float], cells: list[str]) -> bool:
 
 def _column(texts: pyarrow.ChunkedArray, name: str) -> pd.Series:
     """Cells as numbers where writing these gives back every cell, else as text."""
-    is_text = name.casefold() in _TEXT
-    if not is_text and _are(texts, _WHOLE):
-        try:
-            whole = texts.cast(pyarrow.int64()).to_pandas(types_mapper=lambda _: pd.Int64Dtype())
-        except pyarrow.ArrowInvalid:  # beyond 64 bits
-            is_text = True
-        else:
-            return whole if texts.null_count else whole.astype(np.int64)
-    if not is_text and _are(texts, _FRACTION):
+    if name.casefold() not in _TEXT and _are(texts, _FRACTION):
+        with suppress(pyarrow.ArrowInvalid):  # beyond 64 bits, where floats do not give them back either
+            if _are(texts, _WHOLE):
+                whole = texts.cast(pyarrow.int64()).to_pandas(types_mapper=lambda _: pd.Int64Dtype())
+                return whole if texts.null_count else whole.astype(np.int64)
         numbers = texts.cast(pyarrow.float64()).to_pandas()
         if _gives_back(numbers.dropna().tolist(), texts.drop_null().to_pylist()):
             return numbers

@@ -43,6 +43,7 @@ def read_csv(
     """
     source = Path(source)
     notes: list[str] = []
+    provenance: dict = {"reader": "csv", "source": str(source.resolve()), "notes": notes}
     table = with_text(read_table(source, say=notes.append), text_column, source)
     if (audio_column := columns.named(table, AUDIO_NAMES)) is not None:
         table = table.rename(columns={audio_column: "audio"})
@@ -60,7 +61,6 @@ def read_csv(
     table = columns.seconds(table, str(source))
     if channel is not None:
         table["channel"] = channel
-    provenance: dict = {"reader": "csv", "source": str(source.resolve())}
     joined = pairs(metadata, by)
     if joined and joined[0][1] is None:
         raise UsageError(f"{source} has the rows of the files: say with --by what joins {joined[0][0]} to them")
@@ -69,7 +69,6 @@ def read_csv(
     if segments is not None:
         labels = _segments(Path(segments), table, notes)
         provenance["segments_from"] = str(Path(segments).resolve())
-    provenance["notes"] = [*provenance.get("notes", ()), *notes]
     return Corpus.build(table, labels, name or source.stem, provenance, max_failures, rules=rules)
 
 

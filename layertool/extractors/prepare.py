@@ -127,7 +127,7 @@ def prepare(
     else:
         corpus.check()
     # what a store cannot hold is told now; where the audio is stays as the disk has it
-    utterances, notes = columns.settled(corpus.utterances, f"the utterances of {corpus.name}", leave=("audio",))
+    utterances, notes = columns.settled(corpus.utterances, what=f"the utterances of {corpus.name}", leave=("audio",))
     for note in notes:
         tell(note)
     corpus = replace(corpus, utterances=utterances)
