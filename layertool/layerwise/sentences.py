@@ -91,11 +91,14 @@ class Sentences(Analysis):
         counts = combinations.n_of_pair
         number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         tell(f"{store.path}: {len(combinations.names)} pairs, each the mean of {number} combinations of speakers")
-        settings = {"combinations of speakers": number, "pooling": store.configuration["units"][unit]}
-        return Pairs(rows, combinations, speakers if self.resample == "speakers" else None, settings=settings)
+        return Pairs(
+            rows,
+            combinations,
+            speakers if self.resample == "speakers" else None,
+            settings={"combinations of speakers": number, "pooling": store.configuration["units"][unit]},
+        )
 
     def score(self, view: LayerView, problem: Pairs) -> Iterator[Score]:
         vectors = replace(view, as_directions=True).read()
         one = probe.score(vectors, problem.combinations, problem.voices, self.seed, self.resample != "none")
-        n = len(problem.combinations.names)
-        yield Score("Spearman", one.value, one.ci_low, one.ci_high, chance=0.0, n=n)
+        yield Score("Spearman", one.value, one.ci_low, one.ci_high, 0.0, len(problem.combinations.names))
