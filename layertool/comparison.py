@@ -83,8 +83,9 @@ class Comparison(CKA):
             unused = one.name not in (*OF_FILES, *OF_BOTH) if of_files else one.name in OF_FILES
             if unused and getattr(self, one.name) != one.default:
                 instead = ", and choose among results with --analysis, --target, --metric" if of_files else ""
-                what = "result files" if of_files else "stores"
-                raise UsageError(f"{one.flag} does nothing for {what}: leave it out{instead}")
+                raise UsageError(
+                    f"{one.flag} does nothing for {'result files' if of_files else 'stores'}: leave it out{instead}"
+                )
 
     def _chosen(self, given: Sequence[Any]) -> pd.DataFrame:
         """The rows of results that are asked for, each once."""
@@ -98,9 +99,8 @@ class Comparison(CKA):
                 if rows.empty:
                     raise UsageError(f"no result has the {column} '{value}' (there are {there})")
         if self.layers != "all":
-            ordered = rows.sort_values("layer_index")["layer"]
-            chosen = layer_names.select(self.layers, list(dict.fromkeys(ordered)), "these results")
-            rows = rows[rows["layer"].isin(chosen)]
+            known = rows.sort_values("layer_index")["layer"].unique().tolist()
+            rows = rows[rows["layer"].isin(layer_names.select(self.layers, known, "these results"))]
         return rows.drop_duplicates().reset_index(drop=True)
 
     def _similarities(self, stores: Sequence[FeatureStore], same_layer: bool, watch: Watch) -> list[Result]:
@@ -115,8 +115,7 @@ class Comparison(CKA):
             if self.layers != "all":
                 shared = layer_names.select(self.layers, shared, f"both {first.path} and {other.path}")
             for layer in shared:
-                alone = CKA(**asked | {"layers": layer, "other_layers": layer})
-                (row,) = alone.of_stores([other, first], watch)
+                (row,) = CKA(**asked | {"layers": layer, "other_layers": layer}).of_stores([other, first], watch)
                 rows.append(replace(row, target=f"the same layer of {first.path.resolve().name}"))
         return rows
 

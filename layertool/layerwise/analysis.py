@@ -197,8 +197,7 @@ class Analysis(AnyAnalysis):
         unit, layers = self.unit_of(store), self.layers_of(store)
         pieces = self.pieces(store, unit, layers)
         outcomes = watch.each(naming(store, self.compute), pieces)
-        scores = self.conclude(store, unit, pieces, outcomes)
-        return [self.row(store, unit, layer, score, settings) for layer, score, settings in scores]
+        return [self.row(store, unit, *one) for one in self.conclude(store, unit, pieces, outcomes)]
 
     def unit_of(self, store: FeatureStore) -> str:
         """The unit of the rows that are taken."""
@@ -329,8 +328,6 @@ class Drawn(Declared):
     max_utterances: int | None = option(None, "Draw so many utterances instead.", low=1, metavar="N")
     per_label: int | None = option(None, "Draw up to so many rows of each label instead.", low=1, metavar="N")
     top_labels: int | None = option(None, "Take only so many of the most frequent labels instead.", low=2, metavar="N")
-
-    published_is_usual: ClassVar[bool] = False
 
     @property
     def sampling(self) -> Sampling | None:

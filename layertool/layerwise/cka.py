@@ -110,19 +110,13 @@ class CKA(Drawn, Analysis):
     cites = ("kornblith2019",)
     inputs: ClassVar[tuple[str, ...]] = ("STORE", "[STORE2]")
     counted = "rows"
+    usual_unit = "frame"
+    only_unit = False
     at_once = 1  # products of matrices take all cores
 
     def check(self) -> None:
         if self.biased and not self.measure.startswith("cka"):
             raise UsageError(f"{self.measure} has no biased form: leave --biased out, or take --measure cka")
-
-    @property
-    def usual_unit(self) -> str:
-        return "frame"
-
-    @property
-    def only_unit(self) -> bool:
-        return False
 
     def settings(self) -> dict[str, Any]:
         estimator = {"estimator": "biased" if self.biased else "debiased"}
@@ -161,14 +155,13 @@ class CKA(Drawn, Analysis):
         sides = self._sides(store, other, unit)
         found = self._matrix(sides, watch)
         prefix = "" if other is store else f"{other.path.resolve().name}:"
-        interval = f"over {sides.n_groups} groups of utterances" if sides.n_groups > 1 else "none"
         return [
             self.row(
                 store,
                 unit,
                 x,
                 _score(METRICS[self.measure].name, found, (i, j), sides.n, prefix + y),
-                {"interval": interval},
+                {"interval": f"over {sides.n_groups} groups of utterances" if sides.n_groups > 1 else "none"},
             )
             for i, x in enumerate(sides.xs)
             for j, y in enumerate(sides.xs if sides.ys is None else sides.ys)
@@ -224,8 +217,7 @@ class CKA(Drawn, Analysis):
         n_groups = min(N_GROUPS_CCA if self.measure == "cca" else N_GROUPS, len(codes))
         if n_groups < 2:
             return np.zeros(len(which), np.int64)
-        lengths = store.utterances["n_samples"].to_numpy()[codes]
-        return folds.by_utterance(codes, lengths, n_groups, self.seed)[which]
+        return folds.by_utterance(codes, store.utterances["n_samples"].to_numpy()[codes], n_groups, self.seed)[which]
 
     def _matrix(self, sides: Sides, watch: Watch) -> matrix.Matrix:
         """All at once, as each layer is read once then; in as many parts as workers, where somebody asked for them."""

@@ -13,8 +13,9 @@ from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE, Pooling
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, Problem, Score, unit_option
-from layertool.layerwise.frames import FrameRows, check_frames
+from layertool.layerwise.frames import FrameRows
 from layertool.layerwise.rows import ALL, Rows
+from layertool.layerwise.stores import check_layers
 from layertool.layerwise.views import LayerView
 from layertool.probes import word_discrimination as probe
 from layertool.store import FeatureStore
@@ -62,7 +63,7 @@ class Discrimination(Drawn, Analysis):
 
     def pieces(self, store: FeatureStore, unit: str, layers: Sequence[str]) -> list[tuple]:
         if self.distance == "dtw":
-            check_frames(store, layers)
+            check_layers(store, "frame", layers)
         return super().pieces(store, unit, layers)
 
     def prepare(self, store: FeatureStore, unit: str, layer: str) -> Tokens:

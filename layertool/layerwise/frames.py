@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from layertool.errors import UsageError
-from layertool.layerwise.stores import unit_of
 from layertool.store import FeatureStore
-
-
-def check_frames(store: FeatureStore, layers: Sequence[str]) -> None:
-    """Raise UsageError unless a store has frames of these layers."""
-    unit_of(store, "frame", "frame")
-    missing = [layer for layer in layers if layer not in store.layers_of("frame")]
-    if missing:
-        raise UsageError(f"{store.path} has no frames of {missing[0]}: type --layers without it")
 
 
 @dataclass(frozen=True)

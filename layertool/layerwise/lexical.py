@@ -178,8 +178,9 @@ class Lexical(Reading, AnyAnalysis):
             needed = list(dict.fromkeys("final" if layer.startswith("D") else layer for layer in layers))
             states = States(self._kept(self.states, task, model, needed, watch or Watch()), scorer, task.corpus, needed)
         lexicon = scorer.lexicon(task.words) if self.searched else None
-        again = partial(self.listener, task, model, alike)
-        return Listener(scorer, task.corpus, lexicon, states, self.searched, opened=again)
+        return Listener(
+            scorer, task.corpus, lexicon, states, self.searched, opened=partial(self.listener, task, model, alike)
+        )
 
     def _kept(self, path: Path, task: Task, model: str, layers: Sequence[str], watch: Watch) -> FeatureStore:
         """The store of the encoder's states, which is made, or made whole, where it is not."""

@@ -113,8 +113,7 @@ class Multinomial:
         self.total = self.counts.total() + smoothing * len(self.words)
         if not self.total:
             raise UsageError("there are no training responses and no smoothing: nothing would have a probability")
-        order = {word: k for k, word in enumerate(self.words)}
-        self._best = sorted(self.words, key=lambda word: (-self.counts[word], order[word]))
+        self._best = sorted(self.words, key=lambda word: -self.counts[word])  # of one count in the vocabulary's order
 
     def log_p(self, _stimulus: Stimulus, words: Sequence[str]) -> np.ndarray:
         """Log-probability of words, shape (len(words),); -inf for one outside the vocabulary."""

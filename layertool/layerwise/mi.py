@@ -19,7 +19,7 @@ from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, OfLabels, Score
 from layertool.layerwise.folds import PERMUTED, TURNED, by_utterance
 from layertool.layerwise.rows import TIERS, Rows
-from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
+from layertool.layerwise.stores import check_layers, check_same_model, one_store, speech_of
 from layertool.layerwise.views import LayerView, turned
 from layertool.store import FeatureStore
 
@@ -297,15 +297,12 @@ def _control_name(unit: str, labels: str) -> str:
 def _check_fit_store(store: FeatureStore, fit: FeatureStore, unit: str, layers: Sequence[str]) -> None:
     if fit is store:
         return
-    unit_of(fit, unit, unit)
     check_same_model(store, fit, "clusters")
+    check_layers(fit, unit, layers)
     if (a := fit.configuration["units"][unit]) != (b := store.configuration["units"][unit]):
         raise UsageError(
             f"{unit} rows are pooled by {a} in {fit.path} and by {b} in {store.path}: extract both with one --pooling"
         )
-    missing = [layer for layer in layers if layer not in fit.layers_of(unit)]
-    if missing:
-        raise UsageError(f"{fit.path} has no layer {missing[0]} at unit {unit}: type --layers without it")
     if (a := fit.configuration.get("mask_seed")) != (b := store.configuration.get("mask_seed")):
         how = ["without the time mask" if seed is None else f"with the time mask of seed {seed}" for seed in (a, b)]
         tell(f"{fit.path}, for the clusters, was extracted {how[0]}, {store.path} {how[1]}")

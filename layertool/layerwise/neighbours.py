@@ -107,8 +107,12 @@ class Neighbours(OfLabels, Drawn, Analysis):
         if n_lost:
             tell(f"{n_lost} of {len(labels)} rows have a label that stands in one {groups} only, and count as wrong")
         n_folds = min(self.n_folds, n_groups)
-        dealt = folds.disjoint(values, labels, n_folds, self.seed, f"values of {groups}")
-        return replace(problem, groups=values, folds=dealt, settings={"groups": groups, "n_folds": n_folds})
+        return replace(
+            problem,
+            groups=values,
+            folds=folds.disjoint(values, labels, n_folds, self.seed, f"values of {groups}"),
+            settings={"groups": groups, "n_folds": n_folds},
+        )
 
     def compute(self, view: LayerView, problem: Labelled) -> list[probe.Accuracy]:
         x = view.read()

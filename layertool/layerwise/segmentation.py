@@ -15,9 +15,9 @@ from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score
-from layertool.layerwise.frames import FrameRows, check_frames
+from layertool.layerwise.frames import FrameRows
 from layertool.layerwise.rows import Sampling
-from layertool.layerwise.stores import check_same_model, one_store, speech_of, unit_of
+from layertool.layerwise.stores import check_layers, check_same_model, one_store, speech_of, unit_of
 from layertool.layerwise.views import LayerView
 from layertool.non_speech import NOISE, non_speech
 from layertool.probes import segmentation as probe
@@ -119,7 +119,7 @@ class Segmentation(Analysis):
         if tune is not None:
             check_same_model(store, tune, "tuned boundaries")
             unit_of(tune, "word", "word")
-            check_frames(tune, layers)
+            check_layers(tune, "frame", layers)
         codes = self._utterances(store, self.where)
         tuning = {} if tune is None else _heard(tune, layers, _unscored(tune, self._utterances(tune, ()), store, codes))
         halves = None

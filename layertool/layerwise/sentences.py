@@ -91,8 +91,12 @@ class Sentences(Analysis):
         counts = combinations.n_of_pair
         number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         tell(f"{store.path}: {len(combinations.names)} pairs, each the mean of {number} combinations of speakers")
-        settings = {"combinations of speakers": number, "pooling": store.configuration["units"][unit]}
-        return Pairs(rows, combinations, speakers if self.resample == "speakers" else None, settings=settings)
+        return Pairs(
+            rows,
+            combinations,
+            speakers if self.resample == "speakers" else None,
+            settings={"combinations of speakers": number, "pooling": store.configuration["units"][unit]},
+        )
 
     def score(self, view: LayerView, problem: Pairs) -> Iterator[Score]:
         vectors = replace(view, as_directions=True).read()

@@ -191,6 +191,8 @@ class SpEAT(Analysis):
     )
     cites = ("slaughter2023", "lin2024")
     counted = "tests"
+    usual_unit = "utterance"
+    only_unit = False
     at_once = 1  # all layers of a test are in memory
 
     def check(self) -> None:
@@ -198,14 +200,6 @@ class SpEAT(Analysis):
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"two different pairs of groups are called '{name}': give one of them another NAME")
-
-    @property
-    def usual_unit(self) -> str:
-        return "utterance"
-
-    @property
-    def only_unit(self) -> bool:
-        return False
 
     def of_stores(self, stores: Sequence[FeatureStore], watch: Watch) -> list[Result]:
         """d, p, and p corrected for many tests, of every store, pair of targets and pair of attributes.

@@ -71,6 +71,14 @@ def layers_of(store: FeatureStore, unit: str, asked: str) -> list[str]:
     return there if asked == "all" else layer_names.select(asked, there, f"{store.path} at unit {unit}")
 
 
+def check_layers(store: FeatureStore, unit: str, layers: Sequence[str]) -> None:
+    """Raise UsageError unless a store has rows of a unit of these layers."""
+    unit_of(store, unit, unit)
+    missing = [layer for layer in layers if layer not in store.layers_of(unit)]
+    if missing:
+        raise UsageError(f"{store.path} has no layer {missing[0]} at unit {unit}: type --layers without it")
+
+
 def check_comparable(first: FeatureStore, second: FeatureStore) -> None:
     """Raise UsageError unless two stores name layers alike and hold the same speech."""
     for store in (first, second):

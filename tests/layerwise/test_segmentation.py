@@ -392,7 +392,7 @@ def test_what_cannot_be(store, other, tmp_path):
     another = make(tmp_path / "another", model="org/other")
     refused(["hold different models", "org/other", "tuned boundaries"], tune_on=another)
     few = make(tmp_path / "few", layers=("T0",))
-    refused(["has no frames of T1", "--layers"], layers="T0,T1", tune_on=few)
+    refused(["has no layer T1 at unit frame", "--layers"], layers="T0,T1", tune_on=few)
     refused(["have no speaker", "--resample utterances"], store=other, resample="speakers")
     refused(["no word row has split=nothing"], where=parse_where(["split=nothing"]))
     refused(["one utterance has no half to tune on", "--tune-on"], where=parse_where(["utterance=u1"]))
