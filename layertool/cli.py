@@ -179,8 +179,9 @@ class Root(Commands):
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):
                 raise
-            problem = LayertoolError(f"{error.filename}: {error.strerror}; check the path and its permissions")
-            raise Sentence(problem) from error
+            raise Sentence(
+                LayertoolError(f"{error.filename}: {error.strerror}; check the path and its permissions")
+            ) from error
 
 
 def _versions(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:

@@ -51,8 +51,9 @@ def version_of(name: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """What `layertool --version` prints: layertool first, then what decides its numbers."""
-    known = {NAME: __version__, "Python": platform.python_version()}
-    return known | {name: version_of(name) or "is not installed" for name in SHOWN}
+    return {NAME: __version__, "Python": platform.python_version()} | {
+        name: version_of(name) or "is not installed" for name in SHOWN
+    }
 
 
 def packages(extra: str | None = None) -> list[Package]:

@@ -152,9 +152,9 @@ def runs(rows: pd.DataFrame) -> pd.Series:
     folder = families(rows["store"]) if (rows["store"] != "").all() else pd.Series("", rows.index)
     one = rows.groupby([folder, rows["model"]])["step"].transform("nunique") > 1
     name = rows["model"].map(lambda model: re.split(r"[/\\]", model.rstrip("/\\"))[-1])
-    several = folder.nunique() > 1
-    both = name.where(folder == "", folder + ", " + name) if several else name
-    return both.where(one, folder)
+    if folder.nunique() > 1:
+        name = name.where(folder == "", folder + ", " + name)
+    return name.where(one, folder)
 
 
 def only_once(rows: pd.DataFrame, keys: list[str]) -> None:
@@ -259,6 +259,12 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
     return [(kind, part) for kind, part in [*found, ("singles", singles)] if len(part)]
 
 
+def of_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of maps with ``other`` and ``row``: the store, "" for the same one, and the layer that their target names."""
+    target = rows["target"].str.rpartition(":")
+    return rows.assign(other=target[0], row=target[2])
+
+
 def removed(rows: pd.DataFrame, reference: str | Path | None) -> pd.DataFrame:
     """Rows with ``x``, the parameters removed from the store ``reference`` (the largest where None is named), and
     ``family``.
@@ -304,6 +310,11 @@ def steps(rows: pd.DataFrame, x: str = "step") -> pd.DataFrame:
             f"all results have {x} {values.iloc[0]:.15g}: a series needs results of two or more, such as checkpoints"
         )
     return rows.assign(x=values, family=runs(rows), is_reference=False)
+
+
+def change(rows: pd.DataFrame, x: str, reference: str | Path | None) -> pd.DataFrame:
+    """Rows over "step" or "parameters": ``steps`` or ``removed``."""
+    return steps(rows) if x == "step" else removed(rows, reference)
 
 
 def trajectories(rows: pd.DataFrame) -> pd.DataFrame:

@@ -28,15 +28,8 @@ WIDE = 150  # of tables on a page, which can be scrolled
 MAX_HEAD, MAX_WORD, MAX_KEY = 12, 20, 34  # characters of a head, of its words, of a line's name, before they are folded
 MIN_KEY = 6
 SIGNIFICANT = 0.05
-OTHER_WAY, TWO_SIDED = "†", "two-sided"
-SPLIT = (
-    "unit",
-    "group",
-    "target",
-    "own",
-    "label",
-    "metric",
-)  # what makes a table of its own first, where one is too wide
+OTHER_WAY = "†"
+SPLIT = ("unit", "group", "target", "own", "label", "metric")  # a table of its own first, where one is too wide
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,10 @@ def text(
 
     ``brief``: the main metrics, without intervals; ``x``, ``reference`` and ``names`` as ``layertool.figures.draw``.
     """
-    shown = tables(rows, brief, x, reference, names, width)
-    return "\n\n".join("\n".join(line.rstrip() for line in _printed(table, width)) for table in shown)
+    return "\n\n".join(
+        "\n".join(line.rstrip() for line in _printed(table, width))
+        for table in tables(rows, brief, x, reference, names, width)
+    )
 
 
 def html(rows: pd.DataFrame) -> str:
@@ -82,8 +77,7 @@ def html_table(table: Table) -> str:
     """A table as HTML, without its notes."""
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in table.head)
     lines = "\n".join(f"<tr>{_html_cells(line, table.n_heads)}</tr>" for line in table.lines)
-    caption = escaped(table.caption)
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table>"
+    return f"<table><caption>{escaped(table.caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table>"
 
 
 def escaped(words: str) -> str:
@@ -119,8 +113,7 @@ def _tables(part: pd.DataFrame, brief: bool, x: str, reference: str | Path | Non
     """The tables of one analysis."""
     if x in ("step", "parameters"):
         ((_, shown),) = outline.kinds(part, x)
-        changed = outline.steps(shown) if x == "step" else outline.removed(shown, reference)
-        yield from _changes(changed, x, brief, width)
+        yield from _changes(outline.change(shown, x, reference), x, brief, width)
         return
     runs = outline.trajectories(part[outline.has_layers(part) & outline.is_drawn(part)])
     if x == "layer" and len(runs):
@@ -215,8 +208,7 @@ def number(value: float) -> str:
         return "∞" if value > 0 else "−∞"
     if float(value).is_integer() and abs(value) >= 100:
         return counted(value)
-    digits = 1 if abs(value) >= 10 else 3
-    return f"{value:.{digits}f}".replace("-0.000", "0.000")
+    return f"{value:.{1 if abs(value) >= 10 else 3}f}".replace("-0.000", "0.000")
 
 
 def counted(value: float) -> str:
@@ -285,8 +277,9 @@ def _layers(rows: pd.DataFrame, brief: bool, x: str = "layer") -> Table:
         chance.append(number(part["chance"].max()))
     feet = [chance] if any(chance[1:]) else []
     heads = [outline.heading(key) for key in columns] if fields else ["value"]
-    notes = list(_others(others, brief))
-    return Table(_caption(layered, fields), [x, *heads], [*lines, *feet], n_feet=len(feet), notes=notes)
+    return Table(
+        _caption(layered, fields), [x, *heads], [*lines, *feet], n_feet=len(feet), notes=list(_others(others, brief))
+    )
 
 
 def _others(rows: pd.DataFrame, brief: bool) -> Iterator[str]:
@@ -332,15 +325,20 @@ def _whole(rows: pd.DataFrame, brief: bool) -> Table:
                 [column, *[""] * (len(down) - 1), *(show(count.max()) if len(count) else "" for count in counts)]
             )
     heads = [{"label": "model", "own": "settings"}.get(name, name) for name in down]
-    caption = _caption(rows, [*down, across, *(["own"] if notes else [])])
-    return Table(caption, [*heads, *names], [*lines, *feet], len(down), len(feet), notes)
+    return Table(
+        _caption(rows, [*down, across, *(["own"] if notes else [])]),
+        [*heads, *names],
+        [*lines, *feet],
+        len(down),
+        len(feet),
+        notes,
+    )
 
 
 def _tests(rows: pd.DataFrame, brief: bool, width: int) -> Iterator[Table]:
     """Models down, association tests across: d, its interval, p; a p near 1 of a one-sided test is said to be of the
     other side."""
-    alternatives = [one.get("alternative", TWO_SIDED) for one in settings_of(rows)]
-    rows = rows.assign(one_sided=[name != TWO_SIDED for name in alternatives])
+    rows = rows.assign(one_sided=[one.get("alternative", "two-sided") != "two-sided" for one in settings_of(rows)])
     of_d, of_p = ({p for said in rows["said"][rows["metric"] == name] for p in said} for name in (EFFECT, P))
     about = (of_d & of_p).difference(outline.common(rows))  # what a test is of, not how d and p of it were computed
     rows["own"] = [", ".join(phrase for phrase in said if phrase in about) for said in rows["said"]]
@@ -395,7 +393,7 @@ def _test(rows: pd.DataFrame, brief: bool) -> str:
 
 def matrices(rows: pd.DataFrame) -> Iterator[Table]:
     """Layers of a store across, those it is compared with down."""
-    rows = rows.assign(other=rows["target"].str.rpartition(":")[0], row=rows["target"].str.rpartition(":")[2])
+    rows = outline.of_pairs(rows)
     for _, part in rows.groupby(["metric", "own", "unit", "label", "other"], sort=False):
         only_once(part, ["layer", "target"])
         across, down = layer_order(part), sorted(dict.fromkeys(part["row"]), key=outline.place)

@@ -116,7 +116,6 @@ def _do(step, quiet: bool) -> None:
     command, _ = parse(step.words)
     can_be_quiet = any("-q" in parameter.opts for parameter in command.params)
     words = [*step.words, *(["-q"] if quiet and can_be_quiet else [])]
-    code: int | None = None
     try:
         code = cli.main(args=words, prog_name="layertool", standalone_mode=False)
     except click.ClickException as error:

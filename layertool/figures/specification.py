@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +183,8 @@ def figures_of(
         yield _bars(rows, title)
     elif kind == "singles":
         yield _singles(rows, f"{title}: single stimuli")
-    elif kind == "series":
-        yield _changes(outline.steps(rows), over, kind, "step")
     else:
-        yield _changes(outline.removed(rows, reference), over, kind, "parameters")
-
-
-def palette(n: int) -> list[str]:
-    """Colours of n curves: those that can be told apart by everybody, or shades where there are too many."""
-    return list(COLOURS[:n]) if n <= len(COLOURS) else shades(n)
+        yield _changes(outline.change(rows, x, reference), over, kind, x)
 
 
 def shades(n: int) -> list[str]:
@@ -200,14 +193,15 @@ def shades(n: int) -> list[str]:
 
 
 def marks(names: Iterable[str], colours: Sequence[str] | None = None) -> dict[str, Mark]:
-    """A mark for each name."""
+    """A mark for each name: colours that everybody can tell apart, or shades where there are too many."""
     names = list(names)
-    looks = zip(names, colours or palette(len(names)), strict=True)
+    if colours is None:
+        colours = COLOURS[: len(names)] if len(names) <= len(COLOURS) else shades(len(names))
     return {
         name: Mark(
             f"s{k}", name, colour, DASHES[k % len(DASHES)], SYMBOLS[k % len(SYMBOLS)], PATTERNS[k % len(PATTERNS)]
         )
-        for k, (name, colour) in enumerate(looks)
+        for k, (name, colour) in enumerate(zip(names, colours, strict=True))
     }
 
 
@@ -239,11 +233,9 @@ def _parts(rows: pd.DataFrame, fields: Sequence[str]) -> Iterator[tuple[str, str
     The metrics come in the order of the rows, their panels side by side. Titles say what differs beside the metric.
     """
     differ = outline.differing(rows, [name for name in fields if name not in ("analysis", "metric")])
-    by_metric = rows.groupby(["analysis", "metric"], sort=False)
-    for _, of_metric in by_metric:
+    for _, of_metric in rows.groupby(["analysis", "metric"], sort=False):
         limits = axis_limits(of_metric)
-        parts = list(of_metric.groupby(list(fields), sort=False))
-        for key, part in parts:
+        for key, part in of_metric.groupby(list(fields), sort=False):
             one = dict(zip(fields, key, strict=True))
             words = [one[name] for name in ("target", "unit", "group", "family", "own") if name in differ]
             yield outline.heading(words) or one.get("target", ""), label_of(part), limits, part
@@ -275,18 +267,18 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
     is_level = outline.is_level(rows)
     looks = marks(dict.fromkeys([*rows["label"][~is_level], *rows["label"]]))
     for name in rows["label"][is_level].unique():
-        looks[name] = Mark(looks[name].key, name, looks[name].colour, looks[name].dash, None)
+        looks[name] = replace(looks[name], symbol=None, pattern=None)
     depth = rows["layer_index"] / rows["layer_index"].where(~is_level).groupby(rows["label"]).transform("max")
     ended = _ended(everything)
     panels, legend = [], list(looks.values())
     for name, quantity, limits, part in _parts(rows, PANEL):
-        axis = (
-            Axis(AXES[x], numbers=depth[part.index])
-            if x == "depth"
-            else Axis(AXES[x], _axis_layers(rows, part, is_level))
-        )
-        where = depth[part.index] if x == "depth" else part["layer"]
-        across = [0.0, 1.0] if x == "depth" else axis.names or []
+        if x == "depth":
+            where = depth[part.index]
+            axis = Axis(AXES[x], numbers=where)
+        else:
+            where = part["layer"]
+            axis = Axis(AXES[x], _axis_layers(rows, part, is_level))
+        across: list[Any] = [0.0, 1.0] if axis.names is None else axis.names
         series: list[Series] = []
         for label, points in part.groupby("label", sort=False):
             mark = looks[str(label)]
@@ -299,8 +291,7 @@ def _curves(rows: pd.DataFrame, title: str, x: str, everything: pd.DataFrame) ->
                 (row.label, row.layer) in ended and row.metric in (TOP_1.name, TOP_N.name)
                 for row in points.itertuples()
             ]
-            one = _curve(mark, where[points.index], points, points["layer"])
-            series.append(Series(one.kind, mark, one.x, one.y, points, one.names, hollow))
+            series.append(replace(_curve(mark, where[points.index], points, points["layer"]), hollow=hollow))
         series = [*_chances(series, limits, across), *series]
         legend = list(dict.fromkeys([*legend, *map(_key, series)]))
         panels.append(Panel(name, quantity, axis, limits, series))
@@ -325,8 +316,8 @@ def _axis_layers(rows: pd.DataFrame, part: pd.DataFrame, is_level: pd.Series) ->
 
 def _ended(rows: pd.DataFrame) -> set[tuple[str, str]]:
     """Store and layer of numbers whose search for top words was cut short for some stimuli."""
-    cut = rows[(rows["metric"] == UNFINISHED.name) & (rows["group"] == "")]
-    return set(cut[["label", "layer"]].itertuples(index=False, name=None))
+    cut = (rows["metric"] == UNFINISHED.name) & (rows["group"] == "")
+    return set(rows.loc[cut, ["label", "layer"]].itertuples(index=False, name=None))
 
 
 def _key(one: Series) -> Mark:
@@ -457,12 +448,10 @@ def _singles(rows: pd.DataFrame, title: str) -> Figure:
 def _maps(rows: pd.DataFrame, title: str) -> Iterator[Figure]:
     """A figure for each metric and setting, whose maps share their colours: within a store, or of two."""
     only_once(rows, ["analysis", "metric", "own", "unit", "label", "layer", "target"])
-    rows = rows.assign(
-        **dict(zip(("other", "row"), (rows["target"].str.rpartition(":")[k] for k in (0, 2)), strict=True))
-    )
+    rows = outline.of_pairs(rows)
     folders = rows[["store", "label"]].drop_duplicates()
     folders["store"] = folders["store"].map(lambda store: Path(store).name)
-    known = dict(folders.drop_duplicates("store", keep=False).itertuples(index=False, name=None))
+    known = folders.drop_duplicates("store", keep=False).set_index("store")["label"].to_dict()
     rows["other"] = rows["label"].where(rows["other"] == "", rows["other"].replace(known))
     for (_, _, own), group in rows.groupby(["analysis", "metric", "own"], sort=False):
         limits, panels = axis_limits(group, ["value"], room=0), []
@@ -474,15 +463,8 @@ def _maps(rows: pd.DataFrame, title: str) -> Iterator[Figure]:
             places = part["row"].map(y.index), part["layer"].map(x.index)
             values, numbers = np.full((len(y), len(x)), np.nan), np.full((len(y), len(x)), -1)
             values[places], numbers[places] = part["value"], part.index
+            title_of_panel = str(unit) if group["unit"].nunique() > 1 else ""
             shown = Map(values, numbers, x, y, (str(label), str(other)))
-            panels.append(
-                Panel(
-                    str(unit) if group["unit"].nunique() > 1 else "",
-                    label_of(part),
-                    Axis(str(label), x),
-                    limits,
-                    map=shown,
-                )
-            )
+            panels.append(Panel(title_of_panel, label_of(part), Axis(str(label), x), limits, map=shown))
         name = outline.heading([label_of(group), str(own)])
         yield Figure("maps", f"{title}: {name}", _caption(group.assign(target="")), panels, [], group, _columns(panels))

@@ -126,11 +126,10 @@ def _what(given: Inputs) -> str:
     """The line under the title."""
     rows = given.rows
     parts = [f"{len(rows)} numbers" if len(rows) else ""]
-    for column, name in (("analysis", "analyses"), ("model", "models"), ("corpus", "corpora")):
+    for one, several in (("analysis", "analyses"), ("model", "models"), ("corpus", "corpora")):
         if len(rows):
-            n = rows[column].nunique()
-            one = {"analyses": "analysis", "corpora": "corpus"}.get(name, name.removesuffix("s"))
-            parts.append(f"{n} {one if n == 1 else name}")
+            n = rows[one].nunique()
+            parts.append(f"{n} {one if n == 1 else several}")
     if given.runs:
         parts.append(f"{len(given.runs)} training run{'s' if len(given.runs) > 1 else ''}")
     return html.escape(", ".join(filter(None, parts)))
