@@ -19,6 +19,8 @@ from torch import nn
 from layertool.account import Account
 from layertool.errors import AudioError, MissingExtraError, StoreError, UsageError
 from layertool.training import engine
+from layertool.training import pretraining_networks as networks
+from layertool.training.attention import attention_recomputed
 from layertool.training.engine import Diverged, Order, Settings, run
 from layertool.training.series import Series
 
@@ -368,6 +370,43 @@ def test_a_run_whose_every_rate_was_0_says_so(tmp_path):
     said = []
     train(tmp_path, replace(SETTINGS, steps=1, warmup_steps=1), say=said.append)
     assert said[-1].startswith("nothing was learned: the learning rate was 0 in every step")
+
+
+@pytest.mark.parametrize("kind", ["melhubert", "hubert"])
+def test_memory_grows_with_the_frames_and_not_with_their_square(kind):
+    """No attention weights are kept on a CPU; numbers and gradients are those of attention that keeps them."""
+    torch.manual_seed(0)
+    network = networks.build(kind, networks.Sizes(2, 32, 32, 2, 8), 5).train()
+    kept = []
+    for n in (200, 800):
+        waves = {"waveforms": torch.randn(1, 320 * n + 80), "n_samples": torch.tensor([320 * n + 80])}
+        mels = {"features": torch.randn(1, n, 80), "attention_mask": torch.ones(1, n, dtype=torch.bool)}
+        clusters = torch.arange(n)[None] % 5
+        batch = (mels if kind == "melhubert" else waves) | {"masked": clusters < 3, "clusters": clusters}
+        task = Points((1.0,))
+        task.network, task.example, task.collate = network, lambda *_: None, lambda _, batch=batch: dict(batch)
+        kept.append(engine.measured(task, SETTINGS, torch.device("cpu")).of_example)
+    assert kept[1] < 5 * kept[0]
+    found = []
+    for device in ("cpu", "meta"):  # recomputed, and as it is
+        network.zero_grad()
+        torch.manual_seed(1)
+        with attention_recomputed(torch.device(device)):
+            loss = network(**batch)["loss"]
+        loss.backward()
+        found.append([loss, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_tensorboard_has_the_losses(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, done = train(tmp_path, log=["tensorboard"])
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [(one.step, one.value) for one in events.Scalars("loss")] == [
+        (loss.step, pytest.approx(loss.loss)) for loss in done.losses
+    ]
 
 
 def test_other_logs(tmp_path, monkeypatch):
