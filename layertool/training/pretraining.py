@@ -71,8 +71,8 @@ class Heard(Task):
     def hear(self, run: Run, corpus: Corpus | None) -> None:
         """``run`` is trained on the utterances of ``corpus``."""
         self.run, self.network = run, run.network
-        longest = run.max_frames * run.network.geometry.hop
-        self.lengths = [min(int(row["n_samples"]), longest) / SAMPLE_RATE for row in run.rows]
+        longest = float(run.recipe.max_seconds or 0)
+        self.lengths = [min(int(row["n_samples"]) / SAMPLE_RATE, longest) for row in run.rows]
         self.n_left_out = 0 if corpus is None else len(corpus.utterances) - len(run.rows)
 
     def begin(self, folder: RunFolder, say: Say) -> None:

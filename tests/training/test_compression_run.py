@@ -144,7 +144,7 @@ def test_the_networks_are_trained_between_prunings(whole, base):
 
 
 def test_losses_are_of_all_steps_once(whole):
-    assert [loss.step for loss in whole["heads"].losses] == [2, 4, 5, 7]  # 2; 2 and the odd 5th; 2
+    assert [loss.step for loss in whole["heads"].losses] == [2, 4, 5, 6, 7]  # every second, the prunings, and the end
     assert len({loss.step for loss in whole["weights"].losses}) == len(whole["weights"].losses)
 
 
@@ -305,10 +305,11 @@ def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
     steps: list[float] = []
     again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, *_: steps.append(done))
     equal(again, whole[kind])
-    assert steps == sorted(set(steps))
-    assert steps[0] <= at
-    if at > 4:
-        assert steps[0] > 2  # it did go on
+    last = whole[kind].models[-1].step
+    first = steps[0] if steps else last + 1
+    assert steps == list(range(first, last + 1))
+    assert first <= at + 1
+    assert first > 2 or at < 5  # it did go on
 
 
 @pytest.mark.parametrize("kind", list(PLANS))
