@@ -388,7 +388,11 @@ def test_the_record_of_a_run(model, runs):
     assert record["settings"]["learning_rate"] == 1e-3
     with open(run.folder / "losses.csv", newline="") as file:
         table = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    assert table == [(loss.step, loss.loss) for loss in run.losses] == [(step, loss) for step, loss, *_ in record["losses"]]
+    assert (
+        table
+        == [(loss.step, loss.loss) for loss in run.losses]
+        == [(step, loss) for step, loss, *_ in record["losses"]]
+    )
     assert [step for step, _ in table] == [2, 4, 6]
     assert all(math.isfinite(loss) for _, loss in table)
     assert (record["targets"] is None) == (model == "wav2vec2") == (run.facts["clustered"] is None)
