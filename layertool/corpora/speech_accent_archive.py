@@ -15,9 +15,8 @@ from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import build, counted, equal_numbers, exact_pairs, extremes
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError, UsageError
+from layertool.errors import CorpusError
 
-SELECTIONS = ("published", "matched", "all")
 N_EXTREMES = 60  # youngest and oldest that "matched" starts from
 N_GENDER_PAIRS = 60
 SUFFIXES = (".wav", ".flac", ".mp3")  # the first that is there is taken
@@ -33,8 +32,8 @@ COLUMNS = {
     "age_of_english_onset": ("age_of_english_onset", "age_onset"),
 }
 REQUIRED = ("speaker", "sex", "age", "native_language", "birth_place")
-SEXES = {"female": "female", "f": "female", "male": "male", "m": "male"}
 MISSPELT = {"famale": "female"}  # taiwanese7 in the Kaggle mirror
+SEXES = {"female": "female", "f": "female", "male": "male", "m": "male", **MISSPELT}
 # What the table must say of a listed speaker, when it says anything: ages are those of the published groups.
 EXPECTED: dict[str, Callable[[pd.Series], bool]] = {
     "young": lambda one: not one["age"] > 19,
@@ -79,8 +78,6 @@ def read(
     leaves too; of age_group and native, which are equal within each sex, those who leave are drawn with ``seed``.
     ``provenance`` lists all of them. Raises UsageError, CorpusError, or AudioError.
     """
-    if selection not in SELECTIONS:
-        raise UsageError(f"'{selection}' is no selection of speakers: choose from {', '.join(SELECTIONS)}")
     source = Path(source)
     files = files_below(source)
     path = _find_table(source) if metadata is None else Path(metadata)
@@ -103,14 +100,12 @@ def read(
             silent = list(there.index[there["audio"].isna()])
             return _utterances(there, {}, {}), provenance | {"speakers_without_audio": counted(silent)}
         groups, pairs, more = (_published if selection == "published" else _matched)(there, seed, path)
-        for column, parts in groups.items():
-            for group, ids in parts.items():
-                if not ids:
-                    raise CorpusError(
-                        f"nobody is left of the group '{group}' ({column}) in {source}: too few of its speakers have "
-                        "audio there, or none has a counterpart; add the audio, or take every speaker with "
-                        "--selection all"
-                    )
+        if empty := [(group, column) for column, parts in groups.items() for group in parts if not parts[group]]:
+            raise CorpusError(
+                f"nobody is left of the group '{empty[0][0]}' ({empty[0][1]}) in {source}: too few of its speakers "
+                "have audio there, or none has a counterpart; add the audio, or take every speaker with "
+                "--selection all"
+            )
         sizes = {group: len(ids) for parts in groups.values() for group, ids in parts.items()}
         ages = {g: round(float(there.loc[i, "age"].mean()), 2) for parts in groups.values() for g, i in parts.items()}
         about = {"seed": seed, **more, "speakers_per_group": sizes, "mean_age_per_group": ages}
@@ -143,8 +138,7 @@ def _find_table(source: Path) -> Path:
 
 def _translation(table: pd.DataFrame) -> dict[str, str]:
     """Column here -> column of the table."""
-    names = {ours: columns.named(table, theirs) for ours, theirs in COLUMNS.items()}
-    return {ours: name for ours, name in names.items() if name is not None}
+    return {ours: name for ours, theirs in COLUMNS.items() if (name := columns.named(table, theirs)) is not None}
 
 
 def _people(path: Path) -> tuple[pd.DataFrame, dict]:
@@ -155,13 +149,11 @@ def _people(path: Path) -> tuple[pd.DataFrame, dict]:
         columns.one_of(raw, COLUMNS[ours], str(path))
     text = {ours: _text(raw[theirs]) for ours, theirs in there.items()}
     people = pd.DataFrame({column: text[column] for column in COLUMNS if column in text})
-    ids = people["speaker"].str.removesuffix(".0")
-    numberless, repeated = int(ids.isna().sum()), ids[ids.duplicated() & ids.notna()]
-    people["speaker"] = ids
+    people["speaker"] = ids = people["speaker"].str.removesuffix(".0")
     language = _text(raw["language"]) if "language" in raw else people["native_language"]
     people["synthesised"] = (language == "synthesized") | (people["native_language"] == "synthesized")
     wrong = people["sex"].isin(MISSPELT)
-    people["sex"] = pd.Series([(SEXES | MISSPELT).get(s) for s in people["sex"]], people.index, dtype=object)
+    people["sex"] = pd.Series([SEXES.get(s) for s in people["sex"]], people.index, dtype=object)
     for column in ("age", "age_of_english_onset"):
         if column in people:
             people[column] = pd.to_numeric(people[column], errors="coerce").astype(float)
@@ -179,8 +171,8 @@ def _people(path: Path) -> tuple[pd.DataFrame, dict]:
         "layout": "Kaggle" if "name" in there and str(there["name"]).strip().lower() == "filename" else "website",
         "speakers_in_the_table": len(people),
         "misspelt_sex_corrected": int(wrong.sum()),
-        "rows_without_a_speaker_id": numberless,
-        "speakers_listed_twice_first_row_taken": list(dict.fromkeys(repeated)),
+        "rows_without_a_speaker_id": int(ids.isna().sum()),
+        "speakers_listed_twice_first_row_taken": list(ids[ids.duplicated() & ids.notna()].unique()),
     }
     return people.loc[order], notes
 
@@ -193,12 +185,8 @@ def _text(values: pd.Series) -> pd.Series:
 
 def _audio(people: pd.DataFrame, files: list[Path], source: Path) -> tuple[pd.Series, dict]:
     """The audio file of each speaker, and how many were found in which way."""
-    there: dict[tuple[str, str], Path] = {}
-    copies = 0
-    for path in files:
-        if path.suffix.lower() in SUFFIXES:
-            copies += (path.stem.lower(), path.suffix.lower()) in there
-            there.setdefault((path.stem.lower(), path.suffix.lower()), path)
+    audible = [path for path in files if path.suffix.lower() in SUFFIXES]
+    there = {(path.stem.lower(), path.suffix.lower()): path for path in reversed(audible)}
     if not there:
         raise CorpusError(f"{source} has no audio files (looked for {', '.join(SUFFIXES)}): check the folder")
     names = people["name"] if "name" in people else pd.Series(None, people.index, dtype=object)
@@ -216,12 +204,12 @@ def _audio(people: pd.DataFrame, files: list[Path], source: Path) -> tuple[pd.Se
     if not used:
         raise CorpusError(
             f"none of the {len(there)} audio files in {source} belongs to a speaker of the table: they are called like "
-            f"'{next(iter(there.values())).name}', not english102.mp3 or 65.wav; give them these names"
+            f"'{audible[0].name}', not english102.mp3 or 65.wav; give them these names"
         )
     notes = {
         "audio_found_by": ways,
         "audio_of_no_speaker_in_the_table": len(there.keys() - used),
-        "audio_copies_passed_over": copies,
+        "audio_copies_passed_over": len(audible) - len(there),
     }
     return pd.Series(found, people.index, dtype=object), notes
 
