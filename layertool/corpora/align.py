@@ -163,7 +163,8 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
     def known(word: str) -> bool:
         return word in pronunciations or aligner.knows(word)
 
-    tasks, missing = [], {}
+    tasks: list[Task] = []
+    missing: dict[str, str] = {}
     for row in corpus.utterances.itertuples():
         words = [] if pd.isna(row.text) else tokens(str(row.text), known)
         missing |= {word: row.utterance for word in words if word not in missing and not known(word)}
