@@ -85,8 +85,11 @@ def read(
             "is SPEAKER/TRACK.wav, as in s01/s0101a.wav, with .words and .phones beside it"
         )
     backwards: Counter[str] = Counter()
-    sources = {track: partial(_voices, track, own, rules.raw, backwards) for track, own in spoken.items()}
-    found = read_all(sources, progress, max_failures)
+    found = read_all(
+        {track: partial(_voices, track, own, rules.raw, backwards) for track, own in spoken.items()},
+        progress,
+        max_failures,
+    )
     table = pd.DataFrame(
         [
             {"utterance": track, "audio": str(own[".wav"]), "speaker": track[:3], "track": track}

@@ -20,9 +20,7 @@ SEED = 431137  # of the paper
 CLIP = re.compile(r"[ACHS][FM][1-3][MTV]\d{2}_SCR\.wav", re.IGNORECASE)
 CODE = re.compile(r"([ACHS][FM][1-3][MTV]\d{2})(_SCR)?(\.WAV)?")  # what a rating sheet may call a clip
 CODE_COLUMNS = ("code", "file", "filename", "file name", "file_name", "clip", "stimulus")
-EMOTIONS = {"A": "angry", "C": "calm", "H": "happy", "S": "sad"}
-SEXES = {"F": "female", "M": "male"}
-BY_EMOTION = {"happy": "positive", "calm": "positive", "angry": "negative", "sad": "negative"}
+EMOTIONS = {"A": ("angry", "negative"), "C": ("calm", "positive"), "H": ("happy", "positive"), "S": ("sad", "negative")}
 
 
 def read(
@@ -128,20 +126,19 @@ def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.Data
             "audio": str(path),
             "code": code,
             "speaker": code[1:3],
-            "sex": SEXES[code[1]],
-            "emotion": EMOTIONS[code[0]],
+            "sex": {"F": "female", "M": "male"}[code[1]],
+            "emotion": EMOTIONS[code[0]][0],
             "cue": code[3],
             "item": int(code[4:]),
             "channel": "mix",
         }
         for code, path in sorted(found.items())
     ]
-    notes = {
+    return pd.DataFrame(rows), {
         "clips_there": len(rows),
         "other_files": {"count": len(others), "first": others[:5]},
         "copies_passed_over": counted(copies),
     }
-    return pd.DataFrame(rows), notes
 
 
 def _ratings(path: Path) -> pd.DataFrame:
@@ -195,8 +192,9 @@ def _by_emotion(clips: pd.DataFrame, seed: int) -> tuple[dict[str, str], dict]:
     random = np.random.default_rng(seed)
     groups: dict[str, str] = {}
     for speaker, own in clips.groupby("speaker"):
-        side = own["emotion"].map(BY_EMOTION)
-        parts = {value: list(own["code"][side == value]) for value in ("positive", "negative")}
+        parts = {
+            value: [code for code in own["code"] if EMOTIONS[code[0]][1] == value] for value in ("positive", "negative")
+        }
         n = min(map(len, parts.values()))
         if empty := [value for value, codes in parts.items() if not codes]:
             raise CorpusError(f"the speaker {speaker} has no {empty[0]} clips: unpack the whole set")

@@ -97,8 +97,9 @@ def read(
         there = people.copy()
         there.loc[list(unusable), "audio"] = None
         if selection == "all":
-            silent = list(there.index[there["audio"].isna()])
-            return _utterances(there, {}, {}), provenance | {"speakers_without_audio": counted(silent)}
+            return _utterances(there, {}, {}), provenance | {
+                "speakers_without_audio": counted(list(there.index[there["audio"].isna()]))
+            }
         groups, pairs, more = (_published if selection == "published" else _matched)(there, seed, path)
         if empty := [(group, column) for column, parts in groups.items() for group in parts if not parts[group]]:
             raise CorpusError(
@@ -106,10 +107,13 @@ def read(
                 "have audio there, or none has a counterpart; add the audio, or take every speaker with "
                 "--selection all"
             )
-        sizes = {group: len(ids) for parts in groups.values() for group, ids in parts.items()}
-        ages = {g: round(float(there.loc[i, "age"].mean()), 2) for parts in groups.values() for g, i in parts.items()}
-        about = {"seed": seed, **more, "speakers_per_group": sizes, "mean_age_per_group": ages}
-        return _utterances(there, groups, pairs), provenance | about
+        members = {group: ids for parts in groups.values() for group, ids in parts.items()}
+        return _utterances(there, groups, pairs), provenance | {
+            "seed": seed,
+            **more,
+            "speakers_per_group": {group: len(ids) for group, ids in members.items()},
+            "mean_age_per_group": {g: round(float(there.loc[ids, "age"].mean()), 2) for g, ids in members.items()},
+        }
 
     return build(choose, name or f"speech-accent-archive-{selection}", max_failures)
 
@@ -167,14 +171,13 @@ def _people(path: Path) -> tuple[pd.DataFrame, dict]:
     people["korean_native"] = (people["native_language"] == "korean") & place.str.contains("korea", regex=False)
     people = people[ids.notna() & ~ids.duplicated()].set_index("speaker", drop=False).rename_axis(None)
     order = sorted(people.index, key=lambda one: (not one.isdecimal(), int(one) if one.isdecimal() else 0, one))
-    notes = {
+    return people.loc[order], {
         "layout": "Kaggle" if "name" in there and str(there["name"]).strip().lower() == "filename" else "website",
         "speakers_in_the_table": len(people),
         "misspelt_sex_corrected": int(wrong.sum()),
         "rows_without_a_speaker_id": int(ids.isna().sum()),
         "speakers_listed_twice_first_row_taken": list(ids[ids.duplicated() & ids.notna()].unique()),
     }
-    return people.loc[order], notes
 
 
 def _text(values: pd.Series) -> pd.Series:
@@ -206,12 +209,11 @@ def _audio(people: pd.DataFrame, files: list[Path], source: Path) -> tuple[pd.Se
             f"none of the {len(there)} audio files in {source} belongs to a speaker of the table: they are called like "
             f"'{audible[0].name}', not english102.mp3 or 65.wav; give them these names"
         )
-    notes = {
+    return pd.Series(found, people.index, dtype=object), {
         "audio_found_by": ways,
         "audio_of_no_speaker_in_the_table": len(there.keys() - used),
         "audio_copies_passed_over": len(audible) - len(there),
     }
-    return pd.Series(found, people.index, dtype=object), notes
 
 
 def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[str, dict[str, str]], dict]:
@@ -232,12 +234,11 @@ def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dic
     groups: Groups = {}
     for k, (column, parts) in enumerate(published.items()):
         groups[column] = {group: there[group] for group in parts}
-        complete = all(len(there[group]) == len(ids) for group, ids in parts.items())
         if column == "gender":
             couples = list(zip(parts["female"], parts["male"], strict=True))
             whole = [c for c in couples if all(i in there[group] for i, group in zip(c, parts, strict=True))]
             groups[column] = {group: [c[side] for c in whole] for side, group in enumerate(parts)}
-        elif not complete:
+        elif any(len(there[group]) < len(ids) for group, ids in parts.items()):
             groups[column] = equal_numbers(people, groups[column], "sex", np.random.default_rng([seed, k]))
     pairs = {"gender_pair": {i: f"gender {k:02}" for k, c in enumerate(couples, 1) for i in c if c in whole}}
     kept = {group: set(ids) for parts in groups.values() for group, ids in parts.items()}
@@ -247,8 +248,12 @@ def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dic
         "left_out_to_keep_groups_equal": {g: [i for i in ids if i not in kept[g]] for g, ids in there.items()},
         "published_but_described_otherwise_in_the_table": otherwise,
     }
-    notes = {key: {g: counted(ids) for g, ids in parts.items() if ids} for key, parts in by_group.items()}
-    return groups, pairs, {"speaker_lists": lists["source"]} | notes
+    return (
+        groups,
+        pairs,
+        {"speaker_lists": lists["source"]}
+        | {key: {g: counted(ids) for g, ids in parts.items() if ids} for key, parts in by_group.items()},
+    )
 
 
 def _matched(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[str, dict[str, str]], dict]:
@@ -261,13 +266,23 @@ def _matched(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[
     groups: Groups = {"age_group": {"young": young, "old": old}}
     sexes = {sex: [i for i in us if pool.loc[i, "sex"] == sex] for sex in ("female", "male")}
     couples = exact_pairs(pool, sexes["female"], sexes["male"], ["age"], random[2])
-    kept = [couples[k] for k in sorted(random[2].permutation(len(couples))[:N_GENDER_PAIRS])]
-    found = {"native": exact_pairs(pool, us, korean, ["age", "sex"], random[1]), "gender": kept}
+    drawn = sorted(random[2].permutation(len(couples))[:N_GENDER_PAIRS])
+    found = {
+        "native": exact_pairs(pool, us, korean, ["age", "sex"], random[1]),
+        "gender": [couples[k] for k in drawn],
+    }
     for column, names in (("native", ("us", "korean")), ("gender", ("female", "male"))):
         groups[column] = {group: [c[side] for c in found[column]] for side, group in enumerate(names)}
     pairs = {f"{c}_pair": {i: f"{c} {k:02}" for k, couple in enumerate(p, 1) for i in couple} for c, p in found.items()}
-    notes = {"matched_by": RULES, "us_natives_to_choose_from": len(us), "koreans_to_choose_from": len(korean)}
-    return groups, pairs, notes
+    return (
+        groups,
+        pairs,
+        {
+            "matched_by": RULES,
+            "us_natives_to_choose_from": len(us),
+            "koreans_to_choose_from": len(korean),
+        },
+    )
 
 
 def _utterances(people: pd.DataFrame, groups: Groups, pairs: dict[str, dict[str, str]]) -> pd.DataFrame:

@@ -25,7 +25,6 @@ from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
-LAYOUT = "SPLIT/REGION/SPEAKER/SENTENCE.WAV, as in TRAIN/DR1/FCJF0/SA1.WAV, with .TXT, .PHN and .WRD beside it"
 REGIONS = {
     "DR1": "New England",
     "DR2": "Northern",
@@ -36,7 +35,6 @@ REGIONS = {
     "DR7": "Western",
     "DR8": "Army Brat",  # moved around
 }
-GENDERS = {"F": "female", "M": "male"}
 # Two men and a woman of each region; their SX and SI sentences are the core test set.
 CORE_TEST_SPEAKERS = frozenset(
     "MDAB0 MWBT0 FELC0 MTAS1 MWEW0 FPAS0 MJMP0 MLNT0 FPKT0 MLLL0 MTLS0 FJLM0 "
@@ -56,7 +54,6 @@ TO_39 = {
 }
 _PIECES = {"phone": ".phn", "word": ".wrd"}
 _PATH = re.compile(r"(?<![^/])(TRAIN|TEST)/(DR[1-8])/([FM][A-Z]{3}\d)/((SA|SI|SX)\d+)((?:\.\w+)+)$", re.IGNORECASE)
-_COLUMNS_OF_SPKRINFO = ("id", "sex", "region", "use", "recorded", "born", "height", "race", "education")
 
 
 def read(
@@ -98,7 +95,10 @@ def read(
         own[kind] = min(own.get(kind, path), path, key=lambda one: len(one.name))
     spoken = {one: own for one, own in sorted(utterances.items()) if ".wav" in own}
     if not spoken:
-        raise CorpusError(f"{source} has no audio of TIMIT: the layout is {LAYOUT}")
+        raise CorpusError(
+            f"{source} has no audio of TIMIT: the layout is SPLIT/REGION/SPEAKER/SENTENCE.WAV, as in "
+            "TRAIN/DR1/FCJF0/SA1.WAV, with .TXT, .PHN and .WRD beside it"
+        )
     found = read_all({one: partial(_labels, own, phones) for one, own in spoken.items()}, progress, max_failures)
     table = pd.DataFrame([_facts(one, own) for one, own in spoken.items()])
     speakers = next((path for path in files if path.name.upper() == "SPKRINFO.TXT"), None)
@@ -170,7 +170,7 @@ def _facts(one: str, own: dict[str, Path]) -> dict:
         "region": region,
         "dialect": REGIONS[region],
         "speaker": speaker,
-        "gender": GENDERS[speaker[0]],
+        "gender": {"F": "female", "M": "male"}[speaker[0]],
         "sentence": sentence,
         "sentence_type": sentence[:2],
         "text": content and re.sub(r"\d+\s+\d+\s+", "", content, count=1),
@@ -184,13 +184,17 @@ def _speakers(path: Path) -> dict[str, dict]:
         fields = line.split()
         if len(fields) < 6 or fields[0].startswith(";"):
             continue
-        given = dict(zip(_COLUMNS_OF_SPKRINFO, fields, strict=False))
+        # id, sex, region, use, dates of recording and of birth, height, race, education
+        name, sex, _, _, *dates, _, race, education = [*fields, "?", "?", "?"][:9]
         try:
-            recorded, born = (datetime.strptime(given[key], "%m/%d/%y") for key in ("recorded", "born"))
+            recorded, born = (datetime.strptime(date, "%m/%d/%y") for date in dates)
             born = born.replace(year=1900 + born.year % 100)
             age = recorded.year - born.year - ((recorded.month, recorded.day) < (born.month, born.day))
         except ValueError:  # ??/??/??
             age = None
-        known = {key: None if "?" in given.get(key, "?") else given[key] for key in ("race", "education")}
-        about[given["sex"].upper() + given["id"].upper()] = {"age": age, **known}
+        about[(sex + name).upper()] = {
+            "age": age,
+            "race": None if "?" in race else race,
+            "education": None if "?" in education else education,
+        }
     return about
