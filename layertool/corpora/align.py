@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count
@@ -40,18 +39,11 @@ _PHONES = re.compile(
 # unequally; these lose none, align clean speech the same and take 15 % longer.
 SEARCH = {"bestpath": False, "beam": 1e-250, "pbeam": 1e-250, "wbeam": 1e-200}
 
-Tiers = dict[str, list[Entry]]  # labels by tier
-
 _CHUNK = 4  # utterances sent to a worker at once
 _MISSING_SHOWN = 10
 
-
-@dataclass(frozen=True)
-class _Task:
-    """One utterance for a worker: its audio and the words to be found in it."""
-
-    excerpt: audio.Excerpt
-    words: list[str]
+Tiers = dict[str, list[Entry]]  # labels by tier
+Task = tuple[audio.Excerpt, list[str]]  # one utterance for a worker: its audio, and the words to be found in it
 
 
 def align(
@@ -93,7 +85,7 @@ def align(
     pronunciations = {} if dictionary is None else read_dictionary(dictionary)
     aligner = _Aligner({})
     tasks = _tasks(corpus, aligner, pronunciations)
-    used = {word for task in tasks for word in task.words}
+    used = {word for _, words in tasks for word in words}
     needed = {word: spoken for word, spoken in pronunciations.items() if word in used}
 
     rows, failures = SegmentRows(), {}
@@ -102,7 +94,12 @@ def align(
             if isinstance(result, str):
                 failures[utterance] = result
                 if len(failures) > max_failures:
-                    raise CorpusError(_too_many(failures, done, len(tasks)))
+                    first, reason = next(iter(failures.items()))
+                    raise CorpusError(
+                        f"utterance '{first}' cannot be aligned: {reason} ({len(failures)} failed among the first "
+                        f"{done} of {len(tasks)}); correct its text or audio, or leave such utterances without "
+                        f"segments with --max-failures {len(failures)} or more"
+                    )
             else:
                 for tier, entries in result.items():
                     rows.add(utterance, tier, entries)
@@ -114,10 +111,9 @@ def align(
     if len(kept):
         segments = pd.concat([kept, segments], ignore_index=True)
     # what was said of the segments that are gone
-    replaced = ("textgrid", "segments", "labels", "non_speech", "notes", "zero_length")
-    kept_facts = {key: value for key, value in corpus.provenance.items() if not key.startswith(replaced)}
-    provenance = {**kept_facts, "alignment": f"pocketsphinx {version('pocketsphinx')}, en-us"}
-    provenance.pop("alignment_failures", None)
+    replaced = ("textgrid", "segments", "labels", "non_speech", "notes", "zero_length", "alignment")
+    provenance = {key: value for key, value in corpus.provenance.items() if not key.startswith(replaced)}
+    provenance["alignment"] = f"pocketsphinx {version('pocketsphinx')}, en-us"
     if failures:
         provenance["alignment_failures"] = failures
     return Corpus.ordered(utterances, segments, corpus.name, provenance)
@@ -161,20 +157,19 @@ def read_dictionary(path: Path | str) -> dict[str, list[str]]:
     return pronunciations
 
 
-def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str]]) -> list[_Task]:
+def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str]]) -> list[Task]:
     """What to align; raises CorpusError when any text of the corpus has words without pronunciation."""
 
     def known(word: str) -> bool:
         return word in pronunciations or aligner.knows(word)
 
-    tasks, missing = [], {}
+    tasks: list[Task] = []
+    missing: dict[str, str] = {}
     for row in corpus.utterances.itertuples():
         words = [] if pd.isna(row.text) else tokens(str(row.text), known)
-        for word in words:
-            if word not in missing and not known(word):
-                missing[word] = row.utterance
+        missing |= {word: row.utterance for word in words if word not in missing and not known(word)}
         channel, start, end = (None if pd.isna(value) else value for value in (row.channel, row.start, row.end))
-        tasks.append(_Task(audio.Excerpt(row.audio, channel, start, end, row.n_samples), words))
+        tasks.append((audio.Excerpt(row.audio, channel, start, end, row.n_samples), words))
     if missing:
         more = len(missing) - _MISSING_SHOWN
         raise CorpusError(
@@ -184,15 +179,6 @@ def _tasks(corpus: Corpus, aligner: _Aligner, pronunciations: dict[str, list[str
             "--dictionary FILE, lines like 'layer  L EY ER', and write numbers out as words"
         )
     return tasks
-
-
-def _too_many(failures: dict[str, str], done: int, total: int) -> str:
-    first, reason = next(iter(failures.items()))
-    return (
-        f"utterance '{first}' cannot be aligned: {reason} ({len(failures)} failed among the first {done} of {total}); "
-        f"correct its text or audio, or leave such utterances without segments with --max-failures {len(failures)} "
-        "or more"
-    )
 
 
 class _Aligner:
@@ -219,35 +205,35 @@ class _Aligner:
                     if there in (None, phones):
                         break
 
-    def align(self, task: _Task) -> Tiers | str:
+    def align(self, task: Task) -> Tiers | str:
         """The words and phones of one utterance, or the reason why there are none."""
-        if not task.words:
+        excerpt, wanted = task
+        if not wanted:
             return "its text has no words"
         try:
-            samples = task.excerpt.read()
+            samples = excerpt.read()
         except AudioError as error:
             return str(error)
         pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
         try:
             # the first pass finds the words, the second the phones inside them
-            self._decoder.set_align_text(" ".join(task.words))
+            self._decoder.set_align_text(" ".join(wanted))
             self._decode(pcm)
             self._decoder.set_alignment()
             self._decode(pcm)
         except RuntimeError:
             return "its words do not fit its audio"
         alignment = self._decoder.get_alignment()  # to be kept: words and phones point into it
-        words: list[Entry] = []
-        phones: list[Entry] = []
+        tiers: Tiers = {"word": [], "phone": []}
         for word in alignment.words():
             # fillers are written <sil>, [NOISE], ...
             if word.name[0] not in "<[":
-                words.append((*_seconds(word), re.sub(r"\(\d+\)$", "", word.name)))
+                tiers["word"].append((*_seconds(word), re.sub(r"\(\d+\)$", "", word.name)))
             for phone in word:
-                _add_phone(phone, phones)
-        if [label for _, _, label in words] != task.words:
+                _add_phone(phone, tiers["phone"])
+        if [label for _, _, label in tiers["word"]] != wanted:
             return "some of its words are not found in its audio"
-        return {"word": words, "phone": phones}
+        return tiers
 
     def _decode(self, pcm: bytes) -> None:
         # The estimate of the background noise outlives an utterance: without this an alignment would depend
@@ -275,7 +261,7 @@ def _add_phone(phone, phones: list[Entry]) -> None:
 
 
 def _run(
-    aligner: _Aligner, pronunciations: dict[str, list[str]], tasks: list[_Task], jobs: int
+    aligner: _Aligner, pronunciations: dict[str, list[str]], tasks: list[Task], jobs: int
 ) -> Generator[Tiers | str]:
     """The results of all tasks in their order."""
     jobs = min(jobs, -(-len(tasks) // _CHUNK))
@@ -304,5 +290,5 @@ def _start_worker(pronunciations: dict[str, list[str]]) -> None:
     _worker = _Aligner(pronunciations)
 
 
-def _align_in_worker(task: _Task) -> Tiers | str:
+def _align_in_worker(task: Task) -> Tiers | str:
     return _worker.align(task)

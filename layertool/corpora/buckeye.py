@@ -26,8 +26,6 @@ from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE, seconds_to_samples
 
-LAYOUT = "SPEAKER/TRACK.wav, as in s01/s0101a.wav, with .words and .phones beside it"
-PAUSE = 0.5  # seconds without words that part utterances
 # Pitt et al. 2007, Buckeye Corpus of Conversational Speech, the table of speakers: gender, age (young: under 30, old:
 # over 40), and the gender of the interviewer.
 _SPEAKERS = """
@@ -36,22 +34,21 @@ _SPEAKERS = """
     s21 f y m  s22 m o f  s23 m o m  s24 m o m  s25 f o m  s26 f y f  s27 f o m  s28 m y m  s29 m o f  s30 m y m
     s31 f y m  s32 m y f  s33 m y f  s34 m y m  s35 m o m  s36 m o f  s37 f y m  s38 m o m  s39 f y m  s40 m y f
 """.split()
-GENDERS, AGES = {"f": "female", "m": "male"}, {"y": "young", "o": "old"}
+_IN_WORDS = {"f": "female", "m": "male", "y": "young", "o": "old"}
 SPEAKERS = {
     _SPEAKERS[k]: {
-        "gender": GENDERS[_SPEAKERS[k + 1]],
-        "age": AGES[_SPEAKERS[k + 2]],
-        "interviewer_gender": GENDERS[_SPEAKERS[k + 3]],
+        "gender": _IN_WORDS[_SPEAKERS[k + 1]],
+        "age": _IN_WORDS[_SPEAKERS[k + 2]],
+        "interviewer_gender": _IN_WORDS[_SPEAKERS[k + 3]],
     }
     for k in range(0, len(_SPEAKERS), 4)
 }
-_TRACK = re.compile(r"(s\d\d)\d\d[a-z]", re.IGNORECASE)
 _PIECES = {"word": ".words", "phone": ".phones"}
 
 
 def read(
     source: Path | str,
-    pause: float = PAUSE,
+    pause: float = 0.5,
     whole_files: bool = False,
     rules: Rules = USUAL,
     name: str | None = None,
@@ -74,7 +71,7 @@ def read(
     files = files_below(source)
     tracks: dict[str, dict[str, Path]] = {}
     for path in files:
-        if _TRACK.fullmatch(path.stem):
+        if re.fullmatch(r"s\d{4}[a-z]", path.stem, re.IGNORECASE):
             own = tracks.setdefault(path.stem.lower(), {})
             kind = ".wav" if path.suffix.lower() in audio.SUFFIXES else path.suffix.lower()
             if kind in own and kind in (".wav", *_PIECES.values()):
@@ -85,11 +82,14 @@ def read(
         packed = any(path.suffix.lower() == ".zip" for path in files)
         raise CorpusError(
             f"{source} has no audio of the Buckeye corpus: {'unpack its .zip files; ' if packed else ''}the layout "
-            f"is {LAYOUT}"
+            "is SPEAKER/TRACK.wav, as in s01/s0101a.wav, with .words and .phones beside it"
         )
     backwards: Counter[str] = Counter()
-    sources = {track: partial(_voices, track, own, rules.raw, backwards) for track, own in spoken.items()}
-    found = read_all(sources, progress, max_failures)
+    found = read_all(
+        {track: partial(_voices, track, own, rules.raw, backwards) for track, own in spoken.items()},
+        progress,
+        max_failures,
+    )
     table = pd.DataFrame(
         [
             {"utterance": track, "audio": str(own[".wav"]), "speaker": track[:3], "track": track}
@@ -153,9 +153,8 @@ def _cut(tracks: pd.DataFrame, segments: pd.DataFrame, pause: float) -> tuple[pd
     of_track = dict(list(segments.groupby("utterance", sort=False)))
     for track in tracks.to_dict("records"):
         own = of_track.get(track["utterance"], segments[:0])
-        begins, ends = _stretches(own, pause)
         # the cut is at whole samples, so that what is left of the times is exact
-        begins, ends = (seconds_to_samples(times) / SAMPLE_RATE for times in (begins, ends))
+        begins, ends = (seconds_to_samples(times) / SAMPLE_RATE for times in _stretches(own, pause))
         ids = [f"{track['utterance']}-{k:03}" for k in range(1, len(begins) + 1)]
         rows += [track | {"utterance": one, "start": a, "end": b} for one, a, b in zip(ids, begins, ends, strict=True)]
         middles = (own["start"].to_numpy() + own["end"].to_numpy()) / 2

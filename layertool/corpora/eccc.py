@@ -18,15 +18,13 @@ from layertool.corpora.failures import Failures
 from layertool.corpora.segments import SegmentRows
 from layertool.corpora.source_files import require_folder
 from layertool.corpora.table_files import read_table
-from layertool.errors import AudioError, CorpusError, UsageError
+from layertool.errors import AudioError, CorpusError
 from layertool.geometry import SAMPLE_RATE
 
 TABLE = "confusionCorpus_*.csv"
 WAVS = "confusionWavs"
-LICENCE = "CC BY 4.0"
 PADDING_SAMPLES = 3200  # 200 ms before the word, and as many after it
 TENTHS = {"train": 8, "dev": 1, "test": 1}  # of the stimuli; whole numbers, so that shortfalls are exact
-SPLITS = ("split", "split_by_target")
 COLUMNS = (
     "ID Length Masker SNR Speaker Target Responses N-Listeners Counts Confusion Consistency "
     "Target-frequency Confusion-frequency Phoneme-distance"
@@ -52,10 +50,15 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
     ``provenance["left_out"]``; a table without a column or with an ID twice is always an error.
     Raises UsageError, CorpusError or AudioError.
     """
-    if split_seed < 0:
-        raise UsageError(f"the seed {split_seed} is negative: take a whole number from 0")
     path = _locate(Path(source))
-    rows = _rows(path)
+    # as they stand there, all text ("null" is a word), empty where nothing stands
+    raw = read_table(path, as_text=True)
+    columns.require(raw, COLUMNS, str(path), "unpack the archive again")
+    columns.require_filled(raw, ["ID"], str(path))
+    if raw.empty:
+        raise CorpusError(f"{path} has no rows: unpack the archive again")
+    check_unique(raw["ID"], str(path))
+    rows = raw.fillna("").to_dict("records")
     wavs = {row["ID"]: path.parent / WAVS / f"T_{row['ID']}.wav" for row in rows}
     missing = {one for one, wav in wavs.items() if not wav.exists()}
     absence = f"does not exist ({len(missing)} of {len(rows)} WAVs are missing): unpack all of {WAVS}"
@@ -79,16 +82,17 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
     table = pd.DataFrame(stimuli)
     table["split"] = _by_masker(table, split_seed)
     table["split_by_target"] = _by_target(table, split_seed)
-    provenance: dict = {
+    provenance = {
         "reader": "eccc",
         "source": str(path.parent.resolve()),
         "csv": path.name,
         "csv_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "licence": LICENCE,
+        "licence": "CC BY 4.0",
         "rows": len(rows),
         "split_seed": split_seed,
+        "split_stimuli": _numbers(table, "split"),
+        "split_by_target_stimuli": _numbers(table, "split_by_target"),
     }
-    provenance |= {f"{column}_stimuli": _numbers(table, column) for column in SPLITS}
     return Corpus.build(table, segments.table(), name or "eccc", provenance, max_failures, left_out)
 
 
@@ -102,18 +106,6 @@ def _locate(source: Path) -> Path:
         names = ", ".join(str(path.relative_to(source)) for path in found)
         raise CorpusError(f"{source} has several tables ({names}): keep one, or give the folder of one")
     return found[0]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows as they stand there, all text ("null" is a word), empty where nothing stands; each with an ID of its
-    own."""
-    table = read_table(path, as_text=True)
-    columns.require(table, COLUMNS, str(path), "unpack the archive again")
-    columns.require_filled(table, ["ID"], str(path))
-    if table.empty:
-        raise CorpusError(f"{path} has no rows: unpack the archive again")
-    check_unique(table["ID"], str(path))
-    return table.fillna("").to_dict("records")
 
 
 def _stimulus(row: Mapping[str, str], table: str) -> dict:
@@ -140,9 +132,8 @@ def _stimulus(row: Mapping[str, str], table: str) -> dict:
         f"the Counts {' + '.join(counts)} make {total}, but N-Listeners is {listeners}": str(total) != listeners,
         f"Raw has {n_raw} responses, but N-Listeners is {listeners}": str(n_raw) != listeners,
     }
-    for fault, is_there in faults.items():
-        if is_there:
-            raise CorpusError(f"{table}, ID {row['ID']}: {fault}; correct the row")
+    if found := [fault for fault, is_there in faults.items() if is_there]:
+        raise CorpusError(f"{table}, ID {row['ID']}: {found[0]}; correct the row")
     return {
         "channel": "sum",
         "speaker": row["Speaker"],
@@ -173,18 +164,16 @@ def _is_positive(text: str) -> bool:
 def _check_audio(wav: Path, length: int) -> None:
     """Raise AudioError when a WAV is not of the published layout; ``length``: samples of the word."""
     info = audio.probe(wav)
-    if info.channels != 2:
-        raise AudioError(
-            f"{wav} has {info.channels} channel{'s' if info.channels > 1 else ''}, but the layout says two channels: "
-            "word left, masker right; restore the file"
-        )
-    if info.sample_rate != SAMPLE_RATE:
-        raise AudioError(f"{wav} has {info.sample_rate} Hz, the corpus {SAMPLE_RATE} Hz: restore the file")
-    if info.n_frames != length + 2 * PADDING_SAMPLES:
-        raise AudioError(
-            f"{wav} has {info.n_frames} samples, but its Length is {length}, which with 200 ms before and after the "
-            f"word makes {length + 2 * PADDING_SAMPLES}: restore the file, or correct Length"
-        )
+    n_wanted = length + 2 * PADDING_SAMPLES
+    faults = {
+        f"{info.channels} channel{'s' if info.channels > 1 else ''}, but the layout says two channels: word left, "
+        "masker right; restore the file": info.channels != 2,
+        f"{info.sample_rate} Hz, the corpus {SAMPLE_RATE} Hz: restore the file": info.sample_rate != SAMPLE_RATE,
+        f"{info.n_frames} samples, but its Length is {length}, which with 200 ms before and after the word makes "
+        f"{n_wanted}: restore the file, or correct Length": info.n_frames != n_wanted,
+    }
+    if found := [fault for fault, is_there in faults.items() if is_there]:
+        raise AudioError(f"{wav} has {found[0]}")
 
 
 def _draw(seed: int, text: str) -> float:
@@ -210,13 +199,13 @@ def _by_target(table: pd.DataFrame, seed: int) -> list[str]:
     """
     numbers = pd.crosstab(table["target"], table["masker"])
     lacking = np.outer(list(TENTHS.values()), numbers.sum())  # (parts, maskers), tenths of stimuli
-    chosen = {}
+    parts = {}
     for target in sorted(numbers.index, key=lambda target: _draw(seed, target)):
         own = numbers.loc[target].to_numpy()
         k = int(np.argmax(lacking @ own))
         lacking[k] -= 10 * own
-        chosen[target] = list(TENTHS)[k]
-    return [chosen[target] for target in table["target"]]
+        parts[target] = list(TENTHS)[k]
+    return [parts[target] for target in table["target"]]
 
 
 def _numbers(table: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:

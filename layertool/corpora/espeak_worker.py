@@ -94,18 +94,13 @@ def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[dict, bytes]:
     callback = _CALLBACK(receive)
     library.espeak_SetSynthCallback(callback)
     encoded = text.encode()
-    flags = _UTF8 | _END_PAUSE
-    status = library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None)
+    status = library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, _UTF8 | _END_PAUSE, None, None)
     if status != 0 or not blocks:
         raise SystemExit(f"it gave no sound (status {status})")
-    engine_version = library.espeak_Info(None).decode().split()[0]
-    return {"version": engine_version, "rate": engine_rate, "events": events}, b"".join(blocks)
-
-
-def _worker() -> None:
-    header, pcm = _speak(**json.loads(sys.stdin.buffer.read()))
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + pcm)
+    version = library.espeak_Info(None).decode().split()[0]
+    return {"version": version, "rate": engine_rate, "events": events}, b"".join(blocks)
 
 
 if __name__ == "__main__":
-    _worker()
+    header, pcm = _speak(**json.loads(sys.stdin.buffer.read()))
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + pcm)

@@ -9,9 +9,6 @@ import pandas as pd
 
 from layertool.corpora.corpus import Corpus
 
-# from the utterances whose audio turned out to be unusable to the table of utterances and the provenance
-Choice = Callable[[Mapping[str, str]], tuple[pd.DataFrame, dict]]
-
 
 def exact_pairs(
     table: pd.DataFrame, x: Sequence[str], y: Sequence[str], by: Sequence[str], random: np.random.Generator
@@ -21,8 +18,8 @@ def exact_pairs(
     Each occurs at most once. Of those with equal values, who is paired with whom, and who is left over, is drawn.
     The pairs come in the order of ``x``.
     """
-    pairs: dict[str, str] = {}
     others = _cells(table, y, by)
+    pairs: dict[str, str] = {}
     for cell, here in _cells(table, x, by).items():
         drawn, partners = (random.permutation(np.array(c, dtype=object)) for c in (here, others.get(cell, [])))
         pairs |= zip(drawn, partners, strict=False)
@@ -72,9 +69,15 @@ def counted(ids: Sequence[str]) -> dict:
     return {"count": len(ids), "ids": list(ids)}
 
 
-def build(choose: Choice, name: str, max_failures: int, unusable: Mapping[str, str] | None = None) -> Corpus:
+def build(
+    choose: Callable[[Mapping[str, str]], tuple[pd.DataFrame, dict]],
+    name: str,
+    max_failures: int,
+    unusable: Mapping[str, str] | None = None,
+) -> Corpus:
     """Build the corpus that ``choose`` proposes; when audio in it is unusable, ask again without it.
 
+    ``choose``: from the utterances whose audio turned out to be unusable to the table of utterances and the provenance.
     So groups are balanced with what can be read. Up to ``max_failures`` utterances are given up in this way, with
     their errors in ``provenance["left_out"]``; ``unusable`` are known before. Raises CorpusError or AudioError.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from layertool.spelling import nfc
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-_ID_COLUMNS = ("id", "utterance")
 _SCALARS = re.compile(r"(large_)?string|u?int\d+|float\d+|bool")
 _BATCH = 16  # rows of audio in memory at once
 
@@ -64,16 +64,15 @@ def read(
     source, column = str(source), _audio_column(dataset, audio_column, str(source))
     scalars = [c for c, feature in dataset.features.items() if c != column and is_scalar(feature)]
     table = scalar_table(dataset, scalars)
-    ids, id_column = _ids(table, len(dataset), id_column, source)
+    ids, id_column = _ids(table, id_column, source)
     metadata = _metadata(table, id_column, text_column, source)
     left_out = Failures(max_failures)
-    rows = (cell for (cell,) in arrow_rows(dataset, [column]))
-    paths = cells.write_all(out, rows, ids, source, root, channel, left_out, progress)
-    others = [c for c in dataset.column_names if c != column and c not in scalars]
+    audio_cells = arrow_cells(dataset, [column])
+    paths = cells.write_all(out, audio_cells, ids, source, root, channel, left_out, progress)
     provenance: dict = {"reader": "huggingface", **facts, "audio_column": column}
-    if others:
+    if others := [c for c in dataset.column_names if c not in (column, *scalars)]:
         provenance["columns_left_out"] = others
-    utterances = pd.DataFrame({"utterance": ids, "channel": channel, **metadata}, dtype=object)
+    utterances = pd.concat([pd.DataFrame({"utterance": ids, "channel": channel}, dtype=object), metadata], axis=1)
     utterances = utterances[utterances["utterance"].isin(paths)].assign(audio=list(paths.values()))
     name = name or (root.name if root is not None else source.partition("@")[0].rpartition("/")[2])
     return Corpus.build(utterances, None, name, provenance, max_failures, left_out)
@@ -175,12 +174,10 @@ def _choose_split(
             )
         return loaded, there
     names = ", ".join(loaded)
-    if split is None and usual in loaded:
-        split = usual
     if split is None:
-        if len(loaded) > 1:
+        if len(loaded) > 1 and usual not in loaded:
             raise CorpusError(f"{source} has the splits {names}: choose one with --split NAME")
-        split = next(iter(loaded))
+        split = usual if usual in loaded else next(iter(loaded))
     if split not in loaded:
         raise CorpusError(f"{source} has no split '{split}': choose from {names} with --split NAME")
     return loaded[split], split
@@ -199,14 +196,14 @@ def _audio_column(dataset: Dataset, audio_column: str | None, source: str) -> st
             )
         return audio_column
     found = [column for column, feature in features.items() if _is_audio(feature)]
-    if not found:
-        raise CorpusError(
-            f"{source} has no column of audio (columns there: {there}): "
-            "if one holds the paths or bytes of audio files, name it with --audio-column NAME"
-        )
-    if len(found) > 1:
-        raise CorpusError(f"{source} has the audio columns {', '.join(found)}: choose one with --audio-column NAME")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    raise CorpusError(
+        f"{source} has the audio columns {', '.join(found)}: choose one with --audio-column NAME"
+        if found
+        else f"{source} has no column of audio (columns there: {there}): "
+        "if one holds the paths or bytes of audio files, name it with --audio-column NAME"
+    )
 
 
 def may_hold_audio(feature) -> bool:
@@ -232,60 +229,51 @@ def is_scalar(feature) -> bool:
     )
 
 
-def scalar_table(dataset: Dataset, columns: list[str]) -> dict[str, list]:
-    """The scalar columns as lists; class labels by their names, missing ones None."""
+def scalar_table(dataset: Dataset, columns: list[str]) -> pd.DataFrame:
+    """The scalar columns as they are; class labels by their names, missing ones None."""
     from datasets import ClassLabel
 
-    if not columns:
-        return {}
-    arrow = dataset.select_columns(columns).with_format("arrow")[:]
-    table = {column: arrow.column(column).to_pylist() for column in columns}
-    for column, values in table.items():
+    table = {}
+    for column in columns:
+        values = dataset.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
         feature = dataset.features[column]
         if isinstance(feature, ClassLabel):
             # -1 stands for an unknown label (test splits)
-            table[column] = [None if value is None or value < 0 else feature.names[value] for value in values]
-    return table
+            values = [None if value is None or value < 0 else feature.names[value] for value in values]
+        table[column] = pd.Series(values, dtype=object)
+    return pd.DataFrame(table, index=range(len(dataset)))
 
 
-def _ids(table: dict[str, list], n_rows: int, id_column: str | None, source: str) -> tuple[list[str], str | None]:
+def _ids(table: pd.DataFrame, id_column: str | None, source: str) -> tuple[list[str], str | None]:
     """Utterance ids, and the column they come from (None: row numbers)."""
     if id_column is not None:
         columns.require(table, [id_column], f"the table of text and numbers of {source}", "choose another --id-column")
-        columns.require_filled(
-            pd.DataFrame({id_column: table[id_column]}), [id_column], source, "choose another --id-column"
-        )
+        columns.require_filled(table, [id_column], source, "choose another --id-column")
         ids = [nfc(str(value)) for value in table[id_column]]
         check_unique(pd.Series(ids), f"the column '{id_column}' of {source}")
         return ids, id_column
-    for column in _ID_COLUMNS:
-        ids = [nfc(str(value)) for value in table.get(column, [])]
-        if ids and None not in table[column] and len(set(ids)) == n_rows:
+    for column in ("id", "utterance"):
+        ids = [nfc(str(value)) for value in table.get(column, ())]
+        if ids and table[column].notna().all() and len(set(ids)) == len(table):
             return ids, column
-    width = len(str(n_rows - 1))
-    return [f"{row:0{width}d}" for row in range(n_rows)], None
+    width = len(str(len(table) - 1))
+    return [f"{row:0{width}d}" for row in range(len(table))], None
 
 
-def _metadata(table: dict[str, list], id_column: str | None, text_column: str | None, source: str) -> dict[str, list]:
-    metadata = {}
-    taken = set(AUDIO_COLUMNS)
-    if text_column is not None:
-        columns.require(
-            table, [text_column], f"the table of text and numbers of {source}", "choose another --text-column"
-        )
-        metadata["text"] = table[text_column]
-        taken.add("text")
-    for column, values in table.items():
-        if column not in (id_column, text_column):
-            name = column
-            while name in taken:
-                name = f"source_{name}"
-            taken.add(name)
-            metadata[name] = values
-    return metadata
+def _metadata(table: pd.DataFrame, id_column: str | None, text_column: str | None, source: str) -> pd.DataFrame:
+    """The other columns, ``text_column`` as ``text``, and none named like one that says where the audio is."""
+    texts = [] if text_column is None else [text_column]
+    columns.require(table, texts, f"the table of text and numbers of {source}", "choose another --text-column")
+    names: dict[str, str] = {}
+    for column in [*texts, *(column for column in table if column not in (id_column, text_column))]:
+        name = "text" if column == text_column else column
+        while name in AUDIO_COLUMNS or name in names.values():
+            name = f"source_{name}"
+        names[column] = name
+    return table[list(names)].rename(columns=names)
 
 
-def arrow_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[pa.Scalar, ...]]:
-    """The cells of ``columns`` row by row, undecoded; few rows are in memory at once."""
+def arrow_cells(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Scalar]:
+    """The cells of ``columns``, one row after the other, undecoded; few rows are in memory at once."""
     for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(_BATCH):
-        yield from zip(*(batch.column(column) for column in columns), strict=True)
+        yield from chain.from_iterable(zip(*(batch.column(column) for column in columns), strict=True))

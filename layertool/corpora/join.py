@@ -21,10 +21,9 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
     if len(corpora) < 2:
         raise CorpusError("one corpus has nothing to be joined with: name two or more")
     names = [corpus.name for corpus in corpora]
-    if len(set(names)) < len(names):
-        repeated = next(one for one in names if names.count(one) > 1)
+    if repeated := [one for one in names if names.count(one) > 1]:
         raise CorpusError(
-            f"two of the corpora are called '{repeated}': give one another name when you make it (--name)"
+            f"two of the corpora are called '{repeated[0]}': give one another name when you make it (--name)"
         )
     owners: dict[str, str] = {}
     for corpus in corpora:
@@ -49,19 +48,17 @@ def join(corpora: Sequence[Corpus], name: str | None = None) -> Corpus:
 
 def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
     """A sentence for each tier of which one corpus has labels by another rule than the first, where both are known."""
-    notes = []
-    for tier in sorted({tier for corpus in corpora for tier in corpus.tiers}):
-        rules = [(corpus.name, known[tier]) for corpus in corpora if tier in (known := _rules(corpus))]
-        notes += [
-            f"the {tier} labels of {rules[0][0]} are '{rules[0][1]}', those of {name} '{rule}': one {tier} may have "
-            "two labels"
-            for name, rule in rules
-            if rule != rules[0][1]
-        ][:1]
-    return notes
-
-
-def _rules(corpus: Corpus) -> dict[str, str]:
-    """The rule of each tier; none of aligned corpora, and of those that layertool 0.1.0 made."""
-    known = corpus.provenance.get("labels")
-    return known if isinstance(known, dict) else {}
+    first: dict[str, tuple[str, str]] = {}  # of each tier, the corpus and its rule
+    notes: dict[str, str] = {}
+    for corpus in corpora:
+        rules = corpus.provenance.get("labels")
+        # aligned corpora, and those that layertool 0.1.0 made, have no rules by tier
+        for tier, rule in rules.items() if isinstance(rules, dict) else ():
+            whose, known = first.setdefault(tier, (corpus.name, rule))
+            if rule != known and tier in corpus.tiers:
+                notes.setdefault(
+                    tier,
+                    f"the {tier} labels of {whose} are '{known}', those of {corpus.name} '{rule}': one {tier} may "
+                    "have two labels",
+                )
+    return [notes[tier] for tier in sorted(notes)]

@@ -22,9 +22,7 @@ from layertool.spelling import on_disk
 if TYPE_CHECKING:
     from lhotse import MonoCut, MultiCut
 
-_TIERS = {"words": "word", "phones": "phone"}
 _KINDS = {"MonoCut": "MonoCut", "Cut": "MonoCut", "MultiCut": "MultiCut"}  # as they are written, and as lhotse has them
-_FIELDS = ("speaker", "gender", "language")
 # What reading a damaged file raises; lhotse checks its data with assert, or not at all.
 _DAMAGE = (
     RecursionError,
@@ -80,14 +78,12 @@ def read(
             for tier, items in alignments:
                 entries = [entry for item in items if (entry := _entry(item, cut)) is not None]
                 outside += len(items) - len(entries)
-                segments.add(cut.id, _TIERS.get(tier, tier), entries)
+                segments.add(cut.id, {"words": "word", "phones": "phone"}.get(tier, tier), entries)
     if not utterances and not left_out:
         raise CorpusError(f"{path} has no cuts: check how it was made")
     provenance: dict = {"reader": "lhotse", "source": str(path.resolve())}
-    if disagree:
-        provenance["supervisions_disagree"] = dict(disagree)
-    if outside:
-        provenance["segments_outside_cuts"] = outside
+    counts = {"supervisions_disagree": dict(disagree), "segments_outside_cuts": outside}
+    provenance |= {key: n for key, n in counts.items() if n}
     name = name or path.name.split(".")[0]
     return Corpus.build(utterances, segments.table(), name, provenance, max_failures, left_out, rules=rules)
 
@@ -129,13 +125,14 @@ def _cuts(path: Path) -> Iterator[MonoCut | MultiCut]:
 
 def _check_kind(data: dict, where: str) -> None:
     """Raise CorpusError unless a line of a manifest is a cut of one recording."""
-    kind = data.get("type") if isinstance(data, dict) else None
+    known = data if isinstance(data, dict) else {}
+    kind = known.get("type")
     if kind in ("MixedCut", "PaddingCut"):
         raise CorpusError(
             f"{where}: the cut '{data.get('id')}' is mixed or padded ({kind}), no stretch of a file: {_SAVE}"
         )
     if kind not in _KINDS:
-        given = next((what for key, what in _OTHER_MANIFESTS.items() if isinstance(data, dict) and key in data), None)
+        given = next((what for key, what in _OTHER_MANIFESTS.items() if key in known), None)
         raise CorpusError(
             f"{where} is no cut{f' but one of {given}' if given else ''}: "
             "make cuts with 'lhotse cut simple -r RECORDINGS -s SUPERVISIONS cuts.jsonl.gz'"
@@ -176,16 +173,14 @@ def _place(cut: MonoCut | MultiCut, manifest: Path, channel: str | None) -> dict
 
 
 def _file(path: Path, manifest: Path, where: str) -> Path:
-    candidates = [
-        on_disk(folder / path) for folder in (Path.cwd(), manifest.resolve().parent)
-    ]  # both are `path` when it is absolute
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    places = " and ".join(dict.fromkeys(map(str, candidates)))
+    # both are `path` when it is absolute
+    candidates = [on_disk(folder / path) for folder in (Path.cwd(), manifest.resolve().parent)]
+    if there := [candidate for candidate in candidates if candidate.is_file()]:
+        return there[0]
     raise CorpusError(
-        f"{where} names the audio file {path}, which does not exist (looked for {places}): "
-        "run the command from the folder that its paths start from"
+        f"{where} names the audio file {path}, which does not exist (looked for "
+        f"{' and '.join(dict.fromkeys(map(str, candidates)))}): run the command from the folder that its paths start "
+        "from"
     )
 
 
@@ -195,10 +190,11 @@ def _metadata(cut: MonoCut | MultiCut, supervisions: list, disagree: Counter) ->
     texts = [supervision.text for supervision in supervisions if supervision.text]
     if texts:
         values["text"] = " ".join(texts)
-    described = [{field: getattr(supervision, field) for field in _FIELDS} for supervision in supervisions]
-    for supervision, description in zip(supervisions, described, strict=True):
-        description.update({k: v for k, v in (supervision.custom or {}).items() if k not in description})
-    for key in dict.fromkeys(key for description in described for key in description):
+    described = [
+        (one.custom or {}) | {"speaker": one.speaker, "gender": one.gender, "language": one.language}
+        for one in supervisions
+    ]
+    for key in dict.fromkeys(("speaker", "gender", "language", *(key for one in described for key in one))):
         # to a set 1, 1.0 and True are one
         given = {(type(d[key]), d[key]) for d in described if isinstance(d.get(key), (str, int, float, bool))}
         if len(given) == 1:

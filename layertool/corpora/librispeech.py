@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from layertool.errors import CorpusError
 
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE{0}, as in dev-clean/84/121123/84-121123-0000{0}"
 FLAC = LAYOUT.format(".flac")
-GENDERS = {"F": "female", "M": "male"}
 
 
 def read(
@@ -45,14 +44,13 @@ def read(
     source = Path(source)
     root, there = _locate(source, ".flac")
     chosen = sorted({splits} if isinstance(splits, str) else set(splits or there))
-    unknown = [split for split in chosen if split not in there]
-    if unknown:
+    if unknown := [split for split in chosen if split not in there]:
         raise CorpusError(f"{source} has no split '{unknown[0]}': choose from {', '.join(there)}")
     speakers = root / "SPEAKERS.TXT"
     genders = _genders(speakers) if speakers.exists() else None
     rows: list[dict] = []
     others: list[Path] = []
-    n_silent = sum(_split(root / split, rows, others, genders) for split in chosen)
+    n_silent = sum(_chapter(chapter, rows, others, genders) for s in chosen for chapter in _chapters(root / s))
     if not rows:
         raise CorpusError(
             f"{source} has no .flac files: the layout is {FLAC}; other audio is for 'layertool corpus folder'"
@@ -80,29 +78,21 @@ def _locate(folder: Path, suffix: str) -> tuple[Path, list[str]]:
     if _is_split(folder):
         folder = folder.resolve()  # '.' has no name
         return folder.parent, [folder.name]
-    splits = _splits(folder)
-    if splits:
-        return folder, splits
-    within = {child: _splits(child) for child in _folders(folder) if _readable(child)}
-    holders = [child for child, splits in within.items() if splits]
-    if len(holders) > 1:
-        raise CorpusError(
-            f"{folder} holds several corpora ({', '.join(h.name for h in holders)}): give the path of one"
-        )
-    if not holders:
-        raise CorpusError(f"{folder} is not laid out like LibriSpeech: the layout is {LAYOUT.format(suffix)}")
-    return holders[0], within[holders[0]]
-
-
-def _splits(folder: Path) -> list[str]:
-    return [child.name for child in _folders(folder) if _is_split(child)]
+    for candidates in ([folder], filter(_readable, _folders(folder))):
+        splits = {root: [child.name for child in _folders(root) if _is_split(child)] for root in candidates}
+        holders = [root for root in splits if splits[root]]
+        if len(holders) > 1:
+            raise CorpusError(
+                f"{folder} holds several corpora ({', '.join(h.name for h in holders)}): give the path of one"
+            )
+        if holders:
+            return holders[0], splits[holders[0]]
+    raise CorpusError(f"{folder} is not laid out like LibriSpeech: the layout is {LAYOUT.format(suffix)}")
 
 
 def _is_split(folder: Path) -> bool:
-    """Whether there is a SPEAKER/CHAPTER below, both numbers."""
-    if not _readable(folder):  # lost+found beside the splits is nobody's fault
-        return False
-    return any(c.name.isdecimal() for s in _folders(folder) if s.name.isdecimal() for c in _folders(s))
+    """Whether there is a SPEAKER/CHAPTER below; lost+found beside the splits is nobody's fault."""
+    return _readable(folder) and any(True for _ in _chapters(folder))
 
 
 def _readable(folder: Path) -> bool:
@@ -115,55 +105,50 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
 
 
+def _chapters(split: Path) -> Iterator[Path]:
+    """The folders SPEAKER/CHAPTER of a split, in the order of these numbers."""
+    for speaker in _numbered(split):
+        yield from _numbered(speaker)
+
+
 def _numbered(folder: Path) -> list[Path]:
     return sorted((child for child in _folders(folder) if child.name.isdecimal()), key=lambda child: int(child.name))
 
 
-def _split(folder: Path, rows: list[dict], others: list[Path], genders: Mapping[str, str | None] | None) -> int:
-    """Add the utterances of a split to ``rows``, other files beside the audio to ``others``.
+def _chapter(folder: Path, rows: list[dict], others: list[Path], genders: Mapping[str, str | None] | None) -> int:
+    """Add the utterances of a chapter to ``rows``, other files beside the audio to ``others``.
 
-    Returns how many transcript lines have no audio.
+    Returns how many transcript lines, ``61-70968-0000 HE BEGAN A CONFUSED COMPLAINT``, have no audio.
     """
-    n_without_audio = 0
-    for speaker in _numbered(folder):
-        for chapter in _numbered(speaker):
-            prefix = f"{speaker.name}-{chapter.name}"
-            transcripts = chapter / f"{prefix}.trans.txt"
-            texts = _transcripts(transcripts)
-            for path in sorted(path for path in chapter.iterdir() if path.name[0] != "."):
-                if path.suffix != ".flac":
-                    others.append(path)
-                    continue
-                if not re.fullmatch(rf"{prefix}-\d+", path.stem):
-                    raise CorpusError(f"{path} is not called {prefix}-NUMBER.flac: the layout is {FLAC}")
-                if path.stem not in texts:
-                    where = "has no line for it" if transcripts.exists() else "does not exist"
-                    raise CorpusError(
-                        f"the utterance '{path.stem}' has no transcript: {transcripts} {where}; unpack the archive "
-                        "again"
-                    )
-                rows.append(
-                    {
-                        "utterance": path.stem,
-                        "audio": str(path),
-                        "split": folder.name,
-                        "speaker": speaker.name,
-                        "chapter": chapter.name,
-                        **({} if genders is None else {"gender": genders.get(speaker.name)}),
-                        "text": texts.pop(path.stem).lower(),
-                    }
-                )
-            n_without_audio += len(texts)
-    return n_without_audio
-
-
-def _transcripts(path: Path) -> dict[str, str]:
-    """Text by utterance id from lines ``61-70968-0000 HE BEGAN A CONFUSED COMPLAINT``; nothing when there is no
-    file."""
-    if not path.exists():
-        return {}
-    lines = (line.strip().partition(" ") for line in read_text(path).splitlines())
-    return {utterance: text.strip() for utterance, _, text in lines if utterance}
+    split, speaker = folder.parents[1].name, folder.parent.name
+    prefix = f"{speaker}-{folder.name}"
+    transcripts = folder / f"{prefix}.trans.txt"
+    lines = read_text(transcripts).splitlines() if transcripts.exists() else []
+    texts = {utterance: text.strip() for utterance, _, text in (line.strip().partition(" ") for line in lines)}
+    texts.pop("", None)
+    for path in sorted(path for path in folder.iterdir() if path.name[0] != "."):
+        if path.suffix != ".flac":
+            others.append(path)
+            continue
+        if not re.fullmatch(rf"{prefix}-\d+", path.stem):
+            raise CorpusError(f"{path} is not called {prefix}-NUMBER.flac: the layout is {FLAC}")
+        if path.stem not in texts:
+            where = "has no line for it" if transcripts.exists() else "does not exist"
+            raise CorpusError(
+                f"the utterance '{path.stem}' has no transcript: {transcripts} {where}; unpack the archive again"
+            )
+        rows.append(
+            {
+                "utterance": path.stem,
+                "audio": str(path),
+                "split": split,
+                "speaker": speaker,
+                "chapter": folder.name,
+                **({} if genders is None else {"gender": genders.get(speaker)}),
+                "text": texts.pop(path.stem).lower(),
+            }
+        )
+    return len(texts)
 
 
 def _genders(path: Path) -> dict[str, str | None]:
@@ -173,7 +158,7 @@ def _genders(path: Path) -> dict[str, str | None]:
         for line in read_text(path).splitlines()
         if not line.startswith(";")
     )
-    return {field[0]: GENDERS.get(field[1].upper()) for field in fields if len(field) > 1}
+    return {field[0]: {"F": "female", "M": "male"}.get(field[1].upper()) for field in fields if len(field) > 1}
 
 
 def _textgrids(rows: Sequence[Mapping], alignments: Path | None) -> dict[str, Path]:

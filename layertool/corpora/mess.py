@@ -14,18 +14,13 @@ from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import build, counted, draw
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError, UsageError
+from layertool.errors import CorpusError
 
-SELECTIONS = ("rated", "all")
 SEED = 431137  # of the paper
 CLIP = re.compile(r"[ACHS][FM][1-3][MTV]\d{2}_SCR\.wav", re.IGNORECASE)
 CODE = re.compile(r"([ACHS][FM][1-3][MTV]\d{2})(_SCR)?(\.WAV)?")  # what a rating sheet may call a clip
 CODE_COLUMNS = ("code", "file", "filename", "file name", "file_name", "clip", "stimulus")
-EMOTIONS = {"A": "angry", "C": "calm", "H": "happy", "S": "sad"}
-SEXES = {"F": "female", "M": "male"}
-BY_EMOTION = {"happy": "positive", "calm": "positive", "angry": "negative", "sad": "negative"}
-SHEET = "coded stimuli final"  # Coded stimuli final.xlsx, or a table saved from it
-SHEET_SUFFIXES = (".csv", ".tsv", ".xlsx")  # the first that is there is taken: it needs nothing else
+EMOTIONS = {"A": ("angry", "negative"), "C": ("calm", "positive"), "H": ("happy", "positive"), "S": ("sad", "negative")}
 
 
 def read(
@@ -55,16 +50,18 @@ def read(
     ``selection``: "rated" keeps the clips of the two groups, "all" every clip (valence empty outside the groups).
     Raises UsageError, CorpusError, AudioError, or MissingExtraError (for .xlsx without the package openpyxl).
     """
-    if selection not in SELECTIONS:
-        raise UsageError(f"'{selection}' is no selection of clips: choose from {', '.join(SELECTIONS)}")
-    if n_per_speaker < 1:
-        raise UsageError(f"{n_per_speaker} clips per speaker cannot be compared: take at least 1")
     source = Path(source)
     files = files_below(source)
     path = _find_sheet(files) if ratings is None else Path(ratings)
-    clips, notes = _clips(files, source, path)
-    provenance: dict = {"reader": "mess", "source": str(source.resolve()), "selection": selection, "seed": seed} | notes
-    provenance["notes"] = unread(files, source, ())
+    clips, facts = _clips(files, source, path)
+    provenance = {
+        "reader": "mess",
+        "source": str(source.resolve()),
+        "selection": selection,
+        "seed": seed,
+        **facts,
+        "notes": unread(files, source, ()),
+    }
     sheet = None if path is None else _ratings(path)
     if sheet is not None and path is not None:
         if not set(sheet.index) & set(clips["code"]):
@@ -88,10 +85,7 @@ def read(
 
     def choose(unusable: Mapping[str, str]) -> tuple[pd.DataFrame, dict]:
         there = clips[~clips["utterance"].isin(unusable)].copy()
-        if sheet is None:
-            groups, more = _by_emotion(there, seed)
-        else:
-            groups, more = _by_rating(there, sheet, seed, n_per_speaker)
+        groups, more = _by_emotion(there, seed) if sheet is None else _by_rating(there, sheet, seed, n_per_speaker)
         there["valence"] = pd.Series([groups.get(code) for code in there["code"]], there.index, dtype=object)
         per_speaker = there.groupby("speaker")["valence"].value_counts().unstack().loc[:, "positive"]
         more |= {"clips_per_speaker_and_group": {str(s): int(n) for s, n in per_speaker.items()}}
@@ -104,8 +98,9 @@ def read(
 
 
 def _find_sheet(files: list[Path]) -> Path | None:
-    sheets = {path.suffix.lower(): path for path in reversed(files) if path.stem.lower() == SHEET}
-    return next((sheets[suffix] for suffix in SHEET_SUFFIXES if suffix in sheets), None)
+    """Coded stimuli final.xlsx, or a table saved from it: that is taken first, because it needs nothing else."""
+    sheets = {path.suffix.lower(): path for path in reversed(files) if path.stem.lower() == "coded stimuli final"}
+    return next((sheets[suffix] for suffix in (".csv", ".tsv", ".xlsx") if suffix in sheets), None)
 
 
 def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.DataFrame, dict]:
@@ -131,20 +126,19 @@ def _clips(files: list[Path], source: Path, sheet: Path | None) -> tuple[pd.Data
             "audio": str(path),
             "code": code,
             "speaker": code[1:3],
-            "sex": SEXES[code[1]],
-            "emotion": EMOTIONS[code[0]],
+            "sex": {"F": "female", "M": "male"}[code[1]],
+            "emotion": EMOTIONS[code[0]][0],
             "cue": code[3],
             "item": int(code[4:]),
             "channel": "mix",
         }
         for code, path in sorted(found.items())
     ]
-    notes = {
+    return pd.DataFrame(rows), {
         "clips_there": len(rows),
         "other_files": {"count": len(others), "first": others[:5]},
         "copies_passed_over": counted(copies),
     }
-    return pd.DataFrame(rows), notes
 
 
 def _ratings(path: Path) -> pd.DataFrame:
@@ -162,8 +156,7 @@ def _ratings(path: Path) -> pd.DataFrame:
         raise CorpusError(
             f"{path} has no row with a code like AF1M01 in '{code}' and a number in 'valence': correct it"
         )
-    repeated = sheet.index[sheet.index.duplicated()]
-    if len(repeated):
+    if len(repeated := sheet.index[sheet.index.duplicated()]):
         raise CorpusError(
             f"{path} rates the clip '{repeated[0]}' more than once ({len(repeated)} such rows): give one mean per clip"
         )
@@ -199,12 +192,12 @@ def _by_emotion(clips: pd.DataFrame, seed: int) -> tuple[dict[str, str], dict]:
     random = np.random.default_rng(seed)
     groups: dict[str, str] = {}
     for speaker, own in clips.groupby("speaker"):
-        side = own["emotion"].map(BY_EMOTION)
-        parts = {value: list(own["code"][side == value]) for value in ("positive", "negative")}
+        parts = {
+            value: [code for code in own["code"] if EMOTIONS[code[0]][1] == value] for value in ("positive", "negative")
+        }
         n = min(map(len, parts.values()))
-        if n == 0:
-            empty = next(value for value, codes in parts.items() if not codes)
-            raise CorpusError(f"the speaker {speaker} has no {empty} clips: unpack the whole set")
+        if empty := [value for value, codes in parts.items() if not codes]:
+            raise CorpusError(f"the speaker {speaker} has no {empty[0]} clips: unpack the whole set")
         for value, codes in parts.items():
             groups |= dict.fromkeys(draw(codes, n, random), value)
     return groups, {"left_out_to_keep_groups_equal": counted(sorted(set(clips["code"]) - set(groups)))}

@@ -15,9 +15,8 @@ from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import build, counted, equal_numbers, exact_pairs, extremes
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError, UsageError
+from layertool.errors import CorpusError
 
-SELECTIONS = ("published", "matched", "all")
 N_EXTREMES = 60  # youngest and oldest that "matched" starts from
 N_GENDER_PAIRS = 60
 SUFFIXES = (".wav", ".flac", ".mp3")  # the first that is there is taken
@@ -33,8 +32,8 @@ COLUMNS = {
     "age_of_english_onset": ("age_of_english_onset", "age_onset"),
 }
 REQUIRED = ("speaker", "sex", "age", "native_language", "birth_place")
-SEXES = {"female": "female", "f": "female", "male": "male", "m": "male"}
 MISSPELT = {"famale": "female"}  # taiwanese7 in the Kaggle mirror
+SEXES = {"female": "female", "f": "female", "male": "male", "m": "male", **MISSPELT}
 # What the table must say of a listed speaker, when it says anything: ages are those of the published groups.
 EXPECTED: dict[str, Callable[[pd.Series], bool]] = {
     "young": lambda one: not one["age"] > 19,
@@ -79,8 +78,6 @@ def read(
     leaves too; of age_group and native, which are equal within each sex, those who leave are drawn with ``seed``.
     ``provenance`` lists all of them. Raises UsageError, CorpusError, or AudioError.
     """
-    if selection not in SELECTIONS:
-        raise UsageError(f"'{selection}' is no selection of speakers: choose from {', '.join(SELECTIONS)}")
     source = Path(source)
     files = files_below(source)
     path = _find_table(source) if metadata is None else Path(metadata)
@@ -100,21 +97,23 @@ def read(
         there = people.copy()
         there.loc[list(unusable), "audio"] = None
         if selection == "all":
-            silent = list(there.index[there["audio"].isna()])
-            return _utterances(there, {}, {}), provenance | {"speakers_without_audio": counted(silent)}
+            return _utterances(there, {}, {}), provenance | {
+                "speakers_without_audio": counted(list(there.index[there["audio"].isna()]))
+            }
         groups, pairs, more = (_published if selection == "published" else _matched)(there, seed, path)
-        for column, parts in groups.items():
-            for group, ids in parts.items():
-                if not ids:
-                    raise CorpusError(
-                        f"nobody is left of the group '{group}' ({column}) in {source}: too few of its speakers have "
-                        "audio there, or none has a counterpart; add the audio, or take every speaker with "
-                        "--selection all"
-                    )
-        sizes = {group: len(ids) for parts in groups.values() for group, ids in parts.items()}
-        ages = {g: round(float(there.loc[i, "age"].mean()), 2) for parts in groups.values() for g, i in parts.items()}
-        about = {"seed": seed, **more, "speakers_per_group": sizes, "mean_age_per_group": ages}
-        return _utterances(there, groups, pairs), provenance | about
+        if empty := [(group, column) for column, parts in groups.items() for group in parts if not parts[group]]:
+            raise CorpusError(
+                f"nobody is left of the group '{empty[0][0]}' ({empty[0][1]}) in {source}: too few of its speakers "
+                "have audio there, or none has a counterpart; add the audio, or take every speaker with "
+                "--selection all"
+            )
+        members = {group: ids for parts in groups.values() for group, ids in parts.items()}
+        return _utterances(there, groups, pairs), provenance | {
+            "seed": seed,
+            **more,
+            "speakers_per_group": {group: len(ids) for group, ids in members.items()},
+            "mean_age_per_group": {g: round(float(there.loc[ids, "age"].mean()), 2) for g, ids in members.items()},
+        }
 
     return build(choose, name or f"speech-accent-archive-{selection}", max_failures)
 
@@ -143,8 +142,7 @@ def _find_table(source: Path) -> Path:
 
 def _translation(table: pd.DataFrame) -> dict[str, str]:
     """Column here -> column of the table."""
-    names = {ours: columns.named(table, theirs) for ours, theirs in COLUMNS.items()}
-    return {ours: name for ours, name in names.items() if name is not None}
+    return {ours: name for ours, theirs in COLUMNS.items() if (name := columns.named(table, theirs)) is not None}
 
 
 def _people(path: Path) -> tuple[pd.DataFrame, dict]:
@@ -155,13 +153,11 @@ def _people(path: Path) -> tuple[pd.DataFrame, dict]:
         columns.one_of(raw, COLUMNS[ours], str(path))
     text = {ours: _text(raw[theirs]) for ours, theirs in there.items()}
     people = pd.DataFrame({column: text[column] for column in COLUMNS if column in text})
-    ids = people["speaker"].str.removesuffix(".0")
-    numberless, repeated = int(ids.isna().sum()), ids[ids.duplicated() & ids.notna()]
-    people["speaker"] = ids
+    people["speaker"] = ids = people["speaker"].str.removesuffix(".0")
     language = _text(raw["language"]) if "language" in raw else people["native_language"]
     people["synthesised"] = (language == "synthesized") | (people["native_language"] == "synthesized")
     wrong = people["sex"].isin(MISSPELT)
-    people["sex"] = pd.Series([(SEXES | MISSPELT).get(s) for s in people["sex"]], people.index, dtype=object)
+    people["sex"] = pd.Series([SEXES.get(s) for s in people["sex"]], people.index, dtype=object)
     for column in ("age", "age_of_english_onset"):
         if column in people:
             people[column] = pd.to_numeric(people[column], errors="coerce").astype(float)
@@ -175,14 +171,13 @@ def _people(path: Path) -> tuple[pd.DataFrame, dict]:
     people["korean_native"] = (people["native_language"] == "korean") & place.str.contains("korea", regex=False)
     people = people[ids.notna() & ~ids.duplicated()].set_index("speaker", drop=False).rename_axis(None)
     order = sorted(people.index, key=lambda one: (not one.isdecimal(), int(one) if one.isdecimal() else 0, one))
-    notes = {
+    return people.loc[order], {
         "layout": "Kaggle" if "name" in there and str(there["name"]).strip().lower() == "filename" else "website",
         "speakers_in_the_table": len(people),
         "misspelt_sex_corrected": int(wrong.sum()),
-        "rows_without_a_speaker_id": numberless,
-        "speakers_listed_twice_first_row_taken": list(dict.fromkeys(repeated)),
+        "rows_without_a_speaker_id": int(ids.isna().sum()),
+        "speakers_listed_twice_first_row_taken": list(ids[ids.duplicated() & ids.notna()].unique()),
     }
-    return people.loc[order], notes
 
 
 def _text(values: pd.Series) -> pd.Series:
@@ -193,12 +188,8 @@ def _text(values: pd.Series) -> pd.Series:
 
 def _audio(people: pd.DataFrame, files: list[Path], source: Path) -> tuple[pd.Series, dict]:
     """The audio file of each speaker, and how many were found in which way."""
-    there: dict[tuple[str, str], Path] = {}
-    copies = 0
-    for path in files:
-        if path.suffix.lower() in SUFFIXES:
-            copies += (path.stem.lower(), path.suffix.lower()) in there
-            there.setdefault((path.stem.lower(), path.suffix.lower()), path)
+    audible = [path for path in files if path.suffix.lower() in SUFFIXES]
+    there = {(path.stem.lower(), path.suffix.lower()): path for path in reversed(audible)}
     if not there:
         raise CorpusError(f"{source} has no audio files (looked for {', '.join(SUFFIXES)}): check the folder")
     names = people["name"] if "name" in people else pd.Series(None, people.index, dtype=object)
@@ -216,14 +207,13 @@ def _audio(people: pd.DataFrame, files: list[Path], source: Path) -> tuple[pd.Se
     if not used:
         raise CorpusError(
             f"none of the {len(there)} audio files in {source} belongs to a speaker of the table: they are called like "
-            f"'{next(iter(there.values())).name}', not english102.mp3 or 65.wav; give them these names"
+            f"'{audible[0].name}', not english102.mp3 or 65.wav; give them these names"
         )
-    notes = {
+    return pd.Series(found, people.index, dtype=object), {
         "audio_found_by": ways,
         "audio_of_no_speaker_in_the_table": len(there.keys() - used),
-        "audio_copies_passed_over": copies,
+        "audio_copies_passed_over": len(audible) - len(there),
     }
-    return pd.Series(found, people.index, dtype=object), notes
 
 
 def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[str, dict[str, str]], dict]:
@@ -244,12 +234,11 @@ def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dic
     groups: Groups = {}
     for k, (column, parts) in enumerate(published.items()):
         groups[column] = {group: there[group] for group in parts}
-        complete = all(len(there[group]) == len(ids) for group, ids in parts.items())
         if column == "gender":
             couples = list(zip(parts["female"], parts["male"], strict=True))
             whole = [c for c in couples if all(i in there[group] for i, group in zip(c, parts, strict=True))]
             groups[column] = {group: [c[side] for c in whole] for side, group in enumerate(parts)}
-        elif not complete:
+        elif any(len(there[group]) < len(ids) for group, ids in parts.items()):
             groups[column] = equal_numbers(people, groups[column], "sex", np.random.default_rng([seed, k]))
     pairs = {"gender_pair": {i: f"gender {k:02}" for k, c in enumerate(couples, 1) for i in c if c in whole}}
     kept = {group: set(ids) for parts in groups.values() for group, ids in parts.items()}
@@ -259,8 +248,12 @@ def _published(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dic
         "left_out_to_keep_groups_equal": {g: [i for i in ids if i not in kept[g]] for g, ids in there.items()},
         "published_but_described_otherwise_in_the_table": otherwise,
     }
-    notes = {key: {g: counted(ids) for g, ids in parts.items() if ids} for key, parts in by_group.items()}
-    return groups, pairs, {"speaker_lists": lists["source"]} | notes
+    return (
+        groups,
+        pairs,
+        {"speaker_lists": lists["source"]}
+        | {key: {g: counted(ids) for g, ids in parts.items() if ids} for key, parts in by_group.items()},
+    )
 
 
 def _matched(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[str, dict[str, str]], dict]:
@@ -273,13 +266,23 @@ def _matched(people: pd.DataFrame, seed: int, path: Path) -> tuple[Groups, dict[
     groups: Groups = {"age_group": {"young": young, "old": old}}
     sexes = {sex: [i for i in us if pool.loc[i, "sex"] == sex] for sex in ("female", "male")}
     couples = exact_pairs(pool, sexes["female"], sexes["male"], ["age"], random[2])
-    kept = [couples[k] for k in sorted(random[2].permutation(len(couples))[:N_GENDER_PAIRS])]
-    found = {"native": exact_pairs(pool, us, korean, ["age", "sex"], random[1]), "gender": kept}
+    drawn = sorted(random[2].permutation(len(couples))[:N_GENDER_PAIRS])
+    found = {
+        "native": exact_pairs(pool, us, korean, ["age", "sex"], random[1]),
+        "gender": [couples[k] for k in drawn],
+    }
     for column, names in (("native", ("us", "korean")), ("gender", ("female", "male"))):
         groups[column] = {group: [c[side] for c in found[column]] for side, group in enumerate(names)}
     pairs = {f"{c}_pair": {i: f"{c} {k:02}" for k, couple in enumerate(p, 1) for i in couple} for c, p in found.items()}
-    notes = {"matched_by": RULES, "us_natives_to_choose_from": len(us), "koreans_to_choose_from": len(korean)}
-    return groups, pairs, notes
+    return (
+        groups,
+        pairs,
+        {
+            "matched_by": RULES,
+            "us_natives_to_choose_from": len(us),
+            "koreans_to_choose_from": len(korean),
+        },
+    )
 
 
 def _utterances(people: pd.DataFrame, groups: Groups, pairs: dict[str, dict[str, str]]) -> pd.DataFrame:

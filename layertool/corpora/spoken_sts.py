@@ -66,27 +66,25 @@ def read(
     ]
     check_unique(table["utterance"], source)
     failed = Failures(max_failures)
-    rows = huggingface.arrow_rows(dataset.select(readings["row"].tolist()), list(SIDES.values()))
-    audio_cells = (cell for row in rows for cell in row)
+    audio_cells = huggingface.arrow_cells(dataset.select(readings["row"].tolist()), list(SIDES.values()))
     paths = cells.write_all(out, audio_cells, table["utterance"].tolist(), source, root, channel, failed, progress)
 
     def choose(unusable: Mapping[str, str]) -> tuple[pd.DataFrame, dict]:
-        usable = table[~table["utterance"].isin({**failed, **unusable})]
+        lost = {**failed, **unusable}
+        usable = table[~table["utterance"].isin(lost)]
         # what has lost all its readings of one sentence has nothing to be compared with
         sides = usable.groupby("pair")["side"].nunique()
         complete = set(sides.index[sides == len(SIDES)])
         if not complete:
-            first = next(iter({**failed, **unusable}.values()))
-            raise CorpusError(f"no pair of {source} has usable audio of both sentences: {first}")
+            raise CorpusError(f"no pair of {source} has usable audio of both sentences: {next(iter(lost.values()))}")
         usable = usable[usable["pair"].isin(complete)]
-        lost = counted(sorted(set(table["pair"]) - complete))
-        counts = {
+        return usable.assign(audio=usable["utterance"].map(paths)), {
+            "reader": "spoken-sts",
+            **facts,
             "pairs": len(complete),
             "pairs_without_a_similarity": counted(unscored),
-            "pairs_that_lost_a_side": lost,
+            "pairs_that_lost_a_side": counted(sorted(set(table["pair"]) - complete)),
         }
-        utterances = usable.assign(audio=usable["utterance"].map(paths))
-        return utterances, {"reader": "spoken-sts", **facts, **counts}
 
     return build(choose, name or "spoken-sts", max_failures, failed)
 
@@ -107,24 +105,21 @@ def _check_fields(dataset: Dataset, source: str) -> None:
             )
 
 
-def _readings(fields: dict[str, list], source: str) -> tuple[pd.DataFrame, list[str]]:
+def _readings(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows of pairs with a score, in the order of pairs and speakers; and the pairs without one.
 
     Columns: row (in the dataset, from 0), pair, speaker, similarity, task, subtask. Raises CorpusError where rows
     lack what names them or contradict each other.
     """
-    table = pd.DataFrame({field: pd.Series(values, dtype=object) for field, values in fields.items()})
     names = [*KEY, "speaker_id"]
     columns.require_filled(table, names, source)
     table["pair"] = ["_".join(map(str, key)) for key in table[KEY].itertuples(index=False, name=None)]
     table["row"] = range(len(table))
     table = table.sort_values(names, kind="stable")
-    again = table[table.duplicated(names)]
-    if len(again):
-        first = again.iloc[0]
+    if len(again := table[table.duplicated(names)]):
         raise CorpusError(
-            f"the pair '{first['pair']}' of {source} has the speaker '{first['speaker_id']}' more than once "
-            f"({len(again)} such rows): keep one row for each pair and speaker"
+            f"the pair '{again['pair'].iloc[0]}' of {source} has the speaker '{again['speaker_id'].iloc[0]}' more than "
+            f"once ({len(again)} such rows): keep one row for each pair and speaker"
         )
     table["similarity"] = [_score(v, pair, source) for v, pair in zip(table["similarity"], table["pair"], strict=True)]
     for pair, own in table.groupby("pair", sort=False):
@@ -143,10 +138,9 @@ def _readings(fields: dict[str, list], source: str) -> tuple[pd.DataFrame, list[
     unscored = table["similarity"].isna()
     if unscored.all():
         raise CorpusError(f"no row of {source} has a similarity: give a split with human scores")
-    kept = table[~unscored].rename(columns={"speaker_id": "speaker"})
-    for column in ("speaker", "task", "subtask"):
-        kept[column] = kept[column].map(str)
-    return kept[["row", "pair", "speaker", "similarity", "task", "subtask"]], list(table.loc[unscored, "pair"].unique())
+    kept = table[~unscored]
+    of_texts = kept[["speaker_id", "task", "subtask"]].map(str).set_axis(["speaker", "task", "subtask"], axis=1)
+    return kept[["row", "pair", "similarity"]].join(of_texts), list(table.loc[unscored, "pair"].unique())
 
 
 def _score(value, pair: str, source: str) -> float:

@@ -83,13 +83,12 @@ def read(path: Path) -> list[Tier]:
     found = _FIELD.findall(text, text.index('"TextGrid"'))
     fields = iter([quoted or number for quoted, number, lone in found if quoted or number or lone][1:])
     try:
-        tiers = list(_tiers(fields))
+        return list(_tiers(fields))
     except ValueError as error:
         raise CorpusError(
             f"{path} is damaged or cut short (its tiers and intervals are not as many as it announces, a time is no "
             "number, or a quotation mark in a label is not written twice): export it again or take it away"
         ) from error
-    return tiers
 
 
 def _tiers(fields: Iterator[str]) -> Iterator[Tier]:

@@ -7,7 +7,7 @@ and .WRD. Times are numbers of samples at 16 kHz, and stay these numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from layertool.corpora.texts import read_text
 from layertool.errors import CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
-LAYOUT = "SPLIT/REGION/SPEAKER/SENTENCE.WAV, as in TRAIN/DR1/FCJF0/SA1.WAV, with .TXT, .PHN and .WRD beside it"
 REGIONS = {
     "DR1": "New England",
     "DR2": "Northern",
@@ -36,8 +35,6 @@ REGIONS = {
     "DR7": "Western",
     "DR8": "Army Brat",  # moved around
 }
-GENDERS = {"F": "female", "M": "male"}
-SENTENCE_TYPES = {"SA": "dialect, the same two for everybody", "SX": "compact", "SI": "diverse"}
 # Two men and a woman of each region; their SX and SI sentences are the core test set.
 CORE_TEST_SPEAKERS = frozenset(
     "MDAB0 MWBT0 FELC0 MTAS1 MWEW0 FPAS0 MJMP0 MLNT0 FPKT0 MLLL0 MTLS0 FJLM0 "
@@ -55,11 +52,8 @@ TO_39 = {
     **dict.fromkeys(("cl", "vcl", "epi"), "sil"),
     **{"el": "l", "en": "n", "zh": "sh", "ao": "aa", "ix": "ih", "ax": "ah"},
 }
-LEFT_OUT = "q"
-PHONES = ("61", "48", "39")
 _PIECES = {"phone": ".phn", "word": ".wrd"}
 _PATH = re.compile(r"(?<![^/])(TRAIN|TEST)/(DR[1-8])/([FM][A-Z]{3}\d)/((SA|SI|SX)\d+)((?:\.\w+)+)$", re.IGNORECASE)
-_COLUMNS_OF_SPKRINFO = ("id", "sex", "region", "use", "recorded", "born", "height", "race", "education")
 
 
 def read(
@@ -84,25 +78,27 @@ def read(
     of the files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
     Raises UsageError, CorpusError or AudioError.
     """
-    _choice("set of phones", [phones], PHONES)
-    wanted = [_choice("split", splits, ("TRAIN", "TEST")), _choice("type of sentences", sentences, SENTENCE_TYPES)]
+    wanted_splits = _choice("split", splits, ("TRAIN", "TEST"))
+    # dialect, the same two for everybody; compact; diverse
+    wanted_types = _choice("type of sentences", sentences, ("SA", "SX", "SI"))
     source = Path(source)
     files = files_below(source)
     utterances: dict[str, dict[str, Path]] = {}
     copies = 0
     for path in files:
         fit = _PATH.search(path.absolute().as_posix())
-        if fit is None or fit[1].upper() not in wanted[0] or fit[5].upper() not in wanted[1]:
+        if fit is None or fit[1].upper() not in wanted_splits or fit[5].upper() not in wanted_types:
             continue
         own = utterances.setdefault("/".join(fit.group(1, 2, 3, 4)).upper(), {})
         kind = ".wav" if path.suffix.lower() in audio.SUFFIXES else fit[6].lower()  # of a copy: .WAV.wav
-        better = kind in own and len(own[kind].name) > len(path.name)
         copies += kind == ".wav" and kind in own
-        if kind not in own or better:
-            own[kind] = path
+        own[kind] = min(own.get(kind, path), path, key=lambda one: len(one.name))
     spoken = {one: own for one, own in sorted(utterances.items()) if ".wav" in own}
     if not spoken:
-        raise CorpusError(f"{source} has no audio of TIMIT: the layout is {LAYOUT}")
+        raise CorpusError(
+            f"{source} has no audio of TIMIT: the layout is SPLIT/REGION/SPEAKER/SENTENCE.WAV, as in "
+            "TRAIN/DR1/FCJF0/SA1.WAV, with .TXT, .PHN and .WRD beside it"
+        )
     found = read_all({one: partial(_labels, own, phones) for one, own in spoken.items()}, progress, max_failures)
     table = pd.DataFrame([_facts(one, own) for one, own in spoken.items()])
     speakers = next((path for path in files if path.name.upper() == "SPKRINFO.TXT"), None)
@@ -131,48 +127,41 @@ def fold(label: str, phones: str) -> str | None:
     """One of the 61 phones as one of the 48 or 39 (``phones``); None for the glottal stop, which they leave out."""
     if phones == "61":
         return label
-    if label == LEFT_OUT:
+    if label == "q":
         return None
     folded = TO_48.get(label, label)
     return folded if phones == "48" else TO_39.get(folded, folded)
 
 
-def _choice(what: str, asked: Collection[str], there: Iterable[str]) -> list[str]:
-    chosen = [one.upper() for one in asked] or list(there)
-    for one in chosen:
-        if one not in there:
-            raise UsageError(f"'{one}' is no {what} of TIMIT: choose from {', '.join(there)}")
-    return chosen
+def _choice(what: str, asked: Collection[str], there: Sequence[str]) -> Sequence[str]:
+    chosen = [one.upper() for one in asked]
+    if unknown := [one for one in chosen if one not in there]:
+        raise UsageError(f"'{unknown[0]}' is no {what} of TIMIT: choose from {', '.join(there)}")
+    return chosen or there
 
 
 def _labels(own: dict[str, Path], phones: str) -> list[Voice]:
     """Phones and words of one sentence, their samples as seconds."""
     tiers: dict[str, tuple[Stretch | None, list[Entry]]] = {}
     for tier, kind in _PIECES.items():
-        if kind in own:
-            rows = [(a, b, fold(label, phones) if tier == "phone" else label) for a, b, label in _rows(own[kind])]
-            tiers[tier] = (None, [(a / SAMPLE_RATE, b / SAMPLE_RATE, label) for a, b, label in rows if label])
+        if kind not in own:
+            continue
+        rows = label_files.spans(read_text(own[kind]))
+        if rows is None or not all(time.isdecimal() for row in rows for time in row[:2]):
+            raise CorpusError(
+                f"{own[kind]} is no label file of TIMIT, lines 'first_sample last_sample label': restore it or take "
+                "it away"
+            )
+        labelled = [(a, b, fold(label, phones) if tier == "phone" else label) for a, b, label in rows]
+        tiers[tier] = (None, [(int(a) / SAMPLE_RATE, int(b) / SAMPLE_RATE, label) for a, b, label in labelled if label])
     return [Voice(None, tiers)]
-
-
-def _rows(path: Path) -> list[tuple[int, int, str]]:
-    """First sample, one past the last, and label of each line. Raises CorpusError for lines of another kind."""
-    rows = label_files.spans(read_text(path))
-    if rows is None or not all(time.isdecimal() for row in rows for time in row[:2]):
-        raise CorpusError(
-            f"{path} is no label file of TIMIT, lines 'first_sample last_sample label': restore it or take it away"
-        )
-    return [(int(start), int(end), label) for start, end, label in rows]
 
 
 def _facts(one: str, own: dict[str, Path]) -> dict:
     """The row of an utterance."""
     split, region, speaker, sentence = one.split("/")
     is_core = split == "TEST" and speaker in CORE_TEST_SPEAKERS and not sentence.startswith("SA")
-    text = None
-    if ".txt" in own:
-        content = read_text(own[".txt"]).strip()
-        text = re.sub(r"\d+\s+\d+\s+", "", content, count=1)
+    content = read_text(own[".txt"]).strip() if ".txt" in own else None
     return {
         "utterance": one,
         "audio": str(own[".wav"]),
@@ -181,10 +170,10 @@ def _facts(one: str, own: dict[str, Path]) -> dict:
         "region": region,
         "dialect": REGIONS[region],
         "speaker": speaker,
-        "gender": GENDERS[speaker[0]],
+        "gender": {"F": "female", "M": "male"}[speaker[0]],
         "sentence": sentence,
         "sentence_type": sentence[:2],
-        "text": text,
+        "text": content and re.sub(r"\d+\s+\d+\s+", "", content, count=1),
     }
 
 
@@ -193,15 +182,19 @@ def _speakers(path: Path) -> dict[str, dict]:
     about = {}
     for line in read_text(path).split("\n"):
         fields = line.split()
-        if not line.strip() or line.lstrip().startswith(";") or len(fields) < 6:
+        if len(fields) < 6 or fields[0].startswith(";"):
             continue
-        given = dict(zip(_COLUMNS_OF_SPKRINFO, fields, strict=False))
+        # id, sex, region, use, dates of recording and of birth, height, race, education
+        name, sex, _, _, *dates, _, race, education = [*fields, "?", "?", "?"][:9]
         try:
-            recorded, born = (datetime.strptime(given[key], "%m/%d/%y") for key in ("recorded", "born"))
+            recorded, born = (datetime.strptime(date, "%m/%d/%y") for date in dates)
             born = born.replace(year=1900 + born.year % 100)
             age = recorded.year - born.year - ((recorded.month, recorded.day) < (born.month, born.day))
         except ValueError:  # ??/??/??
             age = None
-        known = {key: None if "?" in given.get(key, "?") else given[key] for key in ("race", "education")}
-        about[given["sex"].upper() + given["id"].upper()] = {"age": age, **known}
+        about[(sex + name).upper()] = {
+            "age": age,
+            "race": None if "?" in race else race,
+            "education": None if "?" in education else education,
+        }
     return about

@@ -17,7 +17,7 @@ from commands import run, says, succeeds
 from layertool import audio
 from layertool.corpora import eccc
 from layertool.corpora.corpus import Corpus
-from layertool.errors import AudioError, CorpusError, UsageError
+from layertool.errors import AudioError, CorpusError
 
 LENGTH = 1600
 GOOD = {
@@ -328,8 +328,6 @@ def test_finding_the_table(source, tmp_path):
     shutil.copy(source / "confusionCorpus_v2.csv", table)
     with says(CorpusError, "has several tables (confusionCorpus_v1.2.csv, confusionCorpus_v2.csv): keep one"):
         eccc.read(source)
-    with says(UsageError, "the seed -1 is negative"):
-        eccc.read(source, -1)
 
 
 # splits, of tables: no audio is needed for them

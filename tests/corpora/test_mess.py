@@ -13,7 +13,7 @@ from commands import says
 
 from layertool.corpora import mess
 from layertool.corpora.corpus import Corpus
-from layertool.errors import AudioError, CorpusError, MissingExtraError, UsageError
+from layertool.errors import AudioError, CorpusError, MissingExtraError
 
 CODES = [f"{e}{s}{c}{i:02}" for s, e, c, i in product(["F1", "M3"], "ACHS", "MV", (1, 7))]  # 16 clips a speaker
 
@@ -185,10 +185,6 @@ def test_workbook_without_openpyxl(source, monkeypatch):
 
 def test_errors(source, tmp_path):
     ratings = write(sheet(), tmp_path / "r.csv")
-    with says(UsageError, "'best' is no selection of clips: choose from rated, all"):
-        mess.read(source, selection="best")
-    with says(UsageError, "0 clips per speaker cannot be compared: take at least 1"):
-        mess.read(source, n_per_speaker=0)
     with says(CorpusError, "nowhere does not exist: check the path"):
         mess.read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -17,7 +17,7 @@ from commands import says
 from layertool.corpora import speech_accent_archive as saa
 from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import counted, equal_numbers, exact_pairs
-from layertool.errors import AudioError, CorpusError, UsageError
+from layertool.errors import AudioError, CorpusError
 
 TESTS = json.loads(resources.files("layertool.corpora").joinpath("speat_ids.json").read_text())["tests"]
 LISTS = {group: [str(i) for i in ids] for parts in TESTS.values() for group, ids in parts.items()}
@@ -313,8 +313,6 @@ def test_equal_numbers_and_pairs():
 
 
 def test_errors(full, crowd, tmp_path):
-    with says(UsageError, "'some' is no selection of speakers: choose from published, matched, all"):
-        saa.read(full, selection="some")
     with says(CorpusError, "nowhere does not exist: check the path"):
         saa.read(tmp_path / "nowhere")
     source = website(tmp_path / "a", [person(1)])

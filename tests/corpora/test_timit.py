@@ -4,7 +4,7 @@ import pytest
 from commands import refused, run, succeeds
 from label_writing import segments, sound
 
-from layertool.corpora import timit
+from layertool.corpora import readers, timit
 from layertool.corpora.labels import Rules
 from layertool.errors import CorpusError, UsageError
 
@@ -114,8 +114,8 @@ def test_parts_of_the_corpus(source):
     assert only["utterance"].tolist() == ["TRAIN/DR1/FCJF0/SI1027", "TRAIN/DR8/MBCG0/SX57"]
     with pytest.raises(UsageError, match="'DEV' is no split of TIMIT: choose from TRAIN, TEST"):
         timit.read(source, splits=["dev"])
-    with pytest.raises(UsageError, match="'60' is no set of phones of TIMIT"):
-        timit.read(source, phones="60")
+    with pytest.raises(UsageError, match="'60' is nothing that --phones takes: choose 61, 48, 39"):
+        readers.make("timit", source, phones="60")
 
 
 # the 61 symbols of the documentation of TIMIT (PHONCODE.DOC)
