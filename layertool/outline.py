@@ -260,7 +260,7 @@ def kinds(rows: pd.DataFrame, x: str = "layer", whole: bool = False) -> list[tup
 
 
 def of_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of maps with ``other`` and ``row``: the store, "" for the same one, and the layer that their target names."""
+    """Rows of maps with ``other`` and ``row``: the store ("" for the same one) and layer that their target names."""
     target = rows["target"].str.rpartition(":")
     return rows.assign(other=target[0], row=target[2])
 

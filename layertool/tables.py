@@ -77,7 +77,8 @@ def html_table(table: Table) -> str:
     """A table as HTML, without its notes."""
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in table.head)
     lines = "\n".join(f"<tr>{_html_cells(line, table.n_heads)}</tr>" for line in table.lines)
-    return f"<table><caption>{escaped(table.caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table>"
+    caption = f"<caption>{escaped(table.caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table>"
 
 
 def escaped(words: str) -> str:

@@ -107,8 +107,8 @@ class Selected(Series):
             source = self.folder.path / f"step-{self.best.step}"
             if not source.is_dir():
                 raise StoreError(
-                    f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: start again "
-                    "with --overwrite"
+                    f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: "
+                    "start again with --overwrite"
                 )
             names = {path.name for path in source.iterdir()}
             self.folder.put_in_place(source, self.last_file if self.last_file in names else max(names))
