@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from layertool.conditions import Condition, conditions
 from layertool.declared import Declared, option, options_of
-from layertool.errors import FeatureError, RowError, UsageError, tell
+from layertool.errors import FeatureError, RowError, UsageError
 from layertool.layerwise import DECLARED
 from layertool.layerwise import stores as of_stores
 from layertool.layerwise.engine import Progress, Watch, opened
@@ -209,18 +209,14 @@ class Analysis(AnyAnalysis):
 
     def pieces(self, store: FeatureStore, unit: str, layers: Sequence[str]) -> list[tuple]:
         """What ``compute`` is called with, a tuple each: here each layer, and the problem of its row table."""
-        problems: dict[str, Any] = {}
-        for layer in layers:  # frames of another rate are other rows
-            table = store.table_of(unit, layer)
-            if table not in problems:
-                problems[table] = self.prepare(store, unit, layer)
-                for note in problems[table].rows.notes:
-                    tell(note)
-        return [
-            (LayerView(store, unit, layer, problem.rows.index), problem)
-            for layer in layers
-            for problem in (problems[store.table_of(unit, layer)],)
-        ]
+
+        def prepared(layer: str) -> Any:
+            problem = self.prepare(store, unit, layer)
+            problem.rows.tell()
+            return problem
+
+        problems = of_stores.by_table(store, unit, layers, prepared)
+        return [(LayerView(store, unit, layer, one.rows.index), one) for layer, one in problems.items()]
 
     def prepare(self, store: FeatureStore, unit: str, layer: str) -> Any:
         """The ``Problem`` of a layer, and of all others with its rows."""

@@ -21,7 +21,7 @@ from layertool.layerwise.analysis import Analysis, Drawn, Metric, Score, naming,
 from layertool.layerwise.engine import Watch, place_of
 from layertool.layerwise.folds import PERMUTED, TARGET_TURNED, TURNED, deal
 from layertool.layerwise.rows import TIERS, Rows
-from layertool.layerwise.stores import check_comparable, check_pooling, layers_of, unit_of
+from layertool.layerwise.stores import by_table, check_comparable, check_pooling, layers_of, unit_of
 from layertool.layerwise.views import LayerView, TableView, View, pair, turned
 from layertool.result_rows import Result
 from layertool.store import FeatureStore
@@ -270,13 +270,12 @@ class CCA(Drawn, Analysis):
     def _utterances_drawn(self, store: FeatureStore) -> np.ndarray:
         """Codes of the utterances whose frames are drawn, over all draws."""
         unit = unit_of(store, "frame", "frame")
-        tables = {store.table_of(unit, layer): layer for layer in store.layers_of(unit)}
-        codes = [np.zeros(0, np.int64)]
-        for layer in tables.values():
-            rows = row_rules.select(store, unit, layer, self.where)
-            for sample in range(self.draws):
-                codes.append(row_rules.draw(rows, self.sampling_of(unit), self.seed + sample).table["utterance"])
-        return np.unique(np.concatenate(codes))
+
+        def drawn(layer: str) -> np.ndarray:
+            rows, seeds = self.candidates(store, unit, layer), range(self.seed, self.seed + self.draws)
+            return np.concatenate([row_rules.draw(rows, self.sampling_of(unit), k).table["utterance"] for k in seeds])
+
+        return np.unique(np.concatenate(list(by_table(store, unit, store.layers_of(unit), drawn).values())))
 
     def _taken(self, store: FeatureStore, target: Target | AcousticTarget) -> tuple[str, list[str]]:
         """The unit and the layers of a store that are correlated with a target."""
@@ -361,8 +360,7 @@ class Problems:
             x = row_rules.draw(x, self.cca.sampling_of(self.unit), self.seed)
             y = _in_the_utterances_of(self.store, target.store, row_rules.select(target.store, self.unit, other))
             x, y = pair(x, y, self.unit, (str(self.store.path), target.name))
-            for note in x.notes:
-                tell(note)
+            x.tell()
             self._rows[key] = (x, y, self._deal(x, x, self.unit if self.unit in self.store.labels else None))
         x, y, dealt = self._rows[key]
         view = LayerView(target.store, self.unit, other, y.index)
@@ -405,8 +403,7 @@ class Problems:
             table = found.vectors
             control = TableView(codes, random.standard_normal(table.shape))
             chance = "a random vector for each word"
-        for note in rows.notes:
-            tell(note)
+        rows.tell()
         return rows, codes, table, self._deal(rows, candidates, tier, types), control, chance
 
     def _covered(self, rows: Rows, vector_of: np.ndarray, names: np.ndarray, target: LabelTarget) -> Rows:

@@ -14,7 +14,7 @@ from layertool.analysis import cka, folds, matrix, similarity
 from layertool.analysis.cca import InSampleCCA
 from layertool.cluster import current
 from layertool.declared import option
-from layertool.errors import UsageError, tell
+from layertool.errors import UsageError
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, Score, Stores, unit_option
 from layertool.layerwise.engine import Progress, Watch, place_of
@@ -199,8 +199,7 @@ class CKA(Drawn, Analysis):
         if self._in_memory and len(common) > self.max_rows:
             kept = np.sort(np.random.default_rng(self.seed).permutation(len(common))[: self.max_rows])
             common = common.of(kept, f"{self.max_rows} of {len(common)} rows were drawn")
-        for note in common.notes:
-            tell(note)
+        common.tell()
         index = {key: pair(common, tables[key], unit, (slowest[0], key[0]))[1].index for key in tables}
         return {
             (side, layer): LayerView(owner, unit, layer, index[str(owner.path), owner.table_of(unit, layer)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, OfLabels, Score
 from layertool.layerwise.folds import PERMUTED, TURNED, by_utterance
 from layertool.layerwise.rows import TIERS, Rows
-from layertool.layerwise.stores import check_layers, check_same_model, one_store, speech_of
+from layertool.layerwise.stores import by_table, check_layers, check_same_model, one_store, speech_of
 from layertool.layerwise.views import LayerView, turned
 from layertool.store import FeatureStore
 
@@ -130,15 +131,12 @@ class MI(OfLabels, Analysis):
         fit_store = self.fit_on or store
         _check_fit_store(store, fit_store, unit, layers)
         # all rows first: one number of clusters for all layers and repeats, whose numbers could not be compared else
-        table_of = {layer: store.table_of(unit, layer) for layer in layers}  # frames of another rate are other rows
-        sets: dict[tuple[int, str], tuple[Rows, Labelled]] = {}
-        for repeat in range(self.repeats):
-            for layer, table in table_of.items():
-                if (repeat, table) not in sets:
-                    sets[repeat, table] = self._sets(store, fit_store, unit, layer, self.seed + repeat)
-        for _, scored in sets.values():
-            for note in scored.rows.notes:
-                tell(note)
+        seeds = range(self.seed, self.seed + self.repeats)
+        sets = {
+            (seed, layer): one
+            for seed in seeds
+            for layer, one in by_table(store, unit, layers, partial(self._sets, store, fit_store, unit, seed)).items()
+        }
         n_clusters = self._n_clusters(min(len(fit) for fit, _ in sets.values()))
         batch_size = self.batch_size or (mi.WORD_BATCH_SIZE if self.labels == "word" else mi.PHONE_BATCH_SIZE)
         groups = _groups(store, [scored.rows for _, scored in sets.values()], self.seed)
@@ -148,12 +146,10 @@ class MI(OfLabels, Analysis):
                 LayerView(store, unit, layer, scored.rows.index),
                 LayerView(fit_store, unit, layer, fit.index),
                 scored,
-                self.seed + repeat,
+                seed,
                 clustering,
             )
-            for repeat in range(self.repeats)
-            for layer in layers
-            for fit, scored in (sets[repeat, table_of[layer]],)
+            for (seed, layer), (fit, scored) in sets.items()
         ]
 
     def compute(self, view: LayerView, fit: LayerView, labelled: Labelled, seed: int, how: Clustering) -> Scored:
@@ -221,7 +217,7 @@ class MI(OfLabels, Analysis):
             )
 
     def _sets(
-        self, store: FeatureStore, fit_store: FeatureStore, unit: str, layer: str, seed: int
+        self, store: FeatureStore, fit_store: FeatureStore, unit: str, seed: int, layer: str
     ) -> tuple[Rows, Labelled]:
         """The rows that clusters are fitted on, and those that they are scored on, with labels."""
         labels, is_tier = self.labels, self.only_unit
@@ -259,7 +255,7 @@ class MI(OfLabels, Analysis):
                 "choose them with --where and --fit-where"
             )
         # neighbours are alike, and so are their labels: what has no relation to the rows keeps its runs
-        return fit, Labelled(scored, codes, turned(codes) if _control_name(unit, labels) == TURNED else None)
+        return fit, Labelled(scored.tell(), codes, turned(codes) if _control_name(unit, labels) == TURNED else None)
 
     def _n_clusters(self, n_rows: int) -> int:
         if self.clusters is not None:

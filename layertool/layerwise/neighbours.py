@@ -17,6 +17,7 @@ from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, OfLabels, Problem, Score
 from layertool.layerwise.folds import PERMUTED
 from layertool.layerwise.rows import ALL, TIERS, Rows
+from layertool.layerwise.stores import by_table
 from layertool.layerwise.views import FrameRows, LayerView
 from layertool.probes import neighbours as probe
 from layertool.store import FeatureStore
@@ -79,11 +80,9 @@ class Neighbours(OfLabels, Drawn, Analysis):
         made = super().pieces(store, unit, layers)
         first = made[0][1]
         groups = self.groups or _usual_groups(store, unit, first.rows, first.labels, self.labels)
-        dealt: dict[int, Labelled] = {}
-        for _, problem in made:
-            if id(problem) not in dealt:
-                dealt[id(problem)] = self._dealt(store, unit, problem, groups)
-        return [(view, dealt[id(problem)]) for view, problem in made]
+        problems = {view.layer: problem for view, problem in made}
+        dealt = by_table(store, unit, layers, lambda layer: self._dealt(store, unit, problems[layer], groups))
+        return [(view, dealt[view.layer]) for view, _ in made]
 
     def prepare(self, store: FeatureStore, unit: str, layer: str) -> Labelled:
         rows, labels = self._rows(store, unit, layer)

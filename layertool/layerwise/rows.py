@@ -10,7 +10,7 @@ import pandas as pd
 
 from layertool import columns
 from layertool.conditions import SHOWN, Condition, equal
-from layertool.errors import UsageError
+from layertool.errors import UsageError, tell
 from layertool.geometry import samples_to_seconds, seconds_to_samples
 from layertool.non_speech import is_speech
 from layertool.spelling import nfc
@@ -75,6 +75,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def tell(self) -> Rows:
+        """The same, after the notes are told."""
+        for note in self.notes:
+            tell(note)
+        return self
 
     def of(self, which: np.ndarray, *notes: str) -> Rows:
         """Those rows for which ``which`` (a mask or sorted positions) holds."""

@@ -16,7 +16,7 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score
 from layertool.layerwise.rows import Sampling
-from layertool.layerwise.stores import check_layers, check_same_model, one_store, speech_of, unit_of
+from layertool.layerwise.stores import by_table, check_layers, check_same_model, one_store, speech_of, unit_of
 from layertool.layerwise.views import FrameRows, LayerView
 from layertool.non_speech import NOISE, non_speech
 from layertool.probes import segmentation as probe
@@ -151,8 +151,7 @@ class Segmentation(Analysis):
         of_speech = row_rules.of_speech(store, "word", rows)
         of_speech = of_speech.of(~np.isin(of_speech.table["utterance"], bad))
         drawn = row_rules.draw(of_speech, Sampling(utterances=self.max_utterances), self.seed)
-        for note in drawn.notes:
-            tell(note)
+        drawn.tell()
         if not len(drawn):
             raise UsageError(
                 f"{store.path}: no utterance that was asked for has known words: choose others with --where"
@@ -210,11 +209,9 @@ class Segmentation(Analysis):
 
 def _spelled(cells: Sequence[Cell]) -> dict[str, Any]:
     """The cells taken, in words: one value each, or those of both halves, where they differ."""
-    spelled = {}
-    for name in ("distance", "window", "prominence"):
-        values = [getattr(cell, name) for cell in cells]
-        spelled[name] = values[0] if len(set(values)) == 1 else values
-    return spelled
+    names = ("distance", "window", "prominence")
+    taken = {name: list(dict.fromkeys(getattr(cell, name) for cell in cells)) for name in names}
+    return {name: values[0] if len(values) == 1 else values for name, values in taken.items()}
 
 
 def _unscored(tune: FeatureStore, tune_codes: np.ndarray, store: FeatureStore, codes: np.ndarray) -> np.ndarray:
@@ -241,25 +238,16 @@ def _heard(store: FeatureStore, layers: Sequence[str], codes: np.ndarray) -> dic
     words = words[np.isin(words["utterance"], codes)]
     words = words[np.lexsort((words["start"], words["utterance"]))]
     spoken = np.column_stack([np.searchsorted(codes, words["utterance"]), words["start"], words["end"]])
-    tables: dict[str, tuple[np.ndarray, Speech]] = {}
-    heard = {}
-    for layer in layers:
-        table = store.table_of("frame", layer)
-        if table not in tables:
-            frames = FrameRows.of(store, layer)
-            index = np.flatnonzero(np.isin(frames.utterance, codes))
-            tables[table] = (
-                index,
-                Speech(
-                    np.searchsorted(codes, frames.utterance[index]),
-                    frames.centres[index],
-                    store.utterances["n_samples"].to_numpy()[codes],
-                    spoken.astype(np.float64),
-                ),
-            )
-        index, speech = tables[table]
-        heard[layer] = LayerView(store, "frame", layer, index), speech
-    return heard
+
+    def heard(layer: str) -> tuple[np.ndarray, Speech]:
+        frames = FrameRows.of(store, layer)
+        index = np.flatnonzero(np.isin(frames.utterance, codes))
+        lengths = store.utterances["n_samples"].to_numpy()[codes]
+        where = np.searchsorted(codes, frames.utterance[index])
+        return index, Speech(where, frames.centres[index], lengths, spoken.astype(np.float64))
+
+    made = by_table(store, "frame", layers, heard)
+    return {layer: (LayerView(store, "frame", layer, index), speech) for layer, (index, speech) in made.items()}
 
 
 def _stacked(counts: Sequence[Counts]) -> Counts:

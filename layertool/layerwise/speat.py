@@ -143,13 +143,13 @@ class SpEAT(Analysis):
     target: tuple[Groups, ...] = option(
         help="Two groups of speakers, e.g. gender=female:male; or NAME=@FILE:@FILE, ids in text files. Repeatable.",
         metavar="COLUMN=X:Y",
-        parse=lambda given: groups_of(given),
+        parse=groups_of,
         decides=False,
     )
     attribute: tuple[Groups, ...] = option(
         help="Pleasant and unpleasant speech, e.g. valence=positive:negative. Repeatable.",
         metavar="COLUMN=A:B",
-        parse=lambda given: groups_of(given),
+        parse=groups_of,
         decides=False,
     )
     aggregate: tuple[Aggregation, ...] = option(

@@ -4,10 +4,10 @@ store."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from layertool.errors import UsageError, tell
 from layertool.result_rows import BASELINE, Result
 from layertool.store import FeatureStore, matching
 from layertool.store.schema import check_unit
+
+T = TypeVar("T")
 
 # Where names say a training step: checkpoint-4000 (Hugging Face), checkpoint_3_25000.pt (fairseq, after the epoch),
 # step_100k, states-200000.ckpt (s3prl). Not checkpoint10.pt, an epoch, nor iter2, a model trained on another's labels.
@@ -69,6 +71,15 @@ def layers_of(store: FeatureStore, unit: str, asked: str) -> list[str]:
     """The asked layers that stand at a unit, in network order; ``all`` includes decoder layers where they stand."""
     there = store.layers_of(unit)
     return there if asked == "all" else layer_names.select(asked, there, f"{store.path} at unit {unit}")
+
+
+def by_table(store: FeatureStore, unit: str, layers: Sequence[str], make: Callable[[str], T]) -> dict[str, T]:
+    """What ``make`` makes of each layer, once for all of one row table: frames of another rate are other rows."""
+    first: dict[str, str] = {}
+    for layer in layers:
+        first.setdefault(store.table_of(unit, layer), layer)
+    made = {table: make(layer) for table, layer in first.items()}
+    return {layer: made[store.table_of(unit, layer)] for layer in layers}
 
 
 def check_layers(store: FeatureStore, unit: str, layers: Sequence[str]) -> None:

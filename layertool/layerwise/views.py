@@ -1,4 +1,4 @@
-"""Views: one matrix each, (n, width), that comes in blocks of rows and need not fit in memory; where frames lie in it."""
+"""Views: one matrix each, (n, width), in blocks of rows, that need not fit in memory; where frames lie in it."""
 
 from __future__ import annotations
 
