@@ -39,4 +39,4 @@ def resident(at_most: bool = False) -> int:
 
 def rank() -> int:
     """Which of the processes that a launcher (torchrun, accelerate) started this is; 0 without one."""
-    return int(os.environ.get("RANK") or 0)
+    return int(os.environ.get("RANK") or 0) if int(os.environ.get("WORLD_SIZE") or 1) > 1 else 0

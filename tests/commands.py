@@ -47,11 +47,11 @@ class Seen(LayertoolError):
 
 
 def reaches(monkeypatch, module, name: str, *arguments) -> tuple:
-    """What a command gives to the function ``module.name``."""
+    """What a command gives to the function ``module.name``, its options by name last."""
     calls = []
 
-    def stand_in(*given):
-        calls.append(given)
+    def stand_in(*given, **options):
+        calls.append((*given, options))
         raise Seen("enough")
 
     monkeypatch.setattr(module, name, stand_in)

@@ -49,13 +49,14 @@ def asked(monkeypatch, *arguments) -> tuple:
 
 
 def test_every_option_reaches_the_function(folder, model, tmp_path, monkeypatch):
-    name, corpus, out, pruning, recipe, settings, store, device, overwrite, *_ = asked(
+    name, corpus, out, pruning, recipe, settings, store, options = asked(
         monkeypatch, "heads", model / "melhubert", folder, "-o", tmp_path / "o", "--at", "3,5", "--steps", "9", "--amount", "1", "--score", "data",
         "--by", "whole", "--learning-rate", "2e-3", "--batch-size", "3", "--save-steps", "4", "--clusters", "33", "--cluster-frames", "444",
         "--mask-prob", "0.6", "--mask-length", "7", "--min-masks", "1", "--max-seconds", "3.5", "--min-frames", "9", "--statistics", "360",
         "--accumulation", "5", "--seed", "6", "--device", "cpu", "--dtype", "bfloat16", "--overwrite",
     )  # fmt: skip
-    assert (str(name), out, store, device, overwrite) == (str(model / "melhubert"), tmp_path / "o", None, "cpu", True)
+    assert (str(name), out, store) == (str(model / "melhubert"), tmp_path / "o", None)
+    assert (options["device"], options["overwrite"]) == ("cpu", True)
     assert len(corpus.utterances) == 4
     assert (pruning.kind, pruning.plan.steps, pruning.plan.amounts) == ("heads", (3, 5), (1, 1))
     assert (pruning.total_steps, pruning.trains, pruning.score, pruning.by) == (9, True, "data", "whole")

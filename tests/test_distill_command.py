@@ -43,7 +43,7 @@ def test_a_run(place):
     record = json.loads((place / "out/distill.json").read_text())
     assert record["settings"]["warmup_steps"] == 0  # 7 % of four
     assert record["recipe"] == {
-        "layers": 2, "targets": [1, 3], "from_teacher": True, "pad": "mask", "max_samples": 250_000, "cosine_weight": 1.0,
+        "blocks": 2, "teacher_layers": [1, 3], "teacher_init": True, "pad": "mask", "max_samples": 250_000,
     }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_options_reach_the_run(place):
     assert run(place, *options, out="other").exit_code == 0
     record = json.loads((place / "other/distill.json").read_text())
     assert record["recipe"] == {
-        "layers": 1, "targets": [2], "from_teacher": False, "pad": "count", "max_samples": 4000, "cosine_weight": 1.0,
+        "blocks": 1, "teacher_layers": [2], "teacher_init": False, "pad": "count", "max_samples": 4000,
     }  # fmt: skip
     settings = record["settings"]
     assert (settings["seed"], settings["learning_rate"], settings["warmup_steps"], settings["schedule"]) == (

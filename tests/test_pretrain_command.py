@@ -39,17 +39,19 @@ def asked(monkeypatch, *arguments) -> tuple:
 
 
 def test_every_option_reaches_the_function(folder, tmp_path, monkeypatch):
-    _, out, recipe, settings, store, init, device, overwrite, _, _ = asked(
+    _, out, recipe, settings, store, init, options = asked(
         monkeypatch, folder, "-o", tmp_path / "o", "--size", "small", "--heads", "10", "--frame-ms", "10", "--clusters", "33",
         "--cluster-frames", "444", "--mask-prob", "0.6", "--mask-length", "7", "--min-masks", "1", "--max-seconds", "3.5", "--min-frames", "9",
         "--statistics", "360", "--steps", "11", "--save-steps", "3", "--batch-size", "2", "--accumulation", "5", "--learning-rate", "2e-3",
-        "--warmup-steps", "4", "--schedule", "cosine", "--seed", "6", "--device", "cpu", "--dtype", "bfloat16", "--overwrite",
+        "--warmup-steps", "4", "--schedule", "cosine", "--seed", "6", "--device", "cpu", "--dtype", "bfloat16", "--overwrite", "--workers", "3", "--bucket-steps", "2", "--log", "tensorboard",
     )  # fmt: skip
     assert recipe == Recipe("melhubert", Sizes(3, 640, 2048, 10), 10, 33, Spans(0.6, 7, 1), 3.5, 9, "360", 444)
     assert (settings.steps, settings.save_steps, settings.batch_size, settings.accumulation) == (11, 3, 2, 5)
     assert (settings.learning_rate, settings.warmup_steps, settings.schedule, settings.seed) == (2e-3, 4, "cosine", 6)
     assert (settings.precision, settings.betas, settings.max_gradient_norm) == ("bfloat16", (0.9, 0.999), 10.0)
-    assert (out, store, init, device, overwrite) == (tmp_path / "o", None, None, "cpu", True)
+    assert settings.bucket_steps == 2
+    assert (out, store, init) == (tmp_path / "o", None, None)
+    assert [options[name] for name in ("device", "overwrite", "workers", "log")] == ["cpu", True, 3, ("tensorboard",)]
 
 
 @pytest.mark.parametrize("model", MODELS)

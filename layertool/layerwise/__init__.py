@@ -21,10 +21,10 @@ ANALYSES = {  # the words of the command: the module and class that declare it
     "probe sentences": "sentences:Sentences",
     "probe neighbours": "neighbours:Neighbours",
     "speat": "speat:SpEAT",
-    "lexical score": "lexical_score:LexicalScore",
-    "lexical rank": "lexical_rank:LexicalRank",
+    "lexical score": "lexical:LexicalScore",
+    "lexical rank": "lexical:LexicalRank",
     "lexical baselines": "lexical_baselines:LexicalBaselines",
-    "lexical lens": "lexical_lens:LexicalLens",
+    "lexical lens": "lexical:LexicalLens",
 }
 
 

@@ -18,7 +18,7 @@ from layertool.errors import FeatureError, RowError, UsageError, tell
 from layertool.layerwise import DECLARED
 from layertool.layerwise import stores as of_stores
 from layertool.layerwise.engine import Progress, Watch, opened
-from layertool.layerwise.rows import ALL, TIERS, Rows, Sampling
+from layertool.layerwise.rows import ALL, PUBLISHED, TIERS, Rows, Sampling, of_speech, select
 from layertool.layerwise.views import LayerView
 from layertool.result_rows import CHOSEN, Result, row
 from layertool.store import FeatureStore
@@ -334,6 +334,15 @@ class Drawn(Declared):
         """What is drawn; None: by the published rules of each unit."""
         asked = Sampling(self.max_utterances, self.top_labels, self.per_label)
         return None if asked == ALL and getattr(self, "sample", "all") == "published" else asked
+
+    def sampling_of(self, kind: str) -> Sampling:
+        """The same of a kind of rows, a unit or what labels stand for."""
+        return PUBLISHED[kind] if self.sampling is None else self.sampling
+
+    def candidates(self, store: FeatureStore, unit: str, layer: str) -> Rows:
+        """The rows that are drawn from: of speech, where they have labels and some of them are drawn."""
+        rows = select(store, unit, layer, self.where)  # type: ignore[attr-defined]
+        return of_speech(store, unit, rows) if unit in store.labels and self.sampling != ALL else rows
 
     def settings(self) -> dict[str, Any]:
         found = super().settings()  # type: ignore[misc]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from layertool import columns
 from layertool.analysis import embeddings, protocols
 from layertool.analysis.moments import fold_moments
 from layertool.declared import listed, option
@@ -42,41 +43,25 @@ class LayerTarget:
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """One-hot labels of a tier, ``phone`` or ``word``."""
+    """One-hot labels of a tier, ``phone`` or ``word``, or the vector of each word in ``vectors``, a file of them."""
 
-    tier: str
-
-    @property
-    def name(self) -> str:
-        return self.tier
-
-    @property
-    def unit(self) -> str:
-        return self.tier
-
-
-@dataclass(frozen=True)
-class EmbeddingTarget:
-    """A vector for each word, from a file (see ``analysis.embeddings``)."""
-
-    path: Path
-    tier = unit = "word"
+    unit: str
+    vectors: Path | None = None
 
     @property
     def name(self) -> str:
-        return f"embedding:{self.path.name}"
+        return f"embedding:{self.vectors.name}" if self.vectors else self.unit
 
 
 @dataclass(frozen=True)
 class AcousticTarget:
-    """Acoustic features, which are computed of the utterances that are drawn."""
+    """Acoustic features, a preset, which are computed of the utterances that are drawn."""
 
     name: str
-    preset: str
     unit = "frame"
 
 
-Target = LayerTarget | LabelTarget | EmbeddingTarget
+Target = LayerTarget | LabelTarget
 
 
 def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target | AcousticTarget:
@@ -92,10 +77,9 @@ def target_of(text: str | FeatureStore | Target, store: FeatureStore) -> Target 
     if text.startswith("embedding:"):
         if text == "embedding:":
             raise UsageError("--with embedding: names no file: type e.g. --with embedding:glove.txt")
-        return EmbeddingTarget(Path(text.removeprefix("embedding:")))
+        return LabelTarget("word", Path(text.removeprefix("embedding:")))
     if text.split(":")[0] in {name.split(":")[0] for name in acoustic.PRESETS}:
-        name = acoustic.preset(FRAME_TARGETS.get(text, text)).name
-        return AcousticTarget(name, name)
+        return AcousticTarget(acoustic.preset(FRAME_TARGETS.get(text, text)).name)
     if text in store.layers:
         return LayerTarget(store, text, text)
     path, _, layer = text.rpartition(":")
@@ -275,7 +259,7 @@ class CCA(Drawn, Analysis):
         utterances = store.utterances.iloc[self._utterances_drawn(store)].reset_index(drop=True)
         with tempfile.TemporaryDirectory(prefix="layertool-") as folder:
             made = extract(
-                target.preset,
+                target.name,
                 Corpus(utterances, no_segments(), store.about["corpus"]["name"]),
                 Path(folder) / "store",
                 units=("frame",),
@@ -291,14 +275,14 @@ class CCA(Drawn, Analysis):
         for layer in tables.values():
             rows = row_rules.select(store, unit, layer, self.where)
             for sample in range(self.draws):
-                codes.append(row_rules.draw(rows, self._sampling(unit), self.seed + sample).table["utterance"])
+                codes.append(row_rules.draw(rows, self.sampling_of(unit), self.seed + sample).table["utterance"])
         return np.unique(np.concatenate(codes))
 
     def _taken(self, store: FeatureStore, target: Target | AcousticTarget) -> tuple[str, list[str]]:
         """The unit and the layers of a store that are correlated with a target."""
-        of_frames = isinstance(target, (LayerTarget, AcousticTarget))
-        unit = unit_of(store, self.unit, target.unit, only=not of_frames)
-        if isinstance(target, EmbeddingTarget) and unit != target.unit:
+        of_labels = isinstance(target, LabelTarget)
+        unit = unit_of(store, self.unit, target.unit, only=of_labels)
+        if isinstance(target, LabelTarget) and target.vectors and unit != target.unit:
             raise UsageError(f"{target.name} belongs to {target.unit} rows: leave out --unit {unit}")
         return unit, layers_of(store, unit, self.layers)
 
@@ -317,7 +301,7 @@ class CCA(Drawn, Analysis):
             for variant, estimate in scores.items():
                 estimates.setdefault((problem.layer, variant), []).append(estimate)
         last = {problem.layer: problem for problem, _ in pieces}
-        own = {} if isinstance(target, EmbeddingTarget) else {"min_coverage": None}
+        own = {} if isinstance(target, LabelTarget) and target.vectors else {"min_coverage": None}
         out = []
         for (layer, variant), parts in estimates.items():
             one = protocols.pooled(parts)
@@ -346,9 +330,6 @@ class CCA(Drawn, Analysis):
             return protocols.in_sample(parts, control, self.variant, self.grid[0], *how)
         return protocols.held_out(parts, control, self.variant, self.grid, self.trials, seed, *how)
 
-    def _sampling(self, usual: str) -> row_rules.Sampling:
-        return row_rules.PUBLISHED[usual] if self.sampling is None else self.sampling
-
 
 @dataclass
 class Problems:
@@ -376,10 +357,8 @@ class Problems:
         other = target.layer or layer
         key = (self.store.table_of(self.unit, layer), target.store.table_of(self.unit, other))
         if key not in self._rows:
-            x = row_rules.select(self.store, self.unit, layer, self.cca.where)
-            if self.unit in self.store.labels and self.cca.sampling != row_rules.ALL:
-                x = row_rules.of_speech(self.store, self.unit, x)
-            x = row_rules.draw(x, self.cca._sampling(self.unit), self.seed)
+            x = self.cca.candidates(self.store, self.unit, layer)
+            x = row_rules.draw(x, self.cca.sampling_of(self.unit), self.seed)
             y = _in_the_utterances_of(self.store, target.store, row_rules.select(target.store, self.unit, other))
             x, y = pair(x, y, self.unit, (str(self.store.path), target.name))
             for note in x.notes:
@@ -395,20 +374,19 @@ class Problems:
             TARGET_TURNED,
         )
 
-    def _labelled(self, layer: str, target: LabelTarget | EmbeddingTarget) -> tuple:
-        tier = target.tier
+    def _labelled(self, layer: str, target: LabelTarget) -> tuple:
+        tier, types = target.unit, None
         rows = row_rules.labelled(self.store, self.unit, layer, tier, self.cca.where)
-        minimum = 2 if isinstance(target, LabelTarget) else 1
-        rows = candidates = row_rules.with_labels(self.store, tier, rows, minimum)
+        rows = candidates = row_rules.with_labels(self.store, tier, rows, 1 if target.vectors else 2)
         names = np.array(self.store.labels[tier], dtype=object)
         random = np.random.default_rng([self.seed, 1])
-        if isinstance(target, LabelTarget):
+        if target.vectors is None:
             if self.cca.folds == "type-disjoint":
                 raise UsageError(
                     "type-disjoint folds hide the very labels that one-hot targets consist of: take them with "
                     "--with embedding:FILE, or other --folds"
                 )
-            rows = row_rules.draw(rows, self.cca._sampling(tier), self.seed)
+            rows = row_rules.draw(rows, self.cca.sampling_of(tier), self.seed)
             kept, codes = np.unique(rows.table["label"], return_inverse=True)
             table = np.eye(len(kept))
             if self.unit == tier:
@@ -417,29 +395,28 @@ class Problems:
                 control, chance = TableView(turned(codes), table), TURNED
         else:
             present = np.unique(rows.table["label"])
-            found = embeddings.read(target.path, list(names[present]))
+            found = embeddings.read(target.vectors, list(names[present]))
             vector_of = np.full(len(names), -1)
             vector_of[present] = found.index
-            rows = row_rules.draw(rows, self.cca._sampling("attributes" if found.columns else "word"), self.seed)
+            rows = row_rules.draw(rows, self.cca.sampling_of("attributes" if found.columns else "word"), self.seed)
             rows = self._covered(rows, vector_of, names, target)
-            codes, table = vector_of[rows.table["label"]], found.vectors
+            # "The" and "the" have one vector, so they are one type
+            codes = types = vector_of[rows.table["label"]]
+            table = found.vectors
             control = TableView(codes, random.standard_normal(table.shape))
             chance = "a random vector for each word"
         for note in rows.notes:
             tell(note)
-        # "The" and "the" have one vector, so they are one type
-        types = None if isinstance(target, LabelTarget) else codes
         return rows, codes, table, self._deal(rows, candidates, tier, types), control, chance
 
-    def _covered(self, rows: Rows, vector_of: np.ndarray, names: np.ndarray, target: EmbeddingTarget) -> Rows:
+    def _covered(self, rows: Rows, vector_of: np.ndarray, names: np.ndarray, target: LabelTarget) -> Rows:
         """The rows whose word has an embedding; UsageError when these are too few."""
         has = vector_of[rows.table["label"]] >= 0
         words = np.unique(rows.table["label"])
         missing = words[vector_of[words] < 0]
-        shown = ", ".join(names[missing][:5]) + (", …" if len(missing) > 5 else "")
         coverage = (
             f"{len(words) - len(missing)} of {len(words)} words and {has.mean():.1%} of {len(rows)} rows have an "
-            f"embedding in {target.name}" + (f" (not: {shown})" if len(missing) else "")
+            f"embedding in {target.name}" + (f" (not: {columns.shown(names[missing], 5)})" if len(missing) else "")
         )
         if has.mean() < self.cca.min_coverage or not has.any():
             raise UsageError(

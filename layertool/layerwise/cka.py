@@ -191,13 +191,9 @@ class CKA(Drawn, Analysis):
         for _, owner, layer in sides:
             key = (str(owner.path), owner.table_of(unit, layer))
             if key not in tables:
-                rows = row_rules.select(owner, unit, layer, self.where)
-                if unit in owner.labels and self.sampling != row_rules.ALL:
-                    rows = row_rules.of_speech(owner, unit, rows)
-                tables[key] = rows
+                tables[key] = self.candidates(owner, unit, layer)
         slowest = min(tables, key=lambda key: len(tables[key]))
-        sampling = row_rules.PUBLISHED[unit] if self.sampling is None else self.sampling
-        common = row_rules.draw(tables[slowest], sampling, self.seed)
+        common = row_rules.draw(tables[slowest], self.sampling_of(unit), self.seed)
         for key in tables:  # rows that every table has
             common = pair(common, tables[key], unit, (slowest[0], key[0]))[0]
         if self._in_memory and len(common) > self.max_rows:

@@ -13,10 +13,9 @@ from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE, Pooling
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, Problem, Score, unit_option
-from layertool.layerwise.frames import FrameRows
 from layertool.layerwise.rows import ALL, Rows
 from layertool.layerwise.stores import check_layers
-from layertool.layerwise.views import LayerView
+from layertool.layerwise.views import FrameRows, LayerView
 from layertool.probes import word_discrimination as probe
 from layertool.store import FeatureStore
 

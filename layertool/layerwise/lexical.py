@@ -1,4 +1,4 @@
-"""What the analyses of listeners' responses share: the stimuli of a corpus, and Whisper models that hear them."""
+"""Listeners' responses and Whisper models that hear the same stimuli: how likely, which words, from which layer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from layertool.corpora.corpus import Corpus
 from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.files import read_json
+from layertool.layers import select
 from layertool.layerwise.analysis import AnyAnalysis
 from layertool.layerwise.engine import Watch
 from layertool.layerwise.lexical_rows import EVERYTHING, IMPOSSIBLE, METRICS, UNFINISHED, scores
@@ -123,7 +124,10 @@ class Lexical(Reading, AnyAnalysis):
             scorer = listener.scorer
             settings = {"states": listener.precision, "learned": self._learned(task, model, scorer)}
             name = model_name(scorer.provenance)
-            facts = {"revision": _revision(scorer.provenance), "step": step_of(scorer.provenance)}
+            # a local one's is the first digits of its sha256, as many are called 'tuned'
+            digest = scorer.provenance.get("sha256")
+            revision = scorer.provenance.get("revision") or (f"sha256:{digest[:12]}" if digest else None)
+            facts = {"revision": revision, "step": step_of(scorer.provenance)}
             heard = listener.listen(task.stimuli, self.layers_of(scorer, model), watch)
             self._tell_of_search(name, listener, heard)
             for layer, outcomes in heard.items():
@@ -227,9 +231,25 @@ class Lexical(Reading, AnyAnalysis):
             tell(f"{name}: {middle} of {of} prefixes opened for a stimulus (median; at most {opened[-1]})")
 
 
-def _revision(model: Mapping) -> str | None:
-    """The revision of a hub's model; of a local one, as many are called 'tuned', the first digits of its sha256."""
-    return model.get("revision") or (f"sha256:{model['sha256'][:12]}" if model.get("sha256") else None)
+@dataclass(frozen=True, kw_only=True)
+class LexicalScore(Lexical):
+    """How likely is what the listeners said? Log-likelihood of their responses, and Kendall's tau-b.
+
+    \b
+    Examples:
+      layertool lexical score openai/whisper-small eccc -o zero_shot.csv
+      layertool lexical score openai/whisper-small tuned eccc --split test
+    """
+
+    command = "lexical score"
+    tables: ClassVar = {"responses": "Write the log-probability of each response, too (.csv, .parquet)."}
+
+    def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        """How often each response was given, and what the model thinks of it."""
+        one = outcome.stimulus
+        of = {"model": model, "utterance": one.utterance, "masker": one.group, "target": one.target}
+        for word, k, log_p in zip(one.responses, one.counts, outcome.log_p, strict=True):
+            yield of | {"response": word, "count": k, "log_p": float(log_p)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,3 +286,59 @@ class Ranked(Lexical):
         else:
             name, words = "a list", unique(self.lexicon)
         return words, f"{name} ({xxhash.xxh3_64_hexdigest(chr(10).join(words).encode())[:6]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LexicalRank(Ranked):
+    """Which words does the model hear? Exact top words of a lexicon against the listeners' responses.
+
+    Top-1 accuracy, top-n coverage (n: a stimulus's different responses), Kendall's tau-b, log-likelihood.
+    Homophones match, by CMUdict.
+
+    \b
+    Examples:
+      layertool lexical rank openai/whisper-small eccc --split test -o ranks.csv
+    """
+
+    command = "lexical rank"
+    tables: ClassVar = {"words": "Write the ranked words, too (.csv, .parquet)."}
+
+    def lines(self, model: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        """The ranked words."""
+        for k, word in enumerate(outcome.top or (), 1):
+            yield {"model": model, "utterance": outcome.stimulus.utterance, "rank": k, "word": word}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LexicalLens(Ranked):
+    """Where in the network do human-like confusions arise? Words read from every layer.
+
+    An encoder layer goes through the encoder's last norm to the unchanged decoder; a decoder layer through the
+    decoder's last norm to the output. The last one of each is the model itself.
+
+    \b
+    Examples:
+      layertool lexical lens openai/whisper-small eccc --split test -o lens.csv
+    """
+
+    layers: str = option("all", "Encoder T0 to TL and final, decoder D0 to DM, e.g. T0-T4,D4.", metavar="LAYERS")
+    top_words: bool = option(True, "Top words of every layer, too.", decides=False)
+    most_prefixes: int = option(
+        200,
+        "End the search for one stimulus after so many, and say so: what knows nothing opens all.",
+        low=1,
+        decides=False,
+    )
+
+    name = command = "lexical lens"
+    items = False
+
+    @property
+    def searched(self) -> int:
+        return self.most_prefixes if self.top_words else 0
+
+    def layers_of(self, scorer: WhisperScorer, model: str) -> list[str]:
+        return scorer.layers if self.layers == "all" else select(self.layers, scorer.layers, model)
+
+    def of_layer(self, layer: str) -> dict[str, Any]:
+        return {"read_by": "the output layer" if layer.startswith("D") else "the decoder"}

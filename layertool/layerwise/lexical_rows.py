@@ -58,8 +58,18 @@ def scores(
             yield from _means(measure, [outcomes[k] for k in places], places, target, seed)
     for measure in measures if items else ():
         for outcome, value, chance in zip(outcomes, measure.values, measure.chance, strict=True):
+            stimulus = outcome.stimulus
             if not math.isnan(value):
-                yield _single(measure, outcome.stimulus, value, chance)
+                yield Score(
+                    measure.metric.name,
+                    value,
+                    chance=_or_none(chance),
+                    n=sum(stimulus.counts),
+                    target=f"{masker(stimulus)}{SEPARATOR}{stimulus.utterance}",
+                    group=masker(stimulus),
+                    item=stimulus.utterance,
+                    settings=measure.settings,
+                )
 
 
 def _means(
@@ -78,19 +88,6 @@ def _means(
         yield Score(IMPOSSIBLE.name, impossible, n=len(places), **of)
     if measure.metric is TOP_N and (ended := sum(not outcome.exact for outcome in outcomes)):
         yield Score(UNFINISHED.name, ended, n=len(places), **of)
-
-
-def _single(measure: _Measure, stimulus: Stimulus, value: float, chance: float) -> Score:
-    return Score(
-        measure.metric.name,
-        value,
-        chance=_or_none(chance),
-        n=sum(stimulus.counts),
-        target=f"{masker(stimulus)}{SEPARATOR}{stimulus.utterance}",
-        group=masker(stimulus),
-        item=stimulus.utterance,
-        settings=measure.settings,
-    )
 
 
 def _measures(outcomes: Sequence[Outcome], n_words: int, search: Mapping[str, Any]) -> list[_Measure]:

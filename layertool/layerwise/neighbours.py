@@ -16,9 +16,8 @@ from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Drawn, Metric, OfLabels, Problem, Score
 from layertool.layerwise.folds import PERMUTED
-from layertool.layerwise.frames import FrameRows
-from layertool.layerwise.rows import ALL, PUBLISHED, TIERS, Rows
-from layertool.layerwise.views import LayerView
+from layertool.layerwise.rows import ALL, TIERS, Rows
+from layertool.layerwise.views import FrameRows, LayerView
 from layertool.probes import neighbours as probe
 from layertool.store import FeatureStore
 
@@ -159,7 +158,7 @@ class Neighbours(OfLabels, Drawn, Analysis):
             rows = row_rules.with_labels(store, tier, row_rules.labelled(store, unit, layer, tier, self.where), 2)
             if tier == "word":
                 rows = row_rules.folded(store, tier, rows)
-            rows = row_rules.draw(rows, PUBLISHED[tier] if self.sampling is None else self.sampling, self.seed)
+            rows = row_rules.draw(rows, self.sampling_of(tier), self.seed)
             rows = row_rules.repeated(rows)  # what was drawn may have some of them once
             if len(np.unique(rows.table["label"])) < 2:
                 raise UsageError(

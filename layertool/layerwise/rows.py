@@ -242,10 +242,9 @@ def with_labels(store: FeatureStore, tier: str, rows: Rows, minimum: int = 1) ->
     rare = np.flatnonzero((counts > 0) & (counts < minimum))
     note = ""
     if len(rare):
-        shown = ", ".join(names[rare][:5]) + (", …" if len(rare) > 5 else "")
         times = "once" if minimum == 2 else f"fewer than {minimum} times"
         which = f"a {tier} label that occurs" if len(rare) == 1 else f"{len(rare)} {tier} labels that occur"
-        note = f"left out: {which} {times} ({shown})"
+        note = f"left out: {which} {times} ({columns.shown(names[rare], 5)})"
         rows = rows.of(~np.isin(rows.table["label"], rare), note)
     if len(np.unique(rows.table["label"])) < 2:
         raise UsageError(

@@ -15,10 +15,9 @@ from layertool.errors import UsageError, tell
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise import rows as row_rules
 from layertool.layerwise.analysis import Analysis, Metric, Score
-from layertool.layerwise.frames import FrameRows
 from layertool.layerwise.rows import Sampling
 from layertool.layerwise.stores import check_layers, check_same_model, one_store, speech_of, unit_of
-from layertool.layerwise.views import LayerView
+from layertool.layerwise.views import FrameRows, LayerView
 from layertool.non_speech import NOISE, non_speech
 from layertool.probes import segmentation as probe
 from layertool.probes.segmentation import Cell, Counts, Speech

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from layertool import columns
 from layertool.declared import option
 from layertool.errors import UsageError, tell
 from layertool.layerwise import rows as row_rules
@@ -86,8 +87,7 @@ class Sentences(Analysis):
         speakers = row_rules.filled(store, unit, rows, self.speaker) if self._needs_speakers else None
         combinations, alone = probe.combine(pairs, sides, ratings, speakers, self.across_speakers)
         if alone:
-            shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
-            tell(f"left out: {len(alone)} pairs that have no combination of two utterances ({shown})")
+            tell(f"left out: {len(alone)} pairs that have no combination of two utterances ({columns.shown(alone, 5)})")
         counts = combinations.n_of_pair
         number = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         tell(f"{store.path}: {len(combinations.names)} pairs, each the mean of {number} combinations of speakers")

@@ -1,7 +1,7 @@
 """Runs of distillation: small students of a teacher, as a series of MODELs (spec speat.md 4.4).
 
 from layertool.training.distillation_run import Options, distill
-run = distill("teacher", corpus, "run", Options(blocks=2, teacher_layers=(4, 12)))        # run/step-0, run/step-5000, …
+run = distill("teacher", corpus, "run", Options(blocks=2, teacher_layers=(4, 12)))  # run/step-0, run/step-5000, …
 """
 
 from __future__ import annotations

@@ -353,8 +353,8 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return
         there = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.float32, device=self.device)
-        sums = [total.reshape(1), there, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters)]  # fmt: skip
-        flat = torch.cat(sums)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([total.reshape(1), there, *(one.flatten() for one in gradients)])
         torch.distributed.all_reduce(flat)
         total.copy_(flat[0])
         there, values = flat[1 : 1 + len(there)], flat[1 + len(there) :].split([p.numel() for p in self.parameters])
@@ -451,7 +451,10 @@ class Loop:
                 progress(self.step, task.end(settings), f"loss {loss:.3f}")
         log.close()
         if first < self.step and not self.highest_rate:
-            say(f"nothing was learned: the learning rate was 0 in every step; give more than {self.step}, or --warmup-steps 0")  # fmt: skip
+            say(
+                f"nothing was learned: the learning rate was 0 in every step; give more than {self.step}, or a shorter "
+                "warm-up"
+            )
 
 
 class Log:

@@ -17,6 +17,7 @@ from layertool.training.attention import attention_recomputed
 if TYPE_CHECKING:
     from layertool.training.engine import Settings, Task
 
+_DAY = 86_400.0  # seconds
 _PER_PARAMETER = 12  # bytes: gradient and two moments
 _BACKWARD = 3  # forward and backward passes, in forward passes
 
@@ -49,25 +50,30 @@ class Outlook:
     def facts(self, end: int) -> list[tuple[str, str]]:
         """Names and values, for a person."""
         learning = "" if self.n_learning == self.n_parameters else f", {number(self.n_learning)} of them learn"
-        settings, of = self.settings, f" in {self.n_processes} processes" if self.n_processes > 1 else ""
-        batches = f" in {settings.accumulation} batches" if settings.accumulation > 1 else ""
+        each, of = self.settings.examples_of_step, ""
+        if self.settings.accumulation > 1:
+            of += f" in {self.settings.accumulation} batches"
+        if self.n_processes > 1:
+            of += f" in {self.n_processes} processes"
+        passes, for_one = end * each / self.n_examples, size(self.of_example)
         return [
             ("parameters", f"{number(self.n_parameters)}{learning}"),
             ("examples", f"{number(self.n_examples)}, {duration(self.audio_seconds)} of audio"),
-            ("a step", f"{number(settings.examples_of_step)} examples{batches}{of}, about {duration(self.step_audio_seconds)} of audio"),
-            ("steps", f"{number(end)}, {end * settings.examples_of_step / self.n_examples:.3g} times through the examples"),
-            ("memory", f"about {size(self.needed)} on {self.device}, {size(self.of_example)} of it for each example of a batch"),
-        ]  # fmt: skip
+            ("a step", f"{number(each)} examples{of}, about {duration(self.step_audio_seconds)} of audio"),
+            ("steps", f"{number(end)}, {passes:.3g} times through the examples"),
+            ("memory", f"about {size(self.needed)} on {self.device.type}, {for_one} of it for each example of a batch"),
+        ]
 
     def account(self, title: str, end: int) -> Account:
         """What ``--dry-run`` says."""
-        time_here = f"about {duration(end * self.step_seconds)} on {self.device} (one forward pass was timed)"
+        time_here = f"about {_time(end * self.step_seconds)} on {self.device} (one forward pass was timed)"
         return Account(title, [*self.facts(end), ("time here", time_here)], warnings=self.warnings)
 
     def lines(self, end: int) -> list[str]:
         """The same in sentences, and what to type where it will not fit."""
         facts = dict(self.facts(end))
-        return ["; ".join(f"{name}: {facts[name]}" for name in names) for names in (("parameters", "examples"), ("a step", "memory"))] + self.warnings  # fmt: skip
+        lines = ("parameters", "examples"), ("a step", "memory")
+        return ["; ".join(f"{name}: {facts[name]}" for name in names) for names in lines] + self.warnings
 
     @property
     def warnings(self) -> list[str]:
@@ -85,7 +91,12 @@ class Outlook:
     def after_first(self, seconds: float, n_left: int, device: torch.device) -> str:
         """What the first step of this process has shown."""
         most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident(at_most=True)
-        return f"the first step took {duration(seconds)}, with {size(most)} of memory at most: about {duration(seconds * n_left)} for the {count(n_left, 'step')} to come"  # fmt: skip
+        to_come = f": about {_time(seconds * n_left)} for the {count(n_left, 'step')} to come" if n_left else ""
+        return f"the first step took {duration(seconds)}, with {size(most)} of memory at most{to_come}"
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds < 3 * _DAY else f"{seconds / _DAY:.0f} days"
 
 
 def measured(task: Task, settings: Settings, device: torch.device, n_processes: int = 1) -> Outlook:
@@ -94,7 +105,8 @@ def measured(task: Task, settings: Settings, device: torch.device, n_processes: 
     batch = task.collate([task.example(int(lengths.argmax()), np.random.default_rng(0))])
     batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     buffers = {name: value.clone() for name, value in network.named_buffers()}
-    own = {value.untyped_storage().data_ptr() for value in (*network.parameters(), *network.buffers(), *filter(torch.is_tensor, batch.values()))}  # fmt: skip
+    own_tensors = *network.parameters(), *network.buffers(), *filter(torch.is_tensor, batch.values())
+    own = {value.untyped_storage().data_ptr() for value in own_tensors}
     kept: dict[int, int] = {}
 
     def keep(value: torch.Tensor) -> torch.Tensor:

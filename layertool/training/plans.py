@@ -139,7 +139,7 @@ class Pruning:
             raise UsageError(
                 f"the {'first' if len(steps) == 1 else 'last'} pruning, at step {steps[-1]}, leaves no training after "
                 f"it, which ends at step {self.total_steps}: train longer (--steps), or prune earlier (--at; of "
-                "weights --warm-up)"
+                "weights --first-pruning)"
             )
 
     @property

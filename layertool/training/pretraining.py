@@ -144,10 +144,10 @@ def pretrain(
     init = None if init is None else Model.open(init)
     if init:
         init.check_apart(out)
-    if targets is not None:
-        check_outside(out, f"the store {targets[0].path}", targets[0].path)
     with drawing(settings.seed):
         run, source = prepare(corpus, recipe, settings, targets, init)
+    if targets is not None:
+        check_outside(out, f"the store {targets[0].path}", targets[0].path)
     return engine.run(Pretraining(run, corpus, source), settings, out, **how)
 
 

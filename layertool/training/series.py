@@ -79,8 +79,8 @@ class Selected(Series):
         super().save(step, is_last)
         self.history.append(self.measure(step))
         if not self.keeps_all:  # a kill before the checkpoint takes the last point back
-            bests = [min(points, key=lambda point: point.order).step for points in (self.candidates, self.candidates[:-1]) if points]  # fmt: skip
-            self._keep({*bests, step})
+            known = self.candidates, self.candidates[:-1]
+            self._keep({step, *(min(points, key=lambda point: point.order).step for points in known if points)})
 
     def _keep(self, steps: set[int]) -> None:
         for step, path in models_of(self.folder.path).items():
@@ -106,7 +106,10 @@ class Selected(Series):
         if self.folder.leads:
             source = self.folder.path / f"step-{self.best.step}"
             if not source.is_dir():
-                raise StoreError(f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: start again with --overwrite")  # fmt: skip
+                raise StoreError(
+                    f"the network of the best step ({self.best.step}) is not in {self.folder.path} any more: start again "
+                    "with --overwrite"
+                )
             names = {path.name for path in source.iterdir()}
             self.folder.put_in_place(source, self.last_file if self.last_file in names else max(names))
         history = [asdict(point) for point in self.history]

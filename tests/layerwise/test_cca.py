@@ -24,7 +24,7 @@ from layertool.conditions import parse_where
 from layertool.corpora import folder as folder_reader
 from layertool.errors import UsageError
 from layertool.layerwise import rows, views
-from layertool.layerwise.cca import CCA, EmbeddingTarget, LabelTarget, LayerTarget, Problems
+from layertool.layerwise.cca import CCA, LabelTarget, LayerTarget, Problems
 from layertool.layerwise.mi import MI
 from layertool.layerwise.rows import ALL, Sampling
 
@@ -358,7 +358,9 @@ def glove(vectors, tmp_path):
 @pytest.mark.parametrize("how", ["utterance-disjoint", "random"])
 def test_word_embeddings(store, glove, vectors, how):
     told = []
-    found = one(cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(folds=how, **FEW), say=told.append))
+    found = one(
+        cca_rows(store, LabelTarget("word", glove), layers="C7", options=asked(folds=how, **FEW), say=told.append)
+    )
     drawn = rows.draw(rows.select(store, "word", None), Sampling(per_label=15, top_labels=500), 0).index
     names = store.rows("word")["label"].to_numpy()
     chosen = drawn[names[drawn] != "w3"]
@@ -378,7 +380,7 @@ def test_word_embeddings(store, glove, vectors, how):
 
 
 def test_type_disjoint_folds_keep_every_word_on_one_side(store, glove):
-    target = EmbeddingTarget(glove)
+    target = LabelTarget("word", glove)
     problems = Problems(CCA(target=[target], folds="type-disjoint", n_folds=4, trials=1), store, target, "word", 0)
     problem = problems.of("C7")
     labels = store.row_table("word")["label"][problem.x.index]
@@ -399,7 +401,7 @@ def test_word_attributes(store, tmp_path):
         "w4": {"a": 1},
     }
     path.write_text("".join(f"{word}\t{json.dumps(given)}\n" for word, given in weights.items()))
-    found = one(cca_rows(store, EmbeddingTarget(path), layers="C7", options=asked(**FEW)))
+    found = one(cca_rows(store, LabelTarget("word", path), layers="C7", options=asked(**FEW)))
     names = store.rows("word")["label"]
     y = np.array([[weights[name].get(key, 0.0) for key in "abc"] for name in names])
     table = store.row_table("word")
@@ -410,13 +412,13 @@ def test_word_attributes(store, tmp_path):
 
 def test_embeddings_that_cover_too_little(store, glove):
     with pytest.raises(UsageError, match=r"only 4 of 5 words and 80\.0% of 75 rows .* --min-coverage 0\.8$"):
-        cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(min_coverage=0.9, **FEW))
-    assert cca_rows(store, EmbeddingTarget(glove), layers="C7", options=asked(min_coverage=0.8, **FEW))
+        cca_rows(store, LabelTarget("word", glove), layers="C7", options=asked(min_coverage=0.9, **FEW))
+    assert cca_rows(store, LabelTarget("word", glove), layers="C7", options=asked(min_coverage=0.8, **FEW))
 
 
 def test_embeddings_belong_to_words(store, glove):
     with pytest.raises(UsageError, match="belongs to word rows: leave out --unit phone"):
-        cca_rows(store, EmbeddingTarget(glove), "phone", options=asked(**FEW))
+        cca_rows(store, LabelTarget("word", glove), "phone", options=asked(**FEW))
 
 
 # --- protocols --------------------------------------------------------------------------------------------

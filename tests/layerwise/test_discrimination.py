@@ -328,7 +328,7 @@ def test_what_cannot_be(store, tmp_path):
     part = planted.store(
         tmp_path / "part", [9_000] * 4, segments, frames, {"word": {"T0": planted.matrix(4), "D0": planted.matrix(4)}}
     )
-    refused(part, ["no frames of D0", "--layers"], distance="dtw")
+    refused(part, ["no layer D0", "--layers"], distance="dtw")
     assert discrimination_rows(part, layers="T0", options=asked(distance="dtw"))[0].n == 4
     zero = planted.store(
         tmp_path / "zero", [9_000] * 4, segments, rows={"word": {"T0": np.eye(4), "T1": np.eye(4) * [1, 1, 0, 1]}}

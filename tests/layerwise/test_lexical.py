@@ -19,10 +19,8 @@ import torch
 import layertool
 from layertool.analysis.lexical.scorer import Variant, WhisperScorer
 from layertool.errors import AudioError, UsageError
-from layertool.layerwise.lexical_lens import LexicalLens
-from layertool.layerwise.lexical_rank import LexicalRank
+from layertool.layerwise.lexical import LexicalLens, LexicalRank, LexicalScore
 from layertool.layerwise.lexical_rows import bootstrap_mean
-from layertool.layerwise.lexical_score import LexicalScore
 from layertool.layerwise.listener import Listener, States
 from layertool.layerwise.stimuli import stimuli_of
 

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from layertool.training import engine
 from layertool.training import pretraining_networks as networks
 from layertool.training.attention import attention_recomputed
 from layertool.training.engine import Diverged, Order, Settings, run
-from layertool.training.series import Series
+from layertool.training.series import Best, Selected, Series
 
 pytest.importorskip("accelerate")
 
@@ -418,3 +418,30 @@ def test_other_logs(tmp_path, monkeypatch):
         train(tmp_path / "b", log=["wandb"])
     with pytest.raises(UsageError, match="float16"):
         train(tmp_path / "c", replace(SETTINGS, precision="float16"))
+
+
+def test_of_equals_the_earlier_is_kept(tmp_path):
+    @dataclass(frozen=True)
+    class Point:
+        step: int
+        order: float
+
+    class Kept(Selected):
+        kind, record, keeps_all = "keeping lines", "kept.json", False
+        result = type("Found", (Best,), {"Point": Point})
+        example, collate, write = Points.example, Points.collate, Points.write
+        last_file = "model.safetensors"
+
+        def __init__(self):
+            Points.__init__(self)
+            self.history = []
+
+        def measure(self, step):
+            return Point(step, 1.0 if step in (8, 16) else 2.0)
+
+    _, done = train(tmp_path, task=Kept())
+    assert [point.step for point in done.history] == [4, 8, 12, 16, 20]
+    assert done.best.step == 8
+    assert not list(tmp_path.glob("step-*"))
+    whole = run(Points(), SETTINGS, tmp_path / "series", device="cpu")
+    assert (tmp_path / "model.safetensors").read_bytes() == (whole.models[2] / "model.safetensors").read_bytes()

@@ -12,8 +12,8 @@ import tuning
 
 from layertool.analysis.lexical.scorer import Variant
 from layertool.errors import CorpusError
+from layertool.layerwise.lexical import LexicalScore
 from layertool.layerwise.lexical_rows import LIKELIHOOD
-from layertool.layerwise.lexical_score import LexicalScore
 from layertool.training.lexical import fine_tune
 
 pytestmark = pytest.mark.slow  # networks are run, or trained

@@ -22,9 +22,9 @@ from layertool.models import melhubert
 from layertool.models.padding import clipwise
 from layertool.training import pretraining_networks as networks
 from layertool.training.engine import Diverged, Settings
-from layertool.training.pretraining import log_steps, pretrain
+from layertool.training.pretraining import pretrain
 from layertool.training.pretraining_data import Examples, Spans, draw_negatives, kept
-from layertool.training.pretraining_networks import PRESETS, GumbelTemperature, Sizes, build, reopen
+from layertool.training.pretraining_networks import PRESETS, Sizes, build, reopen
 from layertool.training.pretraining_recipes import SETTINGS, SPANS, Recipe
 from layertool.training.targets import Targets, load, save
 
@@ -302,9 +302,8 @@ def test_gradients_of_the_convolutions_are_a_tenth(speech, monkeypatch):
 
 def test_the_temperature_falls_with_the_step():
     net = network("wav2vec2")
-    callback = GumbelTemperature(net)
     for step, wanted in ((0, 2.0), (1, 1.99999), (100_000, 2 * 0.999995**100_000), (10**7, 0.5)):
-        callback.on_step_begin(None, type("State", (), {"global_step": step}), None)
+        net.cool(step)
         assert net.network.quantizer.temperature == pytest.approx(wanted)
 
 
@@ -389,10 +388,14 @@ def test_the_record_of_a_run(model, runs):
     assert record["settings"]["learning_rate"] == 1e-3
     with open(run.folder / "losses.csv", newline="") as file:
         table = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    assert table == [(loss.step, loss.loss) for loss in run.losses] == [tuple(pair) for pair in record["losses"]]
+    assert (
+        table
+        == [(loss.step, loss.loss) for loss in run.losses]
+        == [(step, loss) for step, loss, *_ in record["losses"]]
+    )
     assert [step for step, _ in table] == [2, 4, 6]
     assert all(math.isfinite(loss) for _, loss in table)
-    assert (record["targets"] is None) == (model == "wav2vec2") == (run.targets is None)
+    assert (record["targets"] is None) == (model == "wav2vec2") == (run.facts["clustered"] is None)
     assert record["parameters"] == sum(p.numel() for p in network(model).parameters())
 
 
@@ -446,8 +449,8 @@ def test_stage_2_predicts_clusters_of_a_layer_of_stage_1(model, runs, speech, tm
     record = json.loads((done.folder / "pretrain.json").read_text())
     assert record["targets"]["features"] == "layer T2"
     assert record["targets"]["store"]["step"] == 6
-    assert "clusters are used" in done.targets
-    assert done.targets in told
+    assert "clusters are used" in done.facts["clustered"]
+    assert done.facts["clustered"] in told
     assert all(math.isfinite(loss.loss) for loss in done.losses)
     with pytest.raises(UsageError, match="every 20 ms do not fit a network with frames every 10 ms"):
         pretrain(speech, tmp_path / "x", recipe("melhubert", frame_ms=10), QUICK, (store, "T2"), device="cpu")
@@ -514,7 +517,7 @@ def test_half_precision(model, speech, runs, tmp_path):
 
 
 def test_log_steps_divide_the_steps_between_models():
-    assert [log_steps(n) for n in (1, 7, 50, 60, 101, 5000)] == [1, 7, 50, 30, 1, 50]
+    assert [Settings(1, save_steps=n).log_steps for n in (1, 7, 50, 60, 101, 5000)] == [1, 7, 50, 30, 1, 50]
 
 
 def test_too_short_utterances(speech, tmp_path):

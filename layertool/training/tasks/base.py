@@ -42,10 +42,13 @@ class Training(Declared):
     usuals: ClassVar[Mapping[str, str]] = {}
 
     def require(self) -> None:
-        """Raise MissingExtraError where a package is not there."""
+        """Raise MissingExtraError where a package is not there, and UsageError for a device that is not."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, "train", self.purpose)
+        from layertool.models.computing import choose
+
+        choose(self.device, self.dtype)
 
     def settings(self, usual: Settings) -> Settings:
         """How weights are optimised: as ``usual``, but for what was asked for."""
