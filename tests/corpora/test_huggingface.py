@@ -302,25 +302,20 @@ def test_choices_of_columns(tmp_path):
     both = with_audio({"audio_a": [item], "audio_b": [item], "score": [1.5], "v": [[1]]}, "audio_a", "audio_b")
     source = saved(both, tmp_path / "both")
     out = tmp_path / "out"
-    with pytest.raises(
-        CorpusError, match=r"both has the audio columns audio_a, audio_b: choose one with --audio-column"
-    ):
-        reader.read(source, out)
     assert reader.read(source, out, audio_column="audio_b").metadata_columns == ["score"]
-    with pytest.raises(
-        CorpusError,
-        match=r"no column 'audio' \(columns there: audio_a, audio_b, score, v\): choose one with --audio-column",
+    for asked, message in (
+        ((), r"both has the audio columns audio_a, audio_b: choose one with --audio-column"),
+        (
+            ("audio",),
+            r"no column 'audio' \(columns there: audio_a, audio_b, score, v\): choose one with --audio-column",
+        ),
+        (("score",), r"the column 'score' of .*both holds no audio, paths or bytes"),
+        (("audio_a", "v"), r"table of text and numbers of .* has no column 'v' \(columns there: score\): .* --id"),
+        (("audio_a", None, "words"), r"no column 'words' \(columns there: score\): choose another --text-column"),
     ):
-        reader.read(source, out, audio_column="audio")
-    with pytest.raises(CorpusError, match=r"the column 'score' of .*both holds no audio, paths or bytes"):
-        reader.read(source, out, audio_column="score")
-    with pytest.raises(
-        CorpusError,
-        match=r"table of text and numbers of .* has no column 'v' \(columns there: score\): choose another --id",
-    ):
-        reader.read(source, out, audio_column="audio_a", id_column="v")
-    with pytest.raises(CorpusError, match=r"no column 'words' \(columns there: score\): choose another --text-column"):
-        reader.read(source, out, audio_column="audio_a", text_column="words")
+        columns = dict(zip(("audio_column", "id_column", "text_column"), asked, strict=False))
+        with pytest.raises(CorpusError, match=message):
+            reader.read(source, out, **columns)
     no_audio = saved(datasets.Dataset.from_dict({"x": ["a"], "y": [None]}), tmp_path / "no_audio")
     with pytest.raises(CorpusError, match=r"no_audio has no column of audio \(columns there: x, y\).*--audio-column"):
         reader.read(no_audio, out)

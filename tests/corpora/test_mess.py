@@ -185,15 +185,15 @@ def test_workbook_without_openpyxl(source, monkeypatch):
 
 def test_errors(source, tmp_path):
     ratings = write(sheet(), tmp_path / "r.csv")
-    with says(CorpusError, "nowhere does not exist: check the path"):
-        mess.read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with says(CorpusError, "empty has no clips of MESS: they are called like AF1M01_SCR.wav"):
-        mess.read(tmp_path / "empty")
-    with says(CorpusError, "lost.xlsx does not exist: check the path of the table"):
-        mess.read(source, tmp_path / "lost.xlsx")
-    with says(CorpusError, "the speaker F1 has 16 rated clips, but 9 positive and 9 negative ones are wanted"):
-        mess.read(source, ratings, n_per_speaker=9)
+    for folder, given, n, message in (
+        (tmp_path / "nowhere", None, 10, "nowhere does not exist: check the path"),
+        (tmp_path / "empty", None, 10, "empty has no clips of MESS: they are called like AF1M01_SCR.wav"),
+        (source, tmp_path / "lost.xlsx", 10, "lost.xlsx does not exist: check the path of the table"),
+        (source, ratings, 9, "the speaker F1 has 16 rated clips, but 9 positive and 9 negative ones are wanted"),
+    ):
+        with says(CorpusError, message):
+            mess.read(folder, given, n_per_speaker=n)
     for table, message in (
         (sheet().rename(columns={"code": "what"}), "has no column 'code', 'file', 'filename', "),
         (sheet().drop(columns="Valence"), "has no column 'valence' (columns there: code, Gender, Arousal)"),
