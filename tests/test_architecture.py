@@ -93,8 +93,8 @@ def test_extractors_know_no_analysis():
 OTHER_VARIANTS = (
     "self.variant",
     "scorer.variant",
-    "recipe.variant",
-    "self.recipe.variant",
+    "options.variant",
+    "self.options.variant",
     "(known.get('recipe') or {}).get('variant')",
 )
 

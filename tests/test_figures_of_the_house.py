@@ -6,7 +6,7 @@ import figures_of_the_house as house
 import pytest
 
 LIMITS = {
-    house.STATEMENTS: 20_276,
+    house.STATEMENTS: 20_269,
     house.TRAINING: 3_796,
     house.SKIPS: 2,
     house.LONG_LINES: 0,
@@ -39,7 +39,7 @@ def test_how_it_is_counted(tmp_path, monkeypatch):
     )
     (room / "y.py").write_text("if True:\n    x = 1\n")
     monkeypatch.setattr(house, "ROOT", tmp_path)
-    expected = {house.STATEMENTS: 20_276, house.TRAINING: 3_796, house.SKIPS: 2, house.LONG_LINES: 1, house.FILES: 1}
+    expected = {house.STATEMENTS: 7, house.TRAINING: 2, house.SKIPS: 2, house.LONG_LINES: 1, house.FILES: 1}
     found = house.figures()
     assert {name: found[name] for name in expected} == expected
     assert (found[house.FUNCTIONS], found[house.COMMANDS_FILES], found[house.TESTS]) == (1, 0, 0)

@@ -94,8 +94,8 @@ class Listening(Selected):
             "recipe": {name: getattr(options, name) for name in DECIDE}
             | {
                 "modules": [name for name in MODULES if name in (options.modules or MODULES)],
-                "variant": asdict(options.variant),
-            },
+            }
+            | dict(variant=asdict(options.variant)),
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
             "split": {
