@@ -84,18 +84,16 @@ class Listening(Selected):
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch
         self.network: Network = scorer.network
-        self.network.set_up(scorer, options.modules or MODULES, options.objective)
+        modules = [name for name in MODULES if name in (options.modules or MODULES)]
+        recipe = {name: getattr(options, name) for name in DECIDE}
+        self.network.set_up(scorer, modules, options.objective)
         self.data = StimulusData(corpus, parts["train"], scorer.mel, options.objective == "top")
         lengths = corpus.utterances["n_samples"].to_numpy() / SAMPLE_RATE
         self.lengths = [float(lengths[one.place]) for one in parts["train"]]
         said = [(one.utterance, one.responses, one.counts) for stimuli in parts.values() for one in stimuli]
         self.decided = {
             "model": {key: scorer.provenance.get(key) for key in ("id", "revision", "sha256", "random_init")},
-            "recipe": {name: getattr(options, name) for name in DECIDE}
-            | {
-                "modules": [name for name in MODULES if name in (options.modules or MODULES)],
-            }
-            | dict(variant=asdict(options.variant)),
+            "recipe": dict(recipe, modules=modules, variant=asdict(options.variant)),
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "responses": xxhash.xxh3_128_hexdigest(repr(said).encode()),
             "split": {
