@@ -18,7 +18,7 @@ from layertool.corpora.failures import Failures
 from layertool.corpora.segments import SegmentRows
 from layertool.corpora.source_files import require_folder
 from layertool.corpora.table_files import read_table
-from layertool.errors import AudioError, CorpusError
+from layertool.errors import AudioError, CorpusError, UsageError
 from layertool.geometry import SAMPLE_RATE
 
 TABLE = "confusionCorpus_*.csv"
@@ -50,6 +50,8 @@ def read(source: Path | str, split_seed: int = 0, name: str | None = None, max_f
     ``provenance["left_out"]``; a table without a column or with an ID twice is always an error.
     Raises UsageError, CorpusError or AudioError.
     """
+    if split_seed < 0:
+        raise UsageError(f"the seed {split_seed} is negative: take a whole number from 0")
     path = _locate(Path(source))
     # as they stand there, all text ("null" is a word), empty where nothing stands
     raw = read_table(path, as_text=True)

@@ -50,12 +50,13 @@ def _other_labels(corpora: Sequence[Corpus]) -> list[str]:
     """A sentence for each tier of which one corpus has labels by another rule than the first, where both are known."""
     first: dict[str, tuple[str, str]] = {}  # of each tier, the corpus and its rule
     notes: dict[str, str] = {}
+    tiers = {tier for corpus in corpora for tier in corpus.tiers}
     for corpus in corpora:
         rules = corpus.provenance.get("labels")
         # aligned corpora, and those that layertool 0.1.0 made, have no rules by tier
         for tier, rule in rules.items() if isinstance(rules, dict) else ():
             whose, known = first.setdefault(tier, (corpus.name, rule))
-            if rule != known and tier in corpus.tiers:
+            if rule != known and tier in tiers:
                 notes.setdefault(
                     tier,
                     f"the {tier} labels of {whose} are '{known}', those of {corpus.name} '{rule}': one {tier} may "

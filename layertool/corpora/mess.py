@@ -14,8 +14,9 @@ from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import build, counted, draw
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError
+from layertool.errors import CorpusError, UsageError
 
+SELECTIONS = ("rated", "all")
 SEED = 431137  # of the paper
 CLIP = re.compile(r"[ACHS][FM][1-3][MTV]\d{2}_SCR\.wav", re.IGNORECASE)
 CODE = re.compile(r"([ACHS][FM][1-3][MTV]\d{2})(_SCR)?(\.WAV)?")  # what a rating sheet may call a clip
@@ -50,6 +51,10 @@ def read(
     ``selection``: "rated" keeps the clips of the two groups, "all" every clip (valence empty outside the groups).
     Raises UsageError, CorpusError, AudioError, or MissingExtraError (for .xlsx without the package openpyxl).
     """
+    if selection not in SELECTIONS:
+        raise UsageError(f"'{selection}' is no selection of clips: choose from {', '.join(SELECTIONS)}")
+    if n_per_speaker < 1:
+        raise UsageError(f"{n_per_speaker} clips per speaker cannot be compared: take at least 1")
     source = Path(source)
     files = files_below(source)
     path = _find_sheet(files) if ratings is None else Path(ratings)

@@ -15,8 +15,9 @@ from layertool.corpora.corpus import Corpus
 from layertool.corpora.groups import build, counted, equal_numbers, exact_pairs, extremes
 from layertool.corpora.source_files import files_below, unread
 from layertool.corpora.table_files import read_table
-from layertool.errors import CorpusError
+from layertool.errors import CorpusError, UsageError
 
+SELECTIONS = ("published", "matched", "all")
 N_EXTREMES = 60  # youngest and oldest that "matched" starts from
 N_GENDER_PAIRS = 60
 SUFFIXES = (".wav", ".flac", ".mp3")  # the first that is there is taken
@@ -78,6 +79,8 @@ def read(
     leaves too; of age_group and native, which are equal within each sex, those who leave are drawn with ``seed``.
     ``provenance`` lists all of them. Raises UsageError, CorpusError, or AudioError.
     """
+    if selection not in SELECTIONS:
+        raise UsageError(f"'{selection}' is no selection of speakers: choose from {', '.join(SELECTIONS)}")
     source = Path(source)
     files = files_below(source)
     path = _find_table(source) if metadata is None else Path(metadata)

@@ -78,6 +78,7 @@ def read(
     of the files, or folded to the 48 or 39 of Lee & Hon (1989). Of SA1.WAV and a copy SA1.WAV.wav the first is taken.
     Raises UsageError, CorpusError or AudioError.
     """
+    _choice("set of phones", [phones], ("61", "48", "39"))
     wanted_splits = _choice("split", splits, ("TRAIN", "TEST"))
     # dialect, the same two for everybody; compact; diverse
     wanted_types = _choice("type of sentences", sentences, ("SA", "SX", "SI"))
