@@ -7,7 +7,7 @@ import pytest
 
 LIMITS = {
     house.STATEMENTS: 20_281,
-    house.TRAINING: 3_796,
+    house.TRAINING: 3_802,
     house.SKIPS: 2,
     house.LONG_LINES: 0,
     house.COMMANDS_FILES: 5,

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ from layertool.account import size as size
 from layertool.spelling import visible
 
 PLAIN_WIDTH = 200  # columns of a table that is not shown on a terminal
+_EVERY = 30.0  # seconds between lines where there is no bar
 
 
 def echo(*lines: object, err: bool = False) -> None:
@@ -149,3 +151,20 @@ def progress_bar(quiet: bool, what: str | None = None) -> Iterator[Callable[...,
             progress.update(task, completed=done, total=total, rate=rate, description=text)
 
         yield show
+
+
+@contextmanager
+def steps(quiet: bool) -> Iterator[Callable[..., object] | None]:
+    """A bar of steps with the last loss; off a terminal a line after the first step, now and then, and the last."""
+    if quiet or sys.stderr.isatty():
+        with progress_bar(quiet, "steps") as bar:
+            yield bar
+        return
+    told: list[float] = []
+
+    def tell(done: float, total: float, said: str = "") -> None:
+        if not told or done >= total or time.monotonic() - told[-1] > _EVERY:
+            told.append(time.monotonic())
+            note(f"step {number(int(done))} of {number(int(total))}, {said}")
+
+    yield tell

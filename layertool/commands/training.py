@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from layertool.account import number
 from layertool.commands import output
 from layertool.commands.declared import asked, declared_options
 from layertool.commands.options import HELP, Commands, ModelText, bundle, json_option, output_folder, quiet_option
@@ -27,32 +22,12 @@ _PATH = click.Path(path_type=Path)
 _corpus = click.argument("corpus", type=_PATH)
 
 
-_EVERY = 30.0  # seconds between lines where there is no bar
-
-
-@contextmanager
-def _steps(quiet: bool) -> Iterator[Callable[..., object] | None]:
-    """A bar of steps with the last loss; off a terminal a line after the first step, now and then, and the last."""
-    if quiet or sys.stderr.isatty():
-        with output.progress_bar(quiet, "steps") as bar:
-            yield bar
-        return
-    told: list[float] = []
-
-    def tell(done: float, total: float, said: str = "") -> None:
-        if not told or done >= total or time.monotonic() - told[-1] > _EVERY:
-            told.append(time.monotonic())
-            output.note(f"step {number(int(done))} of {number(int(total))}, {said}")
-
-    yield tell
-
-
 def _command(name: str, task: type, *arguments, folder: str = "Run") -> click.Command:
     """The command of a task that makes one run."""
 
     def run(out: Path, quiet: bool, **typed) -> None:
         one: Any = asked(task, typed)
-        with _steps(quiet) as progress:
+        with output.steps(quiet) as progress:
             done = one.run(**typed, out=out, progress=progress, say=lambda text: output.note(text, quiet))
         if rank() == 0:
             output.show(done if one.dry_run else one.account(done, typed["corpus"]), quiet)
@@ -95,7 +70,7 @@ def ctc(models: tuple[list, ...], corpus: Path, out: Path, as_json: bool, quiet:
 
     task = asked(CTC, typed)
     delivery.check_places(task.results, task.plot)
-    with _steps(quiet) as progress:
+    with output.steps(quiet) as progress:
         rows, runs = task.run(models, corpus, out, progress, lambda text: output.note(text, quiet))
     if task.dry_run:
         for account in runs:

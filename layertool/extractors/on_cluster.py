@@ -142,14 +142,10 @@ def extract_on_cluster(
     Raises what a worker raises, and LayertoolError where ``MAX_DEATHS`` workers died of one shard.
     """
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
 
     out, corpus_there = Path(out).resolve(), ray.put(corpus)
     first = cluster.start(Worker, request, corpus_there)
-    try:
-        described = ray.get(first.describe.remote())
-    except (RayActorError, RayTaskError) as error:
-        raise _own_error(error, request) from None
+    described = _first_word(first, request)
     for text in described.told:
         tell(text)
     with StoreWriter(
@@ -160,6 +156,17 @@ def extract_on_cluster(
         team.work([first], pending)
         store.finish(len(described.shards))
     return FeatureStore(out)
+
+
+def _first_word(actor: Any, request: Request) -> Description:
+    """What the first worker says of the run. Raises the error of its model or options."""
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        return ray.get(actor.describe.remote())
+    except (RayActorError, RayTaskError) as error:
+        raise _own_error(error, request) from None
 
 
 def _own_error(error: Exception, request: Request) -> Exception:

@@ -18,7 +18,7 @@ import xxhash
 from layertool.corpora.corpus import Corpus
 from layertool.errors import UsageError
 from layertool.geometry import SAMPLE_RATE
-from layertool.models.computing import choose
+from layertool.models.computing import choose, drawing
 from layertool.models.open import Model
 from layertool.training import ctc_models, engine
 from layertool.training.ctc import CTC, PhoneProbe, reinitialise_top
@@ -162,7 +162,8 @@ def fine_tune(model: Model | str, corpus: Corpus, out: Path | str, options: Opti
         settings = replace(settings, warmup_steps=round(WARM_UP * settings.steps))
     model = Model.open(model)
     model.check_apart(out)
-    task = Writer(open_encoder(model, options.statistics), corpus, options, settings)
+    with drawing(settings.seed):
+        task = Writer(open_encoder(model, options.statistics), corpus, options, settings)
     return engine.run(task, settings, out, **how)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from layertool.corpora.corpus import Corpus
 from layertool.errors import CorpusError
 from layertool.geometry import SAMPLE_RATE
+from layertool.models.computing import drawing
 from layertool.models.open import Model
 from layertool.training import engine
 from layertool.training.distillation import FRONT_GRADIENT, Distillation, student_of
@@ -107,7 +108,8 @@ def distill(
         settings = replace(settings, warmup_steps=round(WARM_UP * settings.steps))
     teacher = Model.open(teacher)
     teacher.check_apart(out)
-    opened = open_encoder(teacher, options.statistics)
-    student = student_of(opened.encoder, options.blocks, options.teacher_init, settings.seed)
-    network = Distillation(opened.encoder, student, options.teacher_layers, pad=options.pad, seed=settings.seed)
+    with drawing(settings.seed):
+        opened = open_encoder(teacher, options.statistics)
+        student = student_of(opened.encoder, options.blocks, options.teacher_init, settings.seed)
+        network = Distillation(opened.encoder, student, options.teacher_layers, pad=options.pad, seed=settings.seed)
     return engine.run(Student(network, opened, corpus, options), settings, out, **how)

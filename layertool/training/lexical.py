@@ -19,7 +19,7 @@ from layertool.errors import CorpusError, ModelError
 from layertool.geometry import SAMPLE_RATE
 from layertool.layerwise.listener import Listener, check_lengths
 from layertool.layerwise.stimuli import Stimulus, stimuli_of
-from layertool.models.computing import shapes_only
+from layertool.models.computing import drawing, shapes_only
 from layertool.models.open import Model
 from layertool.training import engine
 from layertool.training.engine import Diverged, Item, Settings
@@ -176,7 +176,8 @@ def fine_tune(
     options, out = options or Options(), Path(out)
     model = Model.open(model)
     model.check_apart(out)
-    task = Listening(_scorer(model, options), corpus, options, weights_needed)
+    with drawing(options.seed):
+        task = Listening(_scorer(model, options), corpus, options, weights_needed)
     return engine.run(task, options.settings(SETTINGS), out, **how)
 
 

@@ -13,7 +13,7 @@ import soxr
 from commands import run as command
 
 import layertool
-from layertool import audio, waveforms
+from layertool import audio, machine, waveforms
 from layertool.commands import output
 from layertool.corpora.corpus import Corpus
 from layertool.errors import AudioError
@@ -253,7 +253,7 @@ def test_too_much_memory_is_told_and_nothing_is_timed(corpus, tmp_path, monkeypa
 
 
 def test_memory_that_there_is_heeds_limits(monkeypatch):
-    whole = forecast.there_is()
+    whole = machine.there_is()
     assert 0 < whole <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    monkeypatch.setattr(forecast.resource, "getrlimit", lambda _kind: (5_000_000, -1))
-    assert forecast.there_is() == 5_000_000
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _kind: (5_000_000, -1))
+    assert machine.there_is() == 5_000_000

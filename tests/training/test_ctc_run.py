@@ -405,10 +405,9 @@ def test_requests_that_cannot_be(model, speech, learned, tmp_path):
     ):
         with pytest.raises(UsageError):
             Options(**OF_FROZEN | changes)
-    with pytest.raises(UsageError):
-        Writing("words")
-    with pytest.raises(UsageError):
-        Writing(case="x")
+    for writing in ({"units": "words"}, {"case": "x"}):
+        with pytest.raises(UsageError):
+            Writing(**writing).of(speech, ["u0"])
     with pytest.raises(UsageError, match="1 or more"):
         replace(QUICK, steps=0)
     with pytest.raises(StoreError, match=r"no ctc\.json"):

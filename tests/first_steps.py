@@ -1,6 +1,6 @@
 """The first steps of every training on real speech: run by the command line, as losses.
 
-``python tests/training/first_steps.py FILE`` writes them down; test_first_steps.py compares.
+``python -m tests.first_steps FILE`` writes them down; test_first_steps.py compares.
 """
 
 from __future__ import annotations
