@@ -6,7 +6,7 @@ import figures_of_the_house as house
 import pytest
 
 LIMITS = {
-    house.STATEMENTS: 20_281,
+    house.STATEMENTS: 20_282,
     house.TRAINING: 3_802,
     house.SKIPS: 2,
     house.LONG_LINES: 0,

@@ -56,13 +56,15 @@ def test_a_signal_in_the_midst(made, tmp_path, number, code, engine):
     assert running.returncode == code, said
     assert "Stopped. Stores and runs that were begun are kept" in said
     assert "Traceback" not in said
-    assert not list(out.rglob("*.part"))
+    # a worker of Ray that is killed in the midst of a shard leaves what the next run sweeps
+    assert engine == "ray" or not list(out.rglob("*.part"))
     state = FeatureStore(out, allow_unfinished=True)
     assert 0 < len(state.index) < state.about["n_shards"]
     # a worker of Ray may have finished a shard that nobody was told of: it is written again
     left = {path.name for path in (out / "shards").iterdir()} - {f"{k:05}.h5" for k in state.index}
     assert len(left) <= (engine == "ray")
     subprocess.run([*command, "-q"], cwd=folder, check=True, timeout=120)
+    assert not list(out.rglob("*.part"))
     assert verify(FeatureStore(out)) == []
     if engine == "local":
         assert small.contents(out) == small.contents(folder / "whole")

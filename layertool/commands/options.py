@@ -105,7 +105,8 @@ OLD: dict[str, dict[str, str]] = {
 
 def renamed(error: click.NoSuchOption) -> click.UsageError:
     """The error of an option that has another name now, which says that one; any other as it is."""
-    command = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+    path, root = (error.ctx.command_path, error.ctx.find_root().command_path) if error.ctx else ("", "")
+    command = path.removeprefix(root).strip()
     new = OLD.get(command, {}).get(error.option_name)
     said = f"'layertool {command}' has no {error.option_name} any more: type {new}"
     return click.UsageError(said, error.ctx) if new else error
