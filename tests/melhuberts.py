@@ -13,6 +13,20 @@ import numpy as np
 import torch
 from scipy.special import erf
 
+# parameters of the base network with so many heads (spec speat.md 4)
+HEADS_LEFT = {
+    132: 87_869_824,
+    120: 85_508_224,
+    108: 83_146_624,
+    96: 80_785_024,
+    84: 78_423_424,
+    72: 76_061_824,
+    60: 73_700_224,
+    48: 71_338_624,
+    36: 68_977_024,
+    24: 66_615_424,
+    12: 64_253_824,
+}
 GOLDEN = {
     "feat_emb_dim": 8, "conv_pos": 8, "conv_pos_groups": 4, "encoder_layers": 3, "encoder_embed_dim": 16,
     "encoder_ffn_embed_dim": 24, "encoder_attention_heads": 4, "num_cluster": 6, "layer_norm_first": False,

@@ -10,7 +10,7 @@ import melhuberts
 import numpy as np
 import pytest
 import torch
-from melhuberts import GOLDEN, LINEARS, SMALL, golden_state, random_state, write
+from melhuberts import GOLDEN, HEADS_LEFT, LINEARS, SMALL, golden_state, random_state, write
 
 from layertool.errors import UsageError
 from layertool.models import melhubert
@@ -190,23 +190,8 @@ def test_parameters_at_10_ms():
     assert (n_parameters(config), config.stride) == (90_200_704, 10)
 
 
-HEADS = {
-    132: 87_869_824,
-    120: 85_508_224,
-    108: 83_146_624,
-    96: 80_785_024,
-    84: 78_423_424,
-    72: 76_061_824,
-    60: 73_700_224,
-    48: 71_338_624,
-    36: 68_977_024,
-    24: 66_615_424,
-    12: 64_253_824,
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_heads", "expected"), HEADS.items())
+@pytest.mark.parametrize(("n_heads", "expected"), HEADS_LEFT.items())
 def test_parameters_with_fewer_heads(n_heads, expected):
     config = melhubert.PRESETS["base"]
     assert n_parameters(replace(config, heads=(n_heads // 12,) * 12)) == expected

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from layertool.corpora.corpus import Corpus
 from layertool.errors import ModelError, UsageError
-from layertool.files import remove, whole_file
+from layertool.files import remove
 from layertool.models import pruned
 from layertool.models.computing import drawing
 from layertool.models.open import Model
@@ -35,7 +35,7 @@ from layertool.training import compression, engine
 from layertool.training.engine import LOGS, LOSSES, Say, Settings, Trained
 from layertool.training.plans import NO_END, PREFIXES, SCORED_SHARE, About, Pruning, look, usual_settings
 from layertool.training.pretraining import TARGETS, Heard, Run, described, prepare
-from layertool.training.pretraining_networks import HEADS, Hubert, Mel, Wav2Vec2, reopen
+from layertool.training.pretraining_networks import Hubert, Mel, Wav2Vec2, reopen
 from layertool.training.pretraining_recipes import MODELS, Recipe
 from layertool.training.runs import CHECKPOINTS, RunFolder
 from layertool.training.schedules import Record, Schedule, Trigger
@@ -188,10 +188,7 @@ class Compression(Heard):
             facts["normalisation_epsilon"] = self.source["normalisation_epsilon"]
         pruned.save(network, path, getattr(self.network, "normalises", None), facts)
         if isinstance(self.network, Hubert):
-            state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-            with whole_file(path / HEADS) as temporary:
-                own = {name: value for name, value in state.items() if not name.startswith("network.")}
-                safetensors.torch.save_file(own, temporary)
+            self.network.save_heads(path)
 
     def _prune(self, step: int, amount: float) -> None:
         self._save(step)
@@ -216,7 +213,7 @@ class Compression(Heard):
         order, size, place = engine.Order(self, settings), settings.batch_size, next(self.network.parameters()).device
         for start in range(first, first + n, size):
             items = [order.item(k) for k in range(start, min(first + n, start + size))]
-            yield {name: value.to(place) for name, value in self.collate(items).items()}
+            yield send_to_device(self.collate(items), place)
 
     def _scores(self) -> list[torch.Tensor]:
         """Of heads, from the loss on a quarter of the utterances, in evaluation mode: another quarter each time."""

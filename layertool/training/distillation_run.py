@@ -6,7 +6,6 @@ run = distill("teacher", corpus, "run", Options(blocks=2, teacher_layers=(4, 12)
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from layertool.training.series import Series
 from layertool.training.tasks.distillation import Distillation as Options
 
 _DECIDE = ("blocks", "teacher_layers", "teacher_init", "pad", "max_samples")
-WARM_UP = 0.07  # of the steps (s3prl, and the 14 000 of 200 005 of Lin et al. 2024)
-# s3prl and Lin et al. 2024 (spec 4.4)
+# s3prl and Lin et al. 2024 (spec 4.4); the warm-up is 7 % of the steps, 14 000 of 200 005 in the paper
 SETTINGS = Settings(
     200_000,
     2e-4,
+    warmup_steps=14_000,
     schedule="linear",
     batch_size=24,
     betas=(0.9, 0.98),
@@ -104,8 +103,6 @@ def distill(
     """
     options, out = options or Options(), Path(out)
     settings = options.settings(SETTINGS)
-    if options.warmup_steps is None:
-        settings = replace(settings, warmup_steps=round(WARM_UP * settings.steps))
     teacher = Model.open(teacher)
     teacher.check_apart(out)
     with drawing(settings.seed):

@@ -10,23 +10,22 @@ from __future__ import annotations
 import csv
 import importlib.util
 import itertools
-import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import get_scheduler
@@ -38,15 +37,14 @@ from layertool.models.computing import DTYPES, choose, computing_in
 from layertool.training.attention import attention_recomputed
 from layertool.training.outlook import Outlook, measured
 from layertool.training.runs import RunFolder, models_of, plain
+from layertool.training.tasks.base import Logger, Progress, Say
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 LOSSES, LOGS = "losses.csv", "logs"
 MOST_LOG_STEPS = 50
-LOGGERS = ("tensorboard", "wandb")
+LOGGERS = get_args(Logger)
 _NOT_DECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")  # as transformers has it
 _WAIT = timedelta(hours=12)  # for the first process, which clusters targets and transcribes dev parts
-Progress = Callable[..., object]  # (steps done, in all, the loss in words)
-Say = Callable[[str], object]
 Item = dict[str, Any]
 
 
@@ -327,7 +325,7 @@ class Loop:
             batch = next(self.batches)
             if isinstance(batch, LayertoolError):
                 raise batch
-            batch = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            batch = send_to_device(batch, self.device)
             set_seed(int(np.random.default_rng([self.settings.seed, 2, places[0]]).integers(2**32)))
             with attention_recomputed(self.device), computing_in(self.device, self.dtype):
                 loss = task.loss(batch)
@@ -390,18 +388,18 @@ class Loop:
             "scaler": self.scaler.state_dict(),
         }
         tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        folder.write_checkpoint(self.step, tensors, json.dumps(about))
+        folder.write_checkpoint(self.step, tensors, about)
 
     def read(self, folder: RunFolder) -> None:
         """Go on from the last whole checkpoint, if there is one."""
         found = folder.read_checkpoint()
         if folder.leads:
-            self.task.goes_on(None if found is None else json.loads(found[0])["step"])
+            self.task.goes_on(None if found is None else found[0]["step"])
         if found is None:
             self.task.start()
             self.renew()
         else:
-            about, tensors = json.loads(found[0]), found[1]
+            about, tensors = found
             network = {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
             self.task.load_state(about["task"], network)
             self.task.network.to(self.device)
@@ -422,12 +420,20 @@ class Loop:
             self.step, self.window, self.highest_rate = about["step"], about["window"], about["highest_rate"]
             self.losses = [Loss(*loss) for loss in about["losses"]]
 
+    def write_losses(self, table: Path) -> None:
+        """Write the losses so far, those that a stopped run had before among them."""
+        with whole_file(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([one.name for one in fields(Loss)])
+            writer.writerows([[loss.step, *map(repr, astuple(loss)[1:])] for loss in self.losses])
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def go(self, folder: RunFolder, outlook: Outlook | None, progress: Progress | None, say: Say) -> None:
         """Train to the end, from wherever it stands."""
         task, settings, begun, first = self.task, self.settings, time.monotonic(), self.step
-        log = Log(folder.path / LOSSES if folder.leads else None, self.losses, self.accelerator)
+        if folder.leads:
+            self.write_losses(folder.path / LOSSES)
         while self.step < task.end(settings):
             loss, norm = self.take_step()
             self.window.append(loss)
@@ -437,7 +443,10 @@ class Loop:
                 mean = sum(self.window) / len(self.window)
                 self.losses.append(Loss(self.step, mean, self.rate.get_last_lr()[0], norm))
                 self.window = []
-                log.add(self.losses[-1])
+                if folder.leads:
+                    self.write_losses(folder.path / LOSSES)
+                values = asdict(self.losses[-1])
+                self.accelerator.log(values, step=values.pop("step"))
             if changed:
                 self.renew()
             if changed or is_last or self.step % settings.save_steps == 0:
@@ -446,43 +455,16 @@ class Loop:
                     task.save(self.step, is_last)
                     self.write(folder)
             if self.step == first + 1 and outlook is not None:
-                say(outlook.after_first(time.monotonic() - begun, task.end(settings) - self.step, self.device))
+                say(outlook.after_first(time.monotonic() - begun, task.end(settings) - self.step))
             if progress is not None:
                 progress(self.step, task.end(settings), f"loss {loss:.3f}")
-        log.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         if first < self.step and not self.highest_rate:
             say(
                 f"nothing was learned: the learning rate was 0 in every step; give more than {self.step}, or a shorter "
                 "warm-up"
             )
-
-
-class Log:
-    """Where losses are written as they come: a table, and whoever ``Accelerator`` knows besides."""
-
-    def __init__(self, table: Path | None, losses: Sequence[Loss], accelerator: Accelerator):
-        self.table, self.accelerator = table, accelerator
-        self.rows = [astuple(loss) for loss in losses]
-        if table is not None:
-            self._write()
-
-    def _write(self) -> None:
-        if self.table is None:
-            return
-        with whole_file(self.table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([one.name for one in fields(Loss)])
-            writer.writerows([[step, *map(repr, values)] for step, *values in self.rows])
-
-    def add(self, loss: Loss) -> None:
-        self.rows.append(astuple(loss))
-        self._write()
-        values = asdict(loss)
-        self.accelerator.log(values, step=values.pop("step"))
-
-    def close(self) -> None:
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
 
 
 def run(

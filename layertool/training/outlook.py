@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
 from layertool.account import Account, count, duration, number, size
 from layertool.machine import resident, there_is
@@ -88,9 +89,9 @@ class Outlook:
             return [f"{said}: take a smaller network, or shorter crops"]
         return [f"{said}: --batch-size {sizes[-1]} --accumulation {each // sizes[-1]} makes the same steps and fits"]
 
-    def after_first(self, seconds: float, n_left: int, device: torch.device) -> str:
+    def after_first(self, seconds: float, n_left: int) -> str:
         """What the first step of this process has shown."""
-        most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident(at_most=True)
+        most = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else resident(at_most=True)
         to_come = f": about {_time(seconds * n_left)} for the {count(n_left, 'step')} to come" if n_left else ""
         return f"the first step took {duration(seconds)}, with {size(most)} of memory at most{to_come}"
 
@@ -102,8 +103,7 @@ def _time(seconds: float) -> str:
 def measured(task: Task, settings: Settings, device: torch.device, n_processes: int = 1) -> Outlook:
     """One forward pass of the longest example, on the device that trains."""
     network, lengths = task.network.train(), np.asarray(task.lengths, dtype=float)
-    batch = task.collate([task.example(int(lengths.argmax()), np.random.default_rng(0))])
-    batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    batch = send_to_device(task.collate([task.example(int(lengths.argmax()), np.random.default_rng(0))]), device)
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     own_tensors = *network.parameters(), *network.buffers(), *filter(torch.is_tensor, batch.values())
     own = {value.untyped_storage().data_ptr() for value in own_tensors}

@@ -19,7 +19,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForP
 from transformers.utils import logging
 
 from layertool.errors import ModelError, UsageError
-from layertool.files import write_json
+from layertool.files import whole_file, write_json
 from layertool.geometry import FrameGeometry, convolution_geometry
 from layertool.models import melhubert
 from layertool.models.checkpoint_files import SOURCE, write_preprocessor
@@ -145,15 +145,22 @@ class Hubert(_OfWaveforms):
 
     def save(self, folder: Path, step: int) -> None:
         super().save(folder, step)
-        heads = {"label_embeddings": self.label_embeddings, **self.final_proj.state_dict(prefix="final_proj.")}
-        safetensors.torch.save_file({name: value.detach().cpu() for name, value in heads.items()}, folder / HEADS)
+        self.save_heads(folder)
+
+    def _heads(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+
+    def save_heads(self, folder: Path) -> None:
+        """Write what tells clusters beside a network."""
+        heads = {name: value.detach().cpu().contiguous() for name, value in self._heads().items()}
+        with whole_file(folder / HEADS) as temporary:
+            safetensors.torch.save_file(heads, temporary)
 
     def take_heads(self, folder: Path) -> None:
         """Go on with the heads of an earlier run, where there are as many clusters."""
         if not (folder / HEADS).exists():
             return
-        state = read_safetensors(folder / HEADS)
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+        state, own = read_safetensors(folder / HEADS), self._heads()
         if {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in own.items()}:
             self.load_state_dict(state, strict=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -86,19 +87,20 @@ class RunFolder(OutputFolder):
                 for path in self.path.glob(pattern):
                     remove(path)
 
-    def write_checkpoint(self, step: int, tensors: Mapping[str, torch.Tensor], about: str) -> None:
+    def write_checkpoint(self, step: int, tensors: Mapping[str, torch.Tensor], about: dict) -> None:
         """Keep what a stopped run goes on from, instead of what was kept before."""
         folder = self.path / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         own = folder / f"step-{step}.safetensors"
+        text = json.dumps(about)
         with whole_file(own) as temporary:
-            metadata = {"layertool": about, "checksum": _checksum(tensors, about)}
+            metadata = {"layertool": text, "checksum": _checksum(tensors, text)}
             safetensors.torch.save_file(dict(tensors), temporary, metadata)
         for other in folder.glob("step-*"):
             if other != own:
                 other.unlink()
 
-    def read_checkpoint(self) -> tuple[str, dict[str, torch.Tensor]] | None:
+    def read_checkpoint(self) -> tuple[dict, dict[str, torch.Tensor]] | None:
         """What ``write_checkpoint`` kept last. Raises StoreError where it is damaged."""
         steps = {int(path.stem.removeprefix("step-")): path for path in (self.path / CHECKPOINTS).glob("step-*")}
         if not steps:
@@ -107,12 +109,12 @@ class RunFolder(OutputFolder):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                about, checksum = file.metadata()["layertool"], file.metadata()["checksum"]
-            if _checksum(tensors, about) != checksum:
+                text, checksum = file.metadata()["layertool"], file.metadata()["checksum"]
+            if _checksum(tensors, text) != checksum:
                 raise ValueError("its checksum is another")
+            return json.loads(text), tensors
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({error}): start again with --overwrite") from error
-        return about, tensors
 
     def put_in_place(self, source: Path, last: str) -> None:
         """Copy the files of a model into the run's own folder; the one named ``last`` comes last."""

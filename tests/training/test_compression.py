@@ -9,7 +9,7 @@ import models
 import numpy as np
 import pytest
 import torch
-from melhuberts import GOLDEN, LINEARS, golden_state, random_state, write
+from melhuberts import GOLDEN, HEADS_LEFT, LINEARS, golden_state, random_state, write
 from torch import nn
 from torch.nn.utils import prune
 
@@ -149,21 +149,6 @@ def test_the_sizes_of_table_2(name):
     assert number(big(name, "wav2vec2")) == of_wav2vec2
     # transformers has no pre-training of HuBERT: its projection to 256, and 504 clusters
     assert number(big(name, "hubert")) + width * 256 + 256 + 504 * 256 == of_hubert
-
-
-HEADS_LEFT = {
-    132: 87_869_824,
-    120: 85_508_224,
-    108: 83_146_624,
-    96: 80_785_024,
-    84: 78_423_424,
-    72: 76_061_824,
-    60: 73_700_224,
-    48: 71_338_624,
-    36: 68_977_024,
-    24: 66_615_424,
-    12: 64_253_824,
-}
 
 
 def any_scores(model, what):

@@ -10,6 +10,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from kills import Killed, killer
 from safetensors.torch import load_file
 
 import layertool
@@ -102,10 +103,6 @@ def equal(one, other) -> None:
     for name in ("prunings.json", "losses.csv"):
         assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
     assert sorted(p.name for p in one.folder.iterdir()) == sorted(p.name for p in other.folder.iterdir())
-
-
-class Killed(Exception):
-    pass
 
 
 # What is left
@@ -295,12 +292,8 @@ def test_the_papers_plans():
     ("kind", "at"), [("heads", 1), ("heads", 5), ("heads", 7), ("rows", 5), ("weights", 4), ("weights", 6)]
 )
 def test_a_run_killed_in_training(kind, at, base, whole, speech, tmp_path):
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
     with pytest.raises(Killed):
-        run(speech, base, "melhubert", kind, tmp_path / "run", progress=progress)
+        run(speech, base, "melhubert", kind, tmp_path / "run", progress=killer(at))
     torch.rand(3), np.random.random(3)
     steps: list[float] = []
     again = run(speech, base, "melhubert", kind, tmp_path / "run", progress=lambda done, *_: steps.append(done))
@@ -344,12 +337,8 @@ def test_a_kill_in_a_wait_of_the_trigger(base, speech, tmp_path):
     unstopped = run(speech, base, "melhubert", "weights", tmp_path / "whole", plan)
     at = unstopped.models[1].step - 2  # after the first wait
 
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
     with pytest.raises(Killed):
-        run(speech, base, "melhubert", "weights", tmp_path / "run", plan, progress=progress)
+        run(speech, base, "melhubert", "weights", tmp_path / "run", plan, progress=killer(at))
     equal(run(speech, base, "melhubert", "weights", tmp_path / "run", plan), unstopped)
 
 
@@ -370,12 +359,8 @@ def test_finished_other_and_overwritten_runs(whole, base, speech, tmp_path):
     with pytest.raises(StoreError, match=r"was trained otherwise .*pruning.plan.steps"):
         run(speech, base, "melhubert", "heads", "whole-heads", Schedule("heads", (2, 6), 1))
 
-    def progress(done, *_):
-        if done == 6:
-            raise Killed
-
     with pytest.raises(Killed):
-        run(speech, base, "melhubert", "heads", tmp_path / "run", progress=progress)
+        run(speech, base, "melhubert", "heads", tmp_path / "run", progress=killer(6))
     with pytest.raises(StoreError, match="was trained otherwise"):  # what is there is not lost
         run(speech, base, "melhubert", "heads", tmp_path / "run", Schedule("heads", (2,), 1))
     other = run(speech, base, "melhubert", "heads", tmp_path / "run", Schedule("heads", (2,), 2), overwrite=True)

@@ -13,6 +13,7 @@ import pytest
 import spread
 import tones
 import torch
+from kills import Killed, killer
 from safetensors.torch import load_file
 
 import layertool
@@ -37,18 +38,6 @@ LEARNS = Options(steps=300, batch_size=4, save_steps=100, learning_rate=3e-3, ke
 OF_FROZEN = {"tokens": "phone", "freeze": True, "weighted_sum": True}
 FROZEN = Options(**OF_FROZEN, steps=60, batch_size=4, accumulation=1, save_steps=20, **PARTS)
 QUICK_FROZEN = replace(QUICK, **OF_FROZEN)
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(at: int):
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
-    return progress
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from kills import Killed, killer
 from safetensors.torch import load_file
 
 import layertool
@@ -28,18 +29,6 @@ QUICK = Options(
     steps=6, batch_size=2, save_steps=2, learning_rate=1e-3, seed=3, blocks=2, teacher_layers=(1, 3), max_samples=8000
 )
 TEACHERS = ("melhubert", "hubert-base", "wav2vec2-large")
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(at: int):
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
-    return progress
 
 
 def make_teacher(name: str, folder):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import Killed, killer
 from torch import nn
 
 from layertool.account import Account
@@ -72,18 +73,6 @@ def train(folder, settings=SETTINGS, task=None, **how):
 
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(at):
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
-    return progress
 
 
 @pytest.fixture(scope="module")

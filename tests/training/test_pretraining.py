@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from kills import Killed, killer
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -325,18 +326,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(at: int):
-    def progress(done, *_):
-        if done == at:
-            raise Killed
-
-    return progress
 
 
 @pytest.fixture(scope="module")

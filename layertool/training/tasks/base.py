@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from layertool.corpora.corpus import Corpus
     from layertool.training.engine import Settings
 
-Progress = Callable[..., object]
+Progress = Callable[..., object]  # (steps done, in all, the loss in words)
 Say = Callable[[str], object]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Logger = Literal["tensorboard", "wandb"]
 _SHOWN = 10  # losses in a terminal
 _OWN_TARGETS = ("targets", "clusters", "max_fitted", "statistics")  # wav2vec 2.0 has none of them
 
@@ -32,7 +33,7 @@ class Training(Declared):
     workers: int | None = option(
         None, "Processes that decode audio beside the step.", low=0, usual="2 with a GPU, else 0"
     )
-    log: tuple[Literal["tensorboard", "wandb"], ...] = option(
+    log: tuple[Logger, ...] = option(
         (), "Write the losses for these, too, into RUN/logs (wandb offline).", metavar="tensorboard|wandb"
     )
     overwrite: bool = option(False, "Start again.", usual="go on where an earlier run stopped")
@@ -53,7 +54,11 @@ class Training(Declared):
     def settings(self, usual: Settings) -> Settings:
         """How weights are optimised: as ``usual``, but for what was asked for."""
         asked = {one.name: getattr(self, one.name, None) for one in fields(usual)}
-        return replace(usual, precision=self.dtype, **{name: one for name, one in asked.items() if one is not None})
+        given = {name: one for name, one in asked.items() if one is not None}
+        settings = replace(usual, precision=self.dtype, **given)
+        if usual.warmup_steps and "warmup_steps" not in given:  # a short run would end within that of a long one
+            settings = replace(settings, warmup_steps=round(usual.warmup_steps / usual.steps * settings.steps))
+        return settings
 
     def how(self, progress: Progress | None, say: Say | None) -> dict[str, Any]:
         """What ``engine.run`` is told besides the task and its settings."""
@@ -75,7 +80,7 @@ class Training(Declared):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepwise(Training):
-    """How many steps of what size (``session.Settings``)."""
+    """How many steps of what size (``engine.Settings``)."""
 
     steps: int | None = option(None, "Steps of training.", low=1)
     save_steps: int | None = option(

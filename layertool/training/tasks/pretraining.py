@@ -77,17 +77,13 @@ class Pretraining(Heard, Optimised):
         from layertool.training.pretraining_networks import PRESETS
         from layertool.training.pretraining_recipes import SETTINGS
 
-        usual = SETTINGS[self.model]
-        settings = self.settings(usual)
-        if self.warmup_steps is None:  # a short run would end within the warm-up of a long one
-            settings = replace(settings, warmup_steps=round(usual.warmup_steps / usual.steps * settings.steps))
         sizes = replace(PRESETS[self.size], **self.given(*self._sizes))
         recipe = self.recipe(self.model, sizes=sizes, frame_ms=int(self.frame_ms))
         return pretraining.pretrain(
             read(corpus),
             Path(out),
             recipe,
-            settings,
+            self.settings(SETTINGS[self.model]),
             self.store(),
             self.init,
             **self.how(progress, say),
